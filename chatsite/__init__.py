@@ -1,0 +1,1 @@
+"""The site: settings, entry points and the supervisor. The product itself is `messaging`."""

@@ -1,0 +1,276 @@
+"""What the environment says, checked: a wrong value is an error that names its variable.
+
+| variable | default |
+|---|---|
+| SITE_URL | `http://127.0.0.1:8000,http://localhost:8000`; `serve` puts its own port there |
+| DJANGO_SECRET_KEY | the one kept in `DATA_DIR/secret-key`, for `manage.py` commands only |
+| DJANGO_DEBUG | off |
+| DATABASE_URL | SQLite in `DATA_DIR` |
+| REDIS_URL | the embedded store's socket in `DATA_DIR` |
+| DATA_DIR | `var/` beside `manage.py` |
+| EMAIL_URL, DEFAULT_FROM_EMAIL | e-mail is printed, not sent |
+| TRUSTED_PROXY_COUNT | 1 for an https site, else 0 |
+| MESSAGING_RATE_LIMIT_SCALE | 1 |
+
+Settings read it, and `manage.py` before them; it must not import Django's settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit, urlunsplit
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+# A unix socket's path has room for 108 bytes with its closing zero (sys/un.h); 104 on BSD.
+SOCKET_PATH_MAX_BYTES = 103
+KEY_KEEPERS = {
+    "serve",
+    "seed_demo",
+}  # they make a key where none is kept: what they sign must hold at the next start
+KEY_NEEDERS = {
+    "worker",
+    "qcluster",
+    "runserver",
+}  # servers: a key of their own would sign what no other process accepts
+STORE_STARTERS = {"serve"}
+
+
+class BadEnvironment(ImproperlyConfigured):
+    """An environment variable has a value that cannot work."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Site:
+    """Where people reach the site. `origins` are what a browser sends as `Origin`."""
+
+    origins: tuple[str, ...]
+    hosts: tuple[str, ...]
+    secure: bool
+
+    @property
+    def local(self) -> bool:
+        return all(host in ("127.0.0.1", "localhost", "[::1]") for host in self.hosts)
+
+
+def data_dir() -> Path:
+    given = os.environ.get("DATA_DIR") or "var"
+    path = BASE_DIR / Path(given).expanduser()  # an absolute one stays as it is
+    if path.exists() and not path.is_dir():
+        raise BadEnvironment(f"DATA_DIR must be a directory; {given!r} is not.")
+    return path.resolve()
+
+
+def flag(name: str) -> bool:
+    given = os.environ.get(name, "").strip().lower()
+    if given in ("", "0", "false", "no", "off"):
+        return False
+    if given in ("1", "true", "yes", "on"):
+        return True
+    raise BadEnvironment(f"{name} must be on or off (1 or 0, true or false), not {given!r}.")
+
+
+def positive(name: str, default: float) -> float:
+    given = os.environ.get(name, "").strip()
+    if not given:
+        return default
+    try:
+        value = float(given)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise BadEnvironment(f"{name} must be a number above 0, not {given!r}.")
+    return value
+
+
+def count(name: str, default: int) -> int:
+    given = os.environ.get(name, "").strip()
+    if not given:
+        return default
+    if not given.isascii() or not given.isdigit() or int(given) > 100:
+        raise BadEnvironment(f"{name} must be a whole number from 0 to 100, not {given!r}.")
+    return int(given)
+
+
+def local_site_url(port: int) -> str:
+    return f"http://127.0.0.1:{port},http://localhost:{port}"
+
+
+def site() -> Site:
+    """Return the site that SITE_URL names; several addresses of one site are separated by commas."""
+    given = os.environ.get("SITE_URL") or local_site_url(8000)
+    parts = [_site_part(one.strip()) for one in given.split(",")]
+    schemes = {part.scheme for part in parts}
+    if len(schemes) > 1:
+        raise BadEnvironment(f"SITE_URL must be all http or all https, not {given!r}.")
+    origins = tuple(f"{part.scheme}://{_host(part)}{_port(part)}" for part in parts)
+    return Site(origins=origins, hosts=tuple(_host(part) for part in parts), secure=schemes == {"https"})
+
+
+def _site_part(given: str) -> SplitResult:
+    wrong = BadEnvironment(
+        f"SITE_URL must be like https://chat.example.org or http://127.0.0.1:8000, not {given!r}."
+    )
+    try:
+        part = urlsplit(given)
+        port = part.port
+    except ValueError:
+        raise wrong from None
+    plain = part.path in ("", "/") and not part.query and not part.fragment and "@" not in part.netloc
+    named = part.hostname and not set(part.hostname) & set(" *,_%\\")
+    if part.scheme not in ("http", "https") or not named or not plain or port == 0:
+        raise wrong
+    return part
+
+
+def _host(part: SplitResult) -> str:
+    host = part.hostname or ""
+    return f"[{host}]" if ":" in host else host
+
+
+def _port(part: SplitResult) -> str:
+    usual = {"http": 80, "https": 443}[part.scheme]
+    return "" if part.port in (None, usual) else f":{part.port}"
+
+
+def database(*, folder: Path) -> dict[str, Any]:
+    """Return Django's settings of the database that DATABASE_URL names."""
+    given = os.environ.get("DATABASE_URL") or f"sqlite:///{folder / 'db.sqlite3'}"
+    scheme = given.partition(":")[0]
+    if scheme not in ("sqlite", "postgres", "postgresql", "psql", "pgsql"):
+        raise BadEnvironment(f"DATABASE_URL must begin with sqlite:/// or postgres://, not with {scheme!r}.")
+    try:
+        config: dict[str, Any] = environ.Env.db_url_config(given)
+    except (ValueError, ImproperlyConfigured, KeyError):
+        raise BadEnvironment("DATABASE_URL cannot be read; see docs/operations.md for its form.") from None
+    if not config.get("NAME"):
+        raise BadEnvironment("DATABASE_URL names no database.")
+    return config
+
+
+def email() -> dict[str, Any]:
+    """Return Django's e-mail settings out of EMAIL_URL."""
+    given = os.environ.get("EMAIL_URL") or "consolemail://"
+    try:
+        config: dict[str, Any] = environ.Env.email_url_config(given)
+    except (ValueError, ImproperlyConfigured, KeyError):
+        raise BadEnvironment(
+            "EMAIL_URL must be like smtp+tls://user:password@host:587 or consolemail://."
+        ) from None
+    return config
+
+
+def store_urls(*, folder: Path, count: int) -> list[str]:
+    """Return `count` URLs of the store: the database REDIS_URL names and those numbered after it."""
+    given = os.environ.get("REDIS_URL") or f"unix://{socket_path(folder)}"
+    wrong = "REDIS_URL must be like redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket?db=0"
+    try:
+        part = urlsplit(given)
+        _ = part.port
+    except ValueError:
+        raise BadEnvironment(f"{wrong}.") from None
+    if part.scheme not in ("redis", "rediss", "unix"):
+        raise BadEnvironment(f"{wrong}, not begin with {part.scheme or given[:10]!r}.")
+    if part.scheme == "unix" and not part.path.startswith("/"):
+        raise BadEnvironment(f"{wrong}; the path must begin with a slash.")
+    query = {name: values[-1] for name, values in parse_qs(part.query).items()}
+    numbered = query.pop("db", None)
+    if numbered is None and part.scheme != "unix":
+        numbered = part.path.strip("/") or "0"
+    first = numbered or "0"
+    if not first.isascii() or not first.isdigit():
+        raise BadEnvironment(f"{wrong}; the database must be a number, not {first!r}.")
+    return [_store_url(part, query, int(first) + offset) for offset in range(count)]
+
+
+def _store_url(part: SplitResult, query: dict[str, str], number: int) -> str:
+    if part.scheme == "unix":
+        return f"unix://{part.netloc}{part.path}?{urlencode({**query, 'db': number})}"  # urlunsplit drops the slashes
+    return urlunsplit(part._replace(path=f"/{number}", query=urlencode(query)))
+
+
+def socket_path(folder: Path) -> Path:
+    """Return the embedded store's socket: in `folder`, else where `folder` says that it had to go."""
+    path = folder / "valkey.sock"
+    note = folder / "valkey.sock.path"
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES and note.exists():
+        return Path(note.read_text().strip())
+    return path
+
+
+def secret_key() -> str:
+    key = os.environ.get("DJANGO_SECRET_KEY", "").strip()
+    if not key:
+        raise BadEnvironment(
+            "DJANGO_SECRET_KEY is not set, and a server does not start without it. Set it to a long random text,"
+            " the same for every process of the site; `manage.py serve` makes and keeps one by itself."
+        )
+    return key
+
+
+def prepare_command(command: str) -> None:
+    """Give a `manage.py` command what a server must be given: the kept key, and for `serve` the folder and socket."""
+    folder = data_dir()
+    if command in KEY_KEEPERS | STORE_STARTERS:
+        _make_private(folder)
+    if command in STORE_STARTERS and not os.environ.get("REDIS_URL"):
+        _prepare_socket(folder)
+    if os.environ.get("DJANGO_SECRET_KEY", "").strip():
+        return
+    kept = folder / "secret-key"
+    if kept.exists():
+        os.environ["DJANGO_SECRET_KEY"] = kept.read_text().strip()
+    elif command in KEY_KEEPERS:
+        os.environ["DJANGO_SECRET_KEY"] = _keep_key(kept)
+    elif command not in KEY_NEEDERS:
+        os.environ["DJANGO_SECRET_KEY"] = secrets.token_urlsafe(50)  # signs nothing that outlives the command
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise BadEnvironment(f"DATA_DIR cannot be made: {error.strerror} ({folder}).") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadEnvironment(f"DATA_DIR cannot be written to ({folder}).")
+
+
+def _keep_key(path: Path) -> str:
+    """Write a new key so that two commands at once end with the same one, and nobody ever reads half of it."""
+    draft = path.with_name(f"secret-key.{os.getpid()}")
+    draft.touch(mode=0o600)
+    draft.write_text(secrets.token_urlsafe(50) + "\n")
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+    return path.read_text().strip()
+
+
+def _prepare_socket(folder: Path) -> None:
+    if len(os.fsencode(folder / "valkey.sock")) <= SOCKET_PATH_MAX_BYTES:
+        return
+    if _is_private(socket_path(folder).parent):
+        return
+    private = Path(tempfile.mkdtemp(prefix="chat-"))  # mode 700
+    (folder / "valkey.sock.path").write_text(f"{private / 'valkey.sock'}\n")
+
+
+def _is_private(folder: Path) -> bool:
+    try:
+        found = os.lstat(folder)
+    except OSError:
+        return False
+    private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return private and len(os.fsencode(folder)) <= SOCKET_PATH_MAX_BYTES - len("/valkey.sock")

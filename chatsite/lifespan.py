@@ -1,0 +1,73 @@
+"""The life of one server process: start the hub, say `bye` when told to stop, then let the server close.
+
+uvicorn closes every socket (1012) before it tells the application of the shutdown, too late for `bye`. So its handler of
+SIGTERM and SIGINT is taken over: first the frames, then uvicorn's own handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
+
+try:
+    from messaging import hub
+except ImportError:
+    hub = None
+
+BYE_SPREAD_MS = 2_000  # clients come back at random within this, not all at once
+BYE_DEADLINE_S = 1.0
+
+log = logging.getLogger(__name__)
+Handler = Callable[[int, FrameType | None], object]
+
+
+class Lifespan:
+    """ASGI's `lifespan` protocol for one process."""
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        await receive()
+        try:
+            if hub:
+                await hub.startup()
+        except Exception as error:
+            log.exception("the hub cannot start")
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        _say_bye_before_stopping()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        if hub:
+            await hub.shutdown()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _say_bye_before_stopping() -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        servers_own = signal.getsignal(number)
+        if callable(servers_own) and servers_own is not signal.default_int_handler:
+            loop.add_signal_handler(number, _stop, number, servers_own)
+
+
+def _stop(number: int, servers_own: Handler) -> None:
+    task = asyncio.ensure_future(_stop_after_bye(number, servers_own))
+    _stopping.add(task)
+    task.add_done_callback(_stopping.discard)
+
+
+_stopping: set[asyncio.Task[None]] = set()  # the loop keeps only weak references
+
+
+async def _stop_after_bye(number: int, servers_own: Handler) -> None:
+    try:
+        async with asyncio.timeout(BYE_DEADLINE_S):
+            await hub.say_bye(after_ms=BYE_SPREAD_MS)
+    except Exception:
+        log.exception("could not say bye")
+    finally:
+        servers_own(number, None)

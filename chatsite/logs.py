@@ -1,0 +1,56 @@
+"""One line per event on stderr: time, level, logger, what happened, then `name=value` of what was given as `extra`.
+
+Names and ids come from people, so everything that could forge a line or turn a terminal is escaped. Message text is never logged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import unicodedata
+
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+    "request",
+}
+# C0 and C1 controls, line and paragraph separators, format characters (bidi overrides among them), lone surrogates.
+_UNSAFE_CATEGORIES = {"Cc", "Zl", "Zp", "Cf", "Cs"}
+
+
+class LineFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        parts = [
+            f"{moment}.{int(record.msecs):03d}Z",
+            record.levelname,
+            record.name,
+            escape(record.getMessage()),
+        ]
+        parts += [f"{name}={_value(value)}" for name, value in vars(record).items() if name not in _STANDARD]
+        if record.exc_info:
+            parts.append(f"traceback={_value(self.formatException(record.exc_info))}")
+        return " ".join(parts)
+
+
+def escape(text: str) -> str:
+    """Return `text` on one line, with every character that shows nothing or moves others written out."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        _escaped(char) if unicodedata.category(char) in _UNSAFE_CATEGORIES else char for char in text
+    )
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, (bool, int, float)) or value is None:
+        return str(value)
+    return escape(json.dumps(str(value), ensure_ascii=False))

@@ -1,0 +1,5 @@
+"""The socket's address."""
+
+from channels.routing import URLRouter
+
+websocket = URLRouter([])
