@@ -1,0 +1,98 @@
+#!lua flags=allow-oom
+-- Read what a member may see of a room's log after `since`, and what changed before it. A live message that has expired
+-- unheld is passed over and remembered in `outcome`, for the cursor will rise above it.
+-- KEYS[1] partition prefix
+-- ARGV: room, user, epoch, since, rev ('' none), limit (messages), most (bytes of bodies), visible from (seq: all after it,
+--   '' joining), sweep interval (ms)
+-- Returns {epoch, top, rev, upto, more (0|1), messages, gone, changed} where a message is
+--   {seq, {id, sender, name, body, sent_at, expires_at, reply_to, edited_at, resends}} and gone is {seq, reason, ...}
+--   or a code: -1 the room has no log, -2 not a member, {epoch} another epoch or `since` above top
+local FIELDS = {'id', 'sender', 'name', 'body', 'sent_at', 'expires_at', 'reply_to', 'edited_at', 'resends'}
+local prefix, name, user = KEYS[1], ARGV[1], ARGV[2]
+local key = prefix .. 'room:' .. name
+local room = redis.call('HMGET', key, 'epoch', 'top', 'rev')
+if not room[1] then return -1 end
+local joined = tonumber(redis.call('ZSCORE', key .. ':joined', user) or nil)
+if not joined then return -2 end
+local top, since = tonumber(room[2]), tonumber(ARGV[4])
+if ARGV[3] ~= room[1] or since > top then return {room[1]} end
+
+local limit, most = tonumber(ARGV[6]), tonumber(ARGV[7])
+local from = tonumber(ARGV[8]) or joined
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local cursor = tonumber(redis.call('ZSCORE', key .. ':delivered', user) or joined)
+local only_some = redis.call('EXISTS', key .. ':only') == 1
+local messages, gone, changed, bytes = {}, {}, {}, 0
+
+local function addressed(seq, sender)
+  if not only_some or sender == user then return true end
+  local only = redis.call('HGET', key .. ':only', seq)
+  return not only or string.find(',' .. only .. ',', ',' .. user .. ',', 1, true) ~= nil
+end
+
+local function visible(seq)
+  local fields = redis.call('HMGET', key .. ':msg:' .. seq, unpack(FIELDS))
+  if not fields[1] or tonumber(fields[6]) <= now then return nil end
+  return fields
+end
+
+-- What changed at or below `since`, in the order of change.
+local rev, upto, more = tonumber(room[3]), since, 0
+if ARGV[5] ~= '' and tonumber(ARGV[5]) < rev then
+  local rows = redis.call('ZRANGEBYSCORE', key .. ':changed', '(' .. ARGV[5], '+inf', 'WITHSCORES', 'LIMIT', 0, limit + 1)
+  for i = 1, #rows, 2 do
+    local seq = rows[i]
+    if (i + 1) / 2 > limit or bytes > most then
+      rev, more = tonumber(rows[i - 1]), 1
+      break
+    end
+    if tonumber(seq) <= since then
+      local entry = redis.call('ZRANGEBYSCORE', key .. ':live', seq, seq)[1]
+      local fields = entry and visible(seq)
+      if fields and addressed(seq, fields[2]) and tonumber(seq) > from then
+        changed[#changed + 1] = {tonumber(seq), fields}
+        bytes = bytes + #fields[4]
+      elseif not fields then
+        gone[#gone + 1] = tonumber(seq)
+        gone[#gone + 1] = entry and 'expired' or 'deleted'
+      end
+    end
+  end
+end
+
+-- What came after it.
+local start = math.max(since, from)
+local entries = redis.call('ZRANGEBYSCORE', key .. ':live', string.format('(%.0f', start), '+inf', 'LIMIT', 0, limit + 1)
+local cut = #entries > limit
+if cut then entries[#entries] = nil end
+for i, entry in ipairs(entries) do
+  local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
+  if bytes > most then
+    cut = true
+    break
+  end
+  if not addressed(seq, sender) then
+    gone[#gone + 1] = tonumber(seq)
+    gone[#gone + 1] = 'not_for_you'
+  else
+    local fields = visible(seq)
+    if fields then
+      messages[#messages + 1] = {tonumber(seq), fields}
+      bytes = bytes + #fields[4] + 200
+    else
+      gone[#gone + 1] = tonumber(seq)
+      gone[#gone + 1] = 'expired'
+      if sender ~= user and cursor < tonumber(seq) and joined < tonumber(seq) then
+        local attempts = string.match(redis.call('HGET', key .. ':attempts', user) or '', '^%d+')
+        local pushed = attempts and attempts ~= '0'
+        local row = seq .. '|' .. user .. '|' .. (pushed and 'no_ack' or 'offline') .. '|' .. (attempts or '0')
+        redis.call('ZADD', key .. ':outcome', seq, row)
+      end
+    end
+  end
+  upto = tonumber(seq)
+end
+if cut then more = 1 else upto = top end
+if #messages > 0 then redis.call('ZADD', prefix .. 'unacked', 'NX', now + tonumber(ARGV[9]), name) end
+return {room[1], top, rev, upto, more, messages, gone, changed}

@@ -1,0 +1,49 @@
+#!lua
+-- Say who holds one live message, those who lack it first, at most 100 in all.
+-- KEYS[1] partition prefix; ARGV: room, seq
+-- Returns {{id, sender, sent_at, expires_at, now, only ('' everybody)}, waiting, holding} where waiting is {user, attempts, ...}
+--   with the value of `attempts` or '', and holding is {user, read cursor, ...}; or a code: -1 no log, -2 no such live message
+local MOST = 100
+local key, seq = KEYS[1] .. 'room:' .. ARGV[1], ARGV[2]
+if redis.call('EXISTS', key) == 0 then return -1 end
+local fields = redis.call('HMGET', key .. ':msg:' .. seq, 'id', 'sender', 'sent_at', 'expires_at')
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+if not fields[1] or tonumber(fields[4]) <= now then return -2 end
+
+local only = redis.call('HGET', key .. ':only', seq) or ''
+local unheld = {}
+for _, row in ipairs(redis.call('ZRANGEBYSCORE', key .. ':outcome', seq, seq)) do
+  unheld[string.match(row, '^%d+|(%d+)|')] = true
+end
+local waiting, holding = {}, {}
+
+local function owes(user)
+  if user == fields[2] then return false end
+  if only ~= '' and not string.find(',' .. only .. ',', ',' .. user .. ',', 1, true) then return false end
+  local joined = redis.call('ZSCORE', key .. ':joined', user)
+  return joined and tonumber(joined) < tonumber(seq)
+end
+
+local function wait(user)
+  waiting[#waiting + 1] = user
+  waiting[#waiting + 1] = redis.call('HGET', key .. ':attempts', user) or ''
+end
+
+for _, user in ipairs(redis.call('ZRANGEBYSCORE', key .. ':delivered', '-inf', '(' .. seq, 'LIMIT', 0, MOST)) do
+  if owes(user) then wait(user) end
+end
+for user in pairs(unheld) do
+  if owes(user) and tonumber(redis.call('ZSCORE', key .. ':delivered', user)) >= tonumber(seq) then wait(user) end
+end
+local left = MOST - #waiting / 2
+if left > 0 then
+  for _, user in ipairs(redis.call('ZRANGEBYSCORE', key .. ':delivered', seq, '+inf', 'LIMIT', 0, MOST)) do
+    if left > 0 and not unheld[user] and owes(user) then
+      holding[#holding + 1] = user
+      holding[#holding + 1] = redis.call('ZSCORE', key .. ':read', user) or '0'
+      left = left - 1
+    end
+  end
+end
+return {{fields[1], fields[2], fields[3], fields[4], string.format('%.0f', now), only}, waiting, holding}

@@ -1,0 +1,609 @@
+"""The message store: the only file that knows Redis keys. It is the truth; what is pushed to sockets is a hint.
+
+All keys of a room and the due-sets of its partition share the hash tag `{p}`, so each script touches one slot.
+
+| key (prefix `chat:{p}:`)     | type   | holds                                                                              |
+|------------------------------|--------|------------------------------------------------------------------------------------|
+| `room:<id>`                  | hash   | epoch, top, rev, members (counts joins and leaves), top_life, rev_life; no TTL      |
+| `room:<id>:msg:<seq>`        | hash   | the message; expires at expires_at + grace                                          |
+| `room:<id>:live`             | zset   | `seq|sender|id` -> seq; gone only by finalize and delete                            |
+| `room:<id>:only`             | hash   | seq -> user ids, for a resend to some                                               |
+| `room:<id>:delivered` `:read`| zset   | user -> cumulative cursor; only ever raised                                         |
+| `room:<id>:joined`           | zset   | user -> top when joining; owes what came after                                      |
+| `room:<id>:outcome`          | zset   | seq -> `seq|user|reason|attempts`: does not hold it though the cursor passes it     |
+| `room:<id>:left`             | zset   | `user|joined|cursor` -> top when leaving                                            |
+| `room:<id>:changed`          | zset   | seq -> rev of its last edit, delete or extend                                       |
+| `room:<id>:attempts`         | hash   | user -> `n|first_at|next_at|reason`: connected laggards only                        |
+| `sent:<room>:<user>:<id>`    | string | the first answer to a message id, for `id_life_s`                                   |
+| `expiring`                   | zset   | `room|seq` -> when the job looks next                                               |
+| `unacked`                    | zset   | room -> when the sweep looks next                                                   |
+
+A message's way through here: append (numbered, stored, published) -> read_after, history (readers) -> acknowledge (cursors rise)
+-> missing -> finalize. Each verb is one script in `lua/`. A room's channel is named as its key and carries `M` (messages),
+`A` (cursors moved) and `T` (typing) lines; see `hub`.
+
+A sequence number is never given twice: the scripts' text carries the store's `run_id` as LIFE, so a restarted or promoted store
+answers NOSCRIPT, the loader reads the new run_id, and the first append in each room skips `top` ahead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import secrets
+import weakref
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from . import policy as policies
+from . import pools
+from .errors import BacklogFull, IdReused, MessagingError, NoSuchMessage, NotMember, Unavailable
+from .models import PARTITIONS, Membership
+
+_LOST = (RedisConnectionError, RedisTimeoutError, asyncio.TimeoutError, OSError)
+_NO_LOG, _NOT_MEMBER, _ID_REUSED, _NO_REPLIED_TO = -1, -2, -3, -4
+APPEND_MOST = 100  # messages in one append, rooms' cursors in one acknowledge: no call over 5 ms
+INIT_MOST = 1_000  # members in one call
+BODIES_MOST = 131_072  # bytes of bodies in one read
+RETRY_AFTER_MS = 1_000
+
+_SCRIPTS = {path.stem: path.read_text() for path in sorted((Path(__file__).parent / "lua").glob("*.lua"))}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RoomKey:
+    """What the store needs of a room: its id and its partition."""
+
+    id: str
+    partition: int
+
+    @property
+    def prefix(self) -> str:
+        return f"chat:{{{self.partition}}}:"
+
+    @property
+    def key(self) -> str:
+        return f"{self.prefix}room:{self.id}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Append:
+    """One message to accept."""
+
+    room: RoomKey
+    user: int
+    name: str
+    id: str
+    body: str
+    ttl_ms: int
+    reply_to: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Accepted:
+    """The answer to an append, the first one also for a repeat. Times in epoch ms."""
+
+    epoch: str
+    seq: int
+    sent_at: int
+    expires_at: int
+    duplicate: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AckRow:
+    """One user's cursors in one room, as acknowledged."""
+
+    room: RoomKey
+    epoch: str
+    user: int
+    delivered: int | None
+    read: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a member stands in a room."""
+
+    epoch: str
+    top: int
+    rev: int
+    members: int
+    delivered: int
+    read: int
+    joined: int
+    unread: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stored:
+    """A message as the store keeps it. Times in epoch ms."""
+
+    seq: int
+    id: str
+    sender: int
+    name: str
+    body: str
+    sent_at: int
+    expires_at: int
+    reply_to: int | None
+    edited_at: int | None
+    resends: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slice:
+    """What a member may see of a log after a seq: complete through `upto`. `gone` is [(seq, reason)]."""
+
+    epoch: str
+    top: int
+    rev: int
+    upto: int
+    more: bool
+    messages: list[Stored]
+    gone: list[tuple[int, str]]
+    changed: list[Stored]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OtherEpoch:
+    """The reader holds another life of the log; `epoch` is the present one."""
+
+    epoch: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page:
+    """Older messages, ascending."""
+
+    epoch: str
+    messages: list[Stored]
+    more: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """A room's position; None where the room has no log."""
+
+    epoch: str
+    top: int
+    rev: int
+    members: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recipient:
+    """One who owes a message. `state`: waiting, delivered, read. `next_at_ms` of the next attempt, while connected."""
+
+    user: int
+    state: str
+    attempts: int
+    next_at_ms: int | None
+    reason: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recipients:
+    """Who holds one message; `members` are at most 100, those who lack it first."""
+
+    id: str
+    sender: int
+    sent_at: int
+    expires_at: int
+    total: int
+    delivered: int
+    read: int
+    members: list[Recipient]
+
+
+async def _members_in_database(room: str) -> list[int]:
+    return [user async for user in Membership.objects.filter(room=room, leaving_at=None).values_list("user_id", flat=True)]
+
+
+class Store:
+    """The verbs. Each raises `Unavailable` when the store cannot be reached or does not answer within the deadline."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        policy: policies.Policy,
+        *,
+        members_of: Callable[[str], Awaitable[list[int]]] = _members_in_database,
+    ) -> None:
+        self.client = client
+        self.policy = policy
+        self.life = ""  # the server's run_id
+        self._members_of = members_of
+        self._shas: dict[str, str] = {}
+        self._loading = asyncio.Lock()
+
+    # A room and its members
+
+    async def init(self, room: RoomKey) -> str:
+        """Make the room's log with the database's members when it has none; return its epoch. Idempotent."""
+        members = await self._members_of(room.id)
+        epoch = await self._run("init", room, secrets.token_hex(4), *members[:INIT_MOST])
+        for at in range(INIT_MOST, len(members), INIT_MOST):
+            await self._run("join", room, *members[at : at + INIT_MOST])
+        return _text(epoch)
+
+    async def join(self, room: RoomKey, users: Iterable[int]) -> None:
+        """Make `users` members; the room's log is made when it is missing. Idempotent."""
+        members = list(users)
+        for at in range(0, len(members), INIT_MOST):
+            await self._in_log("join", room, *members[at : at + INIT_MOST])
+
+    async def leave(self, room: RoomKey, user: int) -> None:
+        """End a membership and keep what the leaver owed for the report. Idempotent."""
+        await self._run("leave", room, user)
+
+    async def standing(self, room: RoomKey, user: int, *, epoch: str = "", since: int = 0) -> Standing:
+        """Say where a member stands; a `since` of this epoch above the cursor counts as an ack. Raises NotMember."""
+        answer = await self._in_log("standing", room, user, epoch, since)
+        if answer == _NOT_MEMBER:
+            raise NotMember()
+        return Standing(_text(answer[0]), *map(int, answer[1:8]))
+
+    # Accepting
+
+    async def append(self, messages: Sequence[Append]) -> list[Accepted | MessagingError]:
+        """Accept messages, one script call a partition and 100 messages; the answers in order.
+
+        Idempotent by (room, user, id) within `id_life_s`. An error is one message's own; `Unavailable` and `BacklogFull`
+        say nothing of whether it was stored: the same id again settles that.
+        """
+        by_partition: defaultdict[int, list[int]] = defaultdict(list)
+        for index, message in enumerate(messages):
+            by_partition[message.room.partition].append(index)
+        answers: list[Accepted | MessagingError] = [Unavailable()] * len(messages)
+        calls = [
+            indexes[at : at + APPEND_MOST]
+            for indexes in by_partition.values()
+            for at in range(0, len(indexes), APPEND_MOST)
+        ]
+        results = await self._run_all([("append", self._append_args([messages[i] for i in call])) for call in calls])
+        without_log: list[int] = []
+        for call, result in zip(calls, results, strict=True):
+            for position, index in enumerate(call):
+                answer = result if isinstance(result, MessagingError) else result[position]
+                if answer == _NO_LOG:
+                    without_log.append(index)
+                else:
+                    answers[index] = _accepted(answer)
+        if without_log:
+            for room in {messages[index].room for index in without_log}:
+                await self.init(room)
+            again = await self.append([messages[index] for index in without_log])
+            for index, accepted in zip(without_log, again, strict=True):
+                answers[index] = accepted
+        return answers
+
+    def _append_args(self, messages: Sequence[Append]) -> tuple[Any, ...]:
+        policy = self.policy
+        args: list[Any] = [
+            messages[0].room.prefix,
+            policy.grace_s * 1000,
+            policy.id_life_s * 1000,
+            policy.sweep_interval_s * 1000,
+        ]
+        for message in messages:
+            reply_to = "" if message.reply_to is None else message.reply_to
+            args += (
+                message.room.id,
+                message.user,
+                message.name,
+                message.id,
+                message.body,
+                message.ttl_ms,
+                _content_hash(message.body, reply_to),
+                reply_to,
+                "",
+            )
+        return tuple(args)
+
+    # Reading
+
+    async def read_after(
+        self,
+        room: RoomKey,
+        user: int,
+        *,
+        epoch: str,
+        since: int,
+        rev: int | None = None,
+        limit: int = 500,
+        open_history: bool = False,
+    ) -> Slice | OtherEpoch:
+        """Read what a member may see after `since`; with `rev`, also what changed up to there. Raises NotMember.
+
+        Never returns an expired text. `open_history` (public rooms) shows what is older than the joining.
+        """
+        answer = await self._in_log(
+            "read_after",
+            room,
+            user,
+            epoch,
+            since,
+            "" if rev is None else rev,
+            limit,
+            BODIES_MOST,
+            "0" if open_history else "",
+            self.policy.sweep_interval_s * 1000,
+        )
+        if answer == _NOT_MEMBER:
+            raise NotMember()
+        if len(answer) == 1:
+            return OtherEpoch(_text(answer[0]))
+        epoch_now, top, rev_reached, upto, more, messages, gone, changed = answer
+        return Slice(
+            _text(epoch_now),
+            top,
+            rev_reached,
+            upto,
+            bool(more),
+            [_stored(seq, fields) for seq, fields in messages],
+            [(gone[i], _text(gone[i + 1])) for i in range(0, len(gone), 2)],
+            [_stored(seq, fields) for seq, fields in changed],
+        )
+
+    async def history(
+        self, room: RoomKey, user: int, *, before: int, limit: int = 50, open_history: bool = False
+    ) -> Page:
+        """Read the newest `limit` visible messages below `before`, ascending. Raises NotMember."""
+        found: list[Stored] = []
+        while True:
+            answer = await self._in_log(
+                "history", room, user, before, limit - len(found), BODIES_MOST, "0" if open_history else ""
+            )
+            if answer == _NOT_MEMBER:
+                raise NotMember()
+            epoch, more, messages, before = answer
+            found += [_stored(seq, fields) for seq, fields in messages]
+            # A long stretch of holes shows nothing: look on below it, so that a page that says `more` has a row to page from.
+            if found or not more:
+                return Page(_text(epoch), found[::-1], bool(more))
+
+    async def places(self, rooms: Sequence[RoomKey]) -> list[Place | None]:
+        """Read the positions of many rooms in one round trip."""
+        answers = await self._pipeline([("HMGET", room.key, "epoch", "top", "rev", "members") for room in rooms])
+        return [
+            None if fields[0] is None else Place(_text(fields[0]), *map(int, fields[1:])) for fields in answers
+        ]
+
+    # Acknowledging
+
+    async def acknowledge(self, acks: Sequence[AckRow]) -> list[int]:
+        """Raise cursors, a script call a partition. Returns for each 1 moved, 0 not, -5 above top, else ignored."""
+        by_partition: defaultdict[int, list[int]] = defaultdict(list)
+        for index, ack in enumerate(acks):
+            by_partition[ack.room.partition].append(index)
+        calls = [
+            indexes[at : at + 5 * APPEND_MOST]
+            for indexes in by_partition.values()
+            for at in range(0, len(indexes), 5 * APPEND_MOST)
+        ]
+        results = await self._run_all([("acknowledge", _ack_args([acks[i] for i in call])) for call in calls])
+        answers = [0] * len(acks)
+        for call, result in zip(calls, results, strict=True):
+            if isinstance(result, MessagingError):
+                raise result
+            for position, index in enumerate(call):
+                answers[index] = result[position]
+        return answers
+
+    async def receipts(self, room: RoomKey, user: int) -> tuple[str, list[tuple[int, int, int, int]]]:
+        """Count who holds a sender's newest messages: (epoch, [(seq, delivered, read, total)]), ascending."""
+        answer = await self._run("receipts", room, user)
+        if not answer:
+            return "", []
+        rows = [tuple(answer[i : i + 4]) for i in range(1, len(answer), 4)]
+        return _text(answer[0]), rows
+
+    async def recipients(self, room: RoomKey, seq: int) -> Recipients:
+        """Say who holds one live message, those who lack it first, at most 100. Raises NoSuchMessage."""
+        answer = await self._in_log("recipients", room, seq)
+        if answer == -2:
+            raise NoSuchMessage()
+        (id_, sender, sent_at, expires_at, _now, _only), waiting, holding = answer
+        _, rows = await self.receipts(room, int(sender))
+        counts = next((row for row in rows if row[0] == seq), (seq, len(holding) // 2, 0, (len(waiting) + len(holding)) // 2))
+        members = [_waiting(int(waiting[i]), _text(waiting[i + 1])) for i in range(0, len(waiting), 2)]
+        for i in range(0, len(holding), 2):
+            state = "read" if int(holding[i + 1]) >= seq else "delivered"
+            members.append(Recipient(int(holding[i]), state, 0, None, None))
+        return Recipients(
+            _text(id_), int(sender), int(sent_at), int(expires_at), counts[3], counts[1], counts[2], members
+        )
+
+    # Fan-out hints
+
+    async def tell_typing(self, room: RoomKey, user: int) -> None:
+        """Publish that `user` types; nothing is stored."""
+        await self._pipeline([("PUBLISH", room.key, f"T {user}")])
+
+    async def now_ms(self) -> int:
+        """Return the store's clock in epoch ms."""
+        [(seconds, microseconds)] = await self._pipeline([("TIME",)])
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    async def ping(self) -> None:
+        """Raise `Unavailable` unless the store answers; afterwards `life` is known."""
+        await self._pipeline([("PING",)])
+        if not self.life:
+            await self._load()
+
+    # Calls
+
+    async def _in_log(self, script: str, room: RoomKey, *args: Any) -> Any:
+        """Run a script that needs the room's log; make the log when it is missing and run it again."""
+        answer = await self._run(script, room, *args)
+        if answer != _NO_LOG:
+            return answer
+        await self.init(room)
+        return await self._run(script, room, *args)
+
+    async def _run(self, script: str, room: RoomKey, *args: Any) -> Any:
+        [answer] = await self._run_all([(script, (room.prefix, room.id, *args))])
+        if isinstance(answer, MessagingError):
+            raise answer
+        return answer
+
+    async def _run_all(self, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+        """Run scripts in one round trip, each (name, (partition prefix, args...)); errors stand in their places.
+
+        Every script is idempotent, so a lost connection is tried once more within the deadline.
+        """
+        answers: list[Any] = [Unavailable(retry_after_ms=RETRY_AFTER_MS)] * len(calls)
+        todo = list(range(len(calls)))
+        try:
+            async with asyncio.timeout(self.policy.verb_deadline_s * 0.95):
+                for _ in range(3):
+                    todo = await self._try(calls, todo, answers)
+                    if not todo:
+                        break
+                    await self._load()
+        except _LOST:
+            pass
+        return answers
+
+    async def _try(self, calls: Sequence[tuple[str, tuple[Any, ...]]], todo: list[int], answers: list[Any]) -> list[int]:
+        """Run the calls in `todo`; return those whose script the store does not have."""
+        if not self._shas:
+            return todo
+        commands = [("EVALSHA", self._shas[calls[i][0]], 1, *calls[i][1]) for i in todo]
+        results = await self._execute(commands)
+        unknown = []
+        for index, result in zip(todo, results, strict=True):
+            if isinstance(result, NoScriptError):
+                unknown.append(index)
+            else:
+                answers[index] = _fault(result) if isinstance(result, Exception) else result
+        return unknown
+
+    async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        try:
+            async with asyncio.timeout(self.policy.verb_deadline_s * 0.95):
+                results = await self._execute(commands)
+        except _LOST as fault:
+            raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from fault
+        for result in results:
+            if isinstance(result, Exception):
+                raise _fault(result) from result
+        return results
+
+    async def _execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        try:
+            return await self._send(commands)
+        except _LOST:
+            return await self._send(commands)
+
+    async def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        if len(commands) == 1:
+            try:
+                return [await self.client.execute_command(*commands[0])]
+            except ResponseError as fault:
+                return [fault]
+        pipeline = self.client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await pipeline.execute(raise_on_error=False)
+
+    async def _load(self) -> None:
+        """Read the store's life and load the scripts that carry it."""
+        async with self._loading:
+            info = await self.client.info("server")
+            life = str(info["run_id"])
+            pipeline = self.client.pipeline(transaction=False)
+            for text in _SCRIPTS.values():
+                pipeline.script_load(_with_life(text, life))
+            shas = await pipeline.execute()
+            self._shas = dict(zip(_SCRIPTS, map(_text, shas), strict=True))
+            self.life = life
+
+
+_stores: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Store] = weakref.WeakKeyDictionary()
+
+
+def open_store() -> Store:
+    """Return the store of the running loop."""
+    loop = asyncio.get_running_loop()
+    if loop not in _stores:
+        _stores[loop] = Store(pools.async_client(), policies.current())
+    return _stores[loop]
+
+
+def partition_prefixes() -> list[str]:
+    """Return the key prefixes of all partitions."""
+    return [f"chat:{{{partition}}}:" for partition in range(PARTITIONS)]
+
+
+def _with_life(text: str, life: str) -> str:
+    shebang, rest = text.split("\n", 1)
+    return f"{shebang}\nlocal LIFE = '{life}'\n{rest}"
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _content_hash(body: str, reply_to: Any) -> str:
+    return hashlib.blake2b(f"{reply_to}|{body}".encode(), digest_size=8).hexdigest()
+
+
+def _accepted(answer: Any) -> Accepted | MessagingError:
+    if isinstance(answer, MessagingError):
+        return answer
+    if isinstance(answer, int):
+        return {_NOT_MEMBER: NotMember, _ID_REUSED: IdReused, _NO_REPLIED_TO: NoSuchMessage}[answer]()
+    duplicate = answer.startswith(b"=")
+    epoch, seq, sent_at, expires_at, _ = (answer[1:] if duplicate else answer).split(b"|")
+    return Accepted(epoch.decode(), int(seq), int(sent_at), int(expires_at), duplicate)
+
+
+def _ack_args(acks: Sequence[AckRow]) -> tuple[Any, ...]:
+    args: list[Any] = [acks[0].room.prefix]
+    for ack in acks:
+        delivered = "" if ack.delivered is None else ack.delivered
+        read = "" if ack.read is None else ack.read
+        args += (ack.room.id, ack.epoch, ack.user, delivered, read)
+    return tuple(args)
+
+
+def _stored(seq: int, fields: list[bytes | None]) -> Stored:
+    id_, sender, name, body, sent_at, expires_at, reply_to, edited_at, resends = fields
+    return Stored(
+        seq,
+        id_.decode(),  # type: ignore[union-attr]
+        int(sender),  # type: ignore[arg-type]
+        name.decode(),  # type: ignore[union-attr]
+        body.decode(),  # type: ignore[union-attr]
+        int(sent_at),  # type: ignore[arg-type]
+        int(expires_at),  # type: ignore[arg-type]
+        None if reply_to is None else int(reply_to),
+        None if edited_at is None else int(edited_at),
+        None if resends is None else int(resends),
+    )
+
+
+def _waiting(user: int, attempts: str) -> Recipient:
+    if not attempts:
+        return Recipient(user, "waiting", 0, None, "offline")
+    n, _first_at, next_at, reason = attempts.split("|")
+    return Recipient(user, "waiting", int(n), int(next_at) or None, reason or None)
+
+
+def _fault(error: Exception) -> MessagingError:
+    """Say what a refusal of the store means: full, or not to be had just now. Never a final error."""
+    if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM"):
+        return BacklogFull(retry_after_ms=5 * RETRY_AFTER_MS)
+    if isinstance(error, RedisError):
+        return Unavailable(f"The store refuses: {str(error).split(' ')[0]}.", retry_after_ms=RETRY_AFTER_MS)
+    raise error
