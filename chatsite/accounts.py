@@ -1,0 +1,67 @@
+"""What the account pages say in words of our own, where the libraries' differ from the rest of the site."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from allauth.account.adapter import DefaultAccountAdapter
+from django.conf import settings
+from django.contrib.auth import get_user_model, password_validation
+from django.http import HttpRequest
+from django.utils.functional import SimpleLazyObject
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+MOST_DEMO_LOGINS = 6  # what fits under the card without scrolling
+
+
+class AccountAdapter(DefaultAccountAdapter):
+    """allauth's decisions, our sentences."""
+
+    error_messages = DefaultAccountAdapter.error_messages | {
+        "username_password_mismatch": _("That name and password do not match. Capital letters count."),
+        "username_taken": _("Somebody has this name already."),
+        "email_taken": _("Another account has this address already."),
+        "duplicate_email": _("Your account has this address already."),
+        "enter_current_password": _("That is not your password."),
+        "incorrect_password": _("That is not your password."),
+        "too_many_login_attempts": _("Too many tries. Wait a few minutes, then try again."),
+        "account_inactive": _("This account is closed."),
+    }
+
+
+class MinimumLengthValidator(password_validation.MinimumLengthValidator):
+    """Django's rule. Its sentence is missing from the Chinese catalogue of Django 5.2."""
+
+    def get_error_message(self) -> str:
+        return ngettext(
+            "Too short: at least %(number)d character.",
+            "Too short: at least %(number)d characters.",
+            self.min_length,
+        ) % {"number": self.min_length}
+
+
+def demo_logins(request: HttpRequest) -> dict[str, Any]:
+    """Offer the log-in page the demo's people while debugging. Lazy: no other page reads them."""
+    return {"demo_logins": SimpleLazyObject(_demo_logins)} if settings.DEBUG else {}
+
+
+def _demo_logins() -> list[dict[str, Any]]:
+    note = settings.DATA_DIR / "demo.json"
+    if not note.exists():
+        return []
+    passwords = {user["name"]: user["password"] for user in json.loads(note.read_text())["users"]}
+    people = (
+        get_user_model()
+        .objects.filter(username__in=passwords, is_active=True)
+        .order_by("pk")[:MOST_DEMO_LOGINS]
+    )
+    return [
+        {
+            "name": person.get_username(),
+            "password": passwords[person.get_username()],
+            "staff": person.is_staff,
+        }
+        for person in people
+    ]
