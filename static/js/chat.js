@@ -1,0 +1,395 @@
+/**
+ * The page's one model: frames in, changes out. Owns the rooms, the notices and what was asked and not yet answered;
+ * tells the views by events and never touches the DOM.
+ *
+ * Events: rooms (the list changed), room {room, ...out} (something in this room changed), notices, problem {room, seq,
+ * code}, left {room}, welcome, message {room, message} (a live one, somebody else's).
+ */
+import { Acks } from "./acks.js";
+import { Emitter } from "./emitter.js";
+import { Room } from "./room.js";
+import * as protocol from "./protocol.js";
+
+const PAGE = 50;
+const TYPING_EVERY_MS = 3000;
+const ASK_AGAIN_MS = 1000;
+const LOG_MOST = 2000; // messages of a room kept in memory while its newest are in sight
+
+const blank = () => ({ added: [], changed: [], removed: [], reset: false, left: false });
+
+export class Chat extends Emitter {
+  rooms = new Map();
+  notices = new Map();
+  me;
+  limits = protocol.DEFAULT_LIMITS;
+  #clock;
+  #server_clock;
+  #newId;
+  #outbox;
+  #tombstones;
+  #transmit = () => false;
+  #acks;
+  #changes = new Map(); // key -> frame of an edit, delete or extend that waits for its answer
+  #resends = new Map(); // id -> frame
+  #typed_at = new Map();
+
+  /** clock: {now, set, clear} of this machine; serverClock: ServerClock. */
+  constructor({ me, clock, serverClock, newId, tombstones, hidden }) {
+    super();
+    this.me = me;
+    this.#clock = clock;
+    this.#server_clock = serverClock;
+    this.#newId = newId;
+    this.#tombstones = tombstones;
+    this.#acks = new Acks({ collect: () => this.#collectAcks(), send: (frame) => this.#transmit(frame), clock, hidden });
+  }
+
+  /** The two that need this model to exist first. transmit(frames): false when they did not leave. */
+  join({ outbox, transmit }) {
+    this.#outbox = outbox;
+    this.#transmit = transmit;
+  }
+
+  // ---- what the socket asks and says
+
+  greeting() {
+    return [...this.rooms.values()].filter((room) => !room.left).map((room) => room.log.greet());
+  }
+
+  take(frame) {
+    const taker = TAKERS[frame.type];
+    if (taker) this[taker](frame);
+  }
+
+  /** One WebSocket text has been taken in full. */
+  batch() {
+    this.#acks.batch();
+  }
+
+  disconnected() {
+    this.#acks.disconnected();
+    for (const room of this.rooms.values()) room.log.disconnected();
+  }
+
+  // ---- what the user does
+
+  read(room_id, seq) {
+    const room = this.rooms.get(room_id);
+    if (!room?.see(seq)) return;
+    this.#acks.due();
+    this.emit("rooms");
+  }
+
+  /** Ask for older messages; false when none are left or the connection is away. */
+  page(room_id, limit = PAGE) {
+    const room = this.rooms.get(room_id);
+    const ask = room?.log.nextPage(limit);
+    if (!ask) return false;
+    if (this.#transmit(protocol.history(ask.room, ask.before, ask.limit))) return true;
+    room.log.pageFailed();
+    return false;
+  }
+
+  typing(room_id) {
+    const now = this.#clock.now();
+    if (now - (this.#typed_at.get(room_id) ?? -Infinity) < TYPING_EVERY_MS) return;
+    this.#typed_at.set(room_id, now);
+    this.#transmit(protocol.typing(room_id));
+  }
+
+  edit(room, seq, body) {
+    this.#ask(`edit|${room.id}|${seq}`, protocol.edit(room.id, room.log.epoch, seq, body));
+  }
+
+  delete(room, seq) {
+    this.#ask(`delete|${room.id}|${seq}`, protocol.remove(room.id, room.log.epoch, seq));
+  }
+
+  /** ttl: seconds from now. */
+  extend(room, seq, ttl) {
+    this.#ask(`extend|${room.id}|${seq}`, protocol.extend(room.id, room.log.epoch, seq, ttl));
+  }
+
+  /** Send an expired message again to those who missed it. Repeated with the same id until answered. */
+  resend({ room, epoch, seq }) {
+    if ([...this.#resends.values()].some((frame) => frame.room === room && frame.seq === seq)) return;
+    const frame = protocol.resend(room, epoch, seq, this.#newId());
+    this.#resends.set(frame.id, frame);
+    this.#transmit(frame);
+    this.emit("notices");
+  }
+
+  isResending(room, seq) {
+    return [...this.#resends.values()].some((frame) => frame.room === room && frame.seq === seq);
+  }
+
+  dismiss(notice) {
+    if (!this.#transmit(protocol.dismiss(notice))) return;
+    this.notices.delete(notice);
+    this.emit("notices");
+  }
+
+  isChanging(kind, room_id, seq) {
+    return this.#changes.has(`${kind}|${room_id}|${seq}`);
+  }
+
+  /** Everything that its own lifetime has ended, in every room. */
+  expire() {
+    const now = this.#server_clock.now();
+    for (const room of this.rooms.values()) this.#apply(room, room.log.expireUntil(now));
+  }
+
+  tombstones(room) {
+    return this.#tombstones.inRoom(room.id, room.log.epoch);
+  }
+
+  get unread() {
+    let total = 0;
+    for (const room of this.rooms.values()) if (!room.left && !room.muted) total += room.unread.count;
+    return total;
+  }
+
+  // ---- frames
+
+  _welcome(frame) {
+    this.#server_clock.set(frame.now);
+    this.me = frame.user;
+    this.limits = { ...protocol.DEFAULT_LIMITS, ...frame.limits };
+    const present = new Set(frame.rooms.map((info) => info.room));
+    for (const room of this.rooms.values()) if (!present.has(room.id)) this.#leave(room);
+    for (const info of frame.rooms) this.#place(info);
+    this.emit("welcome");
+    this.emit("rooms");
+    // Sent once the socket is open, behind the answers to `hello`.
+    queueMicrotask(() => this.#repeatUnanswered());
+  }
+
+  _room(frame) {
+    if (frame.removed) {
+      const room = this.rooms.get(frame.room);
+      if (room) this.#leave(room);
+    } else {
+      this.#place(frame);
+    }
+    this.emit("rooms");
+  }
+
+  _message(frame) {
+    this.#withRoom(frame, (room) => {
+      const out = room.log.message(frame);
+      this.#apply(room, out);
+      for (const message of out.added) if (!room.isOwn(message)) this.emit("message", { room, message });
+    });
+  }
+
+  _resumed(frame) {
+    this.#withRoom(frame, (room) => {
+      const out = room.log.resumed(frame);
+      if (out.left) this.#leave(room);
+      this.#apply(room, { ...out, resumed: true });
+    });
+  }
+
+  _edited(frame) {
+    this.#answered(["edit", "extend"], frame);
+    this.#withRoom(frame, (room) => this.#apply(room, room.log.edited(frame)));
+  }
+
+  _deleted(frame) {
+    const mine = this.#answered(["delete"], frame);
+    this.#withRoom(frame, (room) => this.#apply(room, room.log.deleted(frame), { own_doing: mine }));
+  }
+
+  _expired(frame) {
+    this.#withRoom(frame, (room) => this.#apply(room, room.log.expired(frame)));
+  }
+
+  _position(frame) {
+    this.#withRoom(frame, (room) => this.#apply(room, room.log.position(frame)));
+  }
+
+  _history(frame) {
+    this.#withRoom(frame, (room) => this.#apply(room, { ...room.log.history(frame), paged: true }));
+  }
+
+  _receipt(frame) {
+    this.#withRoom(frame, (room) => {
+      if (frame.epoch !== room.log.epoch) return;
+      room.takeReceipts(frame.receipts);
+      this.emit("room", { ...blank(), room, receipts: frame.receipts.map(([seq]) => seq) });
+      this.emit("rooms");
+    });
+  }
+
+  _sent(frame) {
+    const asked = this.#resends.get(frame.id);
+    if (asked) this.#resent(asked, frame);
+    else this.#outbox.sent(frame);
+  }
+
+  /** Called by the outbox: the item left it because the server has it. */
+  settled(item, sent) {
+    const room = this.rooms.get(item.room);
+    if (!room) return;
+    room.accept(item, sent);
+    this.emit("room", { ...blank(), room, own: true });
+  }
+
+  _notice(frame) {
+    if (frame.dismissed) this.notices.delete(frame.notice);
+    else this.notices.set(frame.notice, frame);
+    if (frame.kind === "undelivered") this.#bury(frame);
+    this.emit("notices");
+  }
+
+  _presence(frame) {
+    this.#withRoom(frame, (room) => {
+      if (frame.online) room.online.add(frame.user);
+      else room.online.delete(frame.user);
+      this.emit("presence", { room });
+    });
+  }
+
+  _typing(frame) {
+    this.#withRoom(frame, (room) => {
+      room.typed(frame.user);
+      this.emit("typing", { room });
+    });
+  }
+
+  _error(frame) {
+    if (frame.of === "send" && this.#outbox.refused(frame)) return;
+    if (frame.of === "resend") return this.#resendRefused(frame);
+    if (["edit", "delete", "extend"].includes(frame.of)) return this.#changeRefused(frame);
+    const room = this.rooms.get(frame.room);
+    if (!room) return;
+    if (frame.of === "history") room.log.pageFailed();
+    if (frame.of === "sync") this.#later(frame, () => room.log.syncFailed(), room);
+    if (frame.code === "ack_too_high") this.#later({ retry_after_ms: 0 }, () => room.log.syncFailed(), room);
+  }
+
+  // ---- inside
+
+  #withRoom(frame, action) {
+    const room = this.rooms.get(frame.room);
+    if (room && !room.left) action(room);
+  }
+
+  #place(info) {
+    const room = this.rooms.get(info.room);
+    if (room && !room.left) {
+      room.update(info);
+      this.emit("room", { ...blank(), room, info: true });
+      return;
+    }
+    const muted = room?.muted;
+    const fresh = new Room({ info, me: this.me, now: () => this.#server_clock.now() });
+    fresh.muted = muted;
+    this.rooms.set(info.room, fresh);
+    this.emit("room", { ...blank(), room: fresh, info: true, reset: true });
+  }
+
+  #leave(room) {
+    room.left = true;
+    this.emit("left", { room });
+    this.emit("rooms");
+  }
+
+  #apply(room, out, { own_doing = false } = {}) {
+    for (const message of [...out.added, ...out.changed]) if (message.unshowable) this.#reject(room, message);
+    for (const message of out.added) {
+      if (room.isOwn(message)) this.#outbox.sent({ ...message, room: room.id, epoch: room.log.epoch });
+      room.stoppedTyping(message.from?.id);
+    }
+    for (const { message, reason } of out.removed) this.#ended(room, message, reason, own_doing);
+    room.settleAccepted();
+    this.#askAndAcknowledge(room);
+    if (!out.added.length && !out.changed.length && !out.removed.length && !out.reset && !out.resumed && !out.paged) return;
+    this.emit("room", { ...out, room });
+    this.emit("rooms");
+  }
+
+  #askAndAcknowledge(room) {
+    const ask = room.log.nextSync();
+    if (ask && !this.#transmit(protocol.sync(ask))) room.log.disconnected();
+    if (room.log.owesAck) this.#acks.due();
+  }
+
+  #collectAcks() {
+    return [...this.rooms.values()].filter((room) => !room.left).map((room) => room.takeAck()).filter(Boolean);
+  }
+
+  #reject(room, message) {
+    this.#transmit(protocol.reject(room.id, room.log.epoch, message.seq, "unreadable"));
+  }
+
+  #ended(room, message, reason, own_doing) {
+    const receipt = room.receipts.get(message.seq);
+    room.receipts.delete(message.seq);
+    if (!room.isOwn(message) || !["expired", "deleted"].includes(reason)) return;
+    const ended_at = reason === "expired" ? message.expires_at : this.#server_clock.now();
+    this.#tombstones.put({ room: room.id, epoch: room.log.epoch, seq: message.seq, id: message.id, sent_at: message.sent_at, ended_at, why: reason, own_doing, ...receipt });
+  }
+
+  /** A notice knows more than the page's own tombstone, and may be the first to tell of the end. */
+  #bury({ notice, data }) {
+    const { room, epoch, seq, id, sent_at, expired_at, delivered, total, missing, missing_total, resendable } = data;
+    if (!this.rooms.has(room) || expired_at === undefined) return;
+    this.#tombstones.put({ room, epoch, seq, id, sent_at, ended_at: expired_at, why: "expired", delivered, total, missing, missing_total, resendable, notice });
+    this.emit("room", { ...blank(), room: this.rooms.get(room) });
+  }
+
+  #ask(key, frame) {
+    this.#changes.set(key, frame);
+    this.#transmit(frame);
+  }
+
+  #answered(kinds, { room, seq }) {
+    return kinds.map((kind) => this.#changes.delete(`${kind}|${room}|${seq}`)).some(Boolean);
+  }
+
+  #changeRefused(frame) {
+    const key = [...this.#changes.keys()].find((one) => one.startsWith(`${frame.of}|${frame.room ?? ""}`) && (frame.seq === undefined || one.endsWith(`|${frame.seq}`)));
+    if (!key) return;
+    const asked = this.#changes.get(key);
+    if (frame.retryable) return this.#later(frame, () => this.#changes.has(key) && this.#transmit(asked));
+    this.#changes.delete(key);
+    this.emit("problem", { room: this.rooms.get(asked.room), seq: asked.seq, code: frame.code, of: frame.of });
+  }
+
+  #resendRefused(frame) {
+    const asked = this.#resends.get(frame.id);
+    if (!asked) return;
+    if (frame.retryable) return this.#later(frame, () => this.#resends.has(asked.id) && this.#transmit(asked));
+    this.#resends.delete(frame.id);
+    const stone = this.#tombstones.get(asked.room, asked.seq);
+    if (stone) this.#tombstones.put({ ...stone, problem: frame.code });
+    for (const notice of this.notices.values()) if (notice.data.room === asked.room && notice.data.seq === asked.seq) notice.problem = frame.code;
+    this.emit("notices");
+    if (this.rooms.has(asked.room)) this.emit("room", { ...blank(), room: this.rooms.get(asked.room) });
+  }
+
+  #resent(asked, { sent_at }) {
+    this.#resends.delete(asked.id);
+    this.#tombstones.put({ room: asked.room, seq: asked.seq, resent_at: sent_at, problem: null });
+    const told = [...this.notices.values()].filter(({ data }) => data.room === asked.room && data.seq === asked.seq);
+    for (const { notice } of told) this.dismiss(notice);
+    this.emit("notices");
+    if (this.rooms.has(asked.room)) this.emit("room", { ...blank(), room: this.rooms.get(asked.room) });
+  }
+
+  #repeatUnanswered() {
+    for (const frame of [...this.#changes.values(), ...this.#resends.values()]) this.#transmit(frame);
+  }
+
+  #later({ retry_after_ms }, action, room) {
+    this.#clock.set(() => {
+      action();
+      if (room) this.#askAndAcknowledge(room);
+    }, retry_after_ms ?? ASK_AGAIN_MS);
+  }
+}
+
+const TAKERS = Object.fromEntries(
+  ["welcome", "room", "message", "resumed", "edited", "deleted", "expired", "position", "history", "receipt", "sent", "notice", "presence", "typing", "error"].map((type) => [type, `_${type}`]),
+);

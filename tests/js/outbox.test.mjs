@@ -1,0 +1,241 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Outbox } from "../../static/js/outbox.js";
+import { MemoryStore } from "../../static/js/outbox-store.js";
+import { FakeClock, settle } from "./clock.mjs";
+
+const LIMITS = { id_s: 86_400 };
+const HOUR = 3600;
+
+function world({ store = new MemoryStore(), clock = new FakeClock(), leads = true, ids = 0 } = {}) {
+  const sent = [];
+  const line = { up: true, big: false };
+  const settled = [];
+  let n = ids;
+  const outbox = new Outbox({
+    store,
+    transmit: (item) => {
+      if (line.big) return "too_big";
+      if (!line.up) return "offline";
+      sent.push({ id: item.id, body: item.body, at: clock.now() });
+      return "sent";
+    },
+    clock,
+    random: () => 0,
+    newId: () => `id${++n}`,
+    on: { changed() {}, settled: (item, frame) => settled.push([item.id, frame.seq]) },
+  });
+  if (leads) outbox.lead();
+  const write = (body, fields = {}) => outbox.add({ room: "r", body, life_s: HOUR, ...fields });
+  const accept = (id, fields = {}) => outbox.sent({ id, room: "r", seq: 1, ...fields });
+  const refuse = (id, code, fields = {}) => outbox.refused({ id, code, retryable: false, ...fields });
+  return { outbox, store, clock, sent, line, settled, write, accept, refuse, get bodies() { return sent.map(({ body }) => body); } };
+}
+
+test("a message is on the device before it is sent", async () => {
+  const w = world();
+  w.outbox.connected(LIMITS);
+  let kept_first = null;
+  const put = w.store.put.bind(w.store);
+  w.store.put = async (item) => {
+    kept_first ??= w.sent.length === 0;
+    await put(item);
+  };
+  await w.write("one");
+  assert.equal(kept_first, true);
+  assert.equal(w.sent.length, 1);
+});
+
+test("one unanswered send a room keeps the room's order", async () => {
+  const w = world();
+  w.outbox.connected(LIMITS);
+  await w.write("one");
+  await w.write("two");
+  await w.write("elsewhere", { room: "s" });
+  assert.deepEqual(w.bodies, ["one", "elsewhere"]);
+  w.accept("id1");
+  assert.deepEqual(w.bodies, ["one", "elsewhere", "two"]);
+});
+
+test("after any doubt the same id goes again, first", async () => {
+  const w = world();
+  w.outbox.connected(LIMITS);
+  await w.write("one");
+  await w.write("two");
+  w.outbox.disconnected(1006);
+  w.outbox.connected(LIMITS);
+  assert.deepEqual(w.sent.map(({ id }) => id), ["id1", "id1"]);
+});
+
+test("a reload finds what was not accepted, in order", async () => {
+  const before = world();
+  await before.write("one");
+  await before.write("two");
+  const after = world({ store: before.store, clock: before.clock, ids: 2 });
+  await after.outbox.load();
+  after.outbox.connected(LIMITS);
+  after.accept("id1");
+  assert.deepEqual(after.bodies, ["one", "two"]);
+});
+
+test("sent takes it off the device", async () => {
+  const w = world();
+  w.outbox.connected(LIMITS);
+  await w.write("one");
+  w.accept("id1", { seq: 9 });
+  await settle();
+  assert.deepEqual(await w.store.all(), []);
+  assert.deepEqual(w.settled, [["id1", 9]]);
+});
+
+test("the server's wait is honoured and holds up the room behind it", async () => {
+  const w = world();
+  w.outbox.connected(LIMITS);
+  await w.write("one");
+  await w.write("two");
+  w.refuse("id1", "rate_limited", { retryable: true, retry_after_ms: 8000 });
+  w.clock.advance(7999);
+  assert.deepEqual(w.bodies, ["one"]);
+  w.clock.advance(1);
+  assert.deepEqual(w.bodies, ["one", "one"]);
+  assert.equal(w.sent[0].id, w.sent[1].id);
+});
+
+test("a retryable error without a wait is tried again after a second", async () => {
+  const w = world();
+  w.outbox.connected(LIMITS);
+  await w.write("one");
+  w.refuse("id1", "unavailable", { retryable: true });
+  w.clock.advance(1000);
+  assert.equal(w.sent.length, 2);
+});
+
+test("a final error sets one aside and the room goes on", async () => {
+  const w = world();
+  w.outbox.connected(LIMITS);
+  await w.write("one");
+  await w.write("two");
+  w.refuse("id1", "body_too_long");
+  assert.deepEqual(w.bodies, ["one", "two"]);
+  assert.deepEqual(w.outbox.failed.map(({ id, reason }) => [id, reason]), [["id1", "body_too_long"]]);
+});
+
+test("what is older than its own lifetime is never repeated unasked, and yes means a new id", async () => {
+  const w = world();
+  await w.write("one", { life_s: 30 });
+  w.clock.advance(31_000);
+  w.outbox.connected(LIMITS);
+  assert.deepEqual(w.bodies, []);
+  assert.equal(w.outbox.failed[0].reason, "too_old");
+  await w.outbox.retry("id1");
+  assert.deepEqual(w.sent.map(({ id }) => id), ["id2"]);
+  assert.deepEqual((await w.store.all()).map(({ id }) => id), ["id2"]);
+});
+
+test("what is older than the store remembers ids is never repeated unasked", async () => {
+  const w = world();
+  await w.write("one", { life_s: 30 * 86_400 });
+  w.clock.advance(86_401_000);
+  w.outbox.connected(LIMITS);
+  assert.deepEqual(w.bodies, []);
+  assert.equal(w.outbox.failed[0].reason, "too_old");
+});
+
+test("what was in flight at three closes in a row is set aside, and only that", async () => {
+  const w = world();
+  w.outbox.connected(LIMITS);
+  await w.write("poison");
+  await w.write("good");
+  for (let close = 0; close < 3; close += 1) {
+    w.outbox.disconnected(1006);
+    w.outbox.connected(LIMITS);
+  }
+  assert.deepEqual(w.bodies, ["poison", "poison", "poison", "good"]);
+  assert.equal(w.outbox.failed[0].reason, "cannot_be_sent");
+});
+
+test("the count of closes survives a reload", async () => {
+  let w = world();
+  await w.write("poison");
+  for (let close = 0; close < 3; close += 1) {
+    w = world({ store: w.store, clock: w.clock, ids: 5 });
+    await w.outbox.load();
+    w.outbox.connected(LIMITS);
+    w.outbox.disconnected(1006);
+    await settle();
+  }
+  assert.equal((await w.store.all())[0].state, "failed");
+});
+
+test("1009 sets aside at once", async () => {
+  const w = world();
+  w.outbox.connected(LIMITS);
+  await w.write("big");
+  w.outbox.disconnected(1009);
+  assert.equal(w.outbox.failed.length, 1);
+});
+
+test("what would not fit a frame is refused here, before it costs the connection", async () => {
+  const w = world();
+  w.line.big = true;
+  w.outbox.connected(LIMITS);
+  await w.write("big");
+  assert.equal(w.outbox.failed[0].reason, "body_too_long");
+});
+
+test("a failed one is retried under its id; an id used twice gets a new one", async () => {
+  const w = world();
+  w.outbox.connected(LIMITS);
+  await w.write("one");
+  w.refuse("id1", "not_member");
+  await w.outbox.retry("id1");
+  w.refuse("id1", "id_reused");
+  await w.outbox.retry("id1");
+  assert.deepEqual(w.sent.map(({ id }) => id), ["id1", "id1", "id2"]);
+});
+
+test("a tab without the lock writes and does not send", async () => {
+  const w = world({ leads: false });
+  w.outbox.connected(LIMITS);
+  await w.write("one");
+  assert.deepEqual(w.bodies, []);
+  assert.equal((await w.store.all()).length, 1);
+});
+
+test("the sending tab takes over what another tab wrote", async () => {
+  const leader = world();
+  const other = world({ store: leader.store, clock: leader.clock, leads: false, ids: 10 });
+  leader.outbox.connected(LIMITS);
+  await other.write("from the other tab");
+  await leader.outbox.reload();
+  assert.deepEqual(leader.bodies, ["from the other tab"]);
+});
+
+test("another tab's word does not take away what is just being stored", async () => {
+  const w = world();
+  const put = w.store.put.bind(w.store);
+  let release;
+  const gate = new Promise((resolve) => (release = resolve));
+  w.store.put = async (item) => {
+    await gate;
+    await put(item);
+  };
+  const writing = w.write("one");
+  await w.outbox.reload();
+  release();
+  await writing;
+  assert.equal(w.outbox.items.size, 1);
+});
+
+test("discarding the one in flight lets the next go", async () => {
+  const w = world();
+  w.outbox.connected(LIMITS);
+  await w.write("one");
+  await w.write("two");
+  await w.outbox.discard("id1");
+  assert.deepEqual(w.bodies, ["one", "two"]);
+});
+
+test("an error about somebody else's id is not taken", () => {
+  assert.equal(world().refuse("nobody", "forbidden"), false);
+});
