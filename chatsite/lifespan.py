@@ -1,4 +1,4 @@
-"""The life of one server process: start the hub, say `bye` when told to stop, then let the server close.
+"""The life of one server process: start its parts, say `bye` when told to stop, then let the server close.
 
 uvicorn closes every socket (1012) before it tells the application of the shutdown, too late for `bye`. So its handler of
 SIGTERM and SIGINT is taken over: first the frames, then uvicorn's own handler.
@@ -14,10 +14,7 @@ from types import FrameType
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
-try:
-    from messaging import hub
-except ImportError:
-    hub = None
+from messaging import server
 
 BYE_SPREAD_MS = 2_000  # clients come back at random within this, not all at once
 BYE_DEADLINE_S = 1.0
@@ -32,17 +29,15 @@ class Lifespan:
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         await receive()
         try:
-            if hub:
-                await hub.startup()
+            await server.startup()
         except Exception as error:
-            log.exception("the hub cannot start")
+            log.exception("the server cannot start")
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         _say_bye_before_stopping()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        if hub:
-            await hub.shutdown()
+        await server.shutdown()
         await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -66,7 +61,7 @@ _stopping: set[asyncio.Task[None]] = set()  # the loop keeps only weak reference
 async def _stop_after_bye(number: int, servers_own: Handler) -> None:
     try:
         async with asyncio.timeout(BYE_DEADLINE_S):
-            await hub.say_bye(after_ms=BYE_SPREAD_MS)
+            await server.say_bye(after_ms=BYE_SPREAD_MS)
     except Exception:
         log.exception("could not say bye")
     finally:

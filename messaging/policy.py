@@ -51,6 +51,7 @@ class Policy:
     bad_frames_per_minute_max: int = 10
     hello_timeout_s: float = 10.0
     presence_members_max: int = 100
+    reads_waiting_max: int = 32  # reads of one connection that may wait for each other
 
     # Retry
     ack_timeout_s: float = 5.0  # a pushed message unacknowledged this long is silence

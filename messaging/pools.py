@@ -22,36 +22,43 @@ TIMEOUT_S = 1.8  # two tries stay within the 4 s after which a client hears `una
 MOST_CONNECTIONS = 32
 
 _Loop = asyncio.AbstractEventLoop
-_pools: weakref.WeakKeyDictionary[_Loop, dict[str, redis.asyncio.ConnectionPool]] = weakref.WeakKeyDictionary()
+_Pools = dict[tuple[str, float | None], redis.asyncio.ConnectionPool]
+_pools: weakref.WeakKeyDictionary[_Loop, _Pools] = weakref.WeakKeyDictionary()
 
 
 class ConnectionFactory(pool.ConnectionFactory):
     """Hand out synchronous clients as django-redis does, and asynchronous ones for the running loop."""
 
-    def async_client(self, url: str) -> redis.asyncio.Redis:
-        """Return a client over the running loop's pool for `url`."""
+    def async_client(self, url: str, *, timeout_s: float | None = TIMEOUT_S) -> redis.asyncio.Redis:
+        """Return a client over the running loop's pool for `url`; `timeout_s` None waits for replies without end."""
         by_url = _pools.setdefault(asyncio.get_running_loop(), {})
-        if url not in by_url:
-            by_url[url] = redis.asyncio.BlockingConnectionPool.from_url(
+        name = url, timeout_s
+        if name not in by_url:
+            by_url[name] = redis.asyncio.BlockingConnectionPool.from_url(
                 url,
                 max_connections=MOST_CONNECTIONS,
                 timeout=TIMEOUT_S,
-                socket_timeout=TIMEOUT_S,
+                socket_timeout=timeout_s,
                 socket_connect_timeout=TIMEOUT_S,
                 retry=Retry(NoBackoff(), 0),
                 **self._credentials(),
             )
-        return redis.asyncio.Redis(connection_pool=by_url[url])
+        return redis.asyncio.Redis(connection_pool=by_url[name])
 
     def _credentials(self) -> dict[str, Any]:
         names = {"USERNAME": "username", "PASSWORD": "password"}
         return {kwarg: self.options[option] for option, kwarg in names.items() if self.options.get(option)}
 
 
-def async_client(alias: str = MESSAGES) -> redis.asyncio.Redis:
+def async_client(alias: str = MESSAGES, *, timeout_s: float | None = TIMEOUT_S) -> redis.asyncio.Redis:
     """Return an asynchronous client of a cache alias for the running loop."""
     client = caches[alias].client
-    return client.connection_factory.async_client(client._server[0])
+    return client.connection_factory.async_client(client._server[0], timeout_s=timeout_s)
+
+
+def subscriber() -> redis.asyncio.Redis:
+    """Return a client for a subscription, on which silence is not a fault."""
+    return async_client(timeout_s=None)
 
 
 async def close() -> None:

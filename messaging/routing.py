@@ -1,5 +1,8 @@
 """The socket's address."""
 
 from channels.routing import URLRouter
+from django.urls import path
 
-websocket = URLRouter([])
+from .consumers import ChatConsumer
+
+websocket = URLRouter([path("ws/chat/", ChatConsumer.as_asgi())])

@@ -18,6 +18,8 @@ All keys of a room and the due-sets of its partition share the hash tag `{p}`, s
 | `expiring`                   | zset   | `room|seq` -> when the job looks next                                               |
 | `unacked`                    | zset   | room -> when the sweep looks next                                                   |
 
+Outside the partitions: `chat:online` (zset, process -> until when it counts) and `chat:online:<process>` (set of users).
+
 A message's way through here: append (numbered, stored, published) -> read_after, history (readers) -> acknowledge (cursors rise)
 -> missing -> finalize. Each verb is one script in `lua/`. A room's channel is named as its key and carries `M` (messages),
 `A` (cursors moved) and `T` (typing) lines; see `hub`.
@@ -54,6 +56,7 @@ APPEND_MOST = 100  # messages in one append, rooms' cursors in one acknowledge: 
 INIT_MOST = 1_000  # members in one call
 BODIES_MOST = 131_072  # bytes of bodies in one read
 RETRY_AFTER_MS = 1_000
+PRESENCE_CHANNEL = "chat:presence"
 
 _SCRIPTS = {path.stem: path.read_text() for path in sorted((Path(__file__).parent / "lua").glob("*.lua"))}
 
@@ -121,6 +124,19 @@ class Standing:
     read: int
     joined: int
     unread: int
+    people: frozenset[int]  # the members, where they are few enough for presence
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """What to read of a room's log. `open_history` (public rooms) shows what is older than the joining."""
+
+    room: RoomKey
+    epoch: str
+    since: int
+    rev: int | None = None
+    limit: int = 500
+    open_history: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -191,6 +207,16 @@ class Recipient:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Owing:
+    """A member who owes a live message above his cursor. `next_at_ms` 0: no attempt was made."""
+
+    user: int
+    cursor: int
+    attempts: int
+    next_at_ms: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Recipients:
     """Who holds one message; `members` are at most 100, those who lack it first."""
 
@@ -245,12 +271,23 @@ class Store:
         """End a membership and keep what the leaver owed for the report. Idempotent."""
         await self._run("leave", room, user)
 
-    async def standing(self, room: RoomKey, user: int, *, epoch: str = "", since: int = 0) -> Standing:
-        """Say where a member stands; a `since` of this epoch above the cursor counts as an ack. Raises NotMember."""
-        answer = await self._in_log("standing", room, user, epoch, since)
-        if answer == _NOT_MEMBER:
-            raise NotMember()
-        return Standing(_text(answer[0]), *map(int, answer[1:8]))
+    async def standings(self, user: int, rooms: Sequence[tuple[RoomKey, str, int]]) -> list[Standing]:
+        """Say where a user stands in rooms, each (room, epoch, since), in one round trip.
+
+        A `since` of the room's epoch above the cursor counts as an ack. A room that has no log gets one; a member that the
+        log does not know joins it: that is where a crash between database and store is repaired.
+        """
+        most = self.policy.presence_members_max
+        calls = [("standing", (room.prefix, room.id, user, epoch, since, most)) for room, epoch, since in rooms]
+        answers = await self._run_all(calls)
+        for at, answer in enumerate(answers):
+            if answer in (_NO_LOG, _NOT_MEMBER):
+                await self.join(rooms[at][0], [user])
+                [answers[at]] = await self._run_all([calls[at]])
+        for answer in answers:
+            if isinstance(answer, MessagingError):
+                raise answer
+        return [_standing(answer) for answer in answers]
 
     # Accepting
 
@@ -311,47 +348,31 @@ class Store:
 
     # Reading
 
-    async def read_after(
-        self,
-        room: RoomKey,
-        user: int,
-        *,
-        epoch: str,
-        since: int,
-        rev: int | None = None,
-        limit: int = 500,
-        open_history: bool = False,
-    ) -> Slice | OtherEpoch:
-        """Read what a member may see after `since`; with `rev`, also what changed up to there. Raises NotMember.
+    async def read_after(self, user: int, reads: Sequence[Read]) -> list[Slice | OtherEpoch | MessagingError]:
+        """Read what a member may see of logs after a seq, in one round trip; with `rev`, also what changed up to there.
 
-        Never returns an expired text. `open_history` (public rooms) shows what is older than the joining.
+        Never returns an expired text. `NotMember` stands in the place of a room that is not the user's.
         """
-        answer = await self._in_log(
-            "read_after",
-            room,
+        calls = [("read_after", self._read_args(user, read)) for read in reads]
+        answers = await self._run_all(calls)
+        for at, answer in enumerate(answers):
+            if answer == _NO_LOG:
+                await self.init(reads[at].room)
+                [answers[at]] = await self._run_all([calls[at]])
+        return [_slice(answer) for answer in answers]
+
+    def _read_args(self, user: int, read: Read) -> tuple[Any, ...]:
+        return (
+            read.room.prefix,
+            read.room.id,
             user,
-            epoch,
-            since,
-            "" if rev is None else rev,
-            limit,
+            read.epoch,
+            read.since,
+            "" if read.rev is None else read.rev,
+            read.limit,
             BODIES_MOST,
-            "0" if open_history else "",
+            "0" if read.open_history else "",
             self.policy.sweep_interval_s * 1000,
-        )
-        if answer == _NOT_MEMBER:
-            raise NotMember()
-        if len(answer) == 1:
-            return OtherEpoch(_text(answer[0]))
-        epoch_now, top, rev_reached, upto, more, messages, gone, changed = answer
-        return Slice(
-            _text(epoch_now),
-            top,
-            rev_reached,
-            upto,
-            bool(more),
-            [_stored(seq, fields) for seq, fields in messages],
-            [(gone[i], _text(gone[i + 1])) for i in range(0, len(gone), 2)],
-            [_stored(seq, fields) for seq, fields in changed],
         )
 
     async def history(
@@ -399,13 +420,16 @@ class Store:
                 answers[index] = result[position]
         return answers
 
-    async def receipts(self, room: RoomKey, user: int) -> tuple[str, list[tuple[int, int, int, int]]]:
-        """Count who holds a sender's newest messages: (epoch, [(seq, delivered, read, total)]), ascending."""
-        answer = await self._run("receipts", room, user)
-        if not answer:
-            return "", []
-        rows = [tuple(answer[i : i + 4]) for i in range(1, len(answer), 4)]
-        return _text(answer[0]), rows
+    async def receipts(self, asked: Sequence[tuple[RoomKey, int]]) -> list[tuple[str, list[tuple[int, int, int, int]]]]:
+        """Count who holds senders' newest messages: for each (room, sender) its epoch and [(seq, delivered, read, total)]."""
+        answers = await self._run_all([("receipts", (room.prefix, room.id, user)) for room, user in asked])
+        for answer in answers:
+            if isinstance(answer, MessagingError):
+                raise answer
+        return [
+            (_text(answer[0]), [tuple(answer[i : i + 4]) for i in range(1, len(answer), 4)]) if answer else ("", [])
+            for answer in answers
+        ]
 
     async def recipients(self, room: RoomKey, seq: int) -> Recipients:
         """Say who holds one live message, those who lack it first, at most 100. Raises NoSuchMessage."""
@@ -413,7 +437,7 @@ class Store:
         if answer == -2:
             raise NoSuchMessage()
         (id_, sender, sent_at, expires_at, _now, _only), waiting, holding = answer
-        _, rows = await self.receipts(room, int(sender))
+        [(_, rows)] = await self.receipts([(room, int(sender))])
         counts = next((row for row in rows if row[0] == seq), (seq, len(holding) // 2, 0, (len(waiting) + len(holding)) // 2))
         members = [_waiting(int(waiting[i]), _text(waiting[i + 1])) for i in range(0, len(waiting), 2)]
         for i in range(0, len(holding), 2):
@@ -423,11 +447,60 @@ class Store:
             _text(id_), int(sender), int(sent_at), int(expires_at), counts[3], counts[1], counts[2], members
         )
 
+    # Retrying
+
+    async def owing(self, room: RoomKey, epoch: str, users: Sequence[int], *, mark: int | None = None) -> list[Owing]:
+        """Say which of `users` owe a live message, at or below `mark` when it is given."""
+        answer = await self._run("owing", room, epoch, "" if mark is None else mark, *users)
+        return [
+            Owing(int(answer[i]), int(answer[i + 1]), *_counted(_text(answer[i + 2])))
+            for i in range(0, len(answer), 3)
+        ]
+
+    async def record_attempt(self, room: RoomKey, user: int, expected: int, next_s: float) -> bool:
+        """Count one push, if `expected` is still the count; False when somebody else counted first."""
+        most = self.policy.attempts_max
+        args = (room.prefix, room.id, user, expected, int(next_s * 1000), most)
+        [answer] = await self._run_all([("record_attempt", args)])
+        if isinstance(answer, MessagingError):
+            raise answer
+        return bool(answer == 1)
+
     # Fan-out hints
 
     async def tell_typing(self, room: RoomKey, user: int) -> None:
         """Publish that `user` types; nothing is stored."""
         await self._pipeline([("PUBLISH", room.key, f"T {user}")])
+
+    async def change_presence(self, process: str, user: int, online: bool, rooms: Iterable[str]) -> None:
+        """Note and publish that a user came to a process or went from it."""
+        await self._pipeline(
+            [
+                ("SADD" if online else "SREM", f"chat:online:{process}", user),
+                ("PUBLISH", PRESENCE_CHANNEL, f"{process} {user} {'+' if online else '-'} {','.join(rooms)}"),
+            ]
+        )
+
+    async def report_presence(self, process: str, users: Sequence[int], life_s: int) -> None:
+        """Write the whole set of a process's users, which counts for `life_s`."""
+        key = f"chat:online:{process}"
+        until_ms = await self.now_ms() + life_s * 1000
+        commands: list[tuple[Any, ...]] = [("DEL", key)]
+        commands += [("SADD", key, *users[at : at + INIT_MOST]) for at in range(0, len(users), INIT_MOST)]
+        commands += [("EXPIRE", key, life_s), ("ZADD", "chat:online", until_ms, process)]
+        await self._pipeline(commands)
+
+    async def presence(self) -> dict[str, set[int]]:
+        """Read {process: users online there} of the processes that still count."""
+        now_ms = await self.now_ms()
+        _, processes = await self._pipeline(
+            [
+                ("ZREMRANGEBYSCORE", "chat:online", "-inf", now_ms),
+                ("ZRANGE", "chat:online", 0, -1),
+            ]
+        )
+        sets = await self._pipeline([("SMEMBERS", f"chat:online:{_text(name)}") for name in processes])
+        return {_text(name): {int(user) for user in users} for name, users in zip(processes, sets, strict=True)}
 
     async def now_ms(self) -> int:
         """Return the store's clock in epoch ms."""
@@ -568,6 +641,11 @@ def _accepted(answer: Any) -> Accepted | MessagingError:
     return Accepted(epoch.decode(), int(seq), int(sent_at), int(expires_at), duplicate)
 
 
+def _standing(answer: list[Any]) -> Standing:
+    numbers = map(int, answer[1:8])
+    return Standing(_text(answer[0]), *numbers, people=frozenset(map(int, answer[8])))
+
+
 def _ack_args(acks: Sequence[AckRow]) -> tuple[Any, ...]:
     args: list[Any] = [acks[0].room.prefix]
     for ack in acks:
@@ -575,6 +653,26 @@ def _ack_args(acks: Sequence[AckRow]) -> tuple[Any, ...]:
         read = "" if ack.read is None else ack.read
         args += (ack.room.id, ack.epoch, ack.user, delivered, read)
     return tuple(args)
+
+
+def _slice(answer: Any) -> Slice | OtherEpoch | MessagingError:
+    if isinstance(answer, MessagingError):
+        return answer
+    if answer == _NOT_MEMBER:
+        return NotMember()
+    if len(answer) == 1:
+        return OtherEpoch(_text(answer[0]))
+    epoch, top, rev, upto, more, messages, gone, changed = answer
+    return Slice(
+        _text(epoch),
+        top,
+        rev,
+        upto,
+        bool(more),
+        [_stored(seq, fields) for seq, fields in messages],
+        [(gone[i], _text(gone[i + 1])) for i in range(0, len(gone), 2)],
+        [_stored(seq, fields) for seq, fields in changed],
+    )
 
 
 def _stored(seq: int, fields: list[bytes | None]) -> Stored:
@@ -591,6 +689,14 @@ def _stored(seq: int, fields: list[bytes | None]) -> Stored:
         None if edited_at is None else int(edited_at),
         None if resends is None else int(resends),
     )
+
+
+def _counted(attempts: str) -> tuple[int, int]:
+    """Return (n, next_at_ms) of an `attempts` value."""
+    if not attempts:
+        return 0, 0
+    n, _first_at, next_at, _reason = attempts.split("|")
+    return int(n), int(next_at)
 
 
 def _waiting(user: int, attempts: str) -> Recipient:

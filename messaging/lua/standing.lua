@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Say where a member stands in a room; a `since` of the room's epoch above the cursor counts as an acknowledgement.
--- KEYS[1] partition prefix; ARGV: room, user, epoch ('' none), since
--- Returns {epoch, top, rev, members, delivered, read, joined, unread (at most 100), cursor moved (0|1)}
+-- KEYS[1] partition prefix; ARGV: room, user, epoch ('' none), since, most members for presence
+-- Returns {epoch, top, rev, members, delivered, read, joined, unread (at most 100), {user, ...} or {} where they are more}
 --   or a code: -1 the room has no log, -2 not a member
 local key, user = KEYS[1] .. 'room:' .. ARGV[1], ARGV[2]
 local room = redis.call('HMGET', key, 'epoch', 'top', 'rev', 'members')
@@ -9,10 +9,8 @@ if not room[1] then return -1 end
 local joined = redis.call('ZSCORE', key .. ':joined', user)
 if not joined then return -2 end
 
-local moved = 0
 if ARGV[3] == room[1] and tonumber(ARGV[4]) <= tonumber(room[2]) then
-  moved = redis.call('ZADD', key .. ':delivered', 'XX', 'GT', 'CH', ARGV[4], user)
-  if moved == 1 then
+  if redis.call('ZADD', key .. ':delivered', 'XX', 'GT', 'CH', ARGV[4], user) == 1 then
     redis.call('HDEL', key .. ':attempts', user)
     redis.call('PUBLISH', key, 'A')
   end
@@ -35,4 +33,6 @@ for _, entry in ipairs(redis.call('ZRANGEBYSCORE', key .. ':live', string.format
     if expires_at and tonumber(expires_at) > now then unread = unread + 1 end
   end
 end
-return {room[1], room[2], room[3], room[4], redis.call('ZSCORE', key .. ':delivered', user), read, joined, unread, moved}
+local people = {}
+if redis.call('ZCARD', key .. ':joined') <= tonumber(ARGV[5]) then people = redis.call('ZRANGE', key .. ':joined', 0, -1) end
+return {room[1], room[2], room[3], room[4], redis.call('ZSCORE', key .. ':delivered', user), read, joined, unread, people}

@@ -1,0 +1,259 @@
+"""One open socket: what waits to be sent to it, how far each room has been sent to it, when it has had its share.
+
+Life: made by the consumer after the handshake -> `hello` gives it feeds (one a room) -> frames are queued by `push` and written
+by one task while any wait, coalesced into arrays -> `close` says why. A feed is READING while the store is read for it (what
+fans out meanwhile is held), OPEN when what fans out goes straight through, BEHIND when it must `sync` first. Knows nothing of
+the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import enum
+import itertools
+import secrets
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from . import protocol
+from .policy import Policy, Rate
+from .protocol import Close
+from .store import RoomKey
+
+WAITING_MOST = 4_000  # frames of all kinds; who lets these pile up does not read
+_serial = itertools.count(1)
+_process = secrets.token_hex(4)
+
+
+class State(enum.Enum):
+    READING = enum.auto()
+    OPEN = enum.auto()
+    BEHIND = enum.auto()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive `message` frames of one room as they fan out, already joined by commas.
+
+    `only` is None for everybody, else who may have it besides its senders.
+    """
+
+    epoch: str
+    after: int
+    last: int
+    count: int
+    text: str
+    senders: frozenset[int]
+    only: frozenset[int] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MemberRoom:
+    """A membership as its connections know it: the room's fields and the user's role."""
+
+    key: RoomKey
+    name: str
+    kind: str
+    role: str
+    ttl_s: int
+    ttl_max_s: int
+    tracked: bool
+
+    @property
+    def open_history(self) -> bool:
+        return self.kind == "public"
+
+    @property
+    def moderates(self) -> bool:
+        return self.role in ("owner", "moderator")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who a session belongs to. `credential` changes with the password."""
+
+    user: int
+    name: str
+    session: str
+    credential: str
+
+
+class Feed:
+    """One room as one connection gets it. `last`: newest seq sent; `acked`: newest seq acknowledged over this connection."""
+
+    __slots__ = ("acked", "epoch", "held", "last", "room", "silence", "state", "told")
+
+    def __init__(self, room: MemberRoom) -> None:
+        self.room = room
+        self.state = State.READING
+        self.epoch = ""
+        self.last = 0
+        self.acked = 0
+        self.told = (0, 0)  # the position, (top, rev), that the client heard last
+        self.held: list[Batch] = []
+        self.silence: Any = None  # the retry net's note, None while nothing is unacknowledged
+
+
+class Bucket:
+    """A token bucket over a monotonic clock in seconds."""
+
+    __slots__ = ("at_s", "rate", "tokens")
+
+    def __init__(self, rate: Rate, now_s: float) -> None:
+        self.rate = rate
+        self.tokens = float(rate.burst)
+        self.at_s = now_s
+
+    def take(self, now_s: float) -> float:
+        """Take a token; return 0, or the seconds until there is one."""
+        self.tokens = min(self.rate.burst, self.tokens + (now_s - self.at_s) * self.rate.per_s)
+        self.at_s = now_s
+        if self.tokens >= 1:
+            self.tokens -= 1
+            return 0.0
+        return (1 - self.tokens) / self.rate.per_s
+
+
+class Connection:
+    """One open socket of one user."""
+
+    def __init__(
+        self,
+        send: Callable[[dict[str, Any]], Awaitable[None]],
+        *,
+        visitor: Visitor,
+        policy: Policy,
+    ) -> None:
+        self.id = f"{_process}.{next(_serial)}"
+        self.visitor = visitor
+        self.user = visitor.user
+        self.name = visitor.name
+        self.policy = policy
+        self.feeds: dict[str, Feed] = {}
+        self.greeted = False
+        self.closed: Close | None = None
+        self.ended = asyncio.Event()  # the consumer stops when it is set
+        self.unsent = 0  # messages waiting here
+        self.sending_since_s: float | None = None
+        self._written = asyncio.Event()
+        self.last_ack_s = time.monotonic()
+        self.reading = asyncio.Lock()  # one store read at a time
+        self.buckets: dict[str, Bucket] = {}
+        self.refused = 0  # frames refused for rate since one was taken
+        self.typed_s: dict[str, float] = {}
+        self.bad_frames: deque[float] = deque(maxlen=policy.bad_frames_per_minute_max)
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._send = send
+        self._waiting: deque[tuple[str, int]] = deque()
+        self._writer: asyncio.Task[None] | None = None
+
+    def push(self, text: str, messages: int = 0) -> None:
+        """Queue one frame, or several joined by commas, of which `messages` are messages."""
+        if self.closed is not None:
+            return
+        self._waiting.append((text, messages))
+        self.unsent += messages
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+        elif len(self._waiting) > WAITING_MOST:
+            self.close(Close.TOO_MUCH)
+
+    async def wait_for_room(self) -> None:
+        """Wait until the socket has taken enough for another read's answer."""
+        while self.unsent >= self.policy.unsent_max and not self.ended.is_set():
+            self._written.clear()
+            await self._written.wait()
+
+    def push_frame(self, frame: protocol.ServerFrame) -> None:
+        """Queue one frame."""
+        self.push(protocol.encode(frame).decode())
+
+    def close(self, code: Close) -> None:
+        """End the connection with `code`; what waits is not sent any more."""
+        if self.closed is None:
+            self.closed = code
+            self.ended.set()
+
+    def close_when_written(self, code: Close) -> None:
+        """End the connection with `code` once what waits has been given to the socket."""
+        self.spawn(self._close_when_written(code))
+
+    async def _close_when_written(self, code: Close) -> None:
+        await self.written()
+        self.close(code)
+
+    async def written(self) -> None:
+        """Wait until all that waits has been given to the socket."""
+        while self._writer is not None and not self.ended.is_set():
+            self._written.clear()
+            await self._written.wait()
+            await asyncio.sleep(0)  # the writer leaves after its last word
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        """Run `work` beside the receiving of frames; it ends with the connection."""
+        task = asyncio.ensure_future(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Future[None]) -> None:
+        self.tasks.discard(task)  # type: ignore[arg-type]
+        if not task.cancelled() and task.exception() is not None:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a handler failed", "exception": task.exception(), "task": task}
+            )
+            self.close(Close.HANDLER_FAILED)
+
+    async def finish(self) -> None:
+        """Stop everything that runs for this connection, then tell the peer why, if the socket still takes it."""
+        writer = self._writer
+        for task in (*self.tasks, *([writer] if writer else [])):
+            task.cancel()
+        self._waiting.clear()
+        if self.closed is not None:
+            try:
+                async with asyncio.timeout(1):
+                    await self._send({"type": "websocket.close", "code": int(self.closed)})
+            except (TimeoutError, OSError, RuntimeError):
+                pass  # gone, or not reading: the transport's own time-out ends it
+
+    def fall_behind(self, feed: Feed, top: int, rev: int) -> None:
+        """Send no more messages of the room until the client syncs; tell it where the room stands."""
+        feed.state = State.BEHIND
+        feed.told = (top, rev)
+        self.push_frame(protocol.Position(room=feed.room.key.id, epoch=feed.epoch, top=top, rev=rev))
+
+    async def _write(self) -> None:
+        """Write while anything waits: one array for all that came while the last one was under way."""
+        try:
+            while self._waiting:
+                texts, messages = self._next_array()
+                self.sending_since_s = time.monotonic()
+                single = len(texts) == 1 and messages <= 1
+                await self._send(
+                    {"type": "websocket.send", "text": texts[0] if single else "[" + ",".join(texts) + "]"}
+                )
+                self.unsent -= messages
+                self._written.set()
+        except (OSError, RuntimeError):
+            self.ended.set()  # the peer is gone; the receiving side hears it too
+        finally:
+            self.sending_since_s = None
+            self._writer = None
+            self._written.set()
+
+    def _next_array(self) -> tuple[list[str], int]:
+        """Take from what waits as many frames as one array may hold in bytes."""
+        texts: list[str] = []
+        size = messages = 0
+        while self._waiting:
+            text, count = self._waiting[0]
+            size += 1 + (len(text) if text.isascii() else len(text.encode()))
+            if texts and size >= self.policy.answer_max:
+                break
+            self._waiting.popleft()
+            texts.append(text)
+            messages += count
+        return texts, messages

@@ -1,0 +1,171 @@
+"""The chat's WebSocket: handshake, frames in, a verb each; an end that always cleans up.
+
+Life: Origin (403) -> session (503 when it cannot be checked, 4501 when it is none) -> at most 20 connections a user (4429) ->
+`hello` within 10 s (4402) -> frames until either side ends. Channels would hop to a thread for every event and, when a handler
+raises, leave without a word; so `__call__` has its own loop: a handler that raises leaves nobody in the hub and closes with 1011.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from channels.consumer import AsyncConsumer
+from django.conf import settings
+from django.db import DatabaseError
+
+from . import directory, protocol
+from .connection import Connection
+from .errors import BadFrame, MessagingError, RateLimited
+from .origins import origin_allowed
+from .protocol import Close
+from .server import Server, server
+
+log = logging.getLogger(__name__)
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class ChatConsumer(AsyncConsumer):
+    """One WebSocket."""
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await receive()  # websocket.connect
+        connection = await self._shake_hands(scope, send)
+        if connection is None:
+            return
+        here = server()
+        receiving = asyncio.ensure_future(self._receive_frames(here, connection, receive))
+        ended = asyncio.ensure_future(connection.ended.wait())
+        hello_due = asyncio.get_running_loop().call_later(
+            here.policy.hello_timeout_s, _close_ungreeted, connection
+        )
+        try:
+            await asyncio.wait({receiving, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if receiving.done():
+                receiving.result()
+        except Exception:
+            log.exception("a handler failed", extra={"connection": connection.id, "user": connection.user})
+            connection.close(Close.HANDLER_FAILED)
+        finally:
+            hello_due.cancel()
+            receiving.cancel()
+            ended.cancel()
+            here.leave(connection)
+            await connection.finish()
+
+    # Handshake
+
+    async def _shake_hands(self, scope: dict[str, Any], send: Send) -> Connection | None:
+        headers = scope["headers"]
+        origin = next((value for name, value in headers if name == b"origin"), None)
+        if not origin_allowed(origin, frozenset(settings.SITE_ORIGINS)):
+            await send({"type": "websocket.close"})  # before the accept: HTTP 403
+            return None
+        try:
+            visitor = await directory.visitor(directory.session_key(headers))
+        except DatabaseError:
+            log.warning("a session cannot be checked: the database does not answer")
+            await send({"type": "websocket.http.response.start", "status": 503, "headers": [(b"retry-after", b"5")]})
+            await send({"type": "websocket.http.response.body", "body": b""})
+            return None
+        await send({"type": "websocket.accept"})
+        if visitor is None:
+            await send({"type": "websocket.close", "code": int(Close.NO_SESSION)})
+            return None
+        here = server()
+        if len(here.hub.by_user.get(visitor.user, ())) >= here.policy.connections_per_user_max:
+            await send({"type": "websocket.close", "code": int(Close.TOO_MUCH)})
+            return None
+        connection = Connection(send, visitor=visitor, policy=here.policy)
+        here.hub.enter(connection)
+        return connection
+
+    # Frames
+
+    async def _receive_frames(self, here: Server, connection: Connection, receive: Receive) -> None:
+        policy = here.policy
+        while True:
+            event = await receive()
+            if event["type"] == "websocket.disconnect":
+                return
+            text = event.get("text")
+            if text is None:
+                self._refuse(connection, protocol.Refused(BadFrame("Frames are text, not binary.")))
+                continue
+            if len(text) * 3 > policy.frame_max and len(text.encode(errors="replace")) > policy.frame_max:
+                connection.close(Close.TOO_BIG)
+                return
+            for frame in protocol.parse(text, frames_max=policy.frames_in_array_max, body_max=policy.body_max):
+                await self._take(here, connection, frame)
+
+    async def _take(
+        self, here: Server, connection: Connection, frame: protocol.AnyClientFrame | protocol.Refused
+    ) -> None:
+        if isinstance(frame, protocol.Refused):
+            self._refuse(connection, frame)
+            return
+        try:
+            await self._dispatch_frame(here, connection, frame)
+        except MessagingError as error:
+            self._refuse(connection, _refusal(frame, error))
+
+    async def _dispatch_frame(self, here: Server, connection: Connection, frame: protocol.AnyClientFrame) -> None:
+        delivery = here.delivery
+        if isinstance(frame, protocol.Hello):
+            await delivery.hello(connection, frame)
+        elif not connection.greeted:
+            raise BadFrame("The first frame of a connection is hello.")
+        elif isinstance(frame, protocol.Send):
+            delivery.send(connection, frame)
+        elif isinstance(frame, protocol.Ack):
+            delivery.acknowledge(connection, frame)
+        elif isinstance(frame, protocol.Ping):
+            delivery.ping(connection, frame)
+        elif isinstance(frame, protocol.Sync):
+            await self._beside(connection, frame, delivery.sync(connection, frame))
+        elif isinstance(frame, protocol.History):
+            await self._beside(connection, frame, delivery.history(connection, frame))
+        else:
+            await self._beside(connection, frame, delivery.typing(connection, frame))
+
+    async def _beside(self, connection: Connection, frame: Any, work: Awaitable[None]) -> None:
+        """Let a verb that reads the store run beside the receiving; with many under way the peer waits."""
+        if len(connection.tasks) >= connection.policy.reads_waiting_max:
+            await self._answered(connection, frame, work)
+        else:
+            connection.spawn(self._answered(connection, frame, work))
+
+    async def _answered(self, connection: Connection, frame: Any, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except MessagingError as error:
+            self._refuse(connection, _refusal(frame, error))
+
+    def _refuse(self, connection: Connection, refused: protocol.Refused) -> None:
+        """Answer with one `error`; the tenth bad frame in a minute closes with 4400."""
+        connection.push_frame(protocol.error_frame(refused))
+        if not isinstance(refused.error, BadFrame):
+            return
+        now_s = time.monotonic()
+        bad = connection.bad_frames
+        bad.append(now_s)
+        if len(bad) == bad.maxlen and now_s - bad[0] < 60:
+            connection.close_when_written(Close.TOO_MANY_BAD_FRAMES)
+
+
+def _refusal(frame: Any, error: MessagingError) -> protocol.Refused:
+    kind = frame.__struct_config__.tag
+    return protocol.Refused(
+        error, kind, getattr(frame, "id", None), getattr(frame, "room", None), getattr(frame, "seq", None)
+    )
+
+
+def _close_ungreeted(connection: Connection) -> None:
+    if not connection.greeted:
+        connection.close(Close.NO_HELLO)

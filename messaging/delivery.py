@@ -1,0 +1,506 @@
+"""The verbs of a connection: may I? -> store -> hub. Each takes a frame and answers over the connection.
+
+A message's way: `send` checks the membership from memory and queues it -> `_commit` gives all that is queued to the store in one
+round trip (natural batching: no timer) -> the append script stores and publishes -> `sent` goes back, and the hub fans out.
+Acks take the same way through `_settle`, merged for each user and room. A refused frame raises a `MessagingError`, which the
+consumer turns into one `error` frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+
+from msgspec import UNSET
+
+from . import directory, protocol
+from .connection import Bucket, Connection, Feed, MemberRoom, State
+from .errors import AckTooHigh, BadFrame, MessagingError, NotMember, RateLimited, Unavailable
+from .hub import Hub
+from .policy import Policy, Rate
+from .presence import Presence
+from .protocol import Close
+from .receipts import Receipts
+from .store import Accepted, AckRow, Append, OtherEpoch, Read, RoomKey, Slice, Standing, Store, Stored
+
+COMMIT_MOST = 400  # messages in one round trip
+READS_MOST = 20  # rooms read in one round trip
+USER_SHARE = 4  # a user's bucket over all connections, in those of one
+REFUSED_MOST = 1_000  # frames refused for rate in a row: that is flooding
+
+log = logging.getLogger(__name__)
+
+
+class Delivery:
+    """One process's verbs over its store and hub."""
+
+    def __init__(self, store: Store, hub: Hub, presence: Presence, receipts: Receipts, policy: Policy) -> None:
+        self.store = store
+        self.hub = hub
+        self.presence = presence
+        self.receipts = receipts
+        self.policy = policy
+        self._rates = {
+            "send": policy.send_rate,
+            "history": policy.history_rate,
+            "ping": policy.ping_rate,
+            "change": policy.change_rate,
+        }
+        self._user_buckets: dict[tuple[int, str], Bucket] = {}
+        self._unsent: list[tuple[Connection, Append]] = []
+        self._committing = False
+        self._acks: dict[tuple[str, int], AckRow] = {}
+        self._settling = False
+
+    # Hello
+
+    async def hello(self, connection: Connection, frame: protocol.Hello) -> None:
+        """Answer with `welcome`, then one `resumed` for each room. Closes 4504 on another version, 1013 without a store."""
+        if connection.greeted:
+            raise BadFrame("A connection says hello once.")
+        if frame.v != protocol.VERSION:
+            connection.close(Close.VERSION)
+            return
+        try:
+            await self._greet(connection, frame)
+        except Unavailable:
+            connection.close(Close.TRY_LATER)
+
+    async def _greet(self, connection: Connection, frame: protocol.Hello) -> None:
+        connection.greeted = True
+        named = {since.room: since for since in frame.rooms}
+        member_rooms = await directory.rooms_of(connection.user)
+        feeds = await asyncio.gather(*(self.hub.add_feed(connection, room) for room in member_rooms))
+        asked = [(feed.room.key, *_held(named.get(feed.room.key.id))) for feed in feeds]
+        standings = await self.store.standings(connection.user, asked) if asked else []
+        now_ms = await self.store.now_ms()
+        for feed, standing in zip(feeds, standings, strict=True):
+            self._know(feed, standing)
+        await self.presence.enter(connection, self._presence_rooms(feeds))
+        connection.push_frame(self._welcome(connection, feeds, standings, now_ms))
+        for room_id, since in named.items():
+            if room_id not in connection.feeds:
+                connection.push_frame(_refused_read(room_id, None, since.since, why="not_member"))
+        wanted = [
+            (feed, standing, named.get(feed.room.key.id)) for feed, standing in zip(feeds, standings, strict=True)
+        ]
+        async with connection.reading:
+            for at in range(0, len(wanted), READS_MOST):
+                await self._resume_all(connection, wanted[at : at + READS_MOST])
+        self.receipts.connected(connection)
+
+    def _know(self, feed: Feed, standing: Standing) -> None:
+        room = self.hub.rooms[feed.room.key.id]
+        room.members, room.people = standing.members, standing.people
+        room.heard(standing.epoch, standing.top)
+        room.rev = max(room.rev, standing.rev)
+        feed.epoch = standing.epoch
+
+    def _presence_rooms(self, feeds: Sequence[Feed]) -> set[str]:
+        return {feed.room.key.id for feed in feeds if self.hub.rooms[feed.room.key.id].people}
+
+    def _welcome(
+        self, connection: Connection, feeds: Sequence[Feed], standings: Sequence[Standing], now_ms: int
+    ) -> protocol.Welcome:
+        policy = self.policy
+        return protocol.Welcome(
+            v=protocol.VERSION,
+            connection=connection.id,
+            user=protocol.Person(connection.user, connection.name),
+            now=now_ms,
+            store=self.store.life,
+            limits=protocol.Limits(
+                body=policy.body_max,
+                frame=policy.frame_max,
+                ttl_min=policy.ttl_min_s,
+                ttl_max=policy.ttl_max_s,
+                unsent=policy.unsent_max,
+                id_s=policy.id_life_s,
+            ),
+            rooms=[
+                protocol.RoomFields(**self.room_fields(feed.room, standing))
+                for feed, standing in zip(feeds, standings, strict=True)
+            ],
+        )
+
+    def room_fields(self, room: MemberRoom, standing: Standing) -> dict[str, object]:
+        """Return the fields of the room object on the wire."""
+        return dict(
+            room=room.key.id,
+            name=room.name,
+            kind=room.kind,
+            role=room.role,
+            epoch=standing.epoch,
+            top=standing.top,
+            rev=standing.rev,
+            delivered=standing.delivered,
+            read=standing.read,
+            unread=standing.unread,
+            ttl=self.policy.ttl(None, room_s=room.ttl_s, room_max_s=room.ttl_max_s),
+            ttl_max=min(room.ttl_max_s, self.policy.ttl_max_s),
+            online=self.presence.online_of(standing.people) if standing.people else UNSET,
+        )
+
+    async def _resume_all(
+        self, connection: Connection, wanted: Sequence[tuple[Feed, Standing, protocol.Since | None]]
+    ) -> None:
+        """Answer for some rooms; where nothing came after what the client holds, the store is not asked again."""
+        reads: list[tuple[Feed, Read]] = []
+        for feed, standing, since in wanted:
+            epoch, from_ = (since.epoch, since.since) if since else (standing.epoch, standing.delivered)
+            rev = since.rev if since else None
+            if epoch == standing.epoch and from_ == standing.top and rev in (None, standing.rev):
+                nothing = Slice(epoch, standing.top, standing.rev, from_, False, [], [], [])
+                self._answer(connection, feed, from_, nothing)
+                continue
+            reads.append((feed, _read(feed.room, epoch, from_, rev, 500)))
+        if not reads:
+            return
+        slices = await self.store.read_after(connection.user, [read for _, read in reads])
+        for (feed, read), slice_ in zip(reads, slices, strict=True):
+            if isinstance(slice_, Unavailable):
+                raise slice_
+            self._answer(connection, feed, read.since, slice_)
+
+    # Joined and left while connected
+
+    async def admit(self, connection: Connection, room: MemberRoom) -> None:
+        """Give an open connection a room it is now a member of: its `room` frame, then its `resumed`."""
+        async with connection.reading:
+            feed = await self.hub.add_feed(connection, room)
+            [standing] = await self.store.standings(connection.user, [(room.key, "", 0)])
+            self._know(feed, standing)
+            await self.presence.enter(connection, self._presence_rooms([feed]))
+            connection.push_frame(protocol.Room(**self.room_fields(room, standing)))  # type: ignore[arg-type]
+            await self._resume_all(connection, [(feed, standing, None)])
+
+    async def update(self, connection: Connection, room: MemberRoom) -> None:
+        """Tell an open connection what changed of its room or its role there."""
+        feed = connection.feeds[room.key.id]
+        if feed.room == room:
+            return
+        feed.room = room
+        [standing] = await self.store.standings(connection.user, [(room.key, "", 0)])
+        connection.push_frame(protocol.Room(**self.room_fields(room, standing)))  # type: ignore[arg-type]
+
+    def expel(self, connection: Connection, room_id: str) -> None:
+        """Take a room from an open connection: from here on nothing of it is sent."""
+        feed = connection.feeds.get(room_id)
+        if feed is None:
+            return
+        self.hub.drop_feed(connection, room_id)
+        gone = Standing(feed.epoch, feed.last, 0, 0, feed.acked, 0, 0, 0, frozenset())
+        connection.push_frame(protocol.Room(**self.room_fields(feed.room, gone), removed=True))  # type: ignore[arg-type]
+
+    # Send
+
+    def send(self, connection: Connection, frame: protocol.Send) -> None:
+        """Queue a message for the next commit; `sent` or `error` answers it."""
+        feed = self._feed(connection, frame.room)
+        self._take("send", connection)
+        room = feed.room
+        ttl_s = self.policy.ttl(frame.ttl, room_s=room.ttl_s, room_max_s=room.ttl_max_s)
+        append = Append(
+            room=room.key,
+            user=connection.user,
+            name=connection.name,
+            id=frame.id,
+            body=frame.body,
+            ttl_ms=ttl_s * 1000,
+            reply_to=frame.reply_to,
+        )
+        self._unsent.append((connection, append))
+        if not self._committing:
+            self._committing = True
+            asyncio.ensure_future(self._commit())
+
+    async def _commit(self) -> None:
+        """Store what is queued, and what is queued while that is under way, until nothing is."""
+        try:
+            while self._unsent:
+                batch, self._unsent = self._unsent[:COMMIT_MOST], self._unsent[COMMIT_MOST:]
+                answers = await self.store.append([append for _, append in batch])
+                for (connection, append), answer in zip(batch, answers, strict=True):
+                    self._answer_send(connection, append, answer)
+                if any(isinstance(answer, Unavailable) for answer in answers):
+                    self._refuse_queued()
+        finally:
+            self._committing = False
+
+    def _refuse_queued(self) -> None:
+        """Answer what waited behind a store that does not answer: each has waited as long as it may."""
+        waiting, self._unsent = self._unsent, []
+        for connection, append in waiting:
+            self._answer_send(connection, append, Unavailable(retry_after_ms=1_000))
+
+    def _answer_send(self, connection: Connection, append: Append, answer: Accepted | MessagingError) -> None:
+        if isinstance(answer, MessagingError):
+            refused = protocol.Refused(answer, "send", append.id, append.room.id)
+            connection.push_frame(protocol.error_frame(refused))
+            return
+        connection.push_frame(
+            protocol.Sent(
+                id=append.id,
+                room=append.room.id,
+                epoch=answer.epoch,
+                seq=answer.seq,
+                sent_at=answer.sent_at,
+                expires_at=answer.expires_at,
+                duplicate=answer.duplicate,
+            )
+        )
+
+    # Acknowledge
+
+    def acknowledge(self, connection: Connection, frame: protocol.Ack) -> None:
+        """Take cumulative acks; unknown rooms and other epochs are ignored, one above top is refused by itself."""
+        connection.last_ack_s = time.monotonic()
+        for ack in frame.rooms:
+            feed = connection.feeds.get(ack.room)
+            if feed is None or ack.epoch != feed.epoch:
+                continue
+            room = self.hub.rooms[ack.room]
+            highest = max(ack.delivered or 0, ack.read or 0)
+            if highest > room.top:
+                connection.spawn(self._acknowledge_alone(connection, feed.room.key, ack))
+                continue
+            if ack.delivered is not None and ack.delivered > feed.acked:
+                feed.acked = ack.delivered
+                feed.silence = None
+                if feed.acked < feed.last:
+                    self.hub.on_pushed(connection, feed)
+            self._queue_ack(AckRow(feed.room.key, ack.epoch, connection.user, ack.delivered, ack.read))
+
+    async def _acknowledge_alone(self, connection: Connection, room: RoomKey, ack: protocol.RoomAck) -> None:
+        """Ask the store about an ack above what this process has heard of."""
+        row = AckRow(room, ack.epoch, connection.user, ack.delivered, ack.read)
+        try:
+            [answer] = await self.store.acknowledge([row])
+        except Unavailable:
+            self._queue_ack(row)
+            return
+        if answer == -5:
+            refused = protocol.Refused(AckTooHigh(), "ack", room=room.id)
+            connection.push_frame(protocol.error_frame(refused))
+
+    def _queue_ack(self, row: AckRow) -> None:
+        name = row.room.id, row.user
+        waiting = self._acks.get(name)
+        if waiting is not None and waiting.epoch == row.epoch:
+            row = dataclasses.replace(
+                row, delivered=_higher(waiting.delivered, row.delivered), read=_higher(waiting.read, row.read)
+            )
+        self._acks[name] = row
+        if not self._settling:
+            self._settling = True
+            asyncio.ensure_future(self._settle())
+
+    async def _settle(self) -> None:
+        """Settle all acks of the process together, after a moment in which more may come."""
+        try:
+            while self._acks:
+                await asyncio.sleep(self.policy.ack_flush_s)
+                acks, self._acks = self._acks, {}
+                try:
+                    await self.store.acknowledge(list(acks.values()))
+                except Unavailable:
+                    for row in acks.values():
+                        self._acks.setdefault((row.room.id, row.user), row)
+                    await asyncio.sleep(1)
+        finally:
+            self._settling = False
+
+    # Sync and history
+
+    async def sync(self, connection: Connection, frame: protocol.Sync) -> None:
+        """Answer with `resumed`; the room's messages wait meanwhile and follow it."""
+        async with connection.reading:
+            await connection.wait_for_room()
+            feed = connection.feeds.get(frame.room)
+            if feed is None:
+                connection.push_frame(_refused_read(frame.room, None, frame.since, why="not_member"))
+                return
+            limit = min(frame.limit or 500, 500)
+            read = _read(feed.room, frame.epoch, frame.since, frame.rev, limit)
+            with self.hub.reading(feed):
+                [slice_] = await self.store.read_after(connection.user, [read])
+                if isinstance(slice_, Unavailable):
+                    raise slice_
+                self._answer(connection, feed, frame.since, slice_)
+
+    def _answer(
+        self, connection: Connection, feed: Feed, since: int, slice_: Slice | OtherEpoch | MessagingError
+    ) -> None:
+        """Push the `resumed` that answers a read, then let the room's messages follow."""
+        room_id = feed.room.key.id
+        if isinstance(slice_, OtherEpoch):
+            feed.state = State.BEHIND
+            room = self.hub.rooms[room_id]
+            connection.push_frame(_refused_read(room_id, slice_.epoch, since, why="epoch", top=room.top, rev=room.rev))
+            return
+        if isinstance(slice_, MessagingError):
+            feed.state = State.BEHIND
+            connection.push_frame(_refused_read(room_id, None, since, why="not_member"))
+            return
+        text, slice_ = self._resumed(room_id, since, slice_)
+        connection.push(text, len(slice_.messages))
+        self.hub.merge(connection, feed, slice_)
+        if slice_.messages and feed.silence is None:
+            self.hub.on_pushed(connection, feed)
+
+    def _resumed(self, room_id: str, since: int, slice_: Slice) -> tuple[str, Slice]:
+        """Encode an answer that fits the contract's 256 KiB, cutting messages off its end where it does not."""
+        while True:
+            encoded = protocol.encode(
+                protocol.Resumed(
+                    room=room_id,
+                    epoch=slice_.epoch,
+                    ok=True,
+                    from_=since,
+                    upto=slice_.upto,
+                    top=slice_.top,
+                    rev=slice_.rev,
+                    more=slice_.more,
+                    messages=[wire(room_id, slice_.epoch, stored) for stored in slice_.messages],
+                    gone=slice_.gone[:500],
+                    changed=[wire(room_id, slice_.epoch, stored) for stored in slice_.changed],
+                )
+            )
+            if len(encoded) <= self.policy.answer_max or len(slice_.messages) <= 1:
+                return encoded.decode(), slice_
+            kept = slice_.messages[: len(slice_.messages) // 2]
+            upto = kept[-1].seq
+            gone = [row for row in slice_.gone if row[0] <= upto]
+            slice_ = dataclasses.replace(slice_, messages=kept, upto=upto, gone=gone, more=True)
+
+    async def history(self, connection: Connection, frame: protocol.History) -> None:
+        """Answer with the newest messages below `before`."""
+        feed = self._feed(connection, frame.room)
+        self._take("history", connection)
+        limit = min(frame.limit or 50, 100)
+        async with connection.reading:
+            await connection.wait_for_room()
+            page = await self.store.history(
+                feed.room.key,
+                connection.user,
+                before=frame.before,
+                limit=limit,
+                open_history=feed.room.open_history,
+            )
+        messages, more = page.messages, page.more
+        while True:
+            answer = protocol.Messages(
+                room=frame.room,
+                epoch=page.epoch,
+                before=frame.before,
+                messages=[wire(frame.room, page.epoch, stored) for stored in messages],
+                more=more,
+            )
+            encoded = protocol.encode(answer)
+            if len(encoded) <= self.policy.answer_max or len(messages) <= 1:
+                connection.push(encoded.decode())
+                return
+            messages, more = messages[len(messages) // 2 :], True
+
+    # Typing, ping
+
+    async def typing(self, connection: Connection, frame: protocol.Typing) -> None:
+        """Tell the room, at most once in 3 s; more are dropped."""
+        feed = self._feed(connection, frame.room)
+        now_s = time.monotonic()
+        if now_s - connection.typed_s.get(frame.room, -1e9) < self.policy.typing_interval_s:
+            return
+        connection.typed_s[frame.room] = now_s
+        await self.store.tell_typing(feed.room.key, connection.user)
+
+    def ping(self, connection: Connection, frame: protocol.Ping) -> None:
+        """Answer with `pong`."""
+        self._take("ping", connection)
+        connection.push_frame(protocol.Pong(n=frame.n))
+
+    # May I?
+
+    def _feed(self, connection: Connection, room_id: str) -> Feed:
+        feed = connection.feeds.get(room_id)
+        if feed is None:
+            raise NotMember()
+        return feed
+
+    def _take(self, kind: str, connection: Connection) -> None:
+        """Take a token of the connection and one of its user; raise RateLimited when there is none."""
+        now_s = time.monotonic()
+        bucket = connection.buckets.get(kind)
+        if bucket is None:
+            bucket = connection.buckets[kind] = Bucket(self.policy.rate(self._rates[kind]), now_s)
+        shared = self._user_buckets.get((connection.user, kind))
+        if shared is None:
+            rate = self.policy.rate(self._rates[kind])
+            together = Rate(rate.per_s * USER_SHARE, rate.burst * USER_SHARE)
+            shared = self._user_buckets[connection.user, kind] = Bucket(together, now_s)
+        wait_s = bucket.take(now_s) or shared.take(now_s)
+        if not wait_s:
+            connection.refused = 0
+            return
+        connection.refused += 1
+        if connection.refused > REFUSED_MOST:
+            connection.close(Close.TOO_MUCH)
+        raise RateLimited(retry_after_ms=max(1, int(wait_s * 1000)))
+
+    def forget_user(self, user: int) -> None:
+        """Drop a user's shared buckets once no connection is left."""
+        for kind in self._rates:
+            self._user_buckets.pop((user, kind), None)
+
+
+def wire(room_id: str, epoch: str, stored: Stored, *, attempt: int | None = None) -> protocol.Message:
+    """Return a stored message as it is on the wire; `attempt` where it is pushed again."""
+    return protocol.Message(
+        room=room_id,
+        epoch=epoch,
+        seq=stored.seq,
+        id=stored.id,
+        from_=protocol.Person(stored.sender, stored.name),
+        body=stored.body,
+        sent_at=stored.sent_at,
+        expires_at=stored.expires_at,
+        reply_to=UNSET if stored.reply_to is None else stored.reply_to,
+        edited_at=UNSET if stored.edited_at is None else stored.edited_at,
+        resends=UNSET if stored.resends is None else stored.resends,
+        attempt=UNSET if attempt is None else attempt,
+    )
+
+
+def _refused_read(
+    room_id: str, epoch: str | None, since: int, *, why: str, top: int = 0, rev: int = 0
+) -> protocol.Resumed:
+    return protocol.Resumed(
+        room=room_id,
+        epoch=epoch,
+        ok=False,
+        from_=since,
+        upto=since,
+        top=top,
+        rev=rev,
+        more=False,
+        messages=[],
+        gone=[],
+        changed=[],
+        why=why,
+    )
+
+
+def _read(room: MemberRoom, epoch: str, since: int, rev: int | None, limit: int) -> Read:
+    return Read(room=room.key, epoch=epoch, since=since, rev=rev, limit=limit, open_history=room.open_history)
+
+
+def _held(since: protocol.Since | None) -> tuple[str, int]:
+    return (since.epoch, since.since) if since else ("", 0)
+
+
+def _higher(a: int | None, b: int | None) -> int | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return max(a, b)

@@ -1,0 +1,134 @@
+"""What the database says about who may be here: sessions, users, memberships, as plain data for the sockets.
+
+Read when a connection begins, when a control event says that something changed, and every 60 s in case that event was lost.
+Each function is one hop to a thread; a `DatabaseError` passes through, for "cannot be checked" is not "no".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from http.cookies import CookieError, SimpleCookie
+from importlib import import_module
+from typing import Any
+
+from channels.db import database_sync_to_async
+from django.conf import settings
+from django.contrib.auth import get_user, get_user_model
+from django.contrib.sessions.models import Session
+from django.http import HttpRequest
+from django.utils import timezone
+
+from .connection import MemberRoom, Visitor
+from .models import Membership, Room
+from .store import RoomKey
+
+
+def session_key(headers: Collection[tuple[bytes, bytes]]) -> str:
+    """Return the session key of a handshake's cookies, '' without one."""
+    cookies: SimpleCookie = SimpleCookie()
+    for name, value in headers:
+        if name == b"cookie":
+            try:
+                cookies.load(value.decode("latin-1"))
+            except CookieError:
+                return ""
+    morsel = cookies.get(settings.SESSION_COOKIE_NAME)
+    return morsel.value if morsel else ""
+
+
+@database_sync_to_async
+def _visitor(key: str) -> Visitor | None:
+    engine: Any = import_module(settings.SESSION_ENGINE)
+    request = HttpRequest()
+    request.session = engine.SessionStore(key)
+    user = get_user(request)
+    if not user.is_authenticated or not user.is_active:
+        return None
+    return Visitor(user.pk, user.get_username(), key, _credential(user.password))
+
+
+async def visitor(key: str) -> Visitor | None:
+    """Return who a session belongs to, None when it is no session or its user is not active."""
+    return await _visitor(key) if key else None
+
+
+@database_sync_to_async
+def still_here(visitors: Collection[Visitor]) -> set[Visitor]:
+    """Return those whose session lives, whose user is active and whose password is the same: two queries per 500."""
+    remaining = list(visitors)
+    here: set[Visitor] = set()
+    for at in range(0, len(remaining), 500):
+        part = remaining[at : at + 500]
+        sessions = set(
+            Session.objects.filter(
+                session_key__in=[visitor.session for visitor in part], expire_date__gt=timezone.now()
+            ).values_list("session_key", flat=True)
+        )
+        passwords = dict(
+            get_user_model()
+            .objects.filter(pk__in={visitor.user for visitor in part}, is_active=True)
+            .values_list("pk", "password")
+        )
+        here.update(
+            visitor
+            for visitor in part
+            if visitor.session in sessions and _credential(passwords.get(visitor.user, "")) == visitor.credential
+        )
+    return here
+
+
+@database_sync_to_async
+def rooms_of(user: int, room: str | None = None) -> list[MemberRoom]:
+    """Return the rooms a user is in (only `room`, when given). A direct room has the other member's name."""
+    memberships = Membership.objects.filter(user=user, leaving_at=None).select_related("room").order_by("room__name")
+    if room is not None:
+        memberships = memberships.filter(room=room)
+    rows = list(memberships)
+    direct = [row.room_id for row in rows if row.room.kind == Room.Kind.DIRECT]
+    others = (
+        dict(
+            Membership.objects.filter(room__in=direct)
+            .exclude(user=user)
+            .values_list("room", f"user__{get_user_model().USERNAME_FIELD}")
+        )
+        if direct
+        else {}
+    )
+    return [_member_room(row, others.get(row.room_id)) for row in rows]
+
+
+@database_sync_to_async
+def rooms_of_many(users: Collection[int]) -> dict[int, set[str]]:
+    """Return the room ids of many users: what the 60 s check compares."""
+    found: dict[int, set[str]] = {user: set() for user in users}
+    remaining = list(users)
+    for at in range(0, len(remaining), 500):
+        rows = Membership.objects.filter(user__in=remaining[at : at + 500], leaving_at=None)
+        for user, room in rows.values_list("user_id", "room_id"):
+            found[user].add(room)
+    return found
+
+
+@database_sync_to_async
+def members_of(room: str) -> list[int]:
+    """Return the user ids of a room's members."""
+    return list(Membership.objects.filter(room=room, leaving_at=None).values_list("user_id", flat=True))
+
+
+def _member_room(row: Membership, other: str | None) -> MemberRoom:
+    room = row.room
+    return MemberRoom(
+        key=RoomKey(room.id, room.partition),
+        name=other or room.name,
+        kind=room.kind,
+        role=row.role,
+        ttl_s=room.ttl_s,
+        ttl_max_s=room.ttl_max_s,
+        tracked=room.tracked,
+    )
+
+
+def _credential(password: str) -> str:
+    """Stand for a password hash without being one: it stays in the memory of the process."""
+    return hashlib.sha256(password.encode()).hexdigest()

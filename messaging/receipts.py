@@ -1,0 +1,103 @@
+"""Tell senders who holds their messages: rows that changed, at most once a second, to all of a sender's connections.
+
+The counts come from the store's cursors each time; only what was told last is kept, and only for senders who are connected here.
+A sender whose rows are all complete costs nothing until he sends again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+
+from . import protocol
+from .connection import Connection
+from .errors import Unavailable
+from .hub import Hub
+from .policy import Policy
+from .store import Store
+
+ASKED_MOST = 200  # (room, sender) pairs counted in one round of a second
+
+Row = tuple[int, int, int, int]  # seq, delivered, read, total
+
+
+class Receipts:
+    """What each local sender was told, and what has to be counted again."""
+
+    def __init__(self, store: Store, hub: Hub, policy: Policy) -> None:
+        self.store = store
+        self.hub = hub
+        self.policy = policy
+        self._told: dict[tuple[str, int], dict[int, Row]] = {}
+        self._fresh: dict[tuple[str, int], int] = {}  # top when the sender connected: complete rows above it are news
+        self._open: defaultdict[str, set[int]] = defaultdict(set)  # room -> senders with a row not yet complete
+        self._due: dict[tuple[str, int], None] = {}
+        hub.on_accepted = self.accepted
+
+    def accepted(self, room: str, sender: int) -> None:
+        """Note that a sender who is connected here has a new message."""
+        self._open[room].add(sender)
+        self._due[room, sender] = None
+
+    def connected(self, connection: Connection) -> None:
+        """Tell a new connection, after its `resumed`, the rows that are not yet complete."""
+        for room in connection.feeds:
+            name = room, connection.user
+            self._told.pop(name, None)
+            self._fresh[name] = self.hub.rooms[room].top
+            if self._fresh[name] > 0:
+                self._due[name] = None
+
+    def forget(self, user: int, rooms: set[str]) -> None:
+        """Drop what is kept of a user who has no connection left here."""
+        for room in rooms:
+            self._told.pop((room, user), None)
+            self._fresh.pop((room, user), None)
+            self._due.pop((room, user), None)
+            self._open[room].discard(user)
+            if not self._open[room]:
+                del self._open[room]
+
+    async def run(self) -> None:
+        """Count once a second until cancelled."""
+        while True:
+            await asyncio.sleep(self.policy.receipt_interval_s)
+            self._collect()
+            with contextlib.suppress(Unavailable):
+                await self._tell_due()
+
+    def _collect(self) -> None:
+        for room_id, senders in self._open.items():
+            room = self.hub.rooms.get(room_id)
+            if room is None or not room.cursors_moved:
+                continue
+            room.cursors_moved = False
+            self._due.update(dict.fromkeys((room_id, sender) for sender in senders))
+
+    async def _tell_due(self) -> None:
+        due = list(self._due)[:ASKED_MOST]
+        asked = [(self.hub.rooms[room].key, user) for room, user in due if room in self.hub.rooms]
+        counted = await self.store.receipts(asked) if asked else []
+        for name in due:
+            self._due.pop(name, None)
+        for (key, user), (epoch, rows) in zip(asked, counted, strict=True):
+            self._tell(key.id, user, epoch, rows)
+
+    def _tell(self, room: str, user: int, epoch: str, rows: list[Row]) -> None:
+        told = self._told.get((room, user))
+        old = self._fresh.get((room, user), 0) if told is None else 0
+        self._told[room, user] = {row[0]: row for row in rows}
+        incomplete = any(read < total for _, _, read, total in rows)
+        if incomplete:
+            self._open[room].add(user)
+        elif room in self._open:
+            self._open[room].discard(user)
+        # A connection that is new is told what is not yet complete, and from then on what changed.
+        changed = [row for row in rows if (told or {}).get(row[0]) != row and (row[0] > old or row[2] < row[3])]
+        if not changed:
+            return
+        frame = protocol.encode(protocol.Receipt(room=room, epoch=epoch, receipts=changed)).decode()
+        for connection in self.hub.connections_of(user):
+            if room in connection.feeds:
+                connection.push(frame)
