@@ -1,0 +1,173 @@
+"""Child processes: ordinary commands, each in a process group of its own, known by a mark in their environment.
+
+The mark (`CHAT_CHILD=<data directory>:<name>`) is inherited by whatever a child starts, so that after a `kill -9` of the
+supervisor or of a child everything left over is found, with no record that could be stale. Read from /proc; where there is
+none (macOS) only direct children are known.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+MARK = "CHAT_CHILD"
+POLL_S = 0.02
+FIRST_WAIT_S = 0.2  # the first restart must be within a second
+LONGEST_WAIT_S = 30.0
+HEALTHY_S = 60.0  # whoever ran this long begins again with the first wait
+LINE_MAX_BYTES = 4_000  # under PIPE_BUF with its prefix: a write to a pipe that has room is then never cut or blocked
+
+
+class Child:
+    """One command that is to run for as long as the supervisor does."""
+
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        folder: Path,
+        env: Mapping[str, str],
+        patience_s: float,
+        pass_fds: tuple[int, ...] = (),
+    ) -> None:
+        self.name = name
+        self.command = command
+        self.patience_s = patience_s
+        self.due_mono_s: float | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self._folder = folder
+        self._env = {**env, MARK: mark(folder, name)}
+        self._pass_fds = pass_fds
+        self._started_mono_s = 0.0
+        self._short_lives = 0
+        self._unfinished = b""
+
+    def start(self) -> None:
+        end(marked(self._folder, self.name), patience_s=0)  # what a killed predecessor left behind
+        self.due_mono_s = None
+        self._started_mono_s = time.monotonic()
+        self._unfinished = b""
+        self.process = subprocess.Popen(
+            self.command,
+            env=self._env,
+            pass_fds=self._pass_fds,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            process_group=0,  # Ctrl-C reaches the supervisor alone
+        )
+        assert self.process.stdout is not None  # noqa: S101  (for the type checker)
+        os.set_blocking(self.process.stdout.fileno(), False)
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def status(self) -> int:
+        """The exit code, negative for the signal that ended it; 0 while it runs."""
+        return 0 if self.process is None else self.process.poll() or 0
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """End the child and all it started, at once."""
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        end(marked(self._folder, self.name), patience_s=0)
+
+    def restart_later(self) -> float:
+        """Note when to start again and return the wait in seconds: 0.2, 0.4, 0.8 ... 30, from the start again once healthy."""
+        now = time.monotonic()
+        self._short_lives = 0 if now - self._started_mono_s > HEALTHY_S else self._short_lives
+        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**self._short_lives)
+        self._short_lives += 1
+        self.due_mono_s = now + wait_s
+        return wait_s
+
+    def read_lines(self) -> list[bytes]:
+        """Return the whole lines that the child wrote since; the last one also unfinished when the child has ended."""
+        if self.process is None or self.process.stdout is None or self.process.stdout.closed:
+            return []
+        ended = self.process.poll() is not None
+        written = self.process.stdout.read()  # None: nothing yet; empty: it closed its output
+        if written == b"" and not ended:
+            self.close()
+        *lines, self._unfinished = (self._unfinished + (written or b"")).split(b"\n")
+        while len(self._unfinished) > LINE_MAX_BYTES:
+            lines.append(self._unfinished[:LINE_MAX_BYTES])
+            self._unfinished = self._unfinished[LINE_MAX_BYTES:]
+        if ended and self._unfinished:
+            lines.append(self._unfinished)
+            self._unfinished = b""
+        return [line[:LINE_MAX_BYTES] for line in lines]
+
+    def close(self) -> None:
+        if self.process is not None and self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+def mark(folder: Path, name: str) -> str:
+    return f"{folder}:{name}"
+
+
+def marked(folder: Path, name: str = "") -> list[int]:
+    """Return the pids of all processes that carry the mark of `folder`, and of `name` if given."""
+    wanted = f"{MARK}={mark(folder, name)}".encode()
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (place / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue  # ended meanwhile, or another user's
+        if any(entry == wanted if name else entry.startswith(wanted) for entry in environment):
+            found.append(int(place.name))
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def end(pids: Iterable[int], *, patience_s: float) -> None:
+    """Ask processes to stop, wait, and kill what is still there. They need not be children of this one."""
+    pids = list(pids)
+    if not pids:
+        return
+    _send(pids, signal.SIGTERM if patience_s else signal.SIGKILL)
+    if patience_s and wait_for(lambda: not _alive(pids), deadline_s=patience_s):
+        return
+    _send(_alive(pids), signal.SIGKILL)
+    wait_for(lambda: not _alive(pids), deadline_s=2.0)
+
+
+def wait_for(condition: Callable[[], bool], *, deadline_s: float) -> bool:
+    ends = time.monotonic() + deadline_s
+    while not (held := condition()) and time.monotonic() < ends:
+        time.sleep(POLL_S)
+    return held
+
+
+def _send(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def _alive(pids: Iterable[int]) -> list[int]:
+    return [pid for pid in pids if _state(pid) not in ("", "Z")]
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""

@@ -1,0 +1,51 @@
+"""`manage.py serve`: the whole chat on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from chatsite.serving import CannotServe, Options, serve
+
+
+class Command(BaseCommand):
+    help = "Run the whole chat on this machine: store, jobs and server. Ctrl-C stops everything."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        usual = Options()
+        parser.add_argument("--host", default=usual.host, help="address to listen on (default: %(default)s)")
+        parser.add_argument("--port", type=_port, default=usual.port, help="default: %(default)s; 0: any free one")
+        parser.add_argument("--processes", type=_processes, default=usual.processes, metavar="N", help="server processes (default: 1)")
+        parser.add_argument("--no-worker", action="store_true", help="without jobs: another machine runs `worker`")
+        parser.add_argument("--no-seed", action="store_true", help="without the demo people and rooms of the first run")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        chosen = Options(
+            host=options["host"],
+            port=options["port"],
+            processes=options["processes"],
+            worker=not options["no_worker"],
+            seed=not options["no_seed"],
+        )
+        try:
+            serve(chosen)
+        except CannotServe as error:
+            self.stderr.write(str(error))
+            sys.exit(1)
+
+
+def _port(given: str) -> int:
+    return _whole(given, 0, 65_535, "a port")
+
+
+def _processes(given: str) -> int:
+    return _whole(given, 1, 64, "a number of processes")
+
+
+def _whole(given: str, lowest: int, highest: int, what: str) -> int:
+    if not given.isascii() or not given.isdigit() or not lowest <= int(given) <= highest:
+        raise argparse.ArgumentTypeError(f"{what} is from {lowest} to {highest}, not {given!r}")
+    return int(given)

@@ -1,0 +1,116 @@
+"""`manage.py worker`: run the jobs, and run them again when they hang."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import redis
+from django.conf import settings
+from django.core.management.base import BaseCommand
+
+try:
+    from messaging import jobs
+except ImportError:
+    jobs = None
+
+# Every job runs each minute, and the scheduler looks about every 30 s: after three silent minutes the cluster hangs, however
+# alive its processes look (a killed sentinel leaves workers that never schedule again).
+SILENCE_S = 180.0
+LOOK_EVERY_S = 5.0
+POLL_S = 0.1
+PATIENCE_S = 45.0  # a job bounds itself to 40 s and is safe to kill at any line
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Command(BaseCommand):
+    help = "Run the scheduled jobs (django-q2) in a process group of its own; start it again when it dies or hangs."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        stopping = Stopping()
+        while not stopping:
+            cluster = start_cluster()
+            started_mono_s = time.monotonic()
+            why = watch(cluster, stopping, started_mono_s=started_mono_s)
+            end_group(cluster, patience_s=PATIENCE_S if stopping else 5.0)
+            if not stopping:
+                self.stderr.write(f"{why}; starting it again.")
+                stopping.wait(min(30.0, max(0.0, 10.0 - (time.monotonic() - started_mono_s))))
+
+
+class Stopping:
+    """Becomes true at SIGTERM or SIGINT."""
+
+    def __init__(self) -> None:
+        self._stopping = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def __bool__(self) -> bool:
+        return self._stopping
+
+    def wait(self, seconds: float) -> None:
+        ends = time.monotonic() + seconds
+        while not self._stopping and time.monotonic() < ends:
+            time.sleep(POLL_S)
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+
+
+def start_cluster() -> subprocess.Popen[bytes]:
+    manage = Path(sys.argv[0]).resolve()
+    return subprocess.Popen(
+        [sys.executable, str(manage), "qcluster"],
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        env={**os.environ, "DATA_DIR": str(settings.DATA_DIR)},
+    )
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel to stop the cluster when this process is killed, so that two never run."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def watch(cluster: subprocess.Popen[bytes], stopping: Stopping, *, started_mono_s: float) -> str:
+    """Wait until the cluster has ended, is silent for too long, or we are to stop; return why in a few words."""
+    while not stopping:
+        stopping.wait(LOOK_EVERY_S)
+        if cluster.poll() is not None:
+            return f"the job cluster ended with {cluster.returncode}"
+        silent_s = min(time.monotonic() - started_mono_s, _heartbeat_age_s())
+        if silent_s > SILENCE_S:
+            return f"no job has run for {silent_s:.0f} s"
+    return "told to stop"
+
+
+def _heartbeat_age_s() -> float:
+    if jobs is None:
+        return 0.0
+    try:
+        age_s = jobs.heartbeat_age_s()
+    except (redis.RedisError, OSError):
+        return 0.0  # without the store no job can beat; a new cluster would not help
+    return float("inf") if age_s is None else age_s
+
+
+def end_group(cluster: subprocess.Popen[bytes], *, patience_s: float) -> None:
+    """Pass SIGTERM on, wait, then kill whatever is left of the group."""
+    if cluster.poll() is None:
+        cluster.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            cluster.wait(patience_s)
+    try:
+        os.killpg(cluster.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    cluster.wait()
