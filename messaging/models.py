@@ -69,7 +69,14 @@ class Membership(models.Model):
         MEMBER = "member", _("member")
 
     room = models.ForeignKey(Room, models.CASCADE, related_name="memberships", verbose_name=_("room"))
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="memberships", verbose_name=_("user"))
+    # No constraint: a deleted user's rows are marked as leaving and stay until the store has been told (`signals`).
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.DO_NOTHING,
+        db_constraint=False,
+        related_name="memberships",
+        verbose_name=_("user"),
+    )
     role = models.CharField(_("role"), max_length=9, choices=Role, default=Role.MEMBER)
     joined_at = models.DateTimeField(_("joined"), default=timezone.now, editable=False)
     leaving_at = models.DateTimeField(_("leaving since"), null=True, blank=True, editable=False)
