@@ -125,17 +125,23 @@ def test_no_template_holds_inline_style_or_script(path: Path) -> None:
     assert all('type="application/json"' in tag for tag in inline)
 
 
-def test_every_class_in_a_template_has_a_rule() -> None:
+def test_every_class_in_use_has_a_rule() -> None:
     ruled = set(re.findall(r"\.([a-z][\w-]*)", "".join(without_comments(path) for path in CSS)))
-    for path in TEMPLATES:
+    for path in (*TEMPLATES, *SCRIPTS):
         text = re.sub(r"\{%.*?%\}|\{\{.*?\}\}", " ", path.read_text())
-        used = {name for names in re.findall(r'\bclass="([^"]*)"', text) for name in names.split()}
+        used = {
+            name for names in re.findall(r"""\bclass(?:=|: )"([^"]*)\"""", text) for name in names.split()
+        }
         assert used <= ruled, f"{path.name} uses {used - ruled}"
 
 
 def test_every_icon_in_use_is_in_the_sprite() -> None:
     drawn = set(re.findall(r'<symbol id="([\w-]+)"', (ROOT / "static" / "img" / "icons.svg").read_text()))
-    assert drawn
-    for path in (*TEMPLATES, *SCRIPTS):
-        used = set(re.findall(r"""icons\.svg(?:'\s*%\}|"\s*%\}|)#([a-z][\w-]*)""", path.read_text()))
-        assert used <= drawn, f"{path.name} uses {used - drawn}"
+    in_html = r"""(?:icons\.svg' %\}|\{\{ sprite \}\})#([a-z][\w-]*)"""
+    in_js = r"""\b(?:icon|iconButton|setIcon)\((?:\w+, )?"([\w-]+)\""""
+    used = {
+        path.name: set(re.findall(f"{in_html}|{in_js}", path.read_text())) for path in (*TEMPLATES, *SCRIPTS)
+    }
+    names = {file: {name for pair in found for name in pair if name} for file, found in used.items()}
+    assert any(names.values())
+    assert not {file: missing for file, found in names.items() if (missing := found - drawn)}
