@@ -100,7 +100,7 @@ class Policy:
     def wait_s(self, attempt: int, jitter: float) -> float:
         """Return the wait drawn from the upper half of the bound; `jitter` in [0, 1).
 
-        With the defaults and jitter 0: 2.5, 5, 10, 20, 30, 30 ...; the first is never under `ack_timeout_s`.
+        With the defaults and jitter 0: 5, 5, 10, 20, 30, 30 ...; none is under `ack_timeout_s`.
         """
         bound_s = self.bound_s(attempt)
         return max(self.ack_timeout_s, bound_s * (0.5 + 0.5 * jitter))

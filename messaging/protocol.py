@@ -20,7 +20,8 @@ from .errors import BadFrame, BodyEmpty, BodyTooLong, MessagingError, UnknownTyp
 VERSION = 1
 
 Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]  # seq, rev, cursor, epoch ms, seconds: what JSON carries exactly
-MessageId = Annotated[str, Meta(pattern="^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
+# Not `$`, which lets a newline through: the id stands in the lines that fan out.
+MessageId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
 Limit = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 
 
