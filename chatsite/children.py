@@ -19,7 +19,9 @@ POLL_S = 0.02
 FIRST_WAIT_S = 0.2  # the first restart must be within a second
 LONGEST_WAIT_S = 30.0
 HEALTHY_S = 60.0  # whoever ran this long begins again with the first wait
-LINE_MAX_BYTES = 4_000  # under PIPE_BUF with its prefix: a write to a pipe that has room is then never cut or blocked
+LINE_MAX_BYTES = (
+    4_000  # under PIPE_BUF with its prefix: a write to a pipe that has room is then never cut or blocked
+)
 
 
 class Child:

@@ -33,6 +33,7 @@ def command(server: Path, *, folder: Path, socket: Path, appendfsync: str = "alw
         "unixsocketperm": "700",
         "dir": str(folder),
         "daemonize": "no",
+        "loglevel": "warning",
         "set-proc-title": "no",  # the title would overwrite the environment, by which an orphan is known
         "appendonly": "yes",
         # Measured: no answered write lost in 48 kills; `everysec` lost some in 1 of 52.

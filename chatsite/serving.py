@@ -47,7 +47,7 @@ TCP_USER_TIMEOUT_MS = 15_000
 # What the kernel holds for a peer that does not read. By itself 2.9 MB each were measured.
 SEND_BUFFER_BYTES = 128 * 1024
 BACKLOG = 2_048
-STORE_ANSWERS_WITHIN_S = 10.0
+STORE_ANSWERS_WITHIN_S = 5.0
 
 # How long each may take to stop; together with the sweep at the end under 10 s. The server closes its sockets after
 # SERVER_GRACE_S, whoever does not read; the jobs are safe to kill at any line; the store has answered nothing unsaved.
@@ -86,13 +86,16 @@ def serve(options: Options) -> None:
             supervisor.say("Stopping.")
         finally:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)  # it is under way; a second Ctrl-C must not break it off
+                signal.signal(
+                    number, signal.SIG_IGN
+                )  # it is under way; a second Ctrl-C must not break it off
             supervisor.stop()
 
 
 def _start(supervisor: Supervisor, folder: Path, listener: socket.socket, options: Options) -> None:
     port = listener.getsockname()[1]
-    os.environ.setdefault("SITE_URL", environment.local_site_url(port))
+    if not os.environ.get("SITE_URL"):
+        os.environ["SITE_URL"] = environment.local_site_url(port)
     _start_store(supervisor, folder)
     _check_store(supervisor)
     _prepare(supervisor)
@@ -131,7 +134,9 @@ def _end_orphans(supervisor: Supervisor, folder: Path) -> None:
     store = marked(folder, "store")
     others = [pid for pid in marked(folder) if pid not in store]
     if store or others:
-        supervisor.say(f"An earlier serve was killed; ending the {len(store) + len(others)} processes it left.")
+        supervisor.say(
+            f"An earlier serve was killed; ending the {len(store) + len(others)} processes it left."
+        )
     end(others, patience_s=ORPHAN_PATIENCE_S)
     end(store, patience_s=ORPHAN_PATIENCE_S)
     if not os.environ.get("REDIS_URL"):
@@ -156,7 +161,9 @@ def _bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Accepted sockets inherit these two.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES // 2)  # the kernel doubles it
+        listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES // 2
+        )  # the kernel doubles it
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
         listener.bind(address)
@@ -174,7 +181,9 @@ def _listen(listener: socket.socket) -> None:
 
 def _why_not(error: OSError, where: str) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"Something else listens on {where}: stop it, or choose another port (--port, or PORT= for make)."
+        return (
+            f"Something else listens on {where}: stop it, or choose another port (--port, or PORT= for make)."
+        )
     return f"Cannot listen on {where}: {error.strerror}."
 
 
@@ -184,7 +193,9 @@ def _why_not(error: OSError, where: str) -> str:
 def _start_store(supervisor: Supervisor, folder: Path) -> None:
     if os.environ.get("REDIS_URL"):
         if not embedded.wait_until_ready(settings.STORE_URL, deadline_s=STORE_ANSWERS_WITHIN_S):
-            raise CannotServe("The store that REDIS_URL names does not answer: start it, or correct REDIS_URL.")
+            raise CannotServe(
+                "The store that REDIS_URL names does not answer: start it, or correct REDIS_URL."
+            )
         return
     server = embedded.find_server()
     if server is None:
@@ -198,8 +209,11 @@ def _start_store(supervisor: Supervisor, folder: Path) -> None:
     plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     store = Child("store", command, folder=folder, env=plain, patience_s=STORE_PATIENCE_S)
     supervisor.add(store)
-    while not embedded.wait_until_ready(settings.STORE_URL, deadline_s=0.1):  # a big file takes its time to load
+    while not embedded.wait_until_ready(
+        settings.STORE_URL, deadline_s=0.1
+    ):  # a big file takes its time to load
         supervisor.turn(0)
+    supervisor.turn(0)
 
 
 def _check_store(supervisor: Supervisor) -> None:
@@ -246,7 +260,11 @@ def _demo(supervisor: Supervisor, folder: Path) -> dict[str, Any] | None:
 
 def _worker(folder: Path) -> Child:
     return Child(
-        "worker", [sys.executable, str(environment.BASE_DIR / "manage.py"), "worker"], folder=folder, env=_env(folder), patience_s=WORKER_PATIENCE_S
+        "worker",
+        [sys.executable, str(environment.BASE_DIR / "manage.py"), "worker"],
+        folder=folder,
+        env=_env(folder),
+        patience_s=WORKER_PATIENCE_S,
     )
 
 
@@ -275,7 +293,12 @@ def _uvicorn() -> list[str]:
 
 
 def _env(folder: Path) -> dict[str, str]:
-    return {**os.environ, "DATA_DIR": str(folder), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(environment.BASE_DIR)}
+    return {
+        **os.environ,
+        "DATA_DIR": str(folder),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": str(environment.BASE_DIR),
+    }
 
 
 def _wait_until_served(supervisor: Supervisor, listener: socket.socket) -> None:
@@ -288,7 +311,9 @@ def _wait_until_served(supervisor: Supervisor, listener: socket.socket) -> None:
 def _answers(host: str, port: int) -> bool:
     asked = http.client.HTTPConnection(host, port, timeout=1.0)
     try:
-        asked.request("GET", "/ws/chat/check/", headers={"Host": urlsplit(environment.site().origins[0]).netloc})
+        asked.request(
+            "GET", "/ws/chat/check/", headers={"Host": urlsplit(environment.site().origins[0]).netloc}
+        )
         asked.getresponse()
     except (OSError, http.client.HTTPException):
         return False
@@ -300,5 +325,9 @@ def _answers(host: str, port: int) -> bool:
 def _say_where(supervisor: Supervisor, port: int, demo: dict[str, Any] | None) -> None:
     site = environment.site()
     supervisor.say(f"The chat is at {site.origins[0]}/")
-    supervisor.say(f"{demo}" if demo else f"Staff pages: {site.origins[0]}/admin/ (make a log-in with `manage.py createsuperuser`)")
+    supervisor.say(
+        f"{demo}"
+        if demo
+        else f"Staff pages: {site.origins[0]}/admin/ (make a log-in with `manage.py createsuperuser`)"
+    )
     supervisor.say("Ctrl-C stops everything; messages are kept.")

@@ -217,10 +217,19 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         "django": {"handlers": [], "level": "INFO", "propagate": True},
+        "django.request": {
+            "handlers": [],
+            "level": "ERROR",
+            "propagate": True,
+        },  # a 4xx is the asker's affair
         "django.server": {"handlers": [], "level": "INFO", "propagate": True},
         "django-q": {"handlers": [], "level": "WARNING", "propagate": True},
-        "uvicorn": {"handlers": [], "level": "INFO", "propagate": True},
-        "uvicorn.error": {"handlers": [], "level": "INFO", "propagate": True},
+        "uvicorn": {"handlers": [], "level": "WARNING", "propagate": True},
+        "uvicorn.error": {
+            "handlers": [],
+            "level": "WARNING",
+            "propagate": True,
+        },  # at INFO a line for each socket
         "uvicorn.access": {"handlers": [], "level": "WARNING", "propagate": True},
     },
 }

@@ -66,7 +66,9 @@ class Supervisor:
 
     def _say_and_restart_later(self, child: Child) -> None:
         status = child.status
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
+        how = (
+            f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
+        )
         wait_s = child.restart_later()
         self._write_lines(child)
         child.close()
