@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +12,10 @@ import redis
 from django.conf import settings
 
 from chatsite import embedded
+from messaging import pools
+from messaging.policy import Policy
+from messaging.store import Store
+from tests.messages import members_of
 
 START_DEADLINE_S = 20.0
 
@@ -45,3 +49,10 @@ def redis_url(store_process: subprocess.Popen[bytes]) -> str:
     with client:
         client.flushall()
     return str(settings.STORE_URL)
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[Store]:
+    """Return an empty store in which every room that is asked for has the three members of `tests.messages`."""
+    yield Store(pools.async_client(), Policy(), members_of=members_of)
+    await pools.close()

@@ -27,27 +27,35 @@ local function everybody(seq)
   return count('delivered', seq, later, own_delivered), count('read', seq, later, own_read), total
 end
 
+local function at_or_above(cursors, seq, member)
+  return tonumber(redis.call('ZSCORE', key .. ':' .. cursors, member) or -1) >= tonumber(seq) and 1 or 0
+end
+
 local function addressed(seq, only)
   local delivered, read, total = 0, 0, 0
   for member in string.gmatch(only, '%d+') do
     local joined = redis.call('ZSCORE', key .. ':joined', member)
     if joined and member ~= user and tonumber(joined) < tonumber(seq) then
       total = total + 1
-      if tonumber(redis.call('ZSCORE', key .. ':delivered', member)) >= tonumber(seq) then delivered = delivered + 1 end
-      if tonumber(redis.call('ZSCORE', key .. ':read', member) or -1) >= tonumber(seq) then read = read + 1 end
+      delivered = delivered + at_or_above('delivered', seq, member)
+      read = read + at_or_above('read', seq, member)
     end
   end
   return delivered, read, total
 end
 
+-- One may have several rows: passed over once before and once after an attempt.
 local function unheld(seq)
-  local n = 0
+  local delivered, read, known = 0, 0, {}
   for _, row in ipairs(redis.call('ZRANGEBYSCORE', key .. ':outcome', seq, seq)) do
     local member = string.match(row, '^%d+|(%d+)|')
-    local cursor = redis.call('ZSCORE', key .. ':delivered', member)
-    if cursor and tonumber(cursor) >= tonumber(seq) then n = n + 1 end
+    if not known[member] then
+      known[member] = true
+      delivered = delivered + at_or_above('delivered', seq, member)
+      read = read + at_or_above('read', seq, member)
+    end
   end
-  return n
+  return delivered, read
 end
 
 local rows = {}
@@ -57,7 +65,10 @@ for _, entry in ipairs(redis.call('ZREVRANGE', key .. ':live', 0, LOOK)) do
     local only = only_some and redis.call('HGET', key .. ':only', seq)
     local delivered, read, total
     if only then delivered, read, total = addressed(seq, only) else delivered, read, total = everybody(seq) end
-    if exceptions then delivered = delivered - unheld(seq) end
+    if exceptions then
+      local undelivered, unread = unheld(seq)
+      delivered, read = delivered - undelivered, read - unread
+    end
     if total > 0 then rows[#rows + 1] = {tonumber(seq), delivered, math.min(read, delivered), total} end
     if #rows == MOST then break end
   end
