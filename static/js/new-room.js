@@ -1,0 +1,35 @@
+/** Making a room. */
+import * as api from "./api.js";
+import { fillLifetimes } from "./about.js";
+import { find, setText } from "./dom.js";
+import * as words from "./words.js";
+
+export class NewRoom {
+  #sheet = find("#new-room");
+  #form = find("[data-new-room]");
+  #error = find("[data-error]", this.#sheet);
+
+  /** page: {chat, open(room id)}. */
+  constructor(page) {
+    this.#sheet.addEventListener("toggle", (event) => {
+      if (event.newState !== "open") return;
+      this.#error.hidden = true;
+      fillLifetimes(this.#form.elements.ttl, { current: 3600, longest: page.chat.limits.ttl_max });
+      this.#form.elements.name.focus();
+    });
+    this.#form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      const { name, kind, members, ttl } = this.#form.elements;
+      const people = members.value.split(/[\s,，;；]+/).filter(Boolean);
+      try {
+        const { room } = await api.createRoom({ name: name.value.trim(), kind: kind.value, ttl: Number(ttl.value), ...(people.length ? { members: people } : {}) });
+        this.#form.reset();
+        this.#sheet.hidePopover();
+        page.open(room);
+      } catch (error) {
+        this.#error.hidden = false;
+        setText(this.#error, words.refused(error.code));
+      }
+    });
+  }
+}

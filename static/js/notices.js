@@ -1,0 +1,149 @@
+/**
+ * The notices: who never got what, by room and by name, and what is about to expire before somebody has it. A bell with a
+ * count, never a pop-up.
+ */
+import { button, el, fillWith, find, findAll, icon, setAttribute, setText } from "./dom.js";
+import { fill, gettext, ngettext } from "./i18n.js";
+import { offersExtend } from "./ladder.js";
+import * as words from "./words.js";
+
+const NAMES_MOST = 3; // in a headline
+
+export class Notices {
+  #page;
+  #list = find("[data-notices]");
+  #sheet = find("#notices");
+  #nothing = find("[data-nothing]");
+  #dismissed = new Set(); // "room|seq|expires_at" of offers that the user has put aside
+  #open_groups = new Set();
+  #drawn = "";
+
+  /** page: {chat, serverClock, extend(room, message), lacking(room, seq) -> [name]|null, show(room, seq)}. */
+  constructor(page) {
+    this.#page = page;
+    this.#sheet.addEventListener("toggle", () => this.render());
+  }
+
+  render() {
+    const groups = this.#groups();
+    const offers = this.#offers();
+    const count = [...groups.values()].reduce((sum, list) => sum + list.length, 0) + offers.length;
+    this.#ring(count);
+    if (!this.#sheet.matches(":popover-open")) return;
+    const fingerprint = JSON.stringify([[...groups].map(([room, list]) => [room, list.map(({ notice, problem, data }) => [notice, problem, this.#page.chat.isResending(data.room, data.seq)])]), offers.map(({ message, title }) => [message.seq, title])]);
+    if (fingerprint === this.#drawn) return;
+    this.#drawn = fingerprint;
+    this.#nothing.hidden = count > 0;
+    const had_focus = this.#list.contains(document.activeElement);
+    fillWith(this.#list, offers.map((offer) => this.#offer(offer)), [...groups].map(([room, list]) => (list.length === 1 ? this.#one(list[0]) : this.#group(room, list))));
+    if (had_focus) find("button", this.#list)?.focus() ?? find(".sheet-head button", this.#sheet).focus();
+  }
+
+  #ring(count) {
+    for (const bell of findAll("[data-bell]")) {
+      const badge = find(".count", bell);
+      badge.hidden = count === 0;
+      setText(badge, count > 99 ? "99+" : String(count));
+      setAttribute(bell, "aria-label", count ? fill(ngettext("Notices, %(n)s new", "Notices, %(n)s new", count), { n: count }) : gettext("Notices"));
+    }
+  }
+
+  #groups() {
+    const groups = new Map();
+    const told = [...this.#page.chat.notices.values()].filter(({ kind, dismissed }) => kind === "undelivered" && !dismissed);
+    for (const notice of told.sort((a, b) => b.at - a.at)) {
+      const room = notice.data.room;
+      groups.set(room, [...(groups.get(room) ?? []), notice]);
+    }
+    return groups;
+  }
+
+  #offers() {
+    const now = this.#page.serverClock.now();
+    const offers = [];
+    for (const room of this.#page.chat.rooms.values()) {
+      for (const message of room.onTheWay) {
+        const receipt = room.receipts.get(message.seq);
+        const key = `${room.id}|${message.seq}|${message.expires_at}`;
+        if (!offersExtend(message, receipt, now) || this.#dismissed.has(key)) continue;
+        const names = this.#page.lacking(room, message.seq);
+        const left = words.remaining(message.expires_at - now);
+        const title = names?.length ? fill(gettext("Expires in %(left)s, not with %(names)s yet"), { left, names: words.names(names) }) : fill(gettext("Expires in %(left)s, delivered %(delivered)s/%(total)s"), { left, ...receipt });
+        offers.push({ room, message, names, title, key });
+      }
+    }
+    return offers;
+  }
+
+  #roomName(id) {
+    return this.#page.chat.rooms.get(id)?.name ?? gettext("A room you have left");
+  }
+
+  #one(notice) {
+    const { data } = notice;
+    const others = (data.missing_total ?? data.missing.length) - data.missing.length;
+    return this.#article("undelivered", "missed", headline(data), [
+      el("p", { class: "notice-where" }, fill(gettext("%(room)s, sent %(sent)s, expired %(expired)s"), { room: this.#roomName(data.room), sent: this.#when(data.sent_at), expired: this.#when(data.expired_at) })),
+      el("ul", { class: "people" }, data.missing.map((one) => el("li", {}, el("b", { dir: "auto" }, one.name), el("span", {}, words.reasonLong(one)))), others > 0 && el("li", {}, el("span", {}, fill(ngettext("and %(n)s more", "and %(n)s more", others), { n: words.number(others) })))),
+      notice.problem && el("p", { class: "field-error" }, words.refused(notice.problem)),
+      el("div", { class: "notice-actions" }, data.resendable && this.#resendButton([notice]), button(gettext("Dismiss"), () => this.#page.chat.dismiss(notice.notice))),
+    ]);
+  }
+
+  #group(room, notices) {
+    const people = new Map(notices.flatMap(({ data }) => data.missing.map((one) => [one.user, one.name])));
+    const [first, ...rest] = people.values();
+    const values = { n: words.number(notices.length), room: this.#roomName(room), name: first, others: rest.length };
+    const title = rest.length ? fill(ngettext("%(n)s messages in %(room)s expired before %(name)s and %(others)s other had them", "%(n)s messages in %(room)s expired before %(name)s and %(others)s others had them", rest.length), values) : fill(gettext("%(n)s messages in %(room)s expired before %(name)s had them"), values);
+    const resendable = notices.filter(({ data }) => data.resendable);
+    const each = el("details", { open: this.#open_groups.has(room) }, el("summary", { class: "notice-where" }, gettext("Each of them")), notices.map((notice) => this.#one(notice)));
+    each.addEventListener("toggle", () => (each.open ? this.#open_groups.add(room) : this.#open_groups.delete(room)));
+    return this.#article("undelivered", "missed", title, [
+      el("div", { class: "notice-actions" }, resendable.length > 0 && this.#resendButton(resendable), button(gettext("Dismiss all"), () => notices.forEach(({ notice }) => this.#page.chat.dismiss(notice)))),
+      each,
+    ]);
+  }
+
+  #resendButton(notices) {
+    const { chat } = this.#page;
+    const busy = notices.every(({ data }) => chat.isResending(data.room, data.seq));
+    const total = notices.length === 1 ? notices[0].data.missing_total ?? 0 : 0;
+    const text = notices.length > 1 ? gettext("Resend all") : total > notices[0].data.missing.length ? fill(ngettext("Resend to %(n)s", "Resend to %(n)s", total), { n: words.number(total) }) : gettext("Resend to them");
+    return button(text, () => notices.forEach(({ data }) => chat.resend(data)), { kind: "primary", disabled: busy });
+  }
+
+  #offer({ room, message, names, title, key }) {
+    const by = words.duration(this.#page.extensionOf(room, message).by);
+    return this.#article("expiring", "warning", title, [
+      el("p", { class: "notice-where" }, fill(gettext("%(room)s, sent %(sent)s"), { room: room.name, sent: this.#when(message.sent_at) })),
+      el("p", { class: "notice-text", dir: "auto" }, message.body.slice(0, 200)),
+      names?.length && el("ul", { class: "people" }, names.map((name) => el("li", {}, el("b", { dir: "auto" }, name), el("span", {}, gettext("sent as soon as they are back"))))),
+      el("div", { class: "notice-actions" },
+        button(fill(gettext("Extend by %(life)s"), { life: by }), () => this.#page.extend(room, message), { kind: "primary" }),
+        button(gettext("Dismiss"), () => {
+          this.#dismissed.add(key);
+          this.render();
+        })),
+    ]);
+  }
+
+  #article(kind, sign, title, content) {
+    const id = `notice-${Notices.#ids++}`;
+    return el("article", { class: "notice", "data-kind": kind, "aria-labelledby": id }, icon(sign), el("div", {}, el("h3", { id }, title), content));
+  }
+
+  static #ids = 0;
+
+  /** 13:05 today, else with its day. */
+  #when(ms) {
+    const now = this.#page.serverClock.now();
+    return words.isoDay(ms) === words.isoDay(now) ? words.clockTime(ms) : `${words.listWhen(ms, now)} ${words.clockTime(ms)}`;
+  }
+}
+
+function headline({ missing, missing_total }) {
+  const shown = missing.slice(0, NAMES_MOST).map(({ name }) => name);
+  const others = (missing_total ?? missing.length) - shown.length;
+  if (others <= 0) return fill(gettext("Never reached %(names)s"), { names: words.names(shown) });
+  return fill(ngettext("Never reached %(names)s and %(n)s more", "Never reached %(names)s and %(n)s more", others), { names: words.names(shown), n: words.number(others) });
+}

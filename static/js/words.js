@@ -1,0 +1,196 @@
+/** Every phrase that depends on a value: times, durations, reasons, errors by code. Pure but for the catalogue. */
+import { fill, gettext, language, ngettext } from "./i18n.js";
+
+const MINUTE = 60_000;
+const HOUR = 60 * MINUTE;
+const DAY = 24 * HOUR;
+const WEEK = 7 * DAY;
+
+const format = (options) => new Intl.DateTimeFormat(language(), options);
+
+export const number = (n) => new Intl.NumberFormat(language()).format(n);
+export const clockTime = (ms) => format({ hour: "2-digit", minute: "2-digit", hourCycle: "h23" }).format(ms);
+export const clockSeconds = (ms) => format({ hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" }).format(ms);
+
+/** 2026-11-23, in the reader's own zone. */
+export function isoDay(ms) {
+  const date = new Date(ms);
+  return [date.getFullYear(), date.getMonth() + 1, date.getDate()].map((part) => String(part).padStart(2, "0")).join("-");
+}
+
+/** Whole calendar days from now to ms, in the reader's zone. */
+function daysFrom(now, ms) {
+  const midnight = (value) => new Date(value).setHours(0, 0, 0, 0);
+  return Math.round((midnight(ms) - midnight(now)) / DAY);
+}
+
+export function dayName(ms, now) {
+  const days = daysFrom(now, ms);
+  const date = format({ day: "numeric", month: "long" }).format(ms);
+  if (days === 0) return fill(gettext("Today, %(date)s"), { date });
+  if (days === -1) return fill(gettext("Yesterday, %(date)s"), { date });
+  return format({ weekday: "long", day: "numeric", month: "long" }).format(ms);
+}
+
+/** The short form beside a room: 14:24, Sun, 3 Nov. */
+export function listWhen(ms, now) {
+  const days = daysFrom(now, ms);
+  if (days === 0) return clockTime(ms);
+  if (days > -7) return format({ weekday: "short" }).format(ms);
+  return format({ day: "numeric", month: "short" }).format(ms);
+}
+
+export function expiresTitle(ms, now) {
+  const time = clockTime(ms);
+  const days = daysFrom(now, ms);
+  if (days === 0) return fill(gettext("Expires today at %(time)s"), { time });
+  if (days === 1) return fill(gettext("Expires tomorrow at %(time)s"), { time });
+  return fill(gettext("Expires on %(date)s at %(time)s"), { date: format({ day: "numeric", month: "long" }).format(ms), time });
+}
+
+/** What is left of a life, as short as it can be said: 4 weeks, 6 days, 7 h, 1 h 12 min, 57 min, 41 s. */
+export function remaining(ms) {
+  const nearly = ms + MINUTE; // a message of a week says so in its first minute
+  if (nearly >= 2 * WEEK) return count("week", Math.floor(nearly / WEEK));
+  if (nearly >= 2 * DAY) return count("day", Math.floor(nearly / DAY));
+  if (ms >= 2 * HOUR) return fill(gettext("%(n)s h"), { n: Math.floor(ms / HOUR) });
+  if (ms > HOUR) return hoursAndMinutes(ms);
+  if (ms > MINUTE) return fill(gettext("%(n)s min"), { n: Math.floor(ms / MINUTE) });
+  return fill(gettext("%(n)s s"), { n: Math.max(0, Math.ceil(ms / 1000)) });
+}
+
+function hoursAndMinutes(ms) {
+  const minutes = Math.floor((ms % HOUR) / MINUTE);
+  const hours = Math.floor(ms / HOUR);
+  return minutes ? fill(gettext("%(hours)s h %(minutes)s min"), { hours, minutes }) : fill(gettext("%(n)s h"), { n: hours });
+}
+
+/** How long until `remaining` says something else, in ms. */
+export function nextTick(ms) {
+  if (ms <= MINUTE) return ms % 1000 || 1000;
+  return Math.min(ms - MINUTE, ms % MINUTE || MINUTE);
+}
+
+function count(unit, n) {
+  const forms = {
+    second: ngettext("%(n)s second", "%(n)s seconds", n),
+    minute: ngettext("%(n)s minute", "%(n)s minutes", n),
+    hour: ngettext("%(n)s hour", "%(n)s hours", n),
+    day: ngettext("%(n)s day", "%(n)s days", n),
+    week: ngettext("%(n)s week", "%(n)s weeks", n),
+  };
+  return fill(forms[unit], { n: number(n) });
+}
+
+const UNITS = [["week", 7 * 86_400], ["day", 86_400], ["hour", 3600], ["minute", 60], ["second", 1]];
+
+/** A lifetime in the largest unit that divides it: 1 week, 8 hours, 90 seconds. */
+export function duration(seconds) {
+  const [unit, size] = UNITS.find(([, one]) => seconds % one === 0);
+  return count(unit, seconds / size);
+}
+
+/** The same, as short as a chip wants it for what is unusual: 30 s, 5 min. */
+export function shortDuration(seconds) {
+  if (seconds % 60) return fill(gettext("%(n)s s"), { n: number(seconds) });
+  if (seconds % 3600) return fill(gettext("%(n)s min"), { n: number(seconds / 60) });
+  return duration(seconds);
+}
+
+export function names(list) {
+  return new Intl.ListFormat(language(), { type: "conjunction" }).format(list);
+}
+
+export function reason({ reason: why, attempts }) {
+  if (why === "no_ack") return fill(ngettext("no answer, %(n)s try", "no answer, %(n)s tries", attempts ?? 0), { n: attempts ?? 0 });
+  const words = {
+    offline: gettext("offline"),
+    client_rejected: gettext("could not be shown"),
+    left_room: gettext("left the room"),
+    expired: gettext("expired"),
+  };
+  return words[why] ?? why;
+}
+
+/** The same in the notices, where there is room to say more. */
+export const reasonLong = (missing) => (missing.reason === "offline" ? gettext("offline the whole time") : reason(missing));
+
+/** Why a message was not sent, by the server's code or the outbox's own. */
+export function notSent(code, limit = 4000) {
+  const words = {
+    body_too_long: fill(gettext("Not sent: longer than %(n)s characters"), { n: number(limit) }),
+    body_empty: gettext("Not sent: empty"),
+    bad_ttl: gettext("Not sent: its lifetime is not allowed here"),
+    not_member: gettext("Not sent: you are not a member of this room"),
+    forbidden: gettext("Not sent: not allowed"),
+    no_such_message: gettext("Not sent: what it answers is gone"),
+    too_old: gettext("Not sent: written too long ago to send it unasked"),
+    cannot_be_sent: gettext("Not sent: it cannot be sent"),
+  };
+  return words[code] ?? gettext("Not sent");
+}
+
+/** Why a send waits and goes again by itself. */
+export function waitsFor(code, seconds) {
+  if (code === "rate_limited") return seconds > 0 ? fill(gettext("Too many messages at once. Trying again in %(n)s s"), { n: seconds }) : gettext("Too many messages at once. Trying again");
+  if (code) return gettext("The server cannot store messages just now. Trying again");
+  return gettext("Waiting for the connection");
+}
+
+/** Why an edit, a deletion, an extension or a resend did not happen. */
+export function refused(code) {
+  const words = {
+    too_late: gettext("Too late: this message has expired"),
+    forbidden: gettext("Not allowed"),
+    not_member: gettext("You are not a member of this room"),
+    no_such_message: gettext("This message is gone"),
+    nobody_missed_it: gettext("Nobody missed this message"),
+    body_empty: gettext("A message cannot be empty"),
+    body_too_long: gettext("This is too long"),
+    bad_ttl: gettext("This lifetime is not allowed here"),
+    name_taken: gettext("Somebody has this name already."),
+    no_such_user: gettext("There is nobody of this name"),
+    rate_limited: gettext("Too many at once. Try again in a moment"),
+    unknown_type: gettext("The server cannot do this yet"),
+    unreachable: gettext("The server cannot be reached. Try again"),
+  };
+  return words[code] ?? gettext("This did not work. Try again");
+}
+
+export function stateText(state, receipt) {
+  const words = {
+    sending: gettext("Sending"),
+    waiting: gettext("Waiting for the connection"),
+    sent: gettext("Sent"),
+    delivered: gettext("Delivered to all"),
+    read: gettext("Read by all"),
+    failed: gettext("Not sent"),
+  };
+  if (state === "delivering") return fill(gettext("Delivered %(delivered)s/%(total)s"), receipt);
+  return words[state];
+}
+
+export function typing(people) {
+  if (people.length === 1) return fill(gettext("%(name)s is typing"), { name: people[0] });
+  if (people.length === 2) return fill(gettext("%(first)s and %(second)s are typing"), { first: people[0], second: people[1] });
+  const others = people.length - 2;
+  return fill(ngettext("%(first)s, %(second)s and %(n)s other are typing", "%(first)s, %(second)s and %(n)s others are typing", others), { first: people[0], second: people[1], n: others, all: people.length });
+}
+
+export function reached({ delivered, total }) {
+  if (!total) return null;
+  return delivered >= total ? fill(gettext("reached all %(total)s"), { total }) : fill(gettext("reached %(delivered)s of %(total)s"), { delivered, total });
+}
+
+export const unread = (n) => fill(ngettext("%(n)s unread", "%(n)s unread", n), { n });
+export const mentions = (n) => fill(ngettext("%(n)s mention", "%(n)s mentions", n), { n });
+export const messagesNotSent = (n) => fill(ngettext("%(n)s message not sent", "%(n)s messages not sent", n), { n });
+
+export function membersLine(members, online) {
+  const all = fill(ngettext("%(n)s member", "%(n)s members", members), { n: number(members) });
+  return online === null ? all : fill(gettext("%(members)s, %(n)s online"), { members: all, n: online });
+}
+
+export function role(name) {
+  return { owner: gettext("owner"), moderator: gettext("moderator"), member: gettext("member") }[name] ?? name;
+}
