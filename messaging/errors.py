@@ -116,3 +116,42 @@ class BadSetting(MessagingError):
     """A setting has a value that cannot work."""
 
     code = "bad_setting"
+
+
+# Over HTTP and on the command line only: no frame carries these codes.
+
+
+class BadRequest(MessagingError):
+    """The request is not what this address takes."""
+
+    code = "bad_request"
+
+
+class BadName(MessagingError):
+    """A name has 1 to 80 characters, none of them invisible or changing the direction of writing."""
+
+    code = "bad_name"
+
+
+class NoSuchUser(MessagingError):
+    """There is nobody of this name."""
+
+    code = "no_such_user"
+
+
+class Conflict(MessagingError):
+    """This does not fit what is there."""
+
+    code = "conflict"
+
+
+class TooLarge(MessagingError):
+    """The request is larger than 64 KiB."""
+
+    code = "too_large"
+
+
+class NotLoggedIn(MessagingError):
+    """Log in first."""
+
+    code = "not_logged_in"

@@ -1,5 +1,57 @@
-"""The chat's own addresses."""
+"""The chat's own addresses. What cannot be a room, a seq or a user is no address."""
 
-from django.urls import URLPattern
+from __future__ import annotations
 
-urlpatterns: list[URLPattern] = []
+from django.urls import path, register_converter
+
+from . import api, views
+
+
+class RoomId:
+    """A room's id."""
+
+    regex = "[A-Za-z0-9_-]{1,32}"
+
+    def to_python(self, value: str) -> str:
+        return value
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
+class Number:
+    """A seq or a user id: at most 2^53-1, which JSON carries exactly."""
+
+    regex = "[0-9]{1,16}"
+
+    def to_python(self, value: str) -> int:
+        number = int(value)
+        if number >= 2**53:
+            raise ValueError(value)
+        return number
+
+    def to_url(self, value: int) -> str:
+        return str(value)
+
+
+register_converter(RoomId, "room")
+register_converter(Number, "number")
+
+urlpatterns = [
+    path("", views.chat, name="chat"),
+    path("r/<room:room>/", views.chat, name="room"),
+    path("r/<room:room>/<number:seq>/", views.chat, name="message"),
+    path("ws/chat/check/", views.check, name="check"),
+    path("healthz", views.healthz, name="healthz"),
+    path("readyz", views.readyz, name="readyz"),
+    path("api/rooms/", api.rooms_view),
+    path("api/rooms/public/", api.public_rooms_view),
+    path("api/rooms/<room:room>/", api.room_view),
+    path("api/rooms/<room:room>/join/", api.join_view),
+    path("api/rooms/<room:room>/leave/", api.leave_view),
+    path("api/rooms/<room:room>/members/", api.members_view),
+    path("api/rooms/<room:room>/members/<number:member>/", api.member_view),
+    path("api/rooms/<room:room>/messages/<number:seq>/recipients/", api.recipients_view),
+    path("api/direct/", api.direct_view),
+    path("api/people/", api.people_view),
+]
