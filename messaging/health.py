@@ -54,6 +54,7 @@ class Part:
 def parts() -> list[Part]:
     """Return every part, also when others cannot be reached."""
     import importlib.util
+
     if not importlib.util.find_spec("messaging.jobs"):
         return [store(), cache(), channel_layer(), database()]
     return [store(), cache(), channel_layer(), database(), worker(), schedules()]
@@ -69,7 +70,9 @@ def store() -> Part:
         info = client.info()
         drift_s = _drift_s(client)
     except redis.RedisError as error:
-        return _unreachable("store", error, "Start it, or correct REDIS_URL; `manage.py serve` runs one by itself.")
+        return _unreachable(
+            "store", error, "Start it, or correct REDIS_URL; `manage.py serve` runs one by itself."
+        )
     found = _settings(client)
     version = str(info.get("valkey_version") or info["redis_version"])
     facts: dict[str, str | int | float | bool | None] = {
@@ -116,7 +119,12 @@ def _server_faults(info: Mapping[str, Any], drift_s: float) -> list[Fault]:
         )
     if abs(drift_s) > CLOCK_DIFFERENCE_S:
         sentence = f"The store's clock is {abs(drift_s):.1f} s {'ahead of' if drift_s > 0 else 'behind'} this machine's."
-        faults.append(Fault(sentence=sentence, remedy="Let both follow NTP: the store's clock decides when messages expire."))
+        faults.append(
+            Fault(
+                sentence=sentence,
+                remedy="Let both follow NTP: the store's clock decides when messages expire.",
+            )
+        )
     limit = int(info.get("maxmemory", 0))
     if limit and info["used_memory"] > MEMORY_SHARE * limit:
         sentence = f"The store uses {100 * info['used_memory'] // limit} % of its memory; when it is full, sending stops."
@@ -138,15 +146,23 @@ def _settings_faults(found: Mapping[str, str]) -> list[Fault]:
 def _judge_policy(value: str) -> Fault | None:
     if value == "noeviction":
         return None
-    sentence = f"The store evicts when it is full (maxmemory-policy {value}): messages would disappear in silence."
-    return Fault(sentence=sentence, remedy="Run `CONFIG SET maxmemory-policy noeviction` and put it into its file.", fatal=True)
+    sentence = (
+        f"The store evicts when it is full (maxmemory-policy {value}): messages would disappear in silence."
+    )
+    return Fault(
+        sentence=sentence,
+        remedy="Run `CONFIG SET maxmemory-policy noeviction` and put it into its file.",
+        fatal=True,
+    )
 
 
 def _judge_appendonly(value: str) -> Fault | None:
     if value == "yes":
         return None
     sentence = "The store writes no log to disk (appendonly no): a crash loses accepted messages."
-    return Fault(sentence=sentence, remedy="Run `CONFIG SET appendonly yes` and put it into its file.", fatal=True)
+    return Fault(
+        sentence=sentence, remedy="Run `CONFIG SET appendonly yes` and put it into its file.", fatal=True
+    )
 
 
 def _judge_appendfsync(value: str) -> Fault | None:
@@ -201,7 +217,9 @@ def channel_layer() -> Part:
     try:
         async_to_sync(_round_trip)()
     except (redis.RedisError, OSError, TimeoutError) as error:
-        return _unreachable("channel layer", error, "Start the store; its server must have at least three databases.")
+        return _unreachable(
+            "channel layer", error, "Start the store; its server must have at least three databases."
+        )
     return Part(name="channel layer")
 
 
@@ -226,7 +244,10 @@ def database() -> Part:
         connection.ensure_connection()
         executor = MigrationExecutor(connection)
         missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
-        facts: dict[str, str | int | float | bool | None] = {"vendor": connection.vendor, "migrations_missing": len(missing)}
+        facts: dict[str, str | int | float | bool | None] = {
+            "vendor": connection.vendor,
+            "migrations_missing": len(missing),
+        }
         if connection.vendor == "sqlite":
             facts.update(_pragmas())
     except DatabaseError as error:
@@ -236,8 +257,12 @@ def database() -> Part:
         sentence = f"{len(missing)} migrations have not been applied."
         faults.append(Fault(sentence=sentence, remedy="Run `manage.py migrate`."))
     if connection.vendor == "sqlite" and (facts["journal_mode"], facts["synchronous"]) != ("wal", 2):
-        sentence = f"SQLite runs with journal_mode {facts['journal_mode']} and synchronous {facts['synchronous']}."
-        faults.append(Fault(sentence=sentence, remedy="Keep the OPTIONS of DATABASES in the settings: WAL and FULL."))
+        sentence = (
+            f"SQLite runs with journal_mode {facts['journal_mode']} and synchronous {facts['synchronous']}."
+        )
+        faults.append(
+            Fault(sentence=sentence, remedy="Keep the OPTIONS of DATABASES in the settings: WAL and FULL.")
+        )
     version = ".".join(map(str, connection.get_database_version()))
     return Part(name="database", version=version, facts=facts, faults=faults)
 
@@ -264,13 +289,18 @@ def worker() -> Part:
         return _unreachable("worker", error, "Start the store first.")
     remedy = "Start `manage.py worker`; `manage.py serve` runs one by itself."
     if age_s is None:
-        fault = Fault(sentence="No job has ever run: nothing is retried by the sweep and no expiry is reported.", remedy=remedy)
+        fault = Fault(
+            sentence="No job has ever run: nothing is retried by the sweep and no expiry is reported.",
+            remedy=remedy,
+        )
         return Part(name="worker", reachable=False, facts={"heartbeat_age_s": None}, faults=[fault])
     faults = []
     if age_s > HEARTBEAT_S:
         sentence = f"The last job ran {age_s:.0f} s ago; one should run each minute."
         faults.append(Fault(sentence=sentence, remedy=remedy))
-    return Part(name="worker", reachable=not faults, facts={"heartbeat_age_s": round(age_s, 1)}, faults=faults)
+    return Part(
+        name="worker", reachable=not faults, facts={"heartbeat_age_s": round(age_s, 1)}, faults=faults
+    )
 
 
 def schedules() -> Part:
@@ -282,12 +312,18 @@ def schedules() -> Part:
     except DatabaseError as error:
         return _unreachable("schedules", error, "Start the database, and run `manage.py migrate`.")
     faults = [
-        Fault(sentence=f"The schedule {name} is missing.", remedy="Run `manage.py migrate` or `manage.py serve`: both put it back.")
+        Fault(
+            sentence=f"The schedule {name} is missing.",
+            remedy="Run `manage.py migrate` or `manage.py serve`: both put it back.",
+        )
         for name in jobs.SCHEDULES
         if name not in found
     ]
     faults += [
-        Fault(sentence=f"The schedule {name} is late since {row.next_run:%Y-%m-%d %H:%M} UTC.", remedy="See that a worker runs.")
+        Fault(
+            sentence=f"The schedule {name} is late since {row.next_run:%Y-%m-%d %H:%M} UTC.",
+            remedy="See that a worker runs.",
+        )
         for name, row in found.items()
         if row.next_run and row.next_run < timezone.now() - LATE_SCHEDULE
     ]

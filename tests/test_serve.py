@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import signal
@@ -14,9 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from chatsite import children, serving
 from chatsite.environment import BASE_DIR
@@ -114,6 +119,17 @@ def served(folder: Path) -> Iterator[Served]:
         served.clean_up()
 
 
+def manage(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=BASE_DIR,
+        env=environment(folder, **more),
+        capture_output=True,
+        text=True,
+        timeout=START_DEADLINE_S,
+    )
+
+
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
@@ -156,14 +172,7 @@ def test_serve_runs_store_worker_and_server_in_groups_of_their_own_and_keeps_its
 
 
 def test_every_command_takes_the_key_and_the_store_of_the_running_site(served: Served) -> None:
-    ran = subprocess.run(
-        [sys.executable, "manage.py", "shell", "--no-imports", "-c", _LOOK],
-        cwd=BASE_DIR,
-        env=environment(served.folder),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ran = manage(served.folder, "shell", "--no-imports", "-c", _LOOK)
     assert ran.stdout.split() == [(served.folder / "secret-key").read_text().strip(), "True"], ran.stderr
 
 
@@ -203,14 +212,7 @@ def test_accepted_sockets_give_up_on_a_peer_that_is_gone_and_hold_little_for_one
 
 
 def run_serve(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "manage.py", "serve", "--no-seed", *arguments],
-        cwd=BASE_DIR,
-        env=environment(folder, **more),
-        capture_output=True,
-        text=True,
-        timeout=START_DEADLINE_S,
-    )
+    return manage(folder, "serve", "--no-seed", *arguments, **more)
 
 
 def test_a_second_serve_on_the_same_data_is_refused_in_one_sentence_and_disturbs_nothing(
@@ -313,6 +315,52 @@ def test_a_signal_ends_everything_in_time_also_with_a_client_that_does_not_read(
     assert served.process.returncode == 0
     assert served.pids() == []
     assert not (served.folder / "valkey.sock").exists()
+
+
+def test_a_stop_says_bye_on_open_sockets_before_it_closes_them(served: Served) -> None:
+    with connected(served) as socket_:
+        served.process.send_signal(signal.SIGTERM)
+        bye = next(frame for frame in frames(socket_) if frame["type"] == "bye")
+        assert bye["after_ms"] > 0
+        with pytest.raises(ConnectionClosed) as closed:
+            list(frames(socket_))
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+    assert served.stop() < STOP_DEADLINE_S
+
+
+@contextlib.contextmanager
+def connected(served: Served) -> Iterator[ClientConnection]:
+    """Open a socket as a person who is logged in, and say hello."""
+    cookie = manage(served.folder, "shell", "--no-imports", "-c", _LOG_IN).stdout.strip()
+    with connect(
+        f"ws://{served.address}/ws/chat/",
+        origin=Origin(f"http://{served.address}"),
+        additional_headers={"Cookie": cookie},
+    ) as socket_:
+        socket_.send(json.dumps({"type": "hello", "v": 1, "rooms": []}))
+        assert next(frames(socket_))["type"] == "welcome"
+        yield socket_
+
+
+def frames(socket_: ClientConnection) -> Iterator[dict[str, Any]]:
+    while True:
+        said = json.loads(socket_.recv(timeout=STOP_DEADLINE_S))
+        yield from said if isinstance(said, list) else [said]
+
+
+_LOG_IN = """
+from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
+from django.contrib.sessions.backends.db import SessionStore
+ada = get_user_model().objects.create_user("ada", password="x")
+session = SessionStore()
+session[SESSION_KEY] = str(ada.pk)
+session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
+session[HASH_SESSION_KEY] = ada.get_session_auth_hash()
+session.save()
+print(f"{settings.SESSION_COOKIE_NAME}={session.session_key}")
+"""
 
 
 def test_a_second_ctrl_c_does_not_break_off_the_ordered_stop(served: Served) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -273,6 +274,32 @@ def test_a_wrong_value_ends_a_command_with_one_sentence_and_no_traceback(tmp_pat
     assert ran.returncode == 1
     assert ran.stderr.count("\n") == 1
     assert "SITE_URL" in ran.stderr
+
+
+def test_the_operations_page_has_every_variable_that_is_read() -> None:
+    page = (BASE_DIR / "docs" / "operations.md").read_text()
+    read = {
+        name
+        for file in ("environment.py", "settings.py")
+        for name in re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', (BASE_DIR / "chatsite" / file).read_text())
+        if name in ENVIRONMENT
+    }
+    assert read == ENVIRONMENT
+    assert {name for name in ENVIRONMENT if f"`{name}`" not in page} == set()
+
+
+ENVIRONMENT = {
+    "SITE_URL",
+    "DJANGO_SECRET_KEY",
+    "DJANGO_DEBUG",
+    "DATABASE_URL",
+    "REDIS_URL",
+    "DATA_DIR",
+    "TRUSTED_PROXY_COUNT",
+    "EMAIL_URL",
+    "DEFAULT_FROM_EMAIL",
+    "MESSAGING_RATE_LIMIT_SCALE",
+}
 
 
 # ── The settings that follow ──

@@ -26,6 +26,7 @@ except ImportError:
 SILENCE_S = 180.0
 LOOK_EVERY_S = 5.0
 POLL_S = 0.1
+SHORTEST_LIFE_S = 5.0  # one that fails at once is not started more often than this
 PATIENCE_S = 45.0  # a job bounds itself to 40 s and is safe to kill at any line
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -42,7 +43,7 @@ class Command(BaseCommand):
             end_group(cluster, patience_s=PATIENCE_S if stopping else 5.0)
             if not stopping:
                 self.stderr.write(f"{why}; starting it again.")
-                stopping.wait(min(30.0, max(0.0, 10.0 - (time.monotonic() - started_mono_s))))
+                stopping.wait(started_mono_s + SHORTEST_LIFE_S - time.monotonic())
 
 
 class Stopping:
