@@ -1,0 +1,150 @@
+"""`manage.py worker`: one job cluster, ended with it, and replaced when no job beats."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from chatsite.children import MARK, end, mark, marked, wait_for
+from chatsite.environment import BASE_DIR
+from messaging import jobs
+from messaging.management.commands import worker
+
+pytestmark = pytest.mark.usefixtures("redis_url")
+DEADLINE_S = 30.0
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `manage.py worker` on this test run's store and a database of its own."""
+    env = {
+        **os.environ,
+        MARK: mark(tmp_path, "worker"),
+        "DJANGO_SETTINGS_MODULE": "chatsite.settings",
+        "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3",
+    }
+    subprocess.run([sys.executable, "manage.py", "migrate", "-v", "0"], cwd=BASE_DIR, env=env, check=True)
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "manage.py", "worker"], cwd=BASE_DIR, env=env, stderr=log)
+    try:
+        yield process
+    finally:
+        end(marked(tmp_path), patience_s=0)
+        process.wait()
+
+
+def cluster_of(process: subprocess.Popen[bytes], folder: Path) -> list[int]:
+    return [
+        pid for pid in marked(folder) if pid != process.pid and os.getpgid(pid) != os.getpgid(process.pid)
+    ]
+
+
+def wait_until_up(process: subprocess.Popen[bytes], folder: Path) -> None:
+    # Guard, sentinel, two workers, monitor, pusher.
+    assert wait_for(lambda: len(cluster_of(process, folder)) >= 5, deadline_s=DEADLINE_S)
+
+
+def test_a_stop_reaches_the_cluster_and_nothing_is_left(
+    process: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    wait_until_up(process, tmp_path)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE_S) == 0
+    assert marked(tmp_path) == []
+
+
+def test_a_killed_worker_takes_its_cluster_along(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    wait_until_up(process, tmp_path)
+    process.kill()
+    assert wait_for(lambda: not cluster_of(process, tmp_path), deadline_s=DEADLINE_S)
+
+
+def test_a_killed_cluster_is_replaced(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    wait_until_up(process, tmp_path)
+    old = cluster_of(process, tmp_path)
+    end(old, patience_s=0)
+    assert wait_for(lambda: len(cluster_of(process, tmp_path)) >= 5, deadline_s=DEADLINE_S)
+    assert not set(old) & set(cluster_of(process, tmp_path))
+    assert b"starting it again" in (tmp_path / "log").read_bytes()
+
+
+# ── When no job beats; the cluster is a process that just lives ──
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
+    monkeypatch.setattr(worker, "SILENCE_S", 0.3)
+    monkeypatch.setattr(worker, "LOOK_EVERY_S", 0.05)
+    process = subprocess.Popen(["sleep", "600"], process_group=0)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Never:
+    """Stands for `Stopping`: true once `after_s` have passed."""
+
+    def __init__(self, after_s: float) -> None:
+        self._ends_mono_s = time.monotonic() + after_s
+
+    def __bool__(self) -> bool:
+        return time.monotonic() >= self._ends_mono_s
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def watch(cluster: subprocess.Popen[bytes], *, running_for_s: float = 60.0) -> str:
+    stopping = Never(after_s=1.0)
+    return worker.watch(cluster, stopping, started_mono_s=time.monotonic() - running_for_s)  # type: ignore[arg-type]
+
+
+def test_a_cluster_in_which_no_job_beats_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, cluster: subprocess.Popen[bytes]
+) -> None:
+    monkeypatch.setattr(jobs, "heartbeat_age_s", lambda: 60.0)
+    assert "no job has run" in watch(cluster)
+
+
+def test_a_new_cluster_is_given_the_same_time_before_its_first_beat(
+    monkeypatch: pytest.MonkeyPatch, cluster: subprocess.Popen[bytes]
+) -> None:
+    monkeypatch.setattr(jobs, "heartbeat_age_s", lambda: None)
+    monkeypatch.setattr(worker, "SILENCE_S", 100.0)
+    assert watch(cluster, running_for_s=0) == "told to stop"
+
+
+def test_a_beating_cluster_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, cluster: subprocess.Popen[bytes]
+) -> None:
+    monkeypatch.setattr(jobs, "heartbeat_age_s", lambda: 0.0)
+    assert watch(cluster) == "told to stop"
+
+
+def test_a_store_that_is_away_is_no_reason_to_replace_the_cluster(
+    monkeypatch: pytest.MonkeyPatch, cluster: subprocess.Popen[bytes]
+) -> None:
+    def away() -> float:
+        raise redis.ConnectionError
+
+    monkeypatch.setattr(jobs, "heartbeat_age_s", away)
+    assert watch(cluster) == "told to stop"
+
+
+def test_a_cluster_that_does_not_stop_is_killed_after_its_patience() -> None:
+    def ignore() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    cluster = subprocess.Popen(["sleep", "600"], process_group=0, preexec_fn=ignore)
+    worker.end_group(cluster, patience_s=0.2)
+    assert cluster.returncode == -signal.SIGKILL
