@@ -6,7 +6,6 @@ row goes. A crash between two of these is repaired at the next `hello` or by the
 
 from __future__ import annotations
 
-import secrets
 import zlib
 
 from django.conf import settings
@@ -14,14 +13,20 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models.functions import Lower
 from django.utils import timezone
+from django.utils.crypto import get_random_string
 from django.utils.translation import gettext_lazy as _
 
 PARTITIONS = 64  # fixed: a room's partition is part of its keys' names
 
 
+def partition_of(room: str) -> int:
+    """Return the partition of a new room: fixed from then on."""
+    return zlib.crc32(room.encode()) % PARTITIONS
+
+
 def new_room_id() -> str:
-    """Return an id of 11 URL-safe characters: short, because each Redis key of the room repeats it."""
-    return secrets.token_urlsafe(8)
+    """Return an id of 11 letters and digits (65 bits): short, because each Redis key of the room repeats it."""
+    return get_random_string(11)
 
 
 class Room(models.Model):
@@ -55,8 +60,8 @@ class Room(models.Model):
         return self.name
 
     def save(self, *args: object, **kwargs: object) -> None:
-        if self.partition is None:
-            self.partition = zlib.crc32(self.id.encode()) % PARTITIONS
+        if self._state.adding:
+            self.partition = partition_of(self.id)
         super().save(*args, **kwargs)  # type: ignore[arg-type]
 
 

@@ -1,0 +1,77 @@
+"""`manage.py seed_demo`: people and rooms to try the chat with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from messaging import demo
+from messaging.demo import seed_first_run
+from messaging.errors import MessagingError
+
+__all__ = ["Command", "seed_first_run"]
+
+ROOMS, USERS = 1, 5  # of fresh ones, when only the other is asked for
+
+
+class Command(BaseCommand):
+    help = (
+        "Make the demo's people and rooms, or with numbers so many fresh ones."
+        " Refuses without DJANGO_DEBUG or --force: these accounts' passwords are printed."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--users", type=int, metavar="N", help=f"so many fresh people (default {USERS})")
+        parser.add_argument("--rooms", type=int, metavar="N", help=f"so many fresh rooms (default {ROOMS})")
+        parser.add_argument(
+            "--members", type=int, metavar="N", help="how many of them are in each room (default all)"
+        )
+        parser.add_argument("--sessions", action="store_true", help="log everybody in and print the cookies")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+        parser.add_argument("--force", action="store_true", help="also where DJANGO_DEBUG is off")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not (settings.DEBUG or options["force"]):
+            raise CommandError("These accounts' passwords are printed: set DJANGO_DEBUG=1 or add --force.")
+        seeded = self._seed(options)
+        if options["json"]:
+            self.stdout.write(_json(seeded, sessions=options["sessions"]))
+        else:
+            self._print(seeded)
+
+    def _seed(self, options: dict[str, Any]) -> demo.Seeded:
+        given = [options[name] for name in ("users", "rooms", "members")]
+        if all(number is None for number in given):
+            try:
+                return demo.seed_demo(sessions=options["sessions"])
+            except MessagingError as error:
+                raise CommandError(error.detail) from None
+        users, rooms, members = given
+        users = USERS if users is None else users
+        members = users if members is None else members
+        rooms = ROOMS if rooms is None else rooms
+        if users < 1 or rooms < 0 or not 1 <= members <= users:
+            raise CommandError(
+                "It takes 1 user or more, 0 rooms or more, and 1 to --users members.", returncode=2
+            )
+        return demo.seed_fresh(users, rooms, members, sessions=options["sessions"])
+
+    def _print(self, seeded: demo.Seeded) -> None:
+        for person in seeded.users:
+            self.stdout.write(
+                "  ".join(filter(None, [f"{person.name:<16}", person.password, person.session]))
+            )
+        for room in seeded.rooms:
+            self.stdout.write(f"{room.id:<16}  {room.name}, {len(room.members)} members")
+
+
+def _json(seeded: demo.Seeded, *, sessions: bool) -> str:
+    users = [
+        {"id": person.id, "name": person.name, "password": person.password}
+        | ({"session": person.session} if sessions else {})
+        for person in seeded.users
+    ]
+    return msgspec.json.encode({"users": users, "rooms": seeded.rooms}).decode()
