@@ -3,7 +3,7 @@
  * tells the views by events and never touches the DOM.
  *
  * Events: rooms (the list changed), room {room, ...out} (something in this room changed), notices, problem {room, seq,
- * code}, left {room}, welcome, message {room, message} (a live one, somebody else's).
+ * code}, left {room}, presence {room}, typing {room}, welcome.
  */
 import { Acks } from "./acks.js";
 import { Emitter } from "./emitter.js";
@@ -178,7 +178,7 @@ export class Chat extends Emitter {
     this.#withRoom(frame, (room) => {
       const out = room.log.message(frame);
       this.#apply(room, out);
-      for (const message of out.added) if (!room.isOwn(message)) this.emit("message", { room, message });
+      if (frame.from) room.stoppedTyping(frame.from.id);
     });
   }
 
@@ -297,10 +297,7 @@ export class Chat extends Emitter {
 
   #apply(room, out, { own_doing = false } = {}) {
     for (const message of [...out.added, ...out.changed]) if (message.unshowable) this.#reject(room, message);
-    for (const message of out.added) {
-      if (room.isOwn(message)) this.#outbox.sent({ ...message, room: room.id, epoch: room.log.epoch });
-      room.stoppedTyping(message.from?.id);
-    }
+    for (const message of out.added) if (room.isOwn(message)) this.#outbox.sent({ ...message, room: room.id, epoch: room.log.epoch });
     for (const { message, reason } of out.removed) this.#ended(room, message, reason, own_doing);
     room.settleAccepted();
     this.#askAndAcknowledge(room);

@@ -1,7 +1,7 @@
 /** The message details: its times, and each recipient with what is known of them; asked again while it is open. */
 import * as api from "./api.js";
 import { avatar, el, fillWith, find, reach, ring } from "./dom.js";
-import { fill, gettext } from "./i18n.js";
+import { fill, gettext, ngettext } from "./i18n.js";
 import { SEGMENTS_MOST, segments } from "./ladder.js";
 import * as words from "./words.js";
 
@@ -93,7 +93,7 @@ export class Details {
   #group(title, count, people, now) {
     if (count <= 0) return [];
     const others = count - people.length;
-    return [el("h3", { class: "details-title" }, title, el("span", {}, words.number(count))), el("ul", {}, people.map((one) => this.#person(one, now)), others > 0 && el("li", { class: "recipient" }, el("small", {}, fill(gettext("and %(n)s more"), { n: words.number(others) }))))];
+    return [el("h3", { class: "details-title" }, title, el("span", {}, words.number(count))), el("ul", {}, people.map((one) => this.#person(one, now)), others > 0 && el("li", { class: "recipient" }, el("small", {}, fill(ngettext("and %(n)s more", "and %(n)s more", others), { n: words.number(others) }))))];
   }
 
   #person(one, now) {

@@ -2,6 +2,7 @@
 import * as api from "./api.js";
 import { avatar, el, find, hidden, icon, setAttribute, setText } from "./dom.js";
 import { fill, gettext } from "./i18n.js";
+import { codePoints } from "./protocol.js";
 import { stateOf } from "./ladder.js";
 import * as words from "./words.js";
 
@@ -88,7 +89,7 @@ export class RoomsView {
       name: room.name,
       kind: room.kind,
       partner: partner?.user ?? null,
-      online: partner && room.has_presence ? room.online.has(partner.user) : null,
+      online: room.kind === "direct" && room.has_presence ? [...room.online].some((user) => user !== room.me.id) : null,
       current: room.id === this.#page.current(),
       muted: Boolean(room.muted),
       when: at ? [new Date(at).toISOString(), words.listWhen(at, now)] : null,
@@ -107,7 +108,7 @@ export class RoomsView {
     if (typing.length) return { kind: "plain", text: words.typing(typing) };
     const draft = this.#page.keep.draft(room.id);
     if (draft && room.id !== this.#page.current()) return { kind: "draft", text: draft.slice(0, 100) };
-    if (!last) return { kind: "plain", text: "" };
+    if (!last) return { kind: "plain", text: gettext("No messages") };
     const body = last.body.slice(0, 120);
     if (room.isOwn(last) && room.kind === "direct") return { kind: "own", state: stateOf(room.receipts.get(last.seq)), text: body };
     if (room.kind === "direct") return { kind: "plain", text: body };
@@ -118,7 +119,7 @@ export class RoomsView {
     setAttribute(link, "aria-current", shown.current ? "page" : null);
     setAttribute(link, "data-unread", shown.unread > 0 && !shown.muted);
     const presence = shown.online === null ? null : shown.online ? "online" : "offline";
-    const face = shown.kind === "direct" ? avatar({ id: shown.partner ?? 0, name: shown.name }, { presence }) : el("span", { class: "avatar", "data-kind": "room", "aria-hidden": "true" }, icon(shown.kind === "private" ? "private" : "public"));
+    const face = shown.kind === "direct" ? avatar({ id: shown.partner ?? codePoints(room.id + shown.name), name: shown.name }, { presence }) : el("span", { class: "avatar", "data-kind": "room", "aria-hidden": "true" }, icon(shown.kind === "private" ? "private" : "public"));
     link.replaceChildren(
       face,
       el("span", { class: "room-name" }, el("span", { dir: "auto" }, shown.name), shown.muted && icon("mute", "icon-small"), shown.muted && hidden(gettext(", muted")), presence && hidden(presence === "online" ? gettext(", online") : gettext(", offline"))),

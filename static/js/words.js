@@ -98,7 +98,8 @@ export function shortDuration(seconds) {
 }
 
 export function names(list) {
-  return new Intl.ListFormat(language(), { type: "conjunction" }).format(list);
+  if (list.length < 2) return list.join();
+  return fill(gettext("%(names)s and %(last)s"), { names: list.slice(0, -1).join(gettext(", ")), last: list.at(-1) });
 }
 
 export function reason({ reason: why, attempts }) {
