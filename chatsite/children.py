@@ -46,7 +46,7 @@ class Child:
         self._env = {**env, MARK: mark(folder, name)}
         self._pass_fds = pass_fds
         self._started_mono_s = 0.0
-        self._short_lives = 0
+        self.short_lives = 0
         self._unfinished = b""
 
     def start(self) -> None:
@@ -91,9 +91,9 @@ class Child:
     def restart_later(self) -> float:
         """Note when to start again and return the wait in seconds: 0.2, 0.4, 0.8 ... 30, from the start again once healthy."""
         now = time.monotonic()
-        self._short_lives = 0 if now - self._started_mono_s > HEALTHY_S else self._short_lives
-        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**self._short_lives)
-        self._short_lives += 1
+        self.short_lives = 0 if now - self._started_mono_s > HEALTHY_S else self.short_lives
+        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**self.short_lives)
+        self.short_lives += 1
         self.due_mono_s = now + wait_s
         return wait_s
 

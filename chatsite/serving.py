@@ -29,7 +29,7 @@ import redis
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from chatsite import assets, embedded, environment
@@ -48,6 +48,7 @@ TCP_USER_TIMEOUT_MS = 15_000
 SEND_BUFFER_BYTES = 128 * 1024
 BACKLOG = 2_048
 STORE_ANSWERS_WITHIN_S = 5.0
+STORE_TRIES = 3
 
 # How long each may take to stop; together with the sweep at the end under 10 s. The server closes its sockets after
 # SERVER_GRACE_S, whoever does not read; the jobs are safe to kill at any line; the store has answered nothing unsaved.
@@ -71,18 +72,6 @@ class Options:
     processes: int = 1
     worker: bool = True
     seed: bool = True
-
-
-class LogIn(msgspec.Struct, frozen=True):
-    name: str
-    password: str
-
-
-class Demo(msgspec.Struct, frozen=True):
-    """The demo's log-ins; `users` as `seed_demo --json` prints them, `staff` made here."""
-
-    users: list[LogIn]
-    staff: LogIn = LogIn(name="", password="")
 
 
 def serve(options: Options) -> None:
@@ -112,15 +101,20 @@ def _start(supervisor: Supervisor, folder: Path, listener: socket.socket, option
         os.environ["SITE_URL"] = environment.local_site_url(port)
     _start_store(supervisor, folder)
     _check_store(supervisor)
-    _prepare(supervisor)
-    demo = _demo(supervisor, folder) if options.seed else None
+    try:
+        _prepare(supervisor)
+    except OperationalError as error:
+        raise CannotServe(
+            f"The database cannot be used (DATABASE_URL): {' '.join(str(error).split())}."
+        ) from None
+    log_ins = _demo(supervisor) if options.seed else None
     connections.close_all()
     _listen(listener)
     if options.worker:
         supervisor.add(_worker(folder))
     supervisor.add(*_servers(folder, listener, options.processes))
     _wait_until_served(supervisor, listener)
-    _say_where(supervisor, demo)
+    _say_where(supervisor, log_ins)
 
 
 # ── DATA_DIR and the port ──
@@ -229,6 +223,10 @@ def _start_store(supervisor: Supervisor, folder: Path) -> None:
         settings.STORE_URL, deadline_s=0.1
     ):  # a big file takes its time to load
         supervisor.turn(0)
+        if store.short_lives > STORE_TRIES:
+            raise CannotServe(
+                f"The store does not start; its own lines above say why. Its files are in {files}."
+            )
     supervisor.turn(0)
 
 
@@ -254,23 +252,13 @@ def _prepare(supervisor: Supervisor) -> None:
         supervisor.say("Collected the static files.")
 
 
-def _demo(supervisor: Supervisor, folder: Path) -> Demo | None:
+def _demo(supervisor: Supervisor) -> demo.Note | None:
     """Make the demo on the first run of a site that only this machine reaches; return its log-ins on each run."""
-    note = folder / "demo.json"
-    if note.exists():
-        return msgspec.json.decode(note.read_bytes(), type=Demo)
-    if not environment.site().local or get_user_model().objects.exists():
-        return None
-    supervisor.say("Making the demo's people and rooms.")
-    written = io.StringIO()
-    call_command("seed_demo", json=True, force=True, stdout=written)
-    people = msgspec.json.decode(written.getvalue(), type=Demo).users
-    staff = LogIn(name="staff", password=secrets.token_urlsafe(9))
-    get_user_model().objects.create_superuser(staff.name, password=staff.password)
-    demo = Demo(users=people[:DEMO_LOG_INS], staff=staff)
-    note.touch(mode=0o600)
-    note.write_bytes(msgspec.json.encode(demo))
-    return demo
+    if not get_user_model().objects.exists():
+        if not environment.site().local:
+            return None
+        supervisor.say("Making the demo's people and rooms.")
+    return demo.seed_first_run()
 
 
 # ── Worker and server ──
@@ -340,15 +328,15 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def _say_where(supervisor: Supervisor, demo: Demo | None) -> None:
+def _say_where(supervisor: Supervisor, log_ins: demo.Note | None) -> None:
     address = environment.site().origins[0]
     supervisor.say(f"The chat is at {address}/")
-    if demo is None:
+    if log_ins is None:
         supervisor.say(f"Staff pages: {address}/admin/ (`manage.py createsuperuser` makes a log-in)")
     else:
-        for person in demo.users:
+        for person in log_ins.users[:DEMO_LOG_INS]:
             supervisor.say(f"Log in as {person.name}, password {person.password}")
         supervisor.say(
-            f"Staff pages: {address}/admin/, log in as {demo.staff.name}, password {demo.staff.password}"
+            f"Staff pages: {address}/admin/, log in as {log_ins.staff.name}, password {log_ins.staff.password}"
         )
     supervisor.say("Ctrl-C stops everything; messages are kept.")

@@ -244,6 +244,25 @@ def test_a_store_that_does_not_answer_is_named_by_its_variable(folder: Path) -> 
     assert "REDIS_URL" in ran.stderr
 
 
+def test_a_store_that_cannot_read_its_own_file_is_given_up_with_a_sentence(folder: Path) -> None:
+    log = folder / "store" / "appendonlydir"
+    log.mkdir(parents=True, mode=0o700)
+    folder.chmod(0o700)
+    (log / "appendonly.aof.manifest").write_text("nonsense\n")
+    ran = run_serve(folder, "--port", "0")
+    assert ran.returncode == 1
+    assert "The store does not start" in ran.stderr.splitlines()[-1]
+    assert children.marked(folder) == []
+
+
+def test_a_database_that_does_not_answer_is_named_by_its_variable(folder: Path) -> None:
+    ran = run_serve(folder, "--port", "0", DATABASE_URL="postgres://nobody@127.0.0.1:1/nothing")
+    assert ran.returncode == 1
+    assert "DATABASE_URL" in ran.stderr.splitlines()[-1]
+    assert "Traceback" not in ran.stderr
+    assert children.marked(folder) == []
+
+
 @pytest.mark.parametrize("arguments", [("--port", "65536"), ("--port", "http"), ("--processes", "0")])
 def test_a_nonsense_argument_is_a_usage_error(folder: Path, arguments: tuple[str, str]) -> None:
     ran = run_serve(folder, *arguments)

@@ -23,7 +23,11 @@ class Command(BaseCommand):
         parts = health.parts()
         faults = [fault for part in parts for fault in part.faults]
         if options["json"]:
-            self.stdout.write(json.dumps({"ok": not faults, "parts": [dataclasses.asdict(part) for part in parts]}, indent=2))
+            self.stdout.write(
+                json.dumps(
+                    {"ok": not faults, "parts": [dataclasses.asdict(part) for part in parts]}, indent=2
+                )
+            )
         else:
             for part in parts:
                 self._print(part)
@@ -33,6 +37,8 @@ class Command(BaseCommand):
     def _print(self, part: health.Part) -> None:
         facts = ", ".join(f"{name} {value}" for name, value in part.facts.items())
         state = "ok" if not part.faults else "FAULT" if part.reachable else "AWAY"
-        self.stdout.write(f"{part.name:<14}{state:<6}{' '.join(filter(None, [part.version, facts]))}".rstrip())
+        self.stdout.write(
+            f"{part.name:<14}{state:<6}{' '.join(filter(None, [part.version, facts]))}".rstrip()
+        )
         for fault in part.faults:
             self.stdout.write(f"{'':<20}{fault.sentence} {fault.remedy}")

@@ -17,10 +17,22 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         usual = Options()
         parser.add_argument("--host", default=usual.host, help="address to listen on (default: %(default)s)")
-        parser.add_argument("--port", type=_port, default=usual.port, help="default: %(default)s; 0: any free one")
-        parser.add_argument("--processes", type=_processes, default=usual.processes, metavar="N", help="server processes (default: 1)")
-        parser.add_argument("--no-worker", action="store_true", help="without jobs: another machine runs `worker`")
-        parser.add_argument("--no-seed", action="store_true", help="without the demo people and rooms of the first run")
+        parser.add_argument(
+            "--port", type=_port, default=usual.port, help="default: %(default)s; 0: any free one"
+        )
+        parser.add_argument(
+            "--processes",
+            type=_processes,
+            default=usual.processes,
+            metavar="N",
+            help="server processes (default: 1)",
+        )
+        parser.add_argument(
+            "--no-worker", action="store_true", help="without jobs: another machine runs `worker`"
+        )
+        parser.add_argument(
+            "--no-seed", action="store_true", help="without the demo people and rooms of the first run"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         chosen = Options(
