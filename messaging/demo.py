@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from django.conf import settings
@@ -101,16 +100,12 @@ def note_path() -> Path:
     return Path(settings.DATA_DIR) / "demo.json"
 
 
-def seed_first_run() -> list[dict[str, Any]]:
-    """Make the demo in a database without any user; return its log-ins on every run, [] where there is no demo.
-
-    Each is {"name", "password", "staff"}. Idempotent.
-    """
-    if _kept() is None and get_user_model().objects.exists():
-        return []
-    note = _note()
-    people = [{"name": person.name, "password": person.password, "staff": False} for person in note.users]
-    return [*people, {"name": note.staff.name, "password": note.staff.password, "staff": True}]
+def seed_first_run() -> Note | None:
+    """Make the demo in a database without any user; return its log-ins on every run, None where there is no demo. Idempotent."""
+    kept = _kept()
+    if kept is None and not get_user_model().objects.exists():
+        return _make()
+    return kept
 
 
 def seed_demo(*, sessions: bool = False) -> Seeded:

@@ -9,10 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from messaging import demo
-from messaging.demo import seed_first_run
 from messaging.errors import MessagingError
-
-__all__ = ["Command", "seed_first_run"]
 
 ROOMS, USERS = 1, 5  # of fresh ones, when only the other is asked for
 
