@@ -1,0 +1,1 @@
+"""Measure this server beside others, in one run on the same cores."""
