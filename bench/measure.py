@@ -170,7 +170,7 @@ def _seed(folder: Path, shapes: set[str]) -> tuple[Path, dict[str, Any]]:
     site.mkdir()
     with store_on(folder / "store") as (_, path):
         env = {
-            **os.environ,
+            **plain_env(),
             "DATA_DIR": str(site),
             "REDIS_URL": f"unix://{path}",
             "DJANGO_SECRET_KEY": _key(site),
