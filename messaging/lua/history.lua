@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=no-writes
 -- Read the newest messages below `before` that a member may see, newest first.
 -- KEYS[1] partition prefix; ARGV: room, user, before, limit, most (bytes of bodies), visible from (seq: all after it, '' joining)
 -- Returns {epoch, more (0|1), messages as in read_after, before for the next call}

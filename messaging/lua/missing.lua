@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=no-writes
 -- Say who owes live messages and does not hold them.
 -- KEYS[1] partition prefix; ARGV: room, most names for each, then seqs
 -- Returns for each {sender, id, missing in all, user, reason, attempts, ...}, or 0 where the seq is not live

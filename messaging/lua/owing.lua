@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=no-writes
 -- Say which of some members owe a live message: at or below a mark, or any.
 -- KEYS[1] partition prefix; ARGV: room, epoch, mark ('' top), then user ids
 -- Returns {user, cursor, value of attempts or '', ...}, only those who owe; {} for another epoch

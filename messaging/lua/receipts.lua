@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=no-writes
 -- Count who holds a sender's messages among the room's newest 1,000 live ones, for at most 200 of them.
 -- KEYS[1] partition prefix; ARGV: room, user
 -- Returns {epoch, seq, delivered, read, total, ...} ascending; rows that nobody owes are left out

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=no-writes
 -- Say who holds one live message, those who lack it first, at most 100 in all.
 -- KEYS[1] partition prefix; ARGV: room, seq
 -- Returns {{id, sender, sent_at, expires_at, now, only ('' everybody)}, waiting, holding} where waiting is {user, attempts, ...}
