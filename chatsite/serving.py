@@ -13,9 +13,7 @@ import dataclasses
 import errno
 import fcntl
 import http.client
-import io
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -24,7 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import msgspec
 import redis
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -35,7 +32,7 @@ from django.db.migrations.executor import MigrationExecutor
 from chatsite import assets, embedded, environment
 from chatsite.children import Child, end, marked
 from chatsite.supervisor import Supervisor, interrupt_on
-from messaging import health
+from messaging import demo, health
 
 try:
     from messaging import jobs
@@ -317,9 +314,7 @@ def _wait_until_served(supervisor: Supervisor, listener: socket.socket) -> None:
 def _answers(host: str, port: int) -> bool:
     asked = http.client.HTTPConnection(host, port, timeout=1.0)
     try:
-        asked.request(
-            "GET", "/ws/chat/check/", headers={"Host": urlsplit(environment.site().origins[0]).netloc}
-        )
+        asked.request("GET", "/healthz", headers={"Host": urlsplit(environment.site().origins[0]).netloc})
         asked.getresponse()
     except (OSError, http.client.HTTPException):
         return False
