@@ -44,12 +44,16 @@ def wait_for(condition: Callable[[], bool], *, deadline_s: float, what: str) -> 
 class Served:
     """A running `serve`; its whole output goes to a file."""
 
-    def __init__(self, folder: Path, *arguments: str, **more: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, seed: bool = False, **more: str) -> None:
         self.folder = folder
         self.log = folder.parent / f"{folder.name}-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "manage.py", "serve", "--port", "0", "--no-seed", *arguments],
+                [
+                    *(sys.executable, "manage.py", "serve", "--port", "0"),
+                    *(() if seed else ("--no-seed",)),
+                    *arguments,
+                ],
                 cwd=BASE_DIR,
                 env=environment(folder, **more),
                 stdout=log,
@@ -457,3 +461,28 @@ def test_a_live_store_of_unknown_origin_on_the_socket_is_ended_before_ours_start
         stranger.wait()
         if second is not None:
             second.clean_up()
+
+
+# ── The first run ──
+
+
+def test_the_first_run_prints_log_ins_that_work_and_the_next_run_prints_the_same(folder: Path) -> None:
+    printed = []
+    for _ in range(2):
+        served = Served(folder, "--no-worker", seed=True)
+        try:
+            served.wait_until_ready()
+            wait_for(lambda served=served: "Ctrl-C" in served.output, deadline_s=5, what="the log-ins")  # type: ignore[misc]
+            printed.append(re.findall(r"og in as (\S+), password (\S+)", served.output))
+        finally:
+            served.clean_up()
+    assert printed[0] == printed[1]
+    assert [name for name, _ in printed[0]][-1] == "staff"
+    ran = manage(folder, "shell", "--no-imports", "-c", _TRY.format(printed[0]))
+    assert ran.stdout.strip() == str([True] * len(printed[0])), ran.stderr
+
+
+_TRY = """
+from django.contrib.auth import authenticate
+print([authenticate(username=name, password=password) is not None for name, password in {}])
+"""
