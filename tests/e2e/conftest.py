@@ -1,0 +1,57 @@
+"""One site for all browser tests, one browser, and a person's screen in it. What breaks the content policy fails the test."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.e2e.screen import Screen
+from tests.e2e.site import Demo, Person, Site
+
+OpenScreen = Callable[..., Screen]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    one = Site(tmp_path_factory.mktemp("site"))
+    one.start()
+    yield one
+    one.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert path, "no chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        one = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield one
+        one.close()
+
+
+@pytest.fixture
+def demo(site: Site) -> Demo:
+    """Three people who share a room that nobody has used."""
+    return site.seed(users=3)
+
+
+@pytest.fixture
+def open_screen(browser: Browser, site: Site, tmp_path: Path) -> Iterator[OpenScreen]:
+    """Return a function that opens a screen for a person: `open_screen(ada, room, width=..., dark=...)`."""
+    screens: list[Screen] = []
+
+    def make(person: Person | None = None, path: str = "/", **options: Any) -> Screen:
+        screen = Screen(browser, site, person, path, **options)
+        screens.append(screen)
+        return screen
+
+    yield make
+    faults = [fault for screen in screens for fault in screen.faults()]
+    for number, screen in enumerate(screens):
+        screen.close(tmp_path / f"screen-{number}.png")
+    assert faults == []

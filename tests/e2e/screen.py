@@ -1,0 +1,111 @@
+"""What one person sees and does, in the words of the person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.e2e.site import Person, Site
+
+TELLS_VIOLATIONS = """
+addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
+"""
+# A killed server and a refused handshake are part of the tests; the browser reports them and the page copes.
+EXPECTED = ("WebSocket connection to", "Failed to load resource", "ERR_CONNECTION_REFUSED", "ERR_INTERNET_DISCONNECTED")
+
+
+class Screen:
+    """A browser context with one page, logged in as `person`."""
+
+    def __init__(
+        self,
+        browser: Browser,
+        site: Site,
+        person: Person | None,
+        path: str = "/",
+        *,
+        width: int = 1280,
+        height: int = 800,
+        dark: bool = False,
+        language: str = "en",
+        phone: bool = False,
+        scale: float = 1,
+        **options: Any,
+    ) -> None:
+        self.site = site
+        self.person = person
+        self.context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+            locale=language,
+            has_touch=phone,
+            is_mobile=phone,
+            device_scale_factor=scale,
+            **options,
+        )
+        self._faults: list[str] = []
+        if person:
+            self.context.add_cookies([{"name": "sessionid", "value": person.session, "url": site.url}])
+        self.page = self.tab(path)
+
+    def tab(self, path: str) -> Page:
+        """Open another tab of the same browser."""
+        page = self.context.new_page()
+        page.add_init_script(TELLS_VIOLATIONS)
+        page.on("console", lambda line: self._note(line.type, line.text))
+        page.on("pageerror", lambda error: self._faults.append(f"error: {error}"))
+        page.goto(self.site.url + path)
+        return page
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind == "error" and not any(known in text for known in EXPECTED):
+            self._faults.append(text)
+
+    def faults(self) -> list[str]:
+        return self._faults
+
+    def close(self, picture: Path) -> None:
+        if not self.page.is_closed():
+            self.page.screenshot(path=picture)
+        self.context.close()
+
+    # ---- what is there
+
+    @property
+    def box(self) -> Locator:
+        return self.page.locator("#message-text")
+
+    @property
+    def log(self) -> Locator:
+        return self.page.locator("[data-log]")
+
+    @property
+    def connection(self) -> Locator:
+        return self.page.locator("[data-room] [data-connection]")
+
+    def message(self, text: str) -> Locator:
+        return self.log.locator("article", has_text=text)
+
+    def texts(self) -> list[str]:
+        return self.log.locator(".message-text").all_inner_texts()
+
+    def wait_ready(self) -> None:
+        expect(self.page.locator("[data-me-state]")).to_have_text("Online")
+        expect(self.box).to_be_visible()
+
+    # ---- what the person does
+
+    def say(self, *texts: str) -> None:
+        for text in texts:
+            self.box.fill(text)
+            self.box.press("Enter")
+
+    def sees(self, *texts: str, timeout_s: float = 10) -> None:
+        for text in texts:
+            expect(self.message(text)).to_have_count(1, timeout=timeout_s * 1000)
+
+    def waits_for_state(self, text: str, *states: str, timeout_s: float = 10) -> None:
+        found = ", ".join(f'[data-state="{state}"]' for state in states)
+        expect(self.message(text).and_(self.page.locator(found))).to_have_count(1, timeout=timeout_s * 1000)

@@ -1,0 +1,150 @@
+"""A whole site of its own for the browser tests: real server, real store, private folder, free port."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+ROOT = Path(__file__).resolve().parents[2]
+START_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 20.0
+POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody who is logged in: `session` is the value of the cookie."""
+
+    id: int
+    name: str
+    password: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What `seed_demo` made."""
+
+    people: list[Person]
+    rooms: list[dict[str, Any]]
+
+    @property
+    def room(self) -> str:
+        return str(self.rooms[0]["id"])
+
+
+def wait_for(what: str, condition: Callable[[], T], deadline_s: float = 20.0) -> T:
+    """Return the first true answer of `condition`; fail with `what` when none came in time."""
+    end = time.monotonic() + deadline_s
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > end:
+            raise AssertionError(f"did not come in {deadline_s} s: {what}")
+        time.sleep(POLL_S)
+
+
+class Site:
+    """Start, seed, wound and stop one installation."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / "serve.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "manage.py", "serve", "--port", str(self.port), "--no-worker", "--no-seed"],
+                cwd=ROOT,
+                env=self._environment(),
+                stdout=log,
+                stderr=log,
+            )
+        wait_for(f"a server, see {self.log}", self._answers, START_DEADLINE_S)
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(STOP_DEADLINE_S)
+
+    def seed(self, *, users: int, rooms: int = 1, members: int | None = None) -> Demo:
+        """Make fresh people and rooms; every room has the first `members` of them."""
+        sizes = ["--users", str(users), "--rooms", str(rooms), "--members", str(members or users)]
+        made = json.loads(self.manage("seed_demo", "--json", "--sessions", "--force", *sizes))
+        people = [
+            Person(one["id"], one["name"], one["password"], one["session"].partition("=")[2])
+            for one in made["users"]
+        ]
+        return Demo(people, made["rooms"])
+
+    def manage(self, *words: str) -> str:
+        command = [sys.executable, "manage.py", *words]
+        done = subprocess.run(command, cwd=ROOT, env=self._environment(), check=False, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    def kill_server(self) -> int:
+        """End the web server with -9; the supervisor starts another. Return the pid that died."""
+        pid = self.server_pid()
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def freeze_server(self) -> int:
+        pid = self.server_pid()
+        os.kill(pid, signal.SIGSTOP)
+        return pid
+
+    def server_pid(self) -> int:
+        assert self._process is not None
+        return wait_for("a web server", lambda: _child_called("uvicorn", self._process.pid))
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()
+        try:
+            with urllib.request.urlopen(f"{self.url}/healthz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        return kept | {"DATA_DIR": str(self.folder / "data"), "SITE_URL": self.url}
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _child_called(name: str, parent: int) -> int | None:
+    for entry in _children(parent):
+        words = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        if name in words:
+            return entry
+    return None
+
+
+def _children(parent: int) -> Sequence[int]:
+    found = []
+    for task in Path(f"/proc/{parent}/task").iterdir():
+        found += [int(pid) for pid in (task / "children").read_text().split()]
+    return found

@@ -1,0 +1,129 @@
+"""The server dies, the network goes, the page is loaded again: no reload is needed, nothing is lost, nothing comes twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from playwright.sync_api import expect
+
+from tests.e2e.conftest import OpenScreen
+from tests.e2e.site import Demo, Site, wait_for
+
+
+def test_a_server_killed_in_mid_send_comes_back_and_nothing_is_lost_or_doubled(
+    open_screen: OpenScreen, site: Site, demo: Demo
+) -> None:
+    ada, grace, _ = demo.people
+    hers = open_screen(ada, f"/r/{demo.room}/")
+    theirs = open_screen(grace, f"/r/{demo.room}/")
+    hers.wait_ready()
+    theirs.wait_ready()
+    hers.page.evaluate("window.sameDocument = true")
+    hers.say(*[f"before {n}" for n in range(5)])
+    died = site.kill_server()
+    hers.say(*[f"after {n}" for n in range(5)])
+    wait_for("another server", lambda: site.server_pid() != died)
+    expected = [f"before {n}" for n in range(5)] + [f"after {n}" for n in range(5)]
+    for screen in (hers, theirs):
+        screen.sees("after 4", timeout_s=40)
+        wait_for("every message once and in order", lambda screen=screen: screen.texts() == expected)
+    expect(hers.log.locator('[data-state="sending"], [data-state="waiting"], [data-state="failed"]')).to_have_count(0)
+    assert hers.page.evaluate("window.sameDocument") is True
+
+
+def test_a_frozen_server_is_noticed_and_what_was_written_is_sent_when_it_wakes(
+    open_screen: OpenScreen, site: Site, demo: Demo
+) -> None:
+    ada = demo.people[0]
+    hers = open_screen(ada, f"/r/{demo.room}/")
+    hers.wait_ready()
+    pid = site.freeze_server()
+    try:
+        hers.say("into the ice")
+        hers.waits_for_state("into the ice", "sending")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    hers.waits_for_state("into the ice", "sent", timeout_s=30)
+    assert hers.texts() == ["into the ice"]
+
+
+def test_a_reload_without_a_network_keeps_the_outbox(open_screen: OpenScreen, site: Site, demo: Demo) -> None:
+    ada, grace, _ = demo.people
+    hers = open_screen(ada, f"/r/{demo.room}/")
+    hers.wait_ready()
+    hers.page.route_web_socket("**/ws/chat/", lambda socket: socket.close(code=1013))
+    hers.page.reload()
+    expect(hers.connection).to_contain_text("Your messages are kept and will be sent.", timeout=15_000)
+    expect(hers.page.locator("[data-announce]")).to_contain_text("Connection lost.")
+
+
+def test_what_was_written_before_a_reload_is_sent_after_it(open_screen: OpenScreen, site: Site, demo: Demo) -> None:
+    ada, grace, _ = demo.people
+    hers = open_screen(ada, f"/r/{demo.room}/")
+    hers.wait_ready()
+    pid = site.freeze_server()
+    try:
+        hers.say("first", "second")
+        hers.waits_for_state("second", "sending", "waiting")
+        kept = "() => new Promise((done) => { const open = indexedDB.open(`chat-outbox-%d`); open.onsuccess = () => { const all = open.result.transaction('outbox').objectStore('outbox').getAll(); all.onsuccess = () => done(all.result.length); }; })"
+        wait_for("both on the device", lambda: hers.page.evaluate(kept % ada.id) == 2)
+        hers.page.close()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    hers.page = hers.tab(f"/r/{demo.room}/")
+    hers.waits_for_state("second", "sent", timeout_s=30)
+    assert hers.texts() == ["first", "second"]
+    theirs = open_screen(grace, f"/r/{demo.room}/")
+    theirs.sees("first", "second")
+
+
+def test_offline_the_page_keeps_what_is_written_and_sends_it_once_back_online(
+    open_screen: OpenScreen, site: Site, demo: Demo
+) -> None:
+    ada = demo.people[0]
+    hers = open_screen(ada, f"/r/{demo.room}/")
+    hers.wait_ready()
+    died = site.kill_server()
+    hers.context.set_offline(True)
+    expect(hers.connection).to_contain_text("Connection lost.", timeout=20_000)
+    hers.say("written offline")
+    hers.waits_for_state("written offline", "waiting")
+    expect(hers.message("written offline")).to_contain_text("Waiting for the connection")
+    wait_for("another server", lambda: site.server_pid() != died)
+    hers.context.set_offline(False)
+    hers.waits_for_state("written offline", "sent", timeout_s=40)
+    expect(hers.connection).to_be_hidden(timeout=20_000)
+
+
+def test_two_tabs_share_one_outbox_and_send_each_message_once(open_screen: OpenScreen, site: Site, demo: Demo) -> None:
+    ada, grace, _ = demo.people
+    hers = open_screen(ada, f"/r/{demo.room}/")
+    hers.wait_ready()
+    theirs = open_screen(grace, f"/r/{demo.room}/")
+    theirs.wait_ready()
+    first = hers.page
+    hers.page = hers.tab(f"/r/{demo.room}/")
+    hers.wait_ready()
+    hers.say("from the second tab")
+    theirs.sees("from the second tab")
+    hers.waits_for_state("from the second tab", "delivering")
+    first.close()
+    hers.say("after the first tab closed")
+    theirs.sees("after the first tab closed")
+    assert theirs.texts() == ["from the second tab", "after the first tab closed"]
+
+
+def test_a_session_that_ended_says_so_and_keeps_the_draft(open_screen: OpenScreen, site: Site, demo: Demo) -> None:
+    ada = demo.people[0]
+    hers = open_screen(ada, f"/r/{demo.room}/")
+    hers.wait_ready()
+    hers.box.fill("a draft")
+    hers.context.clear_cookies()
+    site.kill_server()
+    expect(hers.connection).to_contain_text("You were logged out.", timeout=40_000)
+    hers.connection.get_by_role("button", name="Log in").click()
+    expect(hers.page).to_have_url(f"{site.url}/accounts/login/?next=/r/{demo.room}/")
+    hers.context.add_cookies([{"name": "sessionid", "value": ada.session, "url": site.url}])
+    hers.page.goto(f"{site.url}/r/{demo.room}/")
+    expect(hers.box).to_have_value("a draft")
