@@ -16,7 +16,7 @@ from django.http import HttpRequest
 from msgspec import Struct
 
 from . import rooms, roster
-from .database import in_database
+from .crossing import in_database
 from .endpoint import Answer, body_of, endpoint, number_of, text_of
 from .errors import NoSuchMessage
 from .models import Membership, Room

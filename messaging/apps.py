@@ -1,4 +1,4 @@
-"""The Django application: registers the system checks."""
+"""The Django application: registers the system checks and the signals."""
 
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
@@ -9,4 +9,4 @@ class MessagingConfig(AppConfig):
     verbose_name = _("Messaging")
 
     def ready(self) -> None:
-        from . import checks  # noqa: F401  (registers them)
+        from . import checks, signals  # noqa: F401  (registers them)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 
 from django.conf import settings
+from django.core.exceptions import ObjectDoesNotExist
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models.functions import Lower
@@ -42,9 +43,13 @@ class Room(models.Model):
     topic = models.CharField(_("topic"), max_length=200, blank=True)
     kind = models.CharField(_("kind"), max_length=8, choices=Kind, default=Kind.PUBLIC)
     ttl_s = models.PositiveIntegerField(_("lifetime (s)"), default=3600, validators=[MinValueValidator(10)])
-    ttl_max_s = models.PositiveIntegerField(_("longest lifetime (s)"), default=28 * 86400, validators=[MinValueValidator(10)])
+    ttl_max_s = models.PositiveIntegerField(
+        _("longest lifetime (s)"), default=28 * 86400, validators=[MinValueValidator(10)]
+    )
     tracked = models.BooleanField(
-        _("tracked"), default=True, help_text=_("Off: nobody owes an acknowledgement and nobody is reported missing.")
+        _("tracked"),
+        default=True,
+        help_text=_("Off: nobody owes an acknowledgement and nobody is reported missing."),
     )
     partition = models.PositiveSmallIntegerField(editable=False)
     # The two members of a direct room, "low:high": one room a pair, whoever opens it first.
@@ -89,11 +94,20 @@ class Membership(models.Model):
     class Meta:
         verbose_name = _("membership")
         verbose_name_plural = _("memberships")
-        constraints = [models.UniqueConstraint(fields=["room", "user"], name="one_membership_per_room_and_user")]
-        indexes = [models.Index(fields=["leaving_at"], name="membership_leaving", condition=models.Q(leaving_at__isnull=False))]
+        constraints = [
+            models.UniqueConstraint(fields=["room", "user"], name="one_membership_per_room_and_user")
+        ]
+        indexes = [
+            models.Index(
+                fields=["leaving_at"], name="membership_leaving", condition=models.Q(leaving_at__isnull=False)
+            )
+        ]
 
     def __str__(self) -> str:
-        return f"{self.user} · {self.room}"
+        try:
+            return f"{self.user} · {self.room}"
+        except ObjectDoesNotExist:  # the user was deleted, and this row waits for the store
+            return f"{self.user_id} · {self.room}"
 
     @property
     def moderates(self) -> bool:

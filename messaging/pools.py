@@ -61,6 +61,11 @@ def subscriber() -> redis.asyncio.Redis:
     return async_client(timeout_s=None)
 
 
+def opened() -> bool:
+    """Say whether the running loop has pools already: then it is a server's, and a passer-by leaves them open."""
+    return bool(_pools.get(asyncio.get_running_loop()))
+
+
 async def close() -> None:
     """Close the running loop's pools: at the end of a job's or command's run."""
     for connections in _pools.pop(asyncio.get_running_loop(), {}).values():

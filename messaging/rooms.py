@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from redis.exceptions import RedisError
 
 from . import control, roster
-from .database import in_database
+from .crossing import in_database
 from .errors import BadRequest, Unavailable
 from .models import Room
 from .names import clean_name, clean_topic
@@ -28,7 +28,7 @@ ANNOUNCE_DEADLINE_S = 2.0  # the channel layer waits for a frozen server without
 
 
 async def create_room(
-    owner: int,
+    owner: int | None,
     name: str,
     *,
     kind: str = Room.Kind.PUBLIC,
@@ -37,7 +37,7 @@ async def create_room(
     ttl_max_s: int | None = None,
     members: Sequence[str] = (),
 ) -> Room:
-    """Make a public or private room of `owner` and of the people of these log-in names; return it.
+    """Make a public or private room of `owner`, if it has one, and of the people of these log-in names; return it.
 
     Raises BadName, BadTtl, BadRequest, NoSuchUser. A store that is away does not matter: the first `hello` makes the log.
     """
@@ -48,7 +48,7 @@ async def create_room(
     ttl_s, ttl_max_s = roster.lifetimes(ttl_s, ttl_max_s)
     room = Room(name=clean_name(name), topic=clean_topic(topic), kind=kind, ttl_s=ttl_s, ttl_max_s=ttl_max_s)
     users = await in_database(roster.insert_room, room, owner, members)
-    await _settle_new(room, users)
+    await settle_new(room, users)
     return room
 
 
@@ -58,7 +58,7 @@ async def open_direct(user: int, name: str) -> Room:
     Raises NoSuchUser, Conflict for oneself.
     """
     room, users = await in_database(roster.insert_direct, user, name)
-    await _settle_new(room, users)
+    await settle_new(room, users)
     return room
 
 
@@ -81,12 +81,12 @@ async def add_member(by: int, room_id: str, name: str) -> tuple[int, bool]:
 
 async def leave_room(user: int, room_id: str) -> None:
     """End one's own membership. What was still owed is kept for the senders' report. Raises NotMember, Conflict."""
-    await _leave(await in_database(roster.mark_own_leaving, user, room_id))
+    await finish(await in_database(roster.mark_own_leaving, user, room_id))
 
 
 async def remove_member(by: int, room_id: str, user: int) -> None:
     """End the membership of somebody of lower rank, or one's own. Raises NotMember, Forbidden, Conflict, NoSuchUser."""
-    await _leave(await in_database(roster.mark_removed, by, room_id, user))
+    await finish(await in_database(roster.mark_removed, by, room_id, user))
 
 
 async def change_room(by: int, room_id: str, change: Change) -> Room:
@@ -126,6 +126,14 @@ async def settle_joining(room: Room, users: Collection[int]) -> None:
                 break
 
 
+async def settle_new(room: Room, users: Collection[int]) -> None:
+    """Settle memberships; while the store is away the first `hello` does the rest."""
+    try:
+        await settle_joining(room, users)
+    except Unavailable:
+        log.warning("members joined room %s while the store is away", room.id)
+
+
 async def settle_leaving(departure: Departure) -> None:
     """Tell the store of a membership whose row is marked, delete the row, tell the open sockets. Idempotent.
 
@@ -137,6 +145,20 @@ async def settle_leaving(departure: Departure) -> None:
     finally:
         for user in filter(None, (departure.user, departure.heir)):
             await announce("membership_changed", room=departure.room.id, user=user)
+
+
+async def finish(departure: Departure) -> None:
+    """Finish a departure; while the store is away it stays marked, for `finish_leaving`."""
+    try:
+        await settle_leaving(departure)
+    except Unavailable:
+        log.warning("user %s left room %s while the store is away", departure.user, departure.room.id)
+
+
+async def finish_all(departures: Sequence[Departure]) -> None:
+    """Finish departures, one after the other."""
+    for departure in departures:
+        await finish(departure)
 
 
 async def announce(kind: str, **fields: str | int) -> bool:
@@ -152,24 +174,9 @@ async def announce(kind: str, **fields: str | int) -> bool:
 
 async def _join(room: Room, user: int) -> bool:
     departure = await in_database(roster.departure_of, room, user)
-    if (
-        departure is not None
-    ):  # else the store would keep the old joining, and what was sent meanwhile would be owed
+    if departure is not None:
+        # Else the store would keep the old joining, and what was sent since would be owed.
         await settle_leaving(departure)
     new = await in_database(roster.insert_membership, room, user)
     await settle_joining(room, [user])
     return new
-
-
-async def _leave(departure: Departure) -> None:
-    try:
-        await settle_leaving(departure)
-    except Unavailable:
-        log.warning("user %s left room %s while the store is away", departure.user, departure.room.id)
-
-
-async def _settle_new(room: Room, users: Collection[int]) -> None:
-    try:
-        await settle_joining(room, users)
-    except Unavailable:
-        log.warning("room %s was made while the store is away", room.id)

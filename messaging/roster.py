@@ -119,12 +119,12 @@ def _normal(name: str) -> str:
 # ── Making and changing ──
 
 
-def insert_room(room: Room, owner: int, names: Sequence[str]) -> list[int]:
+def insert_room(room: Room, owner: int | None, names: Sequence[str]) -> list[int]:
     """Write a new room with its owner and the people named; return the members' ids. Raises NoSuchUser."""
     with transaction.atomic():
         others = _persons(names) - {owner}
         room.save(force_insert=True)
-        rows = [Membership(room=room, user_id=owner, role=Role.OWNER)]
+        rows = [] if owner is None else [Membership(room=room, user_id=owner, role=Role.OWNER)]
         rows += [Membership(room=room, user_id=user) for user in sorted(others)]
         Membership.objects.bulk_create(rows)
     return [row.user_id for row in rows]

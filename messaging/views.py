@@ -17,7 +17,7 @@ from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_safe
 
 from . import policy
-from .database import in_database
+from .crossing import in_database
 from .errors import Unavailable
 from .origins import origin_allowed
 from .store import open_store

@@ -1,0 +1,116 @@
+"""Rooms and memberships for the staff. What is saved here takes the way of every other change: row, store, open sockets."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
+
+from . import rooms, roster
+from .crossing import run_verb
+from .errors import MessagingError
+from .models import Membership, Room
+from .names import clean_name, clean_topic
+
+
+class RoomForm(forms.ModelForm[Room]):
+    """The rules of the rooms' own page, also here."""
+
+    class Meta:
+        model = Room
+        fields = ("name", "topic", "kind", "ttl_s", "ttl_max_s", "tracked")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance._state.adding and "kind" in self.fields:
+            kinds = [choice for choice in Room.Kind.choices if choice[0] != Room.Kind.DIRECT]
+            self.fields["kind"].choices = kinds  # type: ignore[attr-defined]
+
+    def clean(self) -> dict[str, Any]:
+        """Refuse names that hide something and lifetimes outside the site's bounds."""
+        data = super().clean() or {}
+        for field, rule in (("name", clean_name), ("topic", clean_topic)):
+            if field in data:
+                data[field] = self._checked(field, rule, data[field])
+        if "ttl_s" in data and "ttl_max_s" in data:
+            self._checked("ttl_s", roster.lifetimes, data["ttl_s"], data["ttl_max_s"])
+        return data
+
+    def _checked(self, field: str, rule: Any, *values: Any) -> Any:
+        try:
+            return rule(*values)
+        except MessagingError as error:
+            self.add_error(field, ValidationError(error.detail, code=error.code))
+            return values[0]
+
+
+@admin.register(Room)
+class RoomAdmin(admin.ModelAdmin[Room]):
+    form = RoomForm
+    list_display = ("name", "kind", "ttl_s", "ttl_max_s", "tracked", "created_at")
+    list_filter = ("kind", "tracked")
+    search_fields = ("name", "topic", "id")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Room | None = None) -> tuple[str, ...]:
+        # What a room is decides who may see what was said before he came: it does not change under its members.
+        return ("id", "created_at", *(("kind",) if obj else ()))
+
+    def save_model(self, request: HttpRequest, obj: Room, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if change:
+            transaction.on_commit(partial(run_verb, rooms.announce, "room_changed", room=obj.pk))
+
+
+class MembershipForm(forms.ModelForm[Membership]):
+    """Adds people to rooms that have room for them."""
+
+    class Meta:
+        model = Membership
+        fields = ("room", "user", "role")
+
+    def clean_room(self) -> Room:
+        room: Room = self.cleaned_data["room"]
+        if room.kind == Room.Kind.DIRECT:
+            raise ValidationError(_("A direct room has two people."))
+        return room
+
+
+@admin.register(Membership)
+class MembershipAdmin(admin.ModelAdmin[Membership]):
+    form = MembershipForm
+    list_display = ("user", "room", "role", "joined_at", "leaving_at")
+    list_filter = ("role",)
+    list_select_related = ("user", "room")
+    search_fields = ("user__username", "room__name", "room__id")
+    autocomplete_fields = ("user", "room")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Membership | None = None) -> tuple[str, ...]:
+        return ("joined_at", "leaving_at", *(("user", "room") if obj else ()))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Membership | None = None) -> bool:
+        # Without one of its two a direct room would swallow what the other one writes.
+        direct = obj is not None and obj.room.kind == Room.Kind.DIRECT
+        return not direct and super().has_delete_permission(request, obj)
+
+    def save_model(self, request: HttpRequest, obj: Membership, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if change:
+            tell = partial(run_verb, rooms.announce, "membership_changed", room=obj.room_id, user=obj.user_id)
+        else:
+            tell = partial(run_verb, rooms.settle_new, obj.room, [obj.user_id])
+        transaction.on_commit(tell)
+
+    def delete_model(self, request: HttpRequest, obj: Membership) -> None:
+        departure = roster.mark_leaving(obj)
+        transaction.on_commit(partial(run_verb, rooms.finish, departure))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Membership]) -> None:
+        for membership in queryset.exclude(room__kind=Room.Kind.DIRECT).select_related("room"):
+            self.delete_model(request, membership)

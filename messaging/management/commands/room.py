@@ -1,0 +1,142 @@
+"""`manage.py room create|list|show`: rooms from the command line. Data on stdout, talk on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db.models import Count, Q
+from rich.console import Console
+from rich.table import Table
+
+from messaging import rooms, roster
+from messaging.crossing import run_verb
+from messaging.errors import MessagingError, Unavailable
+from messaging.models import Membership, Room
+from messaging.store import Place, open_store
+
+Fields = dict[str, Any]
+
+
+class Command(BaseCommand):
+    help = "Make, list and show rooms."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", required=True, metavar="create|list|show")
+        create = verbs.add_parser("create", help="make a room and print its id")
+        create.add_argument("name")
+        create.add_argument("--private", action="store_true", help="only who is added may come in")
+        create.add_argument("--owner", metavar="NAME", help="log-in name of who moderates it")
+        create.add_argument(
+            "--member", metavar="NAME", action="append", default=[], help="may be given again"
+        )
+        create.add_argument("--topic", default="")
+        create.add_argument("--ttl", type=int, metavar="S", help="lifetime of its messages in seconds")
+        create.add_argument(
+            "--ttl-max", type=int, metavar="S", help="the longest lifetime a message may be given"
+        )
+        lister = verbs.add_parser("list", help="list rooms by name")
+        lister.add_argument("--kind", choices=Room.Kind.values)
+        show = verbs.add_parser("show", help="show a room, its members and its place in the store")
+        show.add_argument("room", help="the room's id")
+        for verb in (create, lister, show):
+            verb.add_argument("--json", action="store_true", help="print JSON")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        verb = {"create": self._create, "list": self._list, "show": self._show}[options["verb"]]
+        try:
+            verb(options)
+        except MessagingError as error:
+            raise CommandError(error.detail) from None
+
+    def _create(self, options: Fields) -> None:
+        if options["private"] and not (options["owner"] or options["member"]):
+            raise CommandError("A private room needs an --owner or a --member.", returncode=2)
+        room = run_verb(
+            rooms.create_room,
+            roster.person(options["owner"]).pk if options["owner"] else None,
+            options["name"],
+            kind=Room.Kind.PRIVATE if options["private"] else Room.Kind.PUBLIC,
+            topic=options["topic"],
+            ttl_s=options["ttl"],
+            ttl_max_s=options["ttl_max"],
+            members=options["member"],
+        )
+        if options["json"]:
+            self._write_json(_room_fields(room))
+        else:
+            self.stderr.write(f"Made the {room.kind} room {room.name}.")
+            self.stdout.write(room.id)
+
+    def _list(self, options: Fields) -> None:
+        found = Room.objects.annotate(members=Count("memberships", filter=Q(memberships__leaving_at=None)))
+        if options["kind"]:
+            found = found.filter(kind=options["kind"])
+        rows = [_room_fields(room) | {"members": room.members} for room in found]
+        if options["json"]:
+            self._write_json({"rooms": rows})
+        else:
+            self._write_table(rows, ("room", "name", "kind", "members", "ttl", "ttl_max", "topic"))
+
+    def _show(self, options: Fields) -> None:
+        room = Room.objects.filter(pk=options["room"]).first()
+        if room is None:
+            raise CommandError(f"There is no room {options['room']}.")
+        fields = _room_fields(room) | self._place(room)
+        members = _members(room)
+        if options["json"]:
+            self._write_json(fields | {"members": members})
+            return
+        for name, value in fields.items():
+            self.stdout.write(f"{name:<10}{'' if value is None else value}".rstrip())
+        self._write_table(members, ("user", "name", "role"))
+
+    def _place(self, room: Room) -> Fields:
+        """Return where the room's log stands; nulls where it has none yet, or the store is away."""
+        try:
+            [place] = run_verb(_places, room)
+        except Unavailable as error:
+            self.stderr.write(error.detail)
+            place = None
+        return {"epoch": place and place.epoch, "top": place and place.top}
+
+    def _write_json(self, data: Fields) -> None:
+        self.stdout.write(json.dumps(data, ensure_ascii=False, indent=2))
+
+    def _write_table(self, rows: Sequence[Fields], columns: Sequence[str]) -> None:
+        cells = [[str(row[column]) for column in columns] for row in rows]
+        if not self.stdout.isatty():
+            for row in cells:
+                self.stdout.write("\t".join(row))
+            return
+        table = Table(*columns)
+        for row in cells:
+            table.add_row(*row)
+        Console(file=self.stdout, markup=False).print(table)
+
+
+async def _places(room: Room) -> list[Place | None]:
+    return await open_store().places([roster.key_of(room)])
+
+
+def _room_fields(room: Room) -> Fields:
+    return {
+        "room": room.id,
+        "name": room.name,
+        "kind": room.kind,
+        "topic": room.topic,
+        "ttl": room.ttl_s,
+        "ttl_max": room.ttl_max_s,
+    }
+
+
+def _members(room: Room) -> list[Fields]:
+    name = f"user__{get_user_model().USERNAME_FIELD}"
+    rows = Membership.objects.filter(room=room, leaving_at=None).order_by("user_id")
+    return [
+        {"user": user, "name": user_name, "role": role}
+        for user, user_name, role in rows.values_list("user_id", name, "role")
+    ]
