@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import django_stubs_ext
 from csp.constants import NONE, SELF
 from django.utils.translation import gettext_lazy as _
 
 from chatsite import environment
 from chatsite.environment import BASE_DIR
+
+django_stubs_ext.monkeypatch()  # `ModelAdmin[Room]` must also run
 
 DATA_DIR = environment.data_dir()
 SITE = environment.site()
