@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin
@@ -19,8 +19,17 @@ from .errors import MessagingError
 from .models import Membership, Room
 from .names import clean_name, clean_topic
 
+if TYPE_CHECKING:  # Django's own classes take no parameter while running
+    RoomFormBase = forms.ModelForm[Room]
+    RoomAdminBase = admin.ModelAdmin[Room]
+    MembershipFormBase = forms.ModelForm[Membership]
+    MembershipAdminBase = admin.ModelAdmin[Membership]
+else:
+    RoomFormBase = MembershipFormBase = forms.ModelForm
+    RoomAdminBase = MembershipAdminBase = admin.ModelAdmin
 
-class RoomForm(forms.ModelForm[Room]):
+
+class RoomForm(RoomFormBase):
     """The rules of the rooms' own page, also here."""
 
     class Meta:
@@ -52,7 +61,7 @@ class RoomForm(forms.ModelForm[Room]):
 
 
 @admin.register(Room)
-class RoomAdmin(admin.ModelAdmin[Room]):
+class RoomAdmin(RoomAdminBase):
     form = RoomForm
     list_display = ("name", "kind", "ttl_s", "ttl_max_s", "tracked", "created_at")
     list_filter = ("kind", "tracked")
@@ -68,7 +77,7 @@ class RoomAdmin(admin.ModelAdmin[Room]):
             transaction.on_commit(partial(run_verb, rooms.announce, "room_changed", room=obj.pk))
 
 
-class MembershipForm(forms.ModelForm[Membership]):
+class MembershipForm(MembershipFormBase):
     """Adds people to rooms that have room for them."""
 
     class Meta:
@@ -83,7 +92,7 @@ class MembershipForm(forms.ModelForm[Membership]):
 
 
 @admin.register(Membership)
-class MembershipAdmin(admin.ModelAdmin[Membership]):
+class MembershipAdmin(MembershipAdminBase):
     form = MembershipForm
     list_display = ("user", "room", "role", "joined_at", "leaving_at")
     list_filter = ("role",)
