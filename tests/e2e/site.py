@@ -76,7 +76,7 @@ class Site:
                 stdout=log,
                 stderr=log,
             )
-        wait_for(f"a server, see {self.log}", self._answers, START_DEADLINE_S)
+        wait_for(f"a server, see {self.log}", self.answers, START_DEADLINE_S)
 
     def stop(self) -> None:
         if self._process is None:
@@ -115,7 +115,7 @@ class Site:
         assert self._process is not None
         return wait_for("a web server", lambda: _child_called("uvicorn", self._process.pid))
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self.log.read_text()
         try:
