@@ -62,6 +62,8 @@ async def _stop_after_bye(number: int, servers_own: Handler) -> None:
     try:
         async with asyncio.timeout(BYE_DEADLINE_S):
             await server.say_bye(after_ms=BYE_SPREAD_MS)
+    except TimeoutError:
+        log.warning("stopping, although some clients do not read their bye")
     except Exception:
         log.exception("could not say bye")
     finally:
