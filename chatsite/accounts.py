@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
 from django.conf import settings
-from django.contrib.auth import get_user_model, password_validation
+from django.contrib.auth import password_validation
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-MOST_DEMO_LOGINS = 6  # what fits under the card without scrolling
+from messaging import demo
+
+MOST_DEMO_LOGINS = 5  # what fits under the card without scrolling
 
 
 class AccountAdapter(DefaultAccountAdapter):
@@ -48,20 +49,8 @@ def demo_logins(request: HttpRequest) -> dict[str, Any]:
 
 
 def _demo_logins() -> list[dict[str, Any]]:
-    note = settings.DATA_DIR / "demo.json"
-    if not note.exists():
+    note = demo.kept_note()
+    if note is None:
         return []
-    passwords = {user["name"]: user["password"] for user in json.loads(note.read_text())["users"]}
-    people = (
-        get_user_model()
-        .objects.filter(username__in=passwords, is_active=True)
-        .order_by("pk")[:MOST_DEMO_LOGINS]
-    )
-    return [
-        {
-            "name": person.get_username(),
-            "password": passwords[person.get_username()],
-            "staff": person.is_staff,
-        }
-        for person in people
-    ]
+    people = [{"name": person.name, "password": person.password} for person in note.users[:MOST_DEMO_LOGINS]]
+    return [*people, {"name": note.staff.name, "password": note.staff.password, "staff": True}]

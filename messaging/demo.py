@@ -102,7 +102,7 @@ def note_path() -> Path:
 
 def seed_first_run() -> Note | None:
     """Make the demo in a database without any user; return its log-ins on every run, None where there is no demo. Idempotent."""
-    kept = _kept()
+    kept = kept_note()
     if kept is None and not get_user_model().objects.exists():
         return _make()
     return kept
@@ -140,10 +140,10 @@ def seed_fresh(users: int, rooms: int, members: int, *, sessions: bool = False) 
 
 
 def _note() -> Note:
-    return _kept() or _make()
+    return kept_note() or _make()
 
 
-def _kept() -> Note | None:
+def kept_note() -> Note | None:
     """Return the kept log-ins as far as their people still exist; None where none does, as after a new database."""
     try:
         note = msgspec.json.decode(note_path().read_bytes(), type=Note)

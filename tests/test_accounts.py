@@ -252,7 +252,8 @@ def test_only_a_known_theme_reaches_the_page(client: Client, theme: str, written
 
 
 def test_demo_log_ins_are_offered_in_debug_only(client: Client, ada: User, tmp_path: Path) -> None:
-    note = {"users": [{"id": ada.pk, "name": "ada", "password": "ada-demo"}], "rooms": []}
+    people = [{"id": ada.pk, "name": "ada", "password": "ada-demo"}]
+    note = {"users": people, "staff": {"name": "staff", "password": "staff-demo"}, "rooms": []}
     (tmp_path / "demo.json").write_text(json.dumps(note))
     with override_settings(DATA_DIR=tmp_path):
         assert "ada-demo" not in check(client.get(reverse("account_login")))
