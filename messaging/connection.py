@@ -134,6 +134,7 @@ class Connection:
         self.policy = policy
         self.feeds: dict[str, Feed] = {}
         self.greeted = False
+        self.welcomed = False  # `welcome` is the first answer: hints about rooms wait for it
         self.closed: Close | None = None
         self.ended = asyncio.Event()  # the consumer stops when it is set
         self.unsent = 0  # messages waiting here

@@ -81,6 +81,7 @@ class Delivery:
             self._know(feed, standing)
         await self.presence.enter(connection, self._presence_rooms(feeds))
         connection.push_frame(self._welcome(connection, feeds, standings, now_ms))
+        connection.welcomed = True
         for room_id, since in named.items():
             if room_id not in connection.feeds:
                 connection.push_frame(_refused_read(room_id, None, since.since, why="not_member"))

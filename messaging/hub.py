@@ -234,7 +234,7 @@ class Hub:
     def _on_typing(self, room: HubRoom, user: int) -> None:
         frame = protocol.encode(protocol.SomeoneTypes(room=room.key.id, user=user)).decode()
         for connection in room.feeds:
-            if connection.user != user:
+            if connection.user != user and connection.welcomed:
                 connection.push(frame)
 
     # Positions: what pub/sub lost

@@ -116,7 +116,7 @@ class Presence:
                 continue
             frame = protocol.encode(protocol.Presence(room=room_id, user=user, online=online)).decode()
             for connection in room.feeds:
-                if connection.user != user:
+                if connection.user != user and connection.welcomed:
                     connection.push(frame)
 
     async def shutdown(self) -> None:
