@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -110,10 +111,9 @@ class MembershipAdmin(MembershipAdminBase):
 
     def save_model(self, request: HttpRequest, obj: Membership, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
+        tell: Callable[[], object] = partial(run_verb, rooms.settle_new, obj.room, [obj.user_id])
         if change:
             tell = partial(run_verb, rooms.announce, "membership_changed", room=obj.room_id, user=obj.user_id)
-        else:
-            tell = partial(run_verb, rooms.settle_new, obj.room, [obj.user_id])
         transaction.on_commit(tell)
 
     def delete_model(self, request: HttpRequest, obj: Membership) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,9 +18,13 @@ from chatsite import embedded
 from messaging import pools
 from messaging.policy import Policy
 from messaging.store import Store
+from tests.clients import Client, Wire
 from tests.messages import members_of
+from tests.servers import Person, Site
+from tests.people import Events
 
 START_DEADLINE_S = 20.0
+QUICK = {"receipt_interval_s": 0.1}  # what only makes a wait shorter
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +63,83 @@ async def store(redis_url: str) -> AsyncIterator[Store]:
     """Return an empty store in which every room that is asked for has the three members of `tests.messages`."""
     yield Store(pools.async_client(), Policy(), members_of=members_of)
     await pools.close()
+
+
+@pytest.fixture
+async def events(redis_url: str) -> Events:
+    """Return the control events of the test, heard from here on."""
+    heard = Events()
+    await heard.listen()
+    return heard
+
+
+@pytest.fixture
+async def verbs(redis_url: str, transactional_db: None) -> AsyncIterator[None]:
+    """Let a test call verbs on the database and an empty store."""
+    yield
+    await pools.close()
+
+
+@pytest.fixture(scope="session")
+def shared_site(tmp_path_factory: pytest.TempPathFactory, django_db_setup: None, django_db_blocker: Any) -> Iterator[Site]:
+    """Run one site for all tests that break nothing."""
+    with django_db_blocker.unblock():
+        site = Site(tmp_path_factory.mktemp("site"), **QUICK).start()
+    yield site
+    site.end()
+
+
+@pytest.fixture
+def site(shared_site: Site, transactional_db: None) -> Iterator[Site]:
+    """Return the shared site; whatever the test did, its server must not have stumbled."""
+    before = len(shared_site.faults())
+    yield shared_site
+    assert shared_site.faults()[before:] == []
+
+
+@pytest.fixture
+def new_site(transactional_db: None) -> Iterator[Callable[..., Site]]:
+    """Return what starts a site of the test's own, with its own policy numbers: one that may be broken."""
+    sites: list[Site] = []
+
+    def start(**options: Any) -> Site:
+        # Not pytest's folder: a socket's path has room for 108 bytes.
+        sites.append(Site(Path(tempfile.mkdtemp(prefix="chat-site-")), **options))
+        return sites[-1].start()
+
+    yield start
+    for site in sites:
+        site.end()
+    faults = [fault for site in sites for fault in site.faults()]
+    for site in sites:
+        shutil.rmtree(site.folder)
+    assert faults == []
+
+
+@pytest.fixture
+async def open_wire() -> AsyncIterator[Callable[..., Any]]:
+    """Return what opens a bare socket to a site as somebody."""
+    wires: list[Wire] = []
+
+    async def open_(site: Site, who: Person | None, *, origin: str | None = None) -> Wire:
+        cookie = who.cookie if who else ""
+        wires.append(await Wire.open(site.url, cookie=cookie, origin=origin or site.origin))
+        return wires[-1]
+
+    yield open_
+    for wire in wires:
+        await wire.aclose()
+
+
+@pytest.fixture
+async def open_client() -> AsyncIterator[Callable[..., Client]]:
+    """Return what opens a client that keeps the contract."""
+    clients: list[Client] = []
+
+    def open_(site: Site, who: Person, **options: Any) -> Client:
+        clients.append(Client(site.url, cookie=who.cookie, origin=site.origin, **options))
+        return clients[-1]
+
+    yield open_
+    for client in clients:
+        await client.aclose()
