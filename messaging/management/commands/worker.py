@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import redis
 from django.conf import settings
 from django.core.management.base import BaseCommand
+
+from messaging.errors import MessagingError
 
 try:
     from messaging import jobs
@@ -39,7 +42,7 @@ class Command(BaseCommand):
         while not stopping:
             cluster = start_cluster()
             started_mono_s = time.monotonic()
-            why = watch(cluster, stopping, started_mono_s=started_mono_s)
+            why = watch(cluster, stopping, heartbeat_age_s, started_mono_s=started_mono_s)
             end_group(cluster, patience_s=PATIENCE_S if stopping else 5.0)
             if not stopping:
                 self.stderr.write(f"{why}; starting it again.")
@@ -82,25 +85,32 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def watch(cluster: subprocess.Popen[bytes], stopping: Stopping, *, started_mono_s: float) -> str:
-    """Wait until the cluster has ended, is silent for too long, or we are to stop; return why in a few words."""
+def watch(
+    cluster: subprocess.Popen[bytes],
+    stopping: Stopping,
+    age_s: Callable[[], float],
+    *,
+    started_mono_s: float,
+) -> str:
+    """Wait until the cluster has ended, no job has beaten for too long, or we are to stop; return why in a few words."""
     while not stopping:
         stopping.wait(LOOK_EVERY_S)
         if cluster.poll() is not None:
             return f"the job cluster ended with {cluster.returncode}"
-        silent_s = min(time.monotonic() - started_mono_s, _heartbeat_age_s())
+        silent_s = min(time.monotonic() - started_mono_s, age_s())
         if silent_s > SILENCE_S:
             return f"no job has run for {silent_s:.0f} s"
     return "told to stop"
 
 
-def _heartbeat_age_s() -> float:
+def heartbeat_age_s() -> float:
+    """Return the seconds since any job beat; 0 without the store, where no job can beat and a new cluster would not help."""
     if jobs is None:
         return 0.0
     try:
         age_s = jobs.heartbeat_age_s()
-    except (redis.RedisError, OSError):
-        return 0.0  # without the store no job can beat; a new cluster would not help
+    except (MessagingError, redis.RedisError, OSError):
+        return 0.0
     return float("inf") if age_s is None else age_s
 
 
