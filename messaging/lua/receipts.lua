@@ -2,7 +2,7 @@
 -- Count who holds a sender's messages among the room's newest 1,000 live ones, for at most 200 of them.
 -- KEYS[1] partition prefix; ARGV: room, user
 -- Returns {epoch, seq, delivered, read, total, ...} ascending; rows that nobody owes are left out
-local LOOK, MOST = 999, 200
+local LOOK, STEP, MOST, FEW = 1000, 250, 200, 1000
 local key, user = KEYS[1] .. 'room:' .. ARGV[1], ARGV[2]
 local epoch = redis.call('HGET', key, 'epoch')
 if not epoch then return {} end
@@ -13,18 +13,30 @@ local own_joined = tonumber(redis.call('ZSCORE', key .. ':joined', user) or 'inf
 local own_delivered = tonumber(redis.call('ZSCORE', key .. ':delivered', user) or -1)
 local own_read = tonumber(redis.call('ZSCORE', key .. ':read', user) or -1)
 
--- Cursors at or above a seq, of those who joined before it: who joined later stands above it too, and owes nothing.
-local function count(cursors, seq, later, own)
-  local n = redis.call('ZCOUNT', key .. ':' .. cursors, seq, '+inf') - later
-  if own_joined < tonumber(seq) and own >= tonumber(seq) then n = n - 1 end
-  return n
+-- Return a function that says how many of a sorted set stand at or above a seq, asked with falling seqs. Few are read once:
+-- 200 rows in a room of two then cost 0.2 ms, with a count in the store for each 2 ms.
+local function counter(name)
+  if redis.call('ZCARD', key .. ':' .. name) > FEW then
+    return function(seq) return redis.call('ZCOUNT', key .. ':' .. name, seq, '+inf') end
+  end
+  local scores = redis.call('ZRANGE', key .. ':' .. name, 0, -1, 'WITHSCORES')
+  local at, n = #scores, 0
+  return function(seq)
+    while at > 0 and tonumber(scores[at]) >= seq do n, at = n + 1, at - 2 end
+    return n
+  end
 end
 
+local members = redis.call('ZCARD', key .. ':joined')
+local later, delivered_by, read_by = counter('joined'), counter('delivered'), counter('read')
+
+-- Cursors at or above a seq, of those who joined before it: who joined later stands above it too, and owes nothing.
 local function everybody(seq)
-  local later = redis.call('ZCOUNT', key .. ':joined', seq, '+inf')
-  local total = redis.call('ZCARD', key .. ':joined') - later
-  if own_joined < tonumber(seq) then total = total - 1 end
-  return count('delivered', seq, later, own_delivered), count('read', seq, later, own_read), total
+  local after = later(seq)
+  local own = own_joined < seq and 1 or 0
+  local delivered = delivered_by(seq) - after - (own_delivered >= seq and own or 0)
+  local read = read_by(seq) - after - (own_read >= seq and own or 0)
+  return delivered, read, members - after - own
 end
 
 local function at_or_above(cursors, seq, member)
@@ -59,19 +71,24 @@ local function unheld(seq)
 end
 
 local rows = {}
-for _, entry in ipairs(redis.call('ZREVRANGE', key .. ':live', 0, LOOK)) do
-  local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
-  if sender == user then
-    local only = only_some and redis.call('HGET', key .. ':only', seq)
-    local delivered, read, total
-    if only then delivered, read, total = addressed(seq, only) else delivered, read, total = everybody(seq) end
-    if exceptions then
-      local undelivered, unread = unheld(seq)
-      delivered, read = delivered - undelivered, read - unread
-    end
-    if total > 0 then rows[#rows + 1] = {tonumber(seq), delivered, math.min(read, delivered), total} end
-    if #rows == MOST then break end
+local function add(seq)
+  local only = only_some and redis.call('HGET', key .. ':only', seq)
+  local delivered, read, total
+  if only then delivered, read, total = addressed(seq, only) else delivered, read, total = everybody(tonumber(seq)) end
+  if exceptions then
+    local undelivered, unread = unheld(seq)
+    delivered, read = delivered - undelivered, read - unread
   end
+  if total > 0 then rows[#rows + 1] = {tonumber(seq), delivered, math.min(read, delivered), total} end
+end
+
+for from = 0, LOOK - 1, STEP do
+  local entries = redis.call('ZREVRANGE', key .. ':live', from, from + STEP - 1)
+  for _, entry in ipairs(entries) do
+    local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
+    if sender == user and #rows < MOST then add(seq) end
+  end
+  if #entries < STEP or #rows == MOST then break end
 end
 local answer = {epoch}
 for i = #rows, 1, -1 do
