@@ -9,13 +9,15 @@ the store.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import enum
 import itertools
 import secrets
 import time
+import types
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 from . import protocol
@@ -149,7 +151,8 @@ class Connection:
         self.tasks: set[asyncio.Task[None]] = set()
         self._send = send
         self._waiting: deque[tuple[str, int]] = deque()
-        self._writer: asyncio.Task[None] | None = None
+        self._writing = False  # a write is due or under way
+        self._writer: asyncio.Task[None] | None = None  # while the socket is full
 
     def push(self, text: str, messages: int = 0) -> None:
         """Queue one frame, or several joined by commas, of which `messages` are messages."""
@@ -157,8 +160,9 @@ class Connection:
             return
         self._waiting.append((text, messages))
         self.unsent += messages
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write())
+        if not self._writing:
+            self._writing = True
+            asyncio.get_running_loop().call_soon(self._write)
         elif len(self._waiting) > WAITING_MOST:
             self.close(Close.TOO_MUCH)
 
@@ -188,10 +192,9 @@ class Connection:
 
     async def written(self) -> None:
         """Wait until all that waits has been given to the socket."""
-        while self._writer is not None and not self.ended.is_set():
+        while self._writing and not self.ended.is_set():
             self._written.clear()
             await self._written.wait()
-            await asyncio.sleep(0)  # the writer leaves after its last word
 
     def spawn(self, work: Awaitable[None]) -> None:
         """Run `work` beside the receiving of frames; it ends with the connection."""
@@ -226,24 +229,39 @@ class Connection:
         feed.told = (top, rev)
         self.push_frame(protocol.Position(room=feed.room.key.id, epoch=feed.epoch, top=top, rev=rev))
 
-    async def _write(self) -> None:
+    def _write(self) -> None:
+        """Give the socket all that waits, without a task for it: only a full socket needs one, to wait in."""
+        if self.closed is not None:
+            self._stop_writing()
+            return
+        writing = self._write_all()
+        try:
+            full = writing.send(None)
+        except StopIteration:
+            return
+        self._writer = asyncio.ensure_future(_finish(writing, full))
+
+    async def _write_all(self) -> None:
         """Write while anything waits: one array for all that came while the last one was under way."""
         try:
             while self._waiting:
                 texts, messages = self._next_array()
                 self.sending_since_s = time.monotonic()
                 single = len(texts) == 1 and messages <= 1
-                await self._send(
-                    {"type": "websocket.send", "text": texts[0] if single else "[" + ",".join(texts) + "]"}
-                )
+                text = texts[0] if single else "[" + ",".join(texts) + "]"
+                await self._send({"type": "websocket.send", "text": text})
                 self.unsent -= messages
                 self._written.set()
         except (OSError, RuntimeError):
             self.ended.set()  # the peer is gone; the receiving side hears it too
         finally:
-            self.sending_since_s = None
-            self._writer = None
-            self._written.set()
+            self._stop_writing()
+
+    def _stop_writing(self) -> None:
+        self.sending_since_s = None
+        self._writer = None
+        self._writing = False
+        self._written.set()
 
     def _next_array(self) -> tuple[list[str], int]:
         """Take from what waits as many frames as one array may hold in bytes."""
@@ -258,3 +276,15 @@ class Connection:
             texts.append(text)
             messages += count
         return texts, messages
+
+
+@types.coroutine
+def _finish(begun: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Go on, in a task, with a coroutine that was begun outside one and waits for a future now."""
+    try:
+        with contextlib.suppress(Exception):  # `begun` hears it from the future itself
+            yield waits_for
+    except asyncio.CancelledError:
+        begun.close()
+        raise
+    yield from begun
