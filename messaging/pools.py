@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
+import hiredis
 import redis.asyncio
 from django.core.cache import caches
 from django_redis import pool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 
 MESSAGES = "messages"  # the CACHES alias of the message store; never cache.clear() it: that is FLUSHDB
 
@@ -54,6 +57,46 @@ def async_client(alias: str = MESSAGES, *, timeout_s: float | None = TIMEOUT_S) 
     """Return an asynchronous client of a cache alias for the running loop."""
     client = caches[alias].client
     return client.connection_factory.async_client(client._server[0], timeout_s=timeout_s)
+
+
+class Pipelines:
+    """Commands in one write, their answers in order: what the hot path needs of redis-py, over connections it keeps.
+
+    redis-py's own way costs 0.2 ms a call more: a pool's locks, two timers and a task for each, telemetry.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._pool = client.connection_pool
+        self._idle: list[redis.asyncio.connection.AbstractConnection] = []
+
+    async def call(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send commands at once; an error that the store answers stands in its place. Raises what a lost connection raises."""
+        connection = self._idle.pop() if self._idle else await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        connection.socket_timeout = None  # one deadline for all of it instead of one for each write and answer
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                packed = b"".join(map(hiredis.pack_command, commands))
+                await connection.send_packed_command(packed, check_health=False)
+                answers = [await _answer(connection) for _ in commands]
+        except BaseException:
+            await self._drop(connection)
+            raise
+        self._idle.append(connection)
+        return answers
+
+    async def _drop(self, broken: redis.asyncio.connection.AbstractConnection) -> None:
+        """Close a connection with answers outstanding, and the idle ones, which its end may have ended too."""
+        connections, self._idle = [broken, *self._idle], []
+        for connection in connections:
+            await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
+
+
+async def _answer(connection: redis.asyncio.connection.AbstractConnection) -> Any:
+    try:
+        return await connection.read_response()
+    except ResponseError as fault:
+        return fault
 
 
 def subscriber() -> redis.asyncio.Redis:

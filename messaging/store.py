@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import redis.asyncio
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -247,6 +247,7 @@ class Store:
         self.client = client
         self.policy = policy
         self.life = ""  # the server's run_id
+        self._pipelines = pools.Pipelines(client)
         self._members_of = members_of
         self._shas: dict[str, str] = {}
         self._loading = asyncio.Lock()
@@ -574,20 +575,9 @@ class Store:
 
     async def _execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         try:
-            return await self._send(commands)
+            return await self._pipelines.call(commands)
         except _LOST:
-            return await self._send(commands)
-
-    async def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        if len(commands) == 1:
-            try:
-                return [await self.client.execute_command(*commands[0])]
-            except ResponseError as fault:
-                return [fault]
-        pipeline = self.client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        return await pipeline.execute(raise_on_error=False)
+            return await self._pipelines.call(commands)
 
     async def _load(self) -> None:
         """Read the store's life and load the scripts that carry it."""
