@@ -12,6 +12,7 @@ from typing import Any, Literal
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.db.models import Count, Exists, OuterRef, Q
+from django.db.models.functions import Lower
 from django.http import HttpRequest
 from msgspec import Struct
 
@@ -172,9 +173,10 @@ def _public_rooms(user: int, text: str) -> list[dict[str, Any]]:
     )
     counted = found.annotate(
         members=Count("memberships", filter=Q(memberships__leaving_at=None)), joined=Exists(mine)
-    ).values_list("pk", "name", "topic", "members", "joined")
+    )
+    rows = counted.order_by(Lower("name"), "pk").values_list("pk", "name", "topic", "members", "joined")
     keys = ("room", "name", "topic", "members", "joined")
-    return [dict(zip(keys, row, strict=True)) for row in counted[:PUBLIC_ROOMS_MOST]]
+    return [dict(zip(keys, row, strict=True)) for row in rows[:PUBLIC_ROOMS_MOST]]
 
 
 def _details(user: int, room_id: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db.models import Count, Q
+from django.db.models.functions import Lower
 from rich.console import Console
 from rich.table import Table
 
@@ -73,6 +74,7 @@ class Command(BaseCommand):
 
     def _list(self, options: Fields) -> None:
         found = Room.objects.annotate(members=Count("memberships", filter=Q(memberships__leaving_at=None)))
+        found = found.order_by(Lower("name"), "pk")  # grouping drops the model's own order
         if options["kind"]:
             found = found.filter(kind=options["kind"])
         rows = [_room_fields(room) | {"members": room.members} for room in found]
