@@ -178,7 +178,7 @@ export class Chat extends Emitter {
     this.#withRoom(frame, (room) => {
       const out = room.log.message(frame);
       this.#apply(room, out);
-      if (frame.from) room.stoppedTyping(frame.from.id);
+      if (frame.from && room.stoppedTyping(frame.from.id)) this.emit("typing", { room });
     });
   }
 

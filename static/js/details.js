@@ -29,6 +29,7 @@ export class Details {
     this.#message = message;
     this.#answer = null;
     this.#sheet.showPopover();
+    find(".sheet-head button", this.#sheet).focus(); // and Esc gives it back to the message
     this.#draw();
     this.#ask();
   }

@@ -44,6 +44,11 @@ export class RoomLog {
     return this.floor > 0;
   }
 
+  /** An answer is under way that may bring what came before. */
+  get isCatchingUp() {
+    return this.#sync !== null || this.#wanted;
+  }
+
   /** The entry of `hello`, which is answered like a `sync` and counts as an acknowledgement. */
   greet() {
     const since = Math.min(this.last, this.#cut_at);

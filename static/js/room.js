@@ -101,8 +101,9 @@ export class Room {
     this.#typing.set(user, this.now() + TYPING_MS);
   }
 
+  /** True when it was known to type. */
   stoppedTyping(user) {
-    this.#typing.delete(user);
+    return this.#typing.delete(user);
   }
 
   get typing() {

@@ -66,7 +66,7 @@ export class Timeline {
     this.#stick = seq === null;
     this.#settled = false;
     this.#had_messages = false;
-    this.#divider = room.unread.count > 0 ? room.read + 1 : null;
+    this.#divider = room.read + 1; // kept only if something unread stands below it when the room has come
     this.#pages_left = seq === null ? UNREAD_PAGES_MOST : LINK_PAGES_MOST;
     setAttribute(this.#log, "aria-label", fill(gettext("Messages in %(name)s"), { name: room.name }));
     this.render();
@@ -287,8 +287,9 @@ export class Timeline {
   /** Where a room opens: at the message a link names, else at the first unread, else at the end. */
   #findFirstPlace() {
     if (this.#settled) return;
-    const { log, read } = this.room;
-    const wanted = this.#linked ?? (this.#divider === null ? Infinity : read);
+    const { log, unread } = this.room;
+    if (log.isCatchingUp) return;
+    const wanted = this.#linked ?? (unread.count > 0 ? this.#divider - 1 : Infinity);
     const few = log.list.length < FEW;
     if (log.hasMore && (log.floor > wanted || few) && this.#pages_left > 0) {
       const asked = this.#page.chat.page(this.room.id, this.#linked === null ? 50 : 100);
@@ -298,6 +299,7 @@ export class Timeline {
     }
     this.#settled = true;
     this.#last_spoken = log.last;
+    if (unread.count === 0) this.#divider = null;
     if (this.#linked !== null) {
       if (!this.show(this.#linked)) this.#toBottom();
       return;

@@ -92,7 +92,7 @@ class Screen:
         return self.log.locator(".message-text").all_inner_texts()
 
     def wait_ready(self) -> None:
-        expect(self.page.locator("[data-me-state]")).to_have_text("Online")
+        expect(self.page.locator('[data-me-avatar] [data-presence="online"]')).to_have_count(1)
         expect(self.box).to_be_visible()
 
     # ---- what the person does

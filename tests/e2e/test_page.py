@@ -45,8 +45,8 @@ def test_axe_finds_nothing_serious(open_screen: OpenScreen, demo: Demo, options:
     hers = room_of(open_screen, demo, **options)
     theirs = room_of(open_screen, demo, 1)
     hers.say("hello", "see https://example.org `code`")
-    theirs.say(f"@{demo.people[0].name} hello")
-    hers.sees("hello")
+    theirs.say(f"@{demo.people[0].name} are you there?")
+    hers.sees("are you there?")
     look(hers, "room")
     for sheet in ("notices", "about", "settings", "new-room"):
         hers.page.locator(f"#{sheet}").evaluate("(sheet) => sheet.showPopover()")
