@@ -148,7 +148,9 @@ class Hub:
         else:
             feed.state = State.OPEN
             for batch in feed.held:
-                self._give(connection, feed, batch)
+                if feed.state is State.OPEN:  # else it fell behind on the way: nothing may follow the position
+                    self._give(connection, feed, batch)
+        feed.held.clear()
 
     # What fans out
 
