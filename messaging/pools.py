@@ -44,6 +44,7 @@ class ConnectionFactory(pool.ConnectionFactory):
                 socket_timeout=timeout_s,
                 socket_connect_timeout=TIMEOUT_S,
                 retry=Retry(NoBackoff(), 0),
+                protocol=2,  # with 3 redis-py writes each published message out as text for a debug line
                 **self._credentials(),
             )
         return redis.asyncio.Redis(connection_pool=by_url[name])

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
@@ -90,8 +92,9 @@ class Subscription:
             pinger = asyncio.create_task(self._ping(pubsub))
             if restored:
                 restoring = asyncio.create_task(self._restore())
+            connection: Any = pubsub.connection
             while True:
-                reply = await pubsub.parse_response(block=True)
+                reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
                 self._heard.set()
                 kind = reply[0]
                 if kind == b"message":
