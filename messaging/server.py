@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import random
 import time
@@ -229,6 +230,8 @@ def server() -> Server:
 async def startup() -> None:
     """Begin the process's server."""
     server()
+    gc.collect()
+    gc.freeze()  # what was imported lives as long as the process: each full collection took 36 ms to look through it
 
 
 async def say_bye(after_ms: int) -> None:
