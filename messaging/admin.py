@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django import forms
 from django.contrib import admin
@@ -20,17 +20,8 @@ from .errors import MessagingError
 from .models import Membership, Room
 from .names import clean_name, clean_topic
 
-if TYPE_CHECKING:  # Django's own classes take no parameter while running
-    RoomFormBase = forms.ModelForm[Room]
-    RoomAdminBase = admin.ModelAdmin[Room]
-    MembershipFormBase = forms.ModelForm[Membership]
-    MembershipAdminBase = admin.ModelAdmin[Membership]
-else:
-    RoomFormBase = MembershipFormBase = forms.ModelForm
-    RoomAdminBase = MembershipAdminBase = admin.ModelAdmin
 
-
-class RoomForm(RoomFormBase):
+class RoomForm(forms.ModelForm[Room]):
     """The rules of the rooms' own page, also here."""
 
     class Meta:
@@ -62,7 +53,7 @@ class RoomForm(RoomFormBase):
 
 
 @admin.register(Room)
-class RoomAdmin(RoomAdminBase):
+class RoomAdmin(admin.ModelAdmin[Room]):
     form = RoomForm
     list_display = ("name", "kind", "ttl_s", "ttl_max_s", "tracked", "created_at")
     list_filter = ("kind", "tracked")
@@ -78,7 +69,7 @@ class RoomAdmin(RoomAdminBase):
             transaction.on_commit(partial(run_verb, rooms.announce, "room_changed", room=obj.pk))
 
 
-class MembershipForm(MembershipFormBase):
+class MembershipForm(forms.ModelForm[Membership]):
     """Adds people to rooms that have room for them."""
 
     class Meta:
@@ -93,7 +84,7 @@ class MembershipForm(MembershipFormBase):
 
 
 @admin.register(Membership)
-class MembershipAdmin(MembershipAdminBase):
+class MembershipAdmin(admin.ModelAdmin[Membership]):
     form = MembershipForm
     list_display = ("user", "room", "role", "joined_at", "leaving_at")
     list_filter = ("role",)

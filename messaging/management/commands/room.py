@@ -117,7 +117,7 @@ class Command(BaseCommand):
         table = Table(*columns)
         for row in cells:
             table.add_row(*row)
-        Console(file=self.stdout, markup=False).print(table)
+        Console(markup=False).print(table)
 
 
 async def _places(room: Room) -> list[Place | None]:
