@@ -53,7 +53,10 @@ export class Chat extends Emitter {
   // ---- what the socket asks and says
 
   greeting() {
-    return [...this.rooms.values()].filter((room) => !room.left).map((room) => room.log.greet());
+    const present = [...this.rooms.values()].filter((room) => !room.left);
+    // What `hello` cannot name is made anew from `welcome`: resumed from the user's cursor it could not learn its changes.
+    for (const room of present.slice(protocol.ROOMS_PER_HELLO)) this.rooms.delete(room.id);
+    return present.slice(0, protocol.ROOMS_PER_HELLO).map((room) => room.log.greet());
   }
 
   take(frame) {

@@ -27,6 +27,8 @@ import * as words from "./words.js";
 
 const TYPING_GONE_MS = 6100; // a little after room.js has forgotten it
 const ROOM_MEMORY_MOST = 1500;
+const RECEIPTS_COME_MS = 2000; // they are gathered for a second
+const RECEIPTS_ASKED_MOST = 20;
 
 const boot = JSON.parse(find("#boot").textContent);
 const app = find("[data-app]");
@@ -45,6 +47,7 @@ const newId = () => crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint
 
 let current = null; // the open room's id
 let leads = false;
+let learning = null;
 let wanted = { room: boot.room, seq: boot.seq };
 const lacking = new Map(); // "room|seq" -> [name]
 
@@ -148,6 +151,7 @@ function show() {
     timeline.open(its, wanted.seq);
     composer.open(its);
     loadMembers(its).catch(() => {});
+    learnReceipts(its);
     if (matchMedia("(width >= 900px) and (pointer: fine)").matches) composer.focus();
   } else if (wanted.seq !== null) {
     timeline.link(wanted.seq);
@@ -242,6 +246,7 @@ chat.on("room", (out) => {
   if (out.info) its.muted = keep.get(`muted.${its.id}`) === "yes";
   if (wanted.room === its.id || (current === its.id && timeline.room !== its)) show();
   if (out.resumed || out.paged) preview();
+  if (current === its.id && its.untold.length) learnReceipts(its);
   if (current !== its.id) {
     its.log.trim(ROOM_MEMORY_MOST);
     ticker.run();
@@ -294,6 +299,21 @@ async function loadMembers(its) {
   }
   about.refresh(its);
   rooms.draw();
+}
+
+/** The server tells at once what is not complete; about the rest it has to be asked. */
+function learnReceipts(its) {
+  clearTimeout(learning);
+  learning = setTimeout(async () => {
+    for (const message of its.untold.slice(0, RECEIPTS_ASKED_MOST)) {
+      if (its.id !== current || document.hidden) return;
+      const known = await api.recipients(its.id, message.seq).catch(() => null);
+      if (!known) return;
+      if (!its.receipts.has(message.seq)) its.takeReceipts([[message.seq, known.delivered, known.read, known.total]]);
+      timeline.draw();
+      rooms.draw();
+    }
+  }, RECEIPTS_COME_MS);
 }
 
 function muted(its, is) {

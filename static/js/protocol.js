@@ -58,7 +58,7 @@ export function encode(frames, limit = DEFAULT_LIMITS.frame) {
 
 const given = (fields) => Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined && value !== null));
 
-export const hello = (rooms) => ({ type: "hello", v: VERSION, rooms: rooms.slice(0, ROOMS_PER_HELLO) });
+export const hello = (rooms) => ({ type: "hello", v: VERSION, rooms });
 export const send = ({ id, room, body, ttl, reply_to }) => given({ type: "send", id, room, body, ttl, reply_to });
 export const ack = (rooms) => ({ type: "ack", rooms });
 export const sync = ({ room, epoch, since, rev }) => given({ type: "sync", room, epoch, since, rev });

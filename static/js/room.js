@@ -80,6 +80,11 @@ export class Room {
     for (const row of rows) this.receipts.set(row[0], mergeReceipt(this.receipts.get(row[0]), row));
   }
 
+  /** Own messages of which nothing was told, newest first: after a reload the complete ones are not told again. */
+  get untold() {
+    return this.log.list.filter((message) => this.isOwn(message) && !this.receipts.has(message.seq)).reverse();
+  }
+
   /** Own messages that somebody still lacks, oldest first. */
   get onTheWay() {
     return this.log.list.filter((message) => this.isOwn(message) && onTheWay(this.receipts.get(message.seq)));

@@ -24,6 +24,8 @@ def test_two_browsers_talk_and_the_ladder_ends_at_read_by_all(open_screen: OpenS
     third = open_screen(demo.people[2], room)
     third.sees("hello from ada")
     hers.waits_for_state("hello from ada", "read")
+    hers.page.reload()
+    hers.waits_for_state("hello from ada", "read")
 
 
 def test_unread_counts_stand_in_the_list_and_the_title_and_go_when_the_room_is_opened(

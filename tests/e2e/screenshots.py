@@ -1,0 +1,130 @@
+"""Take the pictures of docs/images: `python -m tests.e2e.screenshots [folder]`. Needs chromium; starts a site of its own."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Browser, expect, sync_playwright
+
+from tests.e2e.screen import Screen
+from tests.e2e.site import ROOT, Demo, Person, Site, wait_for
+
+LOOKS = [
+    ("chat-desktop-light-en", {}),
+    ("chat-desktop-dark-en", {"dark": True}),
+    ("chat-desktop-light-zh", {"language": "zh-CN"}),
+    ("chat-desktop-dark-zh", {"language": "zh-CN", "dark": True}),
+    ("chat-phone-light-en", {"width": 390, "height": 844, "phone": True}),
+    ("chat-phone-dark-en", {"width": 390, "height": 844, "phone": True, "dark": True}),
+    ("chat-phone-light-zh", {"width": 390, "height": 844, "phone": True, "language": "zh-CN"}),
+    ("chat-phone-dark-zh", {"width": 390, "height": 844, "phone": True, "language": "zh-CN", "dark": True}),
+]
+PEOPLE = ("ada", "grace", "小林", "mei", "bob", "carol")
+NAME_THEM = """
+from django.contrib.auth import get_user_model
+from messaging.models import Room
+names = {names!r}
+for id_, name in names.items():
+    get_user_model().objects.filter(pk=id_).update(username=name)
+for id_, name in {rooms!r}.items():
+    Room.objects.filter(pk=id_).update(name=name)
+"""
+ROOMS = ("Atlas launch", "Field notes", "周末徒步与野外急救训练小组")
+TALK = [
+    (1, "Build 412 is green on all four machines. The drill killed the server eleven times and nothing was lost, so I would freeze here."),
+    (2, "我这边也没有问题，离线两小时后重新上线，消息一条不少。"),
+    (0, "Staging is frozen until the vote. Please hold your merges."),
+    (3, "Held. One fix for the phone keyboard waits in my branch."),
+    (0, "Good. We vote at four, then it goes out."),
+    (2, "@ada the release notes still say “at most once”. See https://example.org/notes"),
+    (2, "I can change it."),
+    (0, "Please do, thank you."),
+]
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    site = Site(Path(tempfile.mkdtemp()))
+    site.start()
+    try:
+        demo = named(site)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+            stage(browser, site, demo, folder)
+            browser.close()
+    finally:
+        site.stop()
+
+
+def named(site: Site) -> Demo:
+    """Seed, and give people and rooms the names that the pictures want."""
+    demo = site.seed(users=len(PEOPLE), rooms=len(ROOMS))
+    names = {one.id: name for one, name in zip(demo.people, PEOPLE, strict=True)}
+    rooms = {room["id"]: name for room, name in zip(demo.rooms, ROOMS, strict=True)}
+    site.manage("shell", "-c", NAME_THEM.format(names=names, rooms=rooms))
+    people = [Person(one.id, names[one.id], one.password, one.session) for one in demo.people]
+    return Demo(people, demo.rooms)
+
+
+def stage(browser: Browser, site: Site, demo: Demo, folder: Path) -> None:
+    """Let them talk: bob and carol never come, so ada sees whom it has not reached."""
+    here = [Screen(browser, site, person, f"/r/{demo.room}/") for person in demo.people[:4]]
+    for screen in here:
+        screen.wait_ready()
+    for who, text in TALK:
+        here[who].say(text)
+        for screen in here:
+            screen.sees(text)
+    for number, room in enumerate(demo.rooms[1:], start=1):
+        other = Screen(browser, site, demo.people[number], f"/r/{room['id']}/")
+        other.wait_ready()
+        other.say(["@ada which of the two drafts goes out?", "集合地点改到北门，请大家早点到"][number - 1])
+        other.waits_for_state("", "sent", "delivering")
+    ada = here[0]
+    ada.page.locator("[data-lifetime] summary").click()
+    ada.page.locator('[data-lifetime] input[value="30"]').check()
+    ada.page.keyboard.press("Escape")
+    ada.say("Door code for the next half minute: 4711")
+    ada.waits_for_state("Door code", "delivering")
+    for screen in here[1:3]:
+        screen.box.press_sequentially("a")
+    for name, options in LOOKS:
+        shoot(browser, site, demo, folder / f"{name}.png", **options)
+    panels(ada, folder)
+    for screen in here:
+        screen.context.close()
+
+
+def shoot(browser: Browser, site: Site, demo: Demo, picture: Path, **options: object) -> None:
+    screen = Screen(browser, site, demo.people[0], f"/r/{demo.room}/", **options)  # type: ignore[arg-type]
+    screen.wait_ready()
+    screen.waits_for_state("Staging is frozen", "delivering", timeout_s=20)
+    wait_for("every receipt", lambda: screen.page.locator('[data-own][data-state="sent"]').count() == 0)
+    settle(screen)
+    screen.page.screenshot(path=picture)
+    screen.context.close()
+
+
+def panels(ada: Screen, folder: Path) -> None:
+    ada.message("Staging is frozen").hover()
+    ada.message("Staging is frozen").locator('[data-action="details"]').click()
+    expect(ada.page.locator("#details .recipient").first).to_be_visible()
+    settle(ada)
+    ada.page.screenshot(path=folder / "chat-details.png")
+    ada.page.keyboard.press("Escape")
+    ada.page.locator("[data-lifetime] summary").click()
+    settle(ada)
+    ada.page.screenshot(path=folder / "chat-lifetime.png")
+    ada.page.keyboard.press("Escape")
+
+
+def settle(screen: Screen) -> None:
+    screen.page.evaluate("Promise.all(document.getAnimations().filter((one) => one.effect.getComputedTiming().iterations < 9).map((one) => one.finished.catch(() => {})))")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "images")
