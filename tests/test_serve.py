@@ -91,6 +91,11 @@ class Served:
     def pids(self, name: str = "") -> list[int]:
         return children.marked(self.folder, name)
 
+    def child(self, name: str) -> int:
+        """Return the pid of the child itself, without what it started; 0 while there is none."""
+        children_of = [pid for pid in self.pids(name) if parent_of(pid) == self.process.pid]
+        return children_of[0] if children_of else 0
+
     def store(self) -> redis.Redis:
         return redis.Redis(unix_socket_path=str(self.folder / "valkey.sock"), db=9)
 
@@ -136,6 +141,12 @@ def manage(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedPr
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
+
+
+def parent_of(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 def command_of(pid: int) -> str:
@@ -281,10 +292,10 @@ def test_a_killed_child_is_started_again_and_a_line_says_so(served: Served) -> N
     with served.store() as store:
         store.set("kept", "before the kill")
     for name in ("server", "worker", "store"):
-        old = served.pids(name)
-        kill(old[0])
+        old = served.child(name)
+        kill(old)
         wait_for(
-            lambda name=name, old=old: bool(set(served.pids(name)) - set(old)),  # type: ignore[misc]
+            lambda name=name, old=old: served.child(name) not in (0, old),  # type: ignore[misc]
             deadline_s=1.5,  # within 1 s, and what it takes to see it
             what=f"a new {name}",
         )
