@@ -20,8 +20,8 @@ from messaging.policy import Policy
 from messaging.store import Store
 from tests.clients import Client, Wire
 from tests.messages import members_of
-from tests.servers import Person, Site
 from tests.people import Events
+from tests.servers import Person, Site
 
 START_DEADLINE_S = 20.0
 QUICK = {"receipt_interval_s": 0.1}  # what only makes a wait shorter
@@ -81,7 +81,9 @@ async def verbs(redis_url: str, transactional_db: None) -> AsyncIterator[None]:
 
 
 @pytest.fixture(scope="session")
-def shared_site(tmp_path_factory: pytest.TempPathFactory, django_db_setup: None, django_db_blocker: Any) -> Iterator[Site]:
+def shared_site(
+    tmp_path_factory: pytest.TempPathFactory, django_db_setup: None, django_db_blocker: Any
+) -> Iterator[Site]:
     """Run one site for all tests that break nothing."""
     with django_db_blocker.unblock():
         site = Site(tmp_path_factory.mktemp("site"), **QUICK).start()
