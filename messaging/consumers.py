@@ -16,7 +16,7 @@ from typing import Any
 
 from channels.consumer import AsyncConsumer
 from django.conf import settings
-from django.db import DatabaseError
+from django.db import Error as DatabaseError
 
 from . import directory, protocol
 from .connection import Connection

@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Sequence
 
+from django.db import Error as DatabaseError
 from msgspec import UNSET
 
 from . import directory, protocol
@@ -58,7 +59,7 @@ class Delivery:
     # Hello
 
     async def hello(self, connection: Connection, frame: protocol.Hello) -> None:
-        """Answer with `welcome`, then one `resumed` for each room. Closes 4504 on another version, 1013 without a store."""
+        """Answer with `welcome`, then one `resumed` for each room. Closes 4504 on another version, 1013 while a part is away."""
         if connection.greeted:
             raise BadFrame("A connection says hello once.")
         if frame.v != protocol.VERSION:
@@ -66,7 +67,7 @@ class Delivery:
             return
         try:
             await self._greet(connection, frame)
-        except Unavailable:
+        except (Unavailable, DatabaseError):
             connection.close(Close.TRY_LATER)
 
     async def _greet(self, connection: Connection, frame: protocol.Hello) -> None:

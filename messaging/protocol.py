@@ -166,7 +166,7 @@ def body_error(body: str, body_max: int) -> MessagingError | None:
     return None
 
 
-def _refused(text: str, fault: Exception) -> Refused:
+def _refused(text: str, fault: Exception) -> AnyClientFrame | Refused:
     """Say what is wrong with `text`, with the fields that an outbox needs to find its item.
 
     The standard parser reads what is nearly JSON (lone surrogates, NaN), so that the answer can still name the message.
@@ -187,6 +187,9 @@ def _refused(text: str, fault: Exception) -> Refused:
         room=_text(loose.get("room")),
         seq=seq if type(seq) is int and 0 <= seq < 2**53 else None,
     )
+    version = loose.get("v")
+    if kind == "hello" and type(version) is int and version != VERSION:
+        return Hello(version, [])  # of another version: that it looks different is no fault of the client's
     if kind not in _types:
         return Refused(UnknownType(), **known)  # type: ignore[arg-type]
     return Refused(BadFrame(f"The frame is not what the contract says: {_reason(fault)}."), **known)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from channels.layers import get_channel_layer
-from django.db import DatabaseError
+from django.db import Error as DatabaseError
 from redis.exceptions import RedisError
 
 from . import control, directory, pools, protocol

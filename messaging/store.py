@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import redis.asyncio
+from django.db import Error as DatabaseError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -256,7 +257,10 @@ class Store:
 
     async def init(self, room: RoomKey) -> str:
         """Make the room's log with the database's members when it has none; return its epoch. Idempotent."""
-        members = await self._members_of(room.id)
+        try:
+            members = await self._members_of(room.id)
+        except DatabaseError as fault:
+            raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from fault
         epoch = await self._run("init", room, secrets.token_hex(4), *members[:INIT_MOST])
         for at in range(INIT_MOST, len(members), INIT_MOST):
             await self._run("join", room, *members[at : at + INIT_MOST])
@@ -317,8 +321,11 @@ class Store:
                 else:
                     answers[index] = _accepted(answer)
         if without_log:
-            for room in {messages[index].room for index in without_log}:
-                await self.init(room)
+            try:
+                for room in {messages[index].room for index in without_log}:
+                    await self.init(room)
+            except Unavailable:
+                return answers  # those without a log keep that answer; the others were accepted
             again = await self.append([messages[index] for index in without_log])
             for index, accepted in zip(without_log, again, strict=True):
                 answers[index] = accepted
@@ -544,8 +551,8 @@ class Store:
                     if not todo:
                         break
                     await self._load()
-        except _LOST:
-            pass
+        except (*_LOST, RedisError):
+            pass  # RedisError: the scripts were not taken, by a store that loads its file, say
         return answers
 
     async def _try(self, calls: Sequence[tuple[str, tuple[Any, ...]]], todo: list[int], answers: list[Any]) -> list[int]:
