@@ -24,6 +24,9 @@ from django.utils import timezone
 from django_q.models import Schedule
 from django_redis import get_redis_connection
 
+from . import jobs
+from .errors import Unavailable
+
 OLDEST_STORE = (7, 0)
 LISTPACK_VALUE_BYTES = 8_192
 CLOCK_DIFFERENCE_S = 2.0
@@ -53,10 +56,6 @@ class Part:
 
 def parts() -> list[Part]:
     """Return every part, also when others cannot be reached."""
-    import importlib.util
-
-    if not importlib.util.find_spec("messaging.jobs"):
-        return [store(), cache(), channel_layer(), database()]
     return [store(), cache(), channel_layer(), database(), worker(), schedules()]
 
 
@@ -160,9 +159,7 @@ def _judge_appendonly(value: str) -> Fault | None:
     if value == "yes":
         return None
     sentence = "The store writes no log to disk (appendonly no): a crash loses accepted messages."
-    return Fault(
-        sentence=sentence, remedy="Run `CONFIG SET appendonly yes` and put it into its file.", fatal=True
-    )
+    return Fault(sentence=sentence, remedy="Run `CONFIG SET appendonly yes` and put it into its file.")
 
 
 def _judge_appendfsync(value: str) -> Fault | None:
@@ -281,11 +278,9 @@ def _pragmas() -> dict[str, str | int]:
 
 def worker() -> Part:
     """Return when a job last ran."""
-    from . import jobs
-
     try:
         age_s = jobs.heartbeat_age_s()
-    except redis.RedisError as error:
+    except (redis.RedisError, Unavailable) as error:
         return _unreachable("worker", error, "Start the store first.")
     remedy = "Start `manage.py worker`; `manage.py serve` runs one by itself."
     if age_s is None:
@@ -305,8 +300,6 @@ def worker() -> Part:
 
 def schedules() -> Part:
     """Return whether every schedule is there and none is late."""
-    from . import jobs
-
     try:
         found = {row.name: row for row in Schedule.objects.filter(name__in=jobs.SCHEDULES)}
     except DatabaseError as error:
@@ -331,6 +324,6 @@ def schedules() -> Part:
 
 
 def _unreachable(name: str, error: Exception, remedy: str) -> Part:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()) or "no answer in time"
     sentence = f"The {name} cannot be reached: {reason.rstrip('.')}."
     return Part(name=name, reachable=False, faults=[Fault(sentence=sentence, remedy=remedy, fatal=True)])

@@ -61,7 +61,7 @@ def test_a_store_set_as_serve_sets_it_has_no_fault() -> None:
     ("name", "value", "fatal"),
     [
         ("maxmemory-policy", "allkeys-lru", True),
-        ("appendonly", "no", True),
+        ("appendonly", "no", False),
         ("appendfsync", "everysec", False),
         ("hash-max-listpack-value", "64", False),
     ],
