@@ -69,6 +69,11 @@ export class Chat extends Emitter {
     this.#acks.batch();
   }
 
+  /** The page is about to go: what was seen is not asked about again. */
+  leaving() {
+    this.#acks.flush();
+  }
+
   disconnected() {
     this.#acks.disconnected();
     for (const room of this.rooms.values()) room.log.disconnected();

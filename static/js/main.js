@@ -29,6 +29,7 @@ const TYPING_GONE_MS = 6100; // a little after room.js has forgotten it
 const ROOM_MEMORY_MOST = 1500;
 const RECEIPTS_COME_MS = 2000; // they are gathered for a second
 const RECEIPTS_ASKED_MOST = 20;
+const PARTNERS_ASKED_MOST = 30;
 
 const boot = JSON.parse(find("#boot").textContent);
 const app = find("[data-app]");
@@ -235,6 +236,7 @@ chat.on("welcome", () => {
   for (const its of chat.rooms.values()) its.muted = keep.get(`muted.${its.id}`) === "yes";
   rooms.render();
   show();
+  learnPartners();
 });
 chat.on("rooms", () => {
   rooms.draw();
@@ -314,6 +316,11 @@ function learnReceipts(its) {
       rooms.draw();
     }
   }, RECEIPTS_COME_MS);
+}
+
+/** A direct room says its partner's name; who that is, for face and presence, is asked once. */
+async function learnPartners() {
+  for (const its of [...chat.rooms.values()].filter((one) => one.kind === "direct" && !one.partner).slice(0, PARTNERS_ASKED_MOST)) await loadMembers(its).catch(() => {});
 }
 
 function muted(its, is) {
@@ -417,6 +424,7 @@ function wake() {
 }
 
 document.addEventListener("visibilitychange", () => !document.hidden && wake());
+addEventListener("pagehide", () => chat.leaving());
 addEventListener("pageshow", (event) => event.persisted && wake());
 addEventListener("focus", () => ticker.run());
 addEventListener("online", () => socket.wake());

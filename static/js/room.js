@@ -130,8 +130,7 @@ export class Room {
     if (member) return member;
     const message = this.log.list.find((one) => one.from && !this.isOwn(one));
     if (message) return { user: message.from.id, name: message.from.name };
-    const user = [...this.online].find((one) => one !== this.me.id);
-    return user === undefined ? null : { user, name: this.name };
+    return null;
   }
 
   #noteLifetime(info) {

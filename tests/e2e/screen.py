@@ -13,7 +13,12 @@ TELLS_VIOLATIONS = """
 addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
 """
 # A killed server and a refused handshake are part of the tests; the browser reports them and the page copes.
-EXPECTED = ("WebSocket connection to", "Failed to load resource", "ERR_CONNECTION_REFUSED", "ERR_INTERNET_DISCONNECTED")
+EXPECTED = (
+    "WebSocket connection to",
+    "Failed to load resource",
+    "ERR_CONNECTION_REFUSED",
+    "ERR_INTERNET_DISCONNECTED",
+)
 
 
 class Screen:

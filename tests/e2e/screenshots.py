@@ -34,7 +34,10 @@ for id_, name in {rooms!r}.items():
 """
 ROOMS = ("Atlas launch", "Field notes", "周末徒步与野外急救训练小组")
 TALK = [
-    (1, "Build 412 is green on all four machines. The drill killed the server eleven times and nothing was lost, so I would freeze here."),
+    (
+        1,
+        "Build 412 is green on all four machines. The drill killed the server eleven times and nothing was lost, so I would freeze here.",
+    ),
     (2, "我这边也没有问题，离线两小时后重新上线，消息一条不少。"),
     (0, "Staging is frozen until the vote. Please hold your merges."),
     (3, "Held. One fix for the phone keyboard waits in my branch."),
@@ -79,34 +82,71 @@ def stage(browser: Browser, site: Site, demo: Demo, folder: Path) -> None:
         here[who].say(text)
         for screen in here:
             screen.sees(text)
+        if text.startswith("Held."):
+            live_for(here[0], 12)
+            here[0].say("The old door code is 1174")
+            here[0].waits_for_state("The old door code", "delivering", "delivered", "read")
     for number, room in enumerate(demo.rooms[1:], start=1):
         other = Screen(browser, site, demo.people[number], f"/r/{room['id']}/")
         other.wait_ready()
         other.say(["@ada which of the two drafts goes out?", "集合地点改到北门，请大家早点到"][number - 1])
         other.waits_for_state("", "sent", "delivering")
     ada = here[0]
-    ada.page.locator("[data-lifetime] summary").click()
-    ada.page.locator('[data-lifetime] input[value="30"]').check()
-    ada.page.keyboard.press("Escape")
-    ada.say("Door code for the next half minute: 4711")
-    ada.waits_for_state("Door code", "delivering")
-    for screen in here[1:3]:
-        screen.box.press_sequentially("a")
+    expect(ada.log.locator('[data-state="expired"]')).to_contain_text("reached 3 of 5", timeout=20_000)
+    alone(ada, "grace", "Then let us do it at four")
+    alone(ada, "bob", "The gate code is on your desk")
+    grace = Screen(browser, site, demo.people[1], "/")
+    grace.page.locator(".room-link", has_text="ada").click()
+    grace.sees("Then let us do it at four")
+    grace.context.close()
+    ada.page.locator(".room-link", has_text="Field notes").click()
+    ada.box.fill("I think we should rotate the keys")
+    ada.page.goto(f"{site.url}/r/{demo.room}/")
+    ada.wait_ready()
+    state = ada.context.storage_state()
     for name, options in LOOKS:
-        shoot(browser, site, demo, folder / f"{name}.png", **options)
+        shoot(browser, site, demo, here[1:3], folder / f"{name}.png", storage_state=state, **options)
     panels(ada, folder)
     for screen in here:
         screen.context.close()
 
 
-def shoot(browser: Browser, site: Site, demo: Demo, picture: Path, **options: object) -> None:
+def live_for(screen: Screen, seconds: int) -> None:
+    """Choose a lifetime of one's own for the next message."""
+    screen.page.locator("[data-lifetime] summary").click()
+    screen.page.get_by_label("Custom…").check()
+    screen.page.get_by_label("How long").fill(str(seconds))
+    screen.page.get_by_label("Unit").select_option("1")
+    screen.page.get_by_role("button", name="Use").click()
+
+
+def alone(ada: Screen, whom: str, text: str) -> None:
+    ada.page.locator("#room-search").fill(whom)
+    ada.page.locator('[data-list="people"] a', has_text=whom).first.click()
+    expect(ada.page.locator("#room-name")).to_have_text(whom)
+    ada.say(text)
+    ada.waits_for_state(text, "sent", "delivered", "read")
+
+
+def shoot(
+    browser: Browser, site: Site, demo: Demo, typists: list[Screen], picture: Path, **options: object
+) -> None:
     screen = Screen(browser, site, demo.people[0], f"/r/{demo.room}/", **options)  # type: ignore[arg-type]
     screen.wait_ready()
     screen.waits_for_state("Staging is frozen", "delivering", timeout_s=20)
     wait_for("every receipt", lambda: screen.page.locator('[data-own][data-state="sent"]').count() == 0)
+    wait_for("both typing", lambda: type_and_look(typists, screen))
     settle(screen)
     screen.page.screenshot(path=picture)
     screen.context.close()
+
+
+def type_and_look(typists: list[Screen], screen: Screen) -> bool:
+    """Press a key each: a page tells the others at most every three seconds."""
+    for typist in typists:
+        typist.box.press_sequentially("a")
+    shown = screen.page.locator("[data-typing]").inner_text()
+    return all(typist.person is not None and typist.person.name in shown for typist in typists)
 
 
 def panels(ada: Screen, folder: Path) -> None:
@@ -123,7 +163,9 @@ def panels(ada: Screen, folder: Path) -> None:
 
 
 def settle(screen: Screen) -> None:
-    screen.page.evaluate("Promise.all(document.getAnimations().filter((one) => one.effect.getComputedTiming().iterations < 9).map((one) => one.finished.catch(() => {})))")
+    screen.page.evaluate(
+        "Promise.all(document.getAnimations().filter((one) => one.effect.getComputedTiming().iterations < 9).map((one) => one.finished.catch(() => {})))"
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def test_a_server_killed_in_mid_send_comes_back_and_nothing_is_lost_or_doubled(
     for screen in (hers, theirs):
         screen.sees("after 4", timeout_s=40)
         wait_for("every message once and in order", lambda screen=screen: screen.texts() == expected)
-    expect(hers.log.locator('[data-state="sending"], [data-state="waiting"], [data-state="failed"]')).to_have_count(0)
+    expect(
+        hers.log.locator('[data-state="sending"], [data-state="waiting"], [data-state="failed"]')
+    ).to_have_count(0)
     assert hers.page.evaluate("window.sameDocument") is True
 
 
@@ -67,7 +69,9 @@ def test_a_reload_without_a_connection_keeps_the_outbox(
     assert hers.texts() == ["kept one", "kept two"]
 
 
-def test_what_was_written_before_a_reload_is_sent_after_it(open_screen: OpenScreen, site: Site, demo: Demo) -> None:
+def test_what_was_written_before_a_reload_is_sent_after_it(
+    open_screen: OpenScreen, site: Site, demo: Demo
+) -> None:
     ada, grace, _ = demo.people
     hers = open_screen(ada, f"/r/{demo.room}/")
     hers.wait_ready()
@@ -105,7 +109,9 @@ def test_offline_the_page_keeps_what_is_written_and_sends_it_once_back_online(
     expect(hers.connection).to_be_hidden(timeout=20_000)
 
 
-def test_two_tabs_share_one_outbox_and_send_each_message_once(open_screen: OpenScreen, site: Site, demo: Demo) -> None:
+def test_two_tabs_share_one_outbox_and_send_each_message_once(
+    open_screen: OpenScreen, site: Site, demo: Demo
+) -> None:
     ada, grace, _ = demo.people
     hers = open_screen(ada, f"/r/{demo.room}/")
     hers.wait_ready()
@@ -123,7 +129,9 @@ def test_two_tabs_share_one_outbox_and_send_each_message_once(open_screen: OpenS
     assert theirs.texts() == ["from the second tab", "after the first tab closed"]
 
 
-def test_a_session_that_ended_says_so_and_keeps_the_draft(open_screen: OpenScreen, site: Site, demo: Demo) -> None:
+def test_a_session_that_ended_says_so_and_keeps_the_draft(
+    open_screen: OpenScreen, site: Site, demo: Demo
+) -> None:
     ada = demo.people[0]
     hers = open_screen(ada, f"/r/{demo.room}/")
     hers.wait_ready()

@@ -40,7 +40,9 @@ def test_hostile_text_stays_text_and_real_links_are_harmless(open_screen: OpenSc
         expect(link).to_have_attribute("target", "_blank")
 
 
-@pytest.mark.parametrize("options", [{}, {"dark": True}, {"width": 390, "height": 844, "phone": True}, {"language": "zh-CN"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"dark": True}, {"width": 390, "height": 844, "phone": True}, {"language": "zh-CN"}]
+)
 def test_axe_finds_nothing_serious(open_screen: OpenScreen, demo: Demo, options: dict[str, object]) -> None:
     hers = room_of(open_screen, demo, **options)
     theirs = room_of(open_screen, demo, 1)
@@ -61,7 +63,11 @@ def look(screen: Screen, where: str) -> None:
     # Sheets slide in and buttons fade: half of a fade has half of the contrast.
     screen.page.evaluate("Promise.all(document.getAnimations().map((one) => one.finished.catch(() => {})))")
     found = Axe().run(screen.page).response["violations"]
-    serious = [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found if one["impact"] in ("serious", "critical")]
+    serious = [
+        (one["id"], [node["html"][:200] for node in one["nodes"]])
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
     assert serious == [], where
 
 
@@ -78,7 +84,13 @@ def test_everything_works_from_the_keyboard_alone(open_screen: OpenScreen, demo:
     keys.press("Enter")
     theirs.sees("two lines")
     keys.press("Shift+Tab")
-    wait_for("the log in the tab order", lambda: hers.page.evaluate("document.activeElement.closest('[data-log] article') !== null") or keys.press("Shift+Tab"))
+    wait_for(
+        "the log in the tab order",
+        lambda: (
+            hers.page.evaluate("document.activeElement.closest('[data-log] article') !== null")
+            or keys.press("Shift+Tab")
+        ),
+    )
     keys.press("Home")
     expect(hers.message("first of grace")).to_be_focused()
     keys.press("ArrowDown")
@@ -102,7 +114,9 @@ def test_an_input_method_that_takes_enter_does_not_send(open_screen: OpenScreen,
     hers = room_of(open_screen, demo)
     hers.box.fill("zhong")
     for detail in ("isComposing: true", "keyCode: 229"):
-        hers.box.evaluate(f"(box) => box.dispatchEvent(new KeyboardEvent('keydown', {{key: 'Enter', bubbles: true, cancelable: true, {detail}}}))")
+        hers.box.evaluate(
+            f"(box) => box.dispatchEvent(new KeyboardEvent('keydown', {{key: 'Enter', bubbles: true, cancelable: true, {detail}}}))"
+        )
     expect(hers.box).to_have_value("zhong")
     expect(hers.log.locator("article")).to_have_count(0)
 
@@ -122,10 +136,15 @@ def test_a_phone_shows_one_pane_and_back_leads_to_the_list(open_screen: OpenScre
 @pytest.mark.parametrize("width", [320, 390])
 def test_nothing_scrolls_sideways_on_a_narrow_screen(open_screen: OpenScreen, demo: Demo, width: int) -> None:
     hers = room_of(open_screen, demo, width=width, height=640, phone=True)
-    hers.say("Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft " * 3, "https://example.org/" + "long" * 60)
+    hers.say(
+        "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft " * 3,
+        "https://example.org/" + "long" * 60,
+    )
     hers.sees("Donau", "example.org")
     assert hers.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert hers.page.evaluate("(() => { const t = document.querySelector('[data-timeline]'); return t.scrollWidth <= t.clientWidth; })()")
+    assert hers.page.evaluate(
+        "(() => { const t = document.querySelector('[data-timeline]'); return t.scrollWidth <= t.clientWidth; })()"
+    )
 
 
 def test_a_lifetime_for_one_message_ends_it_for_everybody_and_leaves_its_sender_a_tombstone(
@@ -262,7 +281,19 @@ def refuse_sends(screen: Screen, code: str) -> None:
 
             frame = json.loads(text)
             if isinstance(frame, dict) and frame["type"] == "send":
-                socket.send(json.dumps({"type": "error", "code": code, "detail": "", "retryable": False, "of": "send", "id": frame["id"], "room": frame["room"]}))
+                socket.send(
+                    json.dumps(
+                        {
+                            "type": "error",
+                            "code": code,
+                            "detail": "",
+                            "retryable": False,
+                            "of": "send",
+                            "id": frame["id"],
+                            "room": frame["room"],
+                        }
+                    )
+                )
             else:
                 server.send(text)
 
@@ -291,7 +322,9 @@ def test_details_name_each_recipient_and_what_they_have(open_screen: OpenScreen,
     hers.message("who has this?").hover()
     hers.message("who has this?").get_by_role("button", name="Message details").click()
     sheet = hers.page.locator("#details")
-    expect(sheet.locator("li", has_text=demo.people[2].name)).to_contain_text("Offline. Sent as soon as they are back")
+    expect(sheet.locator("li", has_text=demo.people[2].name)).to_contain_text(
+        "Offline. Sent as soon as they are back"
+    )
     expect(sheet.locator("h3", has_text="Read")).to_be_visible()
     expect(sheet.locator("li", has_text=demo.people[1].name)).to_be_visible()
     hers.page.keyboard.press("Escape")
@@ -358,7 +391,9 @@ def room_of_chinese(open_screen: OpenScreen, person: Person, demo: Demo) -> Scre
     return screen
 
 
-def test_appearance_is_chosen_and_does_not_flash_on_the_next_page(open_screen: OpenScreen, demo: Demo) -> None:
+def test_appearance_is_chosen_and_does_not_flash_on_the_next_page(
+    open_screen: OpenScreen, demo: Demo
+) -> None:
     hers = room_of(open_screen, demo)
     hers.page.get_by_role("button", name="Settings").click()
     hers.page.get_by_label("Dark").check()
