@@ -11,6 +11,7 @@
 | EMAIL_URL, DEFAULT_FROM_EMAIL | e-mail is printed, not sent |
 | TRUSTED_PROXY_COUNT | 1 for an https site, else 0 |
 | MESSAGING_RATE_LIMIT_SCALE | 1 |
+| MESSAGING_NETS | on; off is for `manage.py drill --without-nets` only |
 
 Settings read it, and `manage.py` before them; it must not import Django's settings.
 """
@@ -70,9 +71,11 @@ def data_dir() -> Path:
     return path.resolve()
 
 
-def flag(name: str) -> bool:
+def flag(name: str, *, default: bool = False) -> bool:
     given = os.environ.get(name, "").strip().lower()
-    if given in ("", "0", "false", "no", "off"):
+    if not given:
+        return default
+    if given in ("0", "false", "no", "off"):
         return False
     if given in ("1", "true", "yes", "on"):
         return True

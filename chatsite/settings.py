@@ -159,7 +159,10 @@ Q_CLUSTER = {
 }
 
 # ── The product's own numbers: overrides of messaging/policy.py, units in the names ──
-MESSAGING: dict[str, Any] = {"rate_limit_scale": environment.positive("MESSAGING_RATE_LIMIT_SCALE", 1.0)}
+MESSAGING: dict[str, Any] = {
+    "rate_limit_scale": environment.positive("MESSAGING_RATE_LIMIT_SCALE", 1.0),
+    "nets": environment.flag("MESSAGING_NETS", default=True),
+}
 
 # ── Accounts ──
 # Sessions in the database: Django's cache-backed ones turn a Redis error into "logged out".

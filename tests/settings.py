@@ -15,6 +15,7 @@ for name in (
     "DJANGO_DEBUG",
     "TRUSTED_PROXY_COUNT",
     "MESSAGING_RATE_LIMIT_SCALE",
+    "MESSAGING_NETS",
     "EMAIL_URL",
 ):
     os.environ.pop(name, None)

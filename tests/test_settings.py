@@ -299,6 +299,7 @@ ENVIRONMENT = {
     "EMAIL_URL",
     "DEFAULT_FROM_EMAIL",
     "MESSAGING_RATE_LIMIT_SCALE",
+    "MESSAGING_NETS",
 }
 
 
@@ -343,6 +344,11 @@ def test_the_rate_limit_scale_reaches_the_policy(tmp_path: Path) -> None:
     assert (
         settings_with(tmp_path, "s.MESSAGING['rate_limit_scale']", MESSAGING_RATE_LIMIT_SCALE="50") == "50.0"
     )
+
+
+def test_the_nets_are_on_unless_the_drill_says_otherwise(tmp_path: Path) -> None:
+    assert settings_with(tmp_path, "s.MESSAGING['nets']") == "True"
+    assert settings_with(tmp_path, "s.MESSAGING['nets']", MESSAGING_NETS="off") == "False"
 
 
 # ── The log ──
