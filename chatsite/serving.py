@@ -32,12 +32,7 @@ from django.db.migrations.executor import MigrationExecutor
 from chatsite import assets, embedded, environment
 from chatsite.children import Child, end, marked
 from chatsite.supervisor import Supervisor, interrupt_on
-from messaging import demo, health
-
-try:
-    from messaging import jobs
-except ImportError:
-    jobs = None
+from messaging import demo, health, jobs
 
 # A peer that acknowledges no byte for this long is gone; by itself the kernel would wait 15 minutes.
 TCP_USER_TIMEOUT_MS = 15_000
@@ -58,7 +53,7 @@ ORPHAN_PATIENCE_S = 5.0
 DEMO_LOG_INS = 3
 
 
-class CannotServe(Exception):  # noqa: N818  (said as it is, not as an error)
+class CannotServe(Exception):
     """Serving is impossible; the text is one sentence for whoever started it."""
 
 
@@ -243,8 +238,7 @@ def _prepare(supervisor: Supervisor) -> None:
     if executor.migration_plan(executor.loader.graph.leaf_nodes()):
         supervisor.say("Preparing the database.")
         call_command("migrate", interactive=False, verbosity=0)
-    if jobs:
-        jobs.install_schedules()
+    jobs.install_schedules()
     if assets.collect():
         supervisor.say("Collected the static files.")
 

@@ -1,6 +1,9 @@
-"""The Django application: registers the system checks and the signals."""
+"""The Django application: registers the system checks and the signals, installs the schedules after each migrate."""
 
-from django.apps import AppConfig
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.db.models.signals import post_migrate
 from django.utils.translation import gettext_lazy as _
 
 
@@ -10,3 +13,11 @@ class MessagingConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks, signals  # noqa: F401  (registers them)
+
+        post_migrate.connect(_install_schedules, sender=apps.get_app_config("django_q"))
+
+
+def _install_schedules(**_: Any) -> None:
+    from . import jobs
+
+    jobs.install_schedules()

@@ -23,7 +23,7 @@ from typing import Any
 from . import protocol
 from .policy import Policy, Rate
 from .protocol import Close
-from .store import RoomKey
+from .records import RoomKey
 
 WAITING_MOST = 4_000  # frames of all kinds; who lets these pile up does not read
 _serial = itertools.count(1)
@@ -203,7 +203,7 @@ class Connection:
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Future[None]) -> None:
-        self.tasks.discard(task)  # type: ignore[arg-type]
+        self.tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "a handler failed", "exception": task.exception(), "task": task}

@@ -8,7 +8,6 @@ raises, leave without a word; so `__call__` has its own loop: a handler that rai
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -20,7 +19,7 @@ from django.db import Error as DatabaseError
 
 from . import directory, protocol
 from .connection import Connection
-from .errors import BadFrame, MessagingError, RateLimited
+from .errors import BadFrame, MessagingError
 from .origins import origin_allowed
 from .protocol import Close
 from .server import Server, server
@@ -71,7 +70,9 @@ class ChatConsumer(AsyncConsumer):
             visitor = await directory.visitor(directory.session_key(headers))
         except DatabaseError:
             log.warning("a session cannot be checked: the database does not answer")
-            await send({"type": "websocket.http.response.start", "status": 503, "headers": [(b"retry-after", b"5")]})
+            await send(
+                {"type": "websocket.http.response.start", "status": 503, "headers": [(b"retry-after", b"5")]}
+            )
             await send({"type": "websocket.http.response.body", "body": b""})
             return None
         await send({"type": "websocket.accept"})
@@ -101,7 +102,9 @@ class ChatConsumer(AsyncConsumer):
             if len(text) * 3 > policy.frame_max and len(text.encode(errors="replace")) > policy.frame_max:
                 connection.close(Close.TOO_BIG)
                 return
-            for frame in protocol.parse(text, frames_max=policy.frames_in_array_max, body_max=policy.body_max):
+            for frame in protocol.parse(
+                text, frames_max=policy.frames_in_array_max, body_max=policy.body_max
+            ):
                 await self._take(here, connection, frame)
 
     async def _take(
@@ -113,9 +116,11 @@ class ChatConsumer(AsyncConsumer):
         try:
             await self._dispatch_frame(here, connection, frame)
         except MessagingError as error:
-            self._refuse(connection, _refusal(frame, error))
+            self._refuse(connection, protocol.refused(frame, error))
 
-    async def _dispatch_frame(self, here: Server, connection: Connection, frame: protocol.AnyClientFrame) -> None:
+    async def _dispatch_frame(
+        self, here: Server, connection: Connection, frame: protocol.AnyClientFrame
+    ) -> None:
         delivery = here.delivery
         if isinstance(frame, protocol.Hello):
             await delivery.hello(connection, frame)
@@ -145,7 +150,7 @@ class ChatConsumer(AsyncConsumer):
         try:
             await work
         except MessagingError as error:
-            self._refuse(connection, _refusal(frame, error))
+            self._refuse(connection, protocol.refused(frame, error))
 
     def _refuse(self, connection: Connection, refused: protocol.Refused) -> None:
         """Answer with one `error`; the tenth bad frame in a minute closes with 4400."""
@@ -157,13 +162,6 @@ class ChatConsumer(AsyncConsumer):
         bad.append(now_s)
         if len(bad) == bad.maxlen and now_s - bad[0] < 60:
             connection.close_when_written(Close.TOO_MANY_BAD_FRAMES)
-
-
-def _refusal(frame: Any, error: MessagingError) -> protocol.Refused:
-    kind = frame.__struct_config__.tag
-    return protocol.Refused(
-        error, kind, getattr(frame, "id", None), getattr(frame, "room", None), getattr(frame, "seq", None)
-    )
 
 
 def _close_ungreeted(connection: Connection) -> None:

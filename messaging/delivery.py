@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from django.db import Error as DatabaseError
 from msgspec import UNSET
@@ -25,7 +26,8 @@ from .policy import Policy, Rate
 from .presence import Presence
 from .protocol import Close
 from .receipts import Receipts
-from .store import Accepted, AckRow, Append, OtherEpoch, Read, RoomKey, Slice, Standing, Store, Stored
+from .records import Accepted, AckRow, Append, OtherEpoch, Read, RoomKey, Slice, Standing, Stored
+from .store import Store
 
 COMMIT_MOST = 400  # messages in one round trip
 READS_MOST = 20  # rooms read in one round trip
@@ -38,7 +40,9 @@ log = logging.getLogger(__name__)
 class Delivery:
     """One process's verbs over its store and hub."""
 
-    def __init__(self, store: Store, hub: Hub, presence: Presence, receipts: Receipts, policy: Policy) -> None:
+    def __init__(
+        self, store: Store, hub: Hub, presence: Presence, receipts: Receipts, policy: Policy
+    ) -> None:
         self.store = store
         self.hub = hub
         self.presence = presence
@@ -87,7 +91,8 @@ class Delivery:
             if room_id not in connection.feeds:
                 connection.push_frame(_refused_read(room_id, None, since.since, why="not_member"))
         wanted = [
-            (feed, standing, named.get(feed.room.key.id)) for feed, standing in zip(feeds, standings, strict=True)
+            (feed, standing, named.get(feed.room.key.id))
+            for feed, standing in zip(feeds, standings, strict=True)
         ]
         async with connection.reading:
             for at in range(0, len(wanted), READS_MOST):
@@ -128,23 +133,23 @@ class Delivery:
             ],
         )
 
-    def room_fields(self, room: MemberRoom, standing: Standing) -> dict[str, object]:
+    def room_fields(self, room: MemberRoom, standing: Standing) -> dict[str, Any]:
         """Return the fields of the room object on the wire."""
-        return dict(
-            room=room.key.id,
-            name=room.name,
-            kind=room.kind,
-            role=room.role,
-            epoch=standing.epoch,
-            top=standing.top,
-            rev=standing.rev,
-            delivered=standing.delivered,
-            read=standing.read,
-            unread=standing.unread,
-            ttl=self.policy.ttl(None, room_s=room.ttl_s, room_max_s=room.ttl_max_s),
-            ttl_max=min(room.ttl_max_s, self.policy.ttl_max_s),
-            online=self.presence.online_of(standing.people) if standing.people else UNSET,
-        )
+        return {
+            "room": room.key.id,
+            "name": room.name,
+            "kind": room.kind,
+            "role": room.role,
+            "epoch": standing.epoch,
+            "top": standing.top,
+            "rev": standing.rev,
+            "delivered": standing.delivered,
+            "read": standing.read,
+            "unread": standing.unread,
+            "ttl": self.policy.ttl(None, room_s=room.ttl_s, room_max_s=room.ttl_max_s),
+            "ttl_max": min(room.ttl_max_s, self.policy.ttl_max_s),
+            "online": self.presence.online_of(standing.people) if standing.people else UNSET,
+        }
 
     async def _resume_all(
         self, connection: Connection, wanted: Sequence[tuple[Feed, Standing, protocol.Since | None]]
@@ -217,7 +222,7 @@ class Delivery:
         self._unsent.append((connection, append))
         if not self._committing:
             self._committing = True
-            asyncio.ensure_future(self._commit())
+            self._committer = asyncio.ensure_future(self._commit())  # the loop keeps only weak references
 
     async def _commit(self) -> None:
         """Store what is queued, and what is queued while that is under way, until nothing is."""
@@ -298,7 +303,7 @@ class Delivery:
         self._acks[name] = row
         if not self._settling:
             self._settling = True
-            asyncio.ensure_future(self._settle())
+            self._settler = asyncio.ensure_future(self._settle())
 
     async def _settle(self) -> None:
         """Settle all acks of the process together, after a moment in which more may come."""
@@ -341,7 +346,9 @@ class Delivery:
         if isinstance(slice_, OtherEpoch):
             feed.state = State.BEHIND
             room = self.hub.rooms[room_id]
-            connection.push_frame(_refused_read(room_id, slice_.epoch, since, why="epoch", top=room.top, rev=room.rev))
+            connection.push_frame(
+                _refused_read(room_id, slice_.epoch, since, why="epoch", top=room.top, rev=room.rev)
+            )
             return
         if isinstance(slice_, MessagingError):
             feed.state = State.BEHIND

@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from .connection import MemberRoom, Visitor
 from .models import Membership, Room
-from .store import RoomKey
+from .records import RoomKey
 
 
 def session_key(headers: Collection[tuple[bytes, bytes]]) -> str:
@@ -66,7 +66,8 @@ def still_here(visitors: Collection[Visitor]) -> set[Visitor]:
         here.update(
             visitor
             for visitor in part
-            if visitor.session in sessions and _credential(passwords.get(visitor.user, "")) == visitor.credential
+            if visitor.session in sessions
+            and _credential(passwords.get(visitor.user, "")) == visitor.credential
         )
     return here
 
@@ -74,7 +75,9 @@ def still_here(visitors: Collection[Visitor]) -> set[Visitor]:
 @database_sync_to_async
 def rooms_of(user: int, room: str | None = None) -> list[MemberRoom]:
     """Return the rooms a user is in (only `room`, when given). A direct room has the other member's name."""
-    memberships = Membership.objects.filter(user=user, leaving_at=None).select_related("room").order_by("room__name")
+    memberships = (
+        Membership.objects.filter(user=user, leaving_at=None).select_related("room").order_by("room__name")
+    )
     if room is not None:
         memberships = memberships.filter(room=room)
     rows = list(memberships)

@@ -20,7 +20,8 @@ from . import protocol
 from .connection import Batch, Connection, Feed, MemberRoom, State
 from .errors import Unavailable
 from .policy import Policy
-from .store import PRESENCE_CHANNEL, Place, RoomKey, Slice, Store
+from .records import Place, RoomKey, Slice
+from .store import PRESENCE_CHANNEL, Store
 from .subscription import Subscription
 
 BATCH_MOST = 32_768  # characters joined in one batch: a part of what one array may hold
@@ -148,7 +149,9 @@ class Hub:
         else:
             feed.state = State.OPEN
             for batch in feed.held:
-                if feed.state is State.OPEN:  # else it fell behind on the way: nothing may follow the position
+                if (
+                    feed.state is State.OPEN
+                ):  # else it fell behind on the way: nothing may follow the position
                     self._give(connection, feed, batch)
         feed.held.clear()
 

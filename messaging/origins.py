@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 
-def origin_allowed(origin: bytes | str | None, allowed: frozenset[str], *, may_be_missing: bool = False) -> bool:
+def origin_allowed(
+    origin: bytes | str | None, allowed: frozenset[str], *, may_be_missing: bool = False
+) -> bool:
     """Say whether a request with this `Origin` is taken; `null` never is."""
     if origin is None:
         return may_be_missing

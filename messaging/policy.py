@@ -149,7 +149,9 @@ def _problem(name: str, value: Any, default: Any) -> Iterator[str]:
 
 
 def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
-    numbers = {name: value for name, value in values.items() if isinstance(value, (int, float)) and value == value}
+    numbers = {
+        name: value for name, value in values.items() if isinstance(value, (int, float)) and value == value
+    }
     pairs = [
         ("ttl_min_s", "ttl_default_s"),
         ("ttl_default_s", "ttl_max_s"),

@@ -56,8 +56,12 @@ class ConnectionFactory(pool.ConnectionFactory):
 
 def async_client(alias: str = MESSAGES, *, timeout_s: float | None = TIMEOUT_S) -> redis.asyncio.Redis:
     """Return an asynchronous client of a cache alias for the running loop."""
-    client = caches[alias].client
-    return client.connection_factory.async_client(client._server[0], timeout_s=timeout_s)
+    backend: Any = caches[alias]
+    client = backend.client
+    found: redis.asyncio.Redis = client.connection_factory.async_client(
+        client._server[0], timeout_s=timeout_s
+    )
+    return found
 
 
 class Pipelines:
@@ -73,7 +77,9 @@ class Pipelines:
     async def call(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send commands at once; an error that the store answers stands in its place. Raises what a lost connection raises."""
         connection = self._idle.pop() if self._idle else await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        connection.socket_timeout = None  # one deadline for all of it instead of one for each write and answer
+        connection.socket_timeout = (
+            None  # one deadline for all of it instead of one for each write and answer
+        )
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 packed = b"".join(map(hiredis.pack_command, commands))

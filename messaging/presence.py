@@ -125,5 +125,3 @@ class Presence:
             task.cancel()
         with contextlib.suppress(Unavailable):
             await self.store.report_presence(self.process, [], LIFE_S)
-
-

@@ -19,7 +19,9 @@ from .errors import BadFrame, BodyEmpty, BodyTooLong, MessagingError, UnknownTyp
 
 VERSION = 1
 
-Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]  # seq, rev, cursor, epoch ms, seconds: what JSON carries exactly
+Count = Annotated[
+    int, Meta(ge=0, le=2**53 - 1)
+]  # seq, rev, cursor, epoch ms, seconds: what JSON carries exactly
 # Not `$`, which lets a newline through: the id stands in the lines that fan out.
 MessageId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
 Limit = Annotated[int, Meta(ge=1, le=2**53 - 1)]
@@ -152,7 +154,13 @@ def _checked(frame: AnyClientFrame, body_max: int) -> AnyClientFrame | Refused:
     error = body_error(body, body_max)
     if error is None:
         return frame
-    return Refused(error, frame.__struct_config__.tag, getattr(frame, "id", None), frame.room, getattr(frame, "seq", None))  # type: ignore[union-attr,arg-type]
+    return refused(frame, error)
+
+
+def refused(frame: ClientFrame, error: MessagingError) -> Refused:
+    """Return the refusal of a frame that could be parsed, with the fields that its sender finds it by."""
+    found = {name: getattr(frame, name, None) for name in ("id", "room", "seq")}
+    return Refused(error, str(frame.__struct_config__.tag), **found)
 
 
 def body_error(body: str, body_max: int) -> MessagingError | None:
@@ -181,12 +189,12 @@ def _refused(text: str, fault: Exception) -> AnyClientFrame | Refused:
     if kind is None:
         return Refused(BadFrame("A frame needs a type, which is a string."))
     seq = loose.get("seq")
-    known = dict(
-        of=kind,
-        id=_text(loose.get("id")),
-        room=_text(loose.get("room")),
-        seq=seq if type(seq) is int and 0 <= seq < 2**53 else None,
-    )
+    known = {
+        "of": kind,
+        "id": _text(loose.get("id")),
+        "room": _text(loose.get("room")),
+        "seq": seq if type(seq) is int and 0 <= seq < 2**53 else None,
+    }
     version = loose.get("v")
     if kind == "hello" and type(version) is int and version != VERSION:
         return Hello(version, [])  # of another version: that it looks different is no fault of the client's

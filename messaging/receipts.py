@@ -30,8 +30,12 @@ class Receipts:
         self.hub = hub
         self.policy = policy
         self._told: dict[tuple[str, int], dict[int, Row]] = {}
-        self._fresh: dict[tuple[str, int], int] = {}  # top when the sender connected: complete rows above it are news
-        self._open: defaultdict[str, set[int]] = defaultdict(set)  # room -> senders with a row not yet complete
+        self._fresh: dict[
+            tuple[str, int], int
+        ] = {}  # top when the sender connected: complete rows above it are news
+        self._open: defaultdict[str, set[int]] = defaultdict(
+            set
+        )  # room -> senders with a row not yet complete
         self._due: dict[tuple[str, int], None] = {}
         hub.on_accepted = self.accepted
 
@@ -94,7 +98,9 @@ class Receipts:
         elif room in self._open:
             self._open[room].discard(user)
         # A connection that is new is told what is not yet complete, and from then on what changed.
-        changed = [row for row in rows if (told or {}).get(row[0]) != row and (row[0] > old or row[2] < row[3])]
+        changed = [
+            row for row in rows if (told or {}).get(row[0]) != row and (row[0] > old or row[2] < row[3])
+        ]
         if not changed:
             return
         frame = protocol.encode(protocol.Receipt(room=room, epoch=epoch, receipts=changed)).decode()

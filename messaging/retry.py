@@ -26,7 +26,8 @@ from .errors import Unavailable
 from .hub import Hub
 from .policy import Policy
 from .protocol import Close
-from .store import Owing, Read, Slice, Store
+from .records import Owing, Read, Slice
+from .store import Store
 
 PUSH_MOST = 100  # messages of one attempt
 ASK_MOST = 500  # users asked about in one call
@@ -67,7 +68,9 @@ class Retry:
     def _arm(self, connection: Connection) -> None:
         """Set the connection's one timer to its soonest silence; none when nothing is open."""
         self.forget(connection)
-        dues = [feed.silence.due_s for feed in connection.feeds.values() if feed.silence and feed.silence.due_s]
+        dues = [
+            feed.silence.due_s for feed in connection.feeds.values() if feed.silence and feed.silence.due_s
+        ]
         if dues and connection.closed is None:
             loop = asyncio.get_running_loop()
             self._timers[connection] = loop.call_at(min(dues), self._look, connection)
@@ -112,13 +115,18 @@ class Retry:
             feed.silence = Silence(loop.time() + wait_ms / 1000)
             return False
         number = owing.attempts + 1
-        next_s = policy.wait_s(number + 1, random.random())
+        next_s = policy.wait_s(number + 1, random.random())  # noqa: S311
         if not await self.store.record_attempt(feed.room.key, connection.user, owing.attempts, next_s):
             return False
         feed.silence = Silence(loop.time() + next_s if number < policy.attempts_max else None)
         log.info(
             "retry",
-            extra={"room": feed.room.key.id, "user": connection.user, "attempt": number, "connection": connection.id},
+            extra={
+                "room": feed.room.key.id,
+                "user": connection.user,
+                "attempt": number,
+                "connection": connection.id,
+            },
         )
         await self._push(connection, feed, owing.cursor, number)
         if number == policy.silences_to_close:
@@ -163,7 +171,11 @@ class Retry:
             connection, feed = feeds[row.user]
             if feed.silence is not None and feed.silence.due_s is None:
                 continue
-            if feed.state is State.READING or connection.sending_since_s is not None or connection.closed is not None:
+            if (
+                feed.state is State.READING
+                or connection.sending_since_s is not None
+                or connection.closed is not None
+            ):
                 continue
             await self.attempt(connection, feed, row)
             if connection not in self._timers:

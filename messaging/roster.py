@@ -20,7 +20,7 @@ from . import policy
 from .errors import BadTtl, Conflict, Forbidden, NoSuchUser, NotMember
 from .models import Membership, Room
 from .names import NAME_MOST, shows
-from .store import RoomKey
+from .records import RoomKey
 
 STUCK_LEAVING = timedelta(
     minutes=1

@@ -110,7 +110,7 @@ class Server:
                     await self._on_control_event(event)
             except (RedisError, OSError, TimeoutError) as fault:
                 log.warning("control events lost: %s", type(fault).__name__)
-                await asyncio.sleep(random.uniform(0.5, 1.5))
+                await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311
                 self._spawn(self.recheck())
 
     async def _on_control_event(self, event: dict[str, Any]) -> None:

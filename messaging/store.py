@@ -17,8 +17,10 @@ All keys of a room and the due-sets of its partition share the hash tag `{p}`, s
 | `sent:<room>:<user>:<id>`    | string | the first answer to a message id, for `id_life_s`                                   |
 | `expiring`                   | zset   | `room|seq` -> when the job looks next                                               |
 | `unacked`                    | zset   | room -> when the sweep looks next                                                   |
+| `claim:<token>`              | string | the answer to a claim, for one lease                                                |
 
-Outside the partitions: `chat:online` (zset, process -> until when it counts) and `chat:online:<process>` (set of users).
+Outside the partitions: `chat:online` (zset, process -> until when it counts), `chat:online:<process>` (set of users) and
+`chat:jobs` (hash, job -> its last run as JSON).
 
 A message's way through here: append (numbered, stored, published) -> read_after, history (readers) -> acknowledge (cursors rise)
 -> missing -> finalize. Each verb is one script in `lua/`. A room's channel is named as its key and carries `M` (messages),
@@ -31,208 +33,59 @@ answers NOSCRIPT, the loader reads the new run_id, and the first append in each 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hashlib
+import json
 import secrets
 import weakref
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import redis.asyncio
 from django.db import Error as DatabaseError
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from . import policy as policies
 from . import pools
-from .errors import BacklogFull, IdReused, MessagingError, NoSuchMessage, NotMember, Unavailable
+from .errors import IdReused, MessagingError, NoSuchMessage, NotMember, Unavailable
 from .models import PARTITIONS, Membership
+from .records import (
+    Accepted,
+    AckRow,
+    Append,
+    Claim,
+    Lag,
+    Laggard,
+    OtherEpoch,
+    Owing,
+    Page,
+    Place,
+    Read,
+    Recipient,
+    Recipients,
+    RoomKey,
+    Slice,
+    Standing,
+    Stored,
+    partition_prefix,
+)
+from .scripts import RETRY_AFTER_MS, Scripts
 
-_LOST = (RedisConnectionError, RedisTimeoutError, asyncio.TimeoutError, OSError)
 _NO_LOG, _NOT_MEMBER, _ID_REUSED, _NO_REPLIED_TO = -1, -2, -3, -4
-APPEND_MOST = 100  # messages in one append, rooms' cursors in one acknowledge: no call over 5 ms
+APPEND_MOST = 100  # messages in one append: no call over 5 ms
+ACKS_MOST = 200  # cursors in one acknowledge: the same (500 that move take 7 ms)
 INIT_MOST = 1_000  # members in one call
 BODIES_MOST = 131_072  # bytes of bodies in one read
-RETRY_AFTER_MS = 1_000
 PRESENCE_CHANNEL = "chat:presence"
-
-_SCRIPTS = {path.stem: path.read_text() for path in sorted((Path(__file__).parent / "lua").glob("*.lua"))}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class RoomKey:
-    """What the store needs of a room: its id and its partition."""
-
-    id: str
-    partition: int
-
-    @property
-    def prefix(self) -> str:
-        return f"chat:{{{self.partition}}}:"
-
-    @property
-    def key(self) -> str:
-        return f"{self.prefix}room:{self.id}"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Append:
-    """One message to accept."""
-
-    room: RoomKey
-    user: int
-    name: str
-    id: str
-    body: str
-    ttl_ms: int
-    reply_to: int | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Accepted:
-    """The answer to an append, the first one also for a repeat. Times in epoch ms."""
-
-    epoch: str
-    seq: int
-    sent_at: int
-    expires_at: int
-    duplicate: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class AckRow:
-    """One user's cursors in one room, as acknowledged."""
-
-    room: RoomKey
-    epoch: str
-    user: int
-    delivered: int | None
-    read: int | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a member stands in a room."""
-
-    epoch: str
-    top: int
-    rev: int
-    members: int
-    delivered: int
-    read: int
-    joined: int
-    unread: int
-    people: frozenset[int]  # the members, where they are few enough for presence
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
-    """What to read of a room's log. `open_history` (public rooms) shows what is older than the joining."""
-
-    room: RoomKey
-    epoch: str
-    since: int
-    rev: int | None = None
-    limit: int = 500
-    open_history: bool = False
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Stored:
-    """A message as the store keeps it. Times in epoch ms."""
-
-    seq: int
-    id: str
-    sender: int
-    name: str
-    body: str
-    sent_at: int
-    expires_at: int
-    reply_to: int | None
-    edited_at: int | None
-    resends: int | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Slice:
-    """What a member may see of a log after a seq: complete through `upto`. `gone` is [(seq, reason)]."""
-
-    epoch: str
-    top: int
-    rev: int
-    upto: int
-    more: bool
-    messages: list[Stored]
-    gone: list[tuple[int, str]]
-    changed: list[Stored]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class OtherEpoch:
-    """The reader holds another life of the log; `epoch` is the present one."""
-
-    epoch: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Page:
-    """Older messages, ascending."""
-
-    epoch: str
-    messages: list[Stored]
-    more: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Place:
-    """A room's position; None where the room has no log."""
-
-    epoch: str
-    top: int
-    rev: int
-    members: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Recipient:
-    """One who owes a message. `state`: waiting, delivered, read. `next_at_ms` of the next attempt, while connected."""
-
-    user: int
-    state: str
-    attempts: int
-    next_at_ms: int | None
-    reason: str | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Owing:
-    """A member who owes a live message above his cursor. `next_at_ms` 0: no attempt was made."""
-
-    user: int
-    cursor: int
-    attempts: int
-    next_at_ms: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Recipients:
-    """Who holds one message; `members` are at most 100, those who lack it first."""
-
-    id: str
-    sender: int
-    sent_at: int
-    expires_at: int
-    total: int
-    delivered: int
-    read: int
-    members: list[Recipient]
+JOBS_KEY = "chat:jobs"
 
 
 async def _members_in_database(room: str) -> list[int]:
-    return [user async for user in Membership.objects.filter(room=room, leaving_at=None).values_list("user_id", flat=True)]
+    return [
+        user
+        async for user in Membership.objects.filter(room=room, leaving_at=None).values_list(
+            "user_id", flat=True
+        )
+    ]
 
 
 class Store:
@@ -247,11 +100,13 @@ class Store:
     ) -> None:
         self.client = client
         self.policy = policy
-        self.life = ""  # the server's run_id
-        self._pipelines = pools.Pipelines(client)
+        self.scripts = Scripts(client, deadline_s=policy.verb_deadline_s * 0.95)
         self._members_of = members_of
-        self._shas: dict[str, str] = {}
-        self._loading = asyncio.Lock()
+
+    @property
+    def life(self) -> str:
+        """The server's run_id, once a script has run."""
+        return self.scripts.life
 
     # A room and its members
 
@@ -283,12 +138,14 @@ class Store:
         log does not know joins it: that is where a crash between database and store is repaired.
         """
         most = self.policy.presence_members_max
-        calls = [("standing", (room.prefix, room.id, user, epoch, since, most)) for room, epoch, since in rooms]
-        answers = await self._run_all(calls)
+        calls = [
+            ("standing", (room.prefix, room.id, user, epoch, since, most)) for room, epoch, since in rooms
+        ]
+        answers = await self.scripts.run(calls)
         for at, answer in enumerate(answers):
             if answer in (_NO_LOG, _NOT_MEMBER):
                 await self.join(rooms[at][0], [user])
-                [answers[at]] = await self._run_all([calls[at]])
+                [answers[at]] = await self.scripts.run([calls[at]])
         for answer in answers:
             if isinstance(answer, MessagingError):
                 raise answer
@@ -311,7 +168,9 @@ class Store:
             for indexes in by_partition.values()
             for at in range(0, len(indexes), APPEND_MOST)
         ]
-        results = await self._run_all([("append", self._append_args([messages[i] for i in call])) for call in calls])
+        results = await self.scripts.run(
+            [("append", self._append_args([messages[i] for i in call])) for call in calls]
+        )
         without_log: list[int] = []
         for call, result in zip(calls, results, strict=True):
             for position, index in enumerate(call):
@@ -362,11 +221,11 @@ class Store:
         Never returns an expired text. `NotMember` stands in the place of a room that is not the user's.
         """
         calls = [("read_after", self._read_args(user, read)) for read in reads]
-        answers = await self._run_all(calls)
+        answers = await self.scripts.run(calls)
         for at, answer in enumerate(answers):
             if answer == _NO_LOG:
                 await self.init(reads[at].room)
-                [answers[at]] = await self._run_all([calls[at]])
+                [answers[at]] = await self.scripts.run([calls[at]])
         return [_slice(answer) for answer in answers]
 
     def _read_args(self, user: int, read: Read) -> tuple[Any, ...]:
@@ -402,9 +261,12 @@ class Store:
 
     async def places(self, rooms: Sequence[RoomKey]) -> list[Place | None]:
         """Read the positions of many rooms in one round trip."""
-        answers = await self._pipeline([("HMGET", room.key, "epoch", "top", "rev", "members") for room in rooms])
+        answers = await self.scripts.pipeline(
+            [("HMGET", room.key, "epoch", "top", "rev", "members") for room in rooms]
+        )
         return [
-            None if fields[0] is None else Place(_text(fields[0]), *map(int, fields[1:])) for fields in answers
+            None if fields[0] is None else Place(_text(fields[0]), *map(int, fields[1:]))
+            for fields in answers
         ]
 
     # Acknowledging
@@ -415,11 +277,13 @@ class Store:
         for index, ack in enumerate(acks):
             by_partition[ack.room.partition].append(index)
         calls = [
-            indexes[at : at + 5 * APPEND_MOST]
+            indexes[at : at + ACKS_MOST]
             for indexes in by_partition.values()
-            for at in range(0, len(indexes), 5 * APPEND_MOST)
+            for at in range(0, len(indexes), ACKS_MOST)
         ]
-        results = await self._run_all([("acknowledge", _ack_args([acks[i] for i in call])) for call in calls])
+        results = await self.scripts.run(
+            [("acknowledge", _ack_args([acks[i] for i in call])) for call in calls]
+        )
         answers = [0] * len(acks)
         for call, result in zip(calls, results, strict=True):
             if isinstance(result, MessagingError):
@@ -428,14 +292,18 @@ class Store:
                 answers[index] = result[position]
         return answers
 
-    async def receipts(self, asked: Sequence[tuple[RoomKey, int]]) -> list[tuple[str, list[tuple[int, int, int, int]]]]:
+    async def receipts(
+        self, asked: Sequence[tuple[RoomKey, int]]
+    ) -> list[tuple[str, list[tuple[int, int, int, int]]]]:
         """Count who holds senders' newest messages: for each (room, sender) its epoch and [(seq, delivered, read, total)]."""
-        answers = await self._run_all([("receipts", (room.prefix, room.id, user)) for room, user in asked])
+        answers = await self.scripts.run([("receipts", (room.prefix, room.id, user)) for room, user in asked])
         for answer in answers:
             if isinstance(answer, MessagingError):
                 raise answer
         return [
-            (_text(answer[0]), [tuple(answer[i : i + 4]) for i in range(1, len(answer), 4)]) if answer else ("", [])
+            (_text(answer[0]), [tuple(answer[i : i + 4]) for i in range(1, len(answer), 4)])
+            if answer
+            else ("", [])
             for answer in answers
         ]
 
@@ -446,7 +314,10 @@ class Store:
             raise NoSuchMessage()
         (id_, sender, sent_at, expires_at, _now, _only), waiting, holding = answer
         [(_, rows)] = await self.receipts([(room, int(sender))])
-        counts = next((row for row in rows if row[0] == seq), (seq, len(holding) // 2, 0, (len(waiting) + len(holding)) // 2))
+        counts = next(
+            (row for row in rows if row[0] == seq),
+            (seq, len(holding) // 2, 0, (len(waiting) + len(holding)) // 2),
+        )
         members = [_waiting(int(waiting[i]), _text(waiting[i + 1])) for i in range(0, len(waiting), 2)]
         for i in range(0, len(holding), 2):
             state = "read" if int(holding[i + 1]) >= seq else "delivered"
@@ -457,7 +328,9 @@ class Store:
 
     # Retrying
 
-    async def owing(self, room: RoomKey, epoch: str, users: Sequence[int], *, mark: int | None = None) -> list[Owing]:
+    async def owing(
+        self, room: RoomKey, epoch: str, users: Sequence[int], *, mark: int | None = None
+    ) -> list[Owing]:
         """Say which of `users` owe a live message, at or below `mark` when it is given."""
         answer = await self._run("owing", room, epoch, "" if mark is None else mark, *users)
         return [
@@ -469,20 +342,85 @@ class Store:
         """Count one push, if `expected` is still the count; False when somebody else counted first."""
         most = self.policy.attempts_max
         args = (room.prefix, room.id, user, expected, int(next_s * 1000), most)
-        [answer] = await self._run_all([("record_attempt", args)])
+        [answer] = await self.scripts.run([("record_attempt", args)])
         if isinstance(answer, MessagingError):
             raise answer
         return bool(answer == 1)
+
+    async def claim_lagging(self, token: str, *, most: int = 50, room: RoomKey | None = None) -> list[Claim]:
+        """Take the rooms whose look is due, in all partitions or only `room`: a lease, so that a crash makes them due again.
+
+        The same token gets the same rows again, for a reply may be lost.
+        """
+        policy = self.policy
+        numbers = (most, policy.lease_s * 1000, int(policy.ack_timeout_s * 1000))
+        partitions = range(PARTITIONS) if room is None else [room.partition]
+        calls = [
+            ("claim_lagging", (partition_prefix(partition), token, *numbers, room.id if room else ""))
+            for partition in partitions
+        ]
+        claims = []
+        for partition, answer in zip(partitions, _all(await self.scripts.run(calls)), strict=True):
+            for at in range(0, len(answer), 5):
+                name, epoch, mark, oldest, score = map(_text, answer[at : at + 5])
+                claims.append(Claim(RoomKey(name, partition), epoch, int(mark), int(oldest), score))
+        return claims
+
+    async def settle_lagging(self, claims: Sequence[Claim]) -> int:
+        """Give claimed rooms their next look; return how many were still these claims'."""
+        by_partition: defaultdict[int, list[str]] = defaultdict(list)
+        for claim in claims:
+            by_partition[claim.room.partition] += (claim.room.id, claim.score)
+        interval_ms = self.policy.sweep_interval_s * 1000
+        calls = [
+            ("settle_lagging", (partition_prefix(partition), interval_ms, *args))
+            for partition, args in by_partition.items()
+        ]
+        return sum(_all(await self.scripts.run(calls)))
+
+    async def active_rooms(self) -> list[tuple[RoomKey, int]]:
+        """Return the rooms with something unacknowledged and when each is looked at next (epoch ms), soonest first."""
+        commands = [
+            ("ZRANGE", f"{partition_prefix(partition)}unacked", 0, -1, "WITHSCORES")
+            for partition in range(PARTITIONS)
+        ]
+        rooms = [
+            (RoomKey(_text(answer[at]), partition), int(float(answer[at + 1])))
+            for partition, answer in enumerate(await self.scripts.pipeline(commands))
+            for at in range(0, len(answer), 2)
+        ]
+        return sorted(rooms, key=lambda row: row[1])
+
+    async def laggards(self, rooms: Sequence[RoomKey], *, most: int = 100) -> list[Lag | None]:
+        """Say how rooms stand, each with at most `most` members who are behind; None where there is no log."""
+        answers = _all(await self.scripts.run([("laggards", (room.prefix, room.id, most)) for room in rooms]))
+        return [_lag(room, answer) if answer else None for room, answer in zip(rooms, answers, strict=True)]
+
+    # Jobs
+
+    async def beat(self, job: str, facts: Mapping[str, Any]) -> None:
+        """Note that a job ran just now, with what it did."""
+        now_ms = await self.now_ms()
+        await self.scripts.pipeline([("HSET", JOBS_KEY, job, json.dumps({"at": now_ms, **facts}))])
+
+    async def beats(self) -> dict[str, dict[str, Any]]:
+        """Return {job: {"at": epoch ms, ...}} of the jobs' last runs."""
+        [answer] = await self.scripts.pipeline([("HGETALL", JOBS_KEY)])
+        return {_text(answer[at]): json.loads(answer[at + 1]) for at in range(0, len(answer), 2)}
+
+    async def rewrite_log(self) -> None:
+        """Ask the store to rewrite its log on disk, so that expired text leaves it."""
+        await self.scripts.pipeline([("BGREWRITEAOF",)])
 
     # Fan-out hints
 
     async def tell_typing(self, room: RoomKey, user: int) -> None:
         """Publish that `user` types; nothing is stored."""
-        await self._pipeline([("PUBLISH", room.key, f"T {user}")])
+        await self.scripts.pipeline([("PUBLISH", room.key, f"T {user}")])
 
     async def change_presence(self, process: str, user: int, online: bool, rooms: Iterable[str]) -> None:
         """Note and publish that a user came to a process or went from it."""
-        await self._pipeline(
+        await self.scripts.pipeline(
             [
                 ("SADD" if online else "SREM", f"chat:online:{process}", user),
                 ("PUBLISH", PRESENCE_CHANNEL, f"{process} {user} {'+' if online else '-'} {','.join(rooms)}"),
@@ -496,30 +434,31 @@ class Store:
         commands: list[tuple[Any, ...]] = [("DEL", key)]
         commands += [("SADD", key, *users[at : at + INIT_MOST]) for at in range(0, len(users), INIT_MOST)]
         commands += [("EXPIRE", key, life_s), ("ZADD", "chat:online", until_ms, process)]
-        await self._pipeline(commands)
+        await self.scripts.pipeline(commands)
 
     async def presence(self) -> dict[str, set[int]]:
         """Read {process: users online there} of the processes that still count."""
         now_ms = await self.now_ms()
-        _, processes = await self._pipeline(
+        _, processes = await self.scripts.pipeline(
             [
                 ("ZREMRANGEBYSCORE", "chat:online", "-inf", now_ms),
                 ("ZRANGE", "chat:online", 0, -1),
             ]
         )
-        sets = await self._pipeline([("SMEMBERS", f"chat:online:{_text(name)}") for name in processes])
-        return {_text(name): {int(user) for user in users} for name, users in zip(processes, sets, strict=True)}
+        sets = await self.scripts.pipeline([("SMEMBERS", f"chat:online:{_text(name)}") for name in processes])
+        return {
+            _text(name): {int(user) for user in users} for name, users in zip(processes, sets, strict=True)
+        }
 
     async def now_ms(self) -> int:
         """Return the store's clock in epoch ms."""
-        [(seconds, microseconds)] = await self._pipeline([("TIME",)])
+        [(seconds, microseconds)] = await self.scripts.pipeline([("TIME",)])
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def ping(self) -> None:
         """Raise `Unavailable` unless the store answers; afterwards `life` is known."""
-        await self._pipeline([("PING",)])
-        if not self.life:
-            await self._load()
+        await self.scripts.pipeline([("PING",)])
+        await self.scripts.known()
 
     # Calls
 
@@ -532,71 +471,8 @@ class Store:
         return await self._run(script, room, *args)
 
     async def _run(self, script: str, room: RoomKey, *args: Any) -> Any:
-        [answer] = await self._run_all([(script, (room.prefix, room.id, *args))])
-        if isinstance(answer, MessagingError):
-            raise answer
+        [answer] = _all(await self.scripts.run([(script, (room.prefix, room.id, *args))]))
         return answer
-
-    async def _run_all(self, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-        """Run scripts in one round trip, each (name, (partition prefix, args...)); errors stand in their places.
-
-        Every script is idempotent, so a lost connection is tried once more within the deadline.
-        """
-        answers: list[Any] = [Unavailable(retry_after_ms=RETRY_AFTER_MS)] * len(calls)
-        todo = list(range(len(calls)))
-        try:
-            async with asyncio.timeout(self.policy.verb_deadline_s * 0.95):
-                for _ in range(3):
-                    todo = await self._try(calls, todo, answers)
-                    if not todo:
-                        break
-                    await self._load()
-        except (*_LOST, RedisError):
-            pass  # RedisError: the scripts were not taken, by a store that loads its file, say
-        return answers
-
-    async def _try(self, calls: Sequence[tuple[str, tuple[Any, ...]]], todo: list[int], answers: list[Any]) -> list[int]:
-        """Run the calls in `todo`; return those whose script the store does not have."""
-        if not self._shas:
-            return todo
-        commands = [("EVALSHA", self._shas[calls[i][0]], 1, *calls[i][1]) for i in todo]
-        results = await self._execute(commands)
-        unknown = []
-        for index, result in zip(todo, results, strict=True):
-            if isinstance(result, NoScriptError):
-                unknown.append(index)
-            else:
-                answers[index] = _fault(result) if isinstance(result, Exception) else result
-        return unknown
-
-    async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        try:
-            async with asyncio.timeout(self.policy.verb_deadline_s * 0.95):
-                results = await self._execute(commands)
-        except _LOST as fault:
-            raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from fault
-        for result in results:
-            if isinstance(result, Exception):
-                raise _fault(result) from result
-        return results
-
-    async def _execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        try:
-            return await self._pipelines.call(commands)
-        except _LOST:
-            return await self._pipelines.call(commands)
-
-    async def _load(self) -> None:
-        """Read the store's life and load the scripts that carry it."""
-        async with self._loading:
-            info = await self.client.info("server")
-            life = str(info["run_id"])
-            pipeline = self.client.pipeline(transaction=False)
-            for text in _SCRIPTS.values():
-                pipeline.script_load(_with_life(text, life))
-            shas = await pipeline.execute()
-            self._shas = dict(zip(_SCRIPTS, map(_text, shas), strict=True))
-            self.life = life
 
 
 _stores: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Store] = weakref.WeakKeyDictionary()
@@ -610,14 +486,12 @@ def open_store() -> Store:
     return _stores[loop]
 
 
-def partition_prefixes() -> list[str]:
-    """Return the key prefixes of all partitions."""
-    return [f"chat:{{{partition}}}:" for partition in range(PARTITIONS)]
-
-
-def _with_life(text: str, life: str) -> str:
-    shebang, rest = text.split("\n", 1)
-    return f"{shebang}\nlocal LIFE = '{life}'\n{rest}"
+def _all(answers: list[Any]) -> list[Any]:
+    """Return the answers; raise the first that is an error."""
+    for answer in answers:
+        if isinstance(answer, MessagingError):
+            raise answer
+    return answers
 
 
 def _text(value: bytes | str) -> str:
@@ -639,8 +513,11 @@ def _accepted(answer: Any) -> Accepted | MessagingError:
 
 
 def _standing(answer: list[Any]) -> Standing:
-    numbers = map(int, answer[1:8])
-    return Standing(_text(answer[0]), *numbers, people=frozenset(map(int, answer[8])))
+    epoch, *numbers, people = answer
+    top, rev, members, delivered, read, joined, unread = map(int, numbers)
+    return Standing(
+        _text(epoch), top, rev, members, delivered, read, joined, unread, frozenset(map(int, people))
+    )
 
 
 def _ack_args(acks: Sequence[AckRow]) -> tuple[Any, ...]:
@@ -688,6 +565,14 @@ def _stored(seq: int, fields: list[bytes | None]) -> Stored:
     )
 
 
+def _lag(room: RoomKey, answer: list[Any]) -> Lag:
+    laggards = [
+        Laggard(int(answer[at]), int(answer[at + 1]), *_counted(_text(answer[at + 2])))
+        for at in range(4, len(answer), 3)
+    ]
+    return Lag(room, _text(answer[0]), answer[1], answer[2], int(answer[3] or 0), laggards)
+
+
 def _counted(attempts: str) -> tuple[int, int]:
     """Return (n, next_at_ms) of an `attempts` value."""
     if not attempts:
@@ -701,12 +586,3 @@ def _waiting(user: int, attempts: str) -> Recipient:
         return Recipient(user, "waiting", 0, None, "offline")
     n, _first_at, next_at, reason = attempts.split("|")
     return Recipient(user, "waiting", int(n), int(next_at) or None, reason or None)
-
-
-def _fault(error: Exception) -> MessagingError:
-    """Say what a refusal of the store means: full, or not to be had just now. Never a final error."""
-    if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM"):
-        return BacklogFull(retry_after_ms=5 * RETRY_AFTER_MS)
-    if isinstance(error, RedisError):
-        return Unavailable(f"The store refuses: {str(error).split(' ')[0]}.", retry_after_ms=RETRY_AFTER_MS)
-    raise error

@@ -76,7 +76,7 @@ class Subscription:
             for confirmed in self._channels.values():
                 confirmed.clear()
             failures += 1
-            await asyncio.sleep(random.uniform(0.05, min(BACKOFF_MOST_S, 0.1 * 2 ** min(failures, 5))))
+            await asyncio.sleep(random.uniform(0.05, min(BACKOFF_MOST_S, 0.1 * 2 ** min(failures, 5))))  # noqa: S311
 
     async def _listen(self, restored: bool) -> None:
         pubsub = pools.subscriber().pubsub()
@@ -109,7 +109,7 @@ class Subscription:
                 if task is not None:
                     task.cancel()
             with contextlib.suppress(RedisError, OSError):
-                await pubsub.aclose()
+                await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     async def _restore(self) -> None:
         for confirmed in list(self._channels.values()):
@@ -126,6 +126,7 @@ class Subscription:
                     await self._heard.wait()
             except (TimeoutError, RedisError, OSError):
                 log.warning("subscription does not answer; starting anew")
-                if pubsub.connection is not None:
-                    await pubsub.connection.disconnect(nowait=True)
+                connection: Any = pubsub.connection
+                if connection is not None:
+                    await connection.disconnect(nowait=True)
                 return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import uuid
 
-from messaging.store import Accepted, AckRow, Append, Read, RoomKey, Slice, Store
+from messaging.records import Accepted, AckRow, Append, Read, RoomKey, Slice
+from messaging.store import Store
 
 ADA, GRACE, ALAN = MEMBERS = (1, 2, 3)
 NAMES = {ADA: "ada", GRACE: "grace", ALAN: "alan"}

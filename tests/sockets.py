@@ -10,7 +10,8 @@ from typing import Any
 from messaging.connection import Connection, Feed, MemberRoom, Visitor
 from messaging.hub import Hub
 from messaging.policy import DAY_S, Policy
-from messaging.store import Slice, Store
+from messaging.records import Slice
+from messaging.store import Store
 from tests.messages import NAMES, ROOM, read
 
 WAIT_S = 5.0

@@ -20,7 +20,8 @@ from messaging import demo
 from messaging.crossing import run_verb
 from messaging.models import Membership, Room
 from messaging.roster import key_of
-from messaging.store import RoomKey, open_store
+from messaging.records import RoomKey
+from messaging.store import open_store
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_url")]
 

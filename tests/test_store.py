@@ -10,7 +10,8 @@ import pytest
 from redis.asyncio.client import PubSub
 
 from messaging.errors import IdReused, MessagingError, NoSuchMessage, NotMember
-from messaging.store import Accepted, AckRow, OtherEpoch, Read, RoomKey, Standing, Store
+from messaging.records import Accepted, AckRow, OtherEpoch, Read, RoomKey, Standing
+from messaging.store import Store
 from tests.messages import (
     ADA,
     ALAN,
@@ -687,6 +688,21 @@ class TestOwing:
         await expire(store, *range(1, 350))
         assert await self.owing(store, GRACE) == {GRACE: 0}
 
+    async def test_of_a_sender_is_what_others_wrote(self, store: Store) -> None:
+        await accept(store, message(user=GRACE), message(user=ADA), message(user=ADA))
+        assert await self.owing(store, ADA, GRACE) == {ADA: 0, GRACE: 1}
+        await expire(store, 1)
+        assert await self.owing(store, ADA, GRACE) == {GRACE: 1}
+
+    async def test_who_stands_far_below_a_hole_that_is_too_long_to_walk_is_said_to_owe(
+        self, store: Store
+    ) -> None:
+        """Connected and without an ack for a thousand messages: not to look would be to stop pushing."""
+        await accept(store, *(message() for _ in range(1_100)))
+        await expire(store, *range(2, 1_101))
+        await acknowledge(store, ALAN, 150)
+        assert await self.owing(store, GRACE, ALAN) == {GRACE: 0}
+
     async def test_of_another_epoch_is_nobodys(self, store: Store) -> None:
         await accept(store)
         assert await store.owing(ROOM, "other", [GRACE]) == []
@@ -759,6 +775,49 @@ class TestPresence:
         await store.report_presence("gone", [ADA], 60)
         await store.client.zadd("chat:online", {"gone": await store.now_ms() - 1})
         assert await store.presence() == {}
+
+
+class TestResendToSome:
+    """A message that only some are to have: grace, here. What stands in `only` decides in every verb."""
+
+    @pytest.fixture
+    async def resent(self, store: Store) -> Store:
+        await accept(store, message("to all"), message("to grace"))
+        await store.client.hset(f"{ROOM.key}:only", "2", str(GRACE))
+        return store
+
+    async def test_the_others_read_over_it(self, resent: Store) -> None:
+        slice_ = await read(resent, ALAN)
+        assert [row.seq for row in slice_.messages] == [1]
+        assert (slice_.gone, slice_.upto) == ([(2, "not_for_you")], 2)
+        assert [row.seq for row in (await resent.history(ROOM, ALAN, before=9)).messages] == [1]
+
+    @pytest.mark.parametrize("user", [ADA, GRACE])
+    async def test_its_sender_and_those_it_is_for_read_it(self, resent: Store, user: int) -> None:
+        assert [row.seq for row in (await read(resent, user)).messages] == [1, 2]
+        assert [row.seq for row in (await resent.history(ROOM, user, before=9)).messages] == [1, 2]
+
+    async def test_the_others_do_not_owe_it(self, resent: Store) -> None:
+        await acknowledge(resent, ALAN, 1)
+        await acknowledge(resent, GRACE, 1)
+        [place] = await resent.places([ROOM])
+        assert place is not None
+        assert [row.user for row in await resent.owing(ROOM, place.epoch, [ADA, GRACE, ALAN])] == [GRACE]
+        assert await missing(resent, 2) == {GRACE: "offline"}
+        assert [(await standing(resent, user)).unread for user in (GRACE, ALAN)] == [2, 1]
+
+    async def test_its_expiry_is_remembered_of_those_it_was_for(self, resent: Store) -> None:
+        await expire(resent, 2)
+        for user in (GRACE, ALAN):
+            await read(resent, user)
+            await acknowledge(resent, user, 2)
+        assert await missing(resent, 2) == {GRACE: "offline"}
+
+    async def test_receipts_count_those_it_was_for(self, resent: Store) -> None:
+        await acknowledge(resent, ALAN, 2, 2)
+        [(_, rows)] = await resent.receipts([(ROOM, ADA)])
+        assert rows == [(1, 1, 1, 2), (2, 0, 0, 1)]
+        assert [row.user for row in (await resent.recipients(ROOM, 2)).members] == [GRACE]
 
 
 async def test_two_stores_of_one_server_speak_of_the_same_log(store: Store) -> None:

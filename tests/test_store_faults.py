@@ -19,7 +19,8 @@ from chatsite import embedded
 from messaging import pools
 from messaging.errors import BacklogFull, Unavailable
 from messaging.policy import Policy
-from messaging.store import Accepted, AckRow, Append, Read, RoomKey, Store
+from messaging.records import Accepted, AckRow, Append, Read, RoomKey
+from messaging.store import Store
 from tests.messages import (
     ADA,
     ALAN,

@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from messaging import pools
 from messaging.errors import IdReused, MessagingError, NotMember
 from messaging.policy import Policy
-from messaging.store import Accepted, AckRow, Append, OtherEpoch, Read, RoomKey, Slice, Store
+from messaging.records import Accepted, AckRow, Append, OtherEpoch, Read, RoomKey, Slice
+from messaging.store import Store
 from tests.messages import cursors, expire, message, missing, vanish
 
 T = TypeVar("T")

@@ -17,7 +17,8 @@ from django.test import AsyncClient
 from messaging import rooms
 from messaging.models import Membership, Room
 from messaging.roster import key_of
-from messaging.store import AckRow, Append, Store, open_store
+from messaging.records import AckRow, Append
+from messaging.store import Store, open_store
 from tests.people import in_store, person, room_of, rows_of
 
 pytestmark = pytest.mark.usefixtures("verbs")
@@ -201,7 +202,7 @@ async def test_a_stranger_gets_nothing(verbs: None, method: str, path: str) -> N
 async def test_writing_needs_the_csrf_token(verbs: None, ada: User, method: str, path: str) -> None:
     client = AsyncClient(enforce_csrf_checks=True)
     await client.aforce_login(ada, backend="django.contrib.auth.backends.ModelBackend")
-    assert (await client.generic(method, path, b"{}", content_type="application/json")).status_code == 403
+    assert await refusal(client, method, path, {}) == (403, "forbidden")
 
 
 @pytest.mark.parametrize(("method", "path"), ADDRESSES)

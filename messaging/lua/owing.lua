@@ -1,42 +1,78 @@
 #!lua flags=no-writes
--- Say which of some members owe a live message: at or below a mark, or any.
--- KEYS[1] partition prefix; ARGV: room, epoch, mark ('' top), then user ids
+-- Say which of some members owe a live message: at or below a mark, or any. One walk for all of them, from the newest down: as a
+-- rule its first row decides. Who stands below the last of MOST rows is said to owe, for he is that far behind.
+-- KEYS[1] partition prefix; ARGV: room, epoch, mark ('' top), then at most 500 user ids
 -- Returns {user, cursor, value of attempts or '', ...}, only those who owe; {} for another epoch
-local LOOK = 100
+local STEP, MOST = 50, 1000
 local key = KEYS[1] .. 'room:' .. ARGV[1]
-if redis.call('HGET', key, 'epoch') ~= ARGV[2] then return {} end
-local mark = ARGV[3] == '' and '+inf' or ARGV[3]
+if #ARGV < 4 or redis.call('HGET', key, 'epoch') ~= ARGV[2] then return {} end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local only_some = redis.call('EXISTS', key .. ':only') == 1
 
-local function addressed(seq, user)
-  local only = only_some and redis.call('HGET', key .. ':only', seq)
-  return not only or string.find(',' .. only .. ',', ',' .. user .. ',', 1, true)
-end
-
-local function owes(user, from)
-  while true do
-    local entries = redis.call('ZRANGEBYSCORE', key .. ':live', '(' .. from, mark, 'LIMIT', 0, LOOK)
-    for _, entry in ipairs(entries) do
-      local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
-      if sender ~= user and addressed(seq, user) then
-        local expires_at = redis.call('HGET', key .. ':msg:' .. seq, 'expires_at')
-        if expires_at and tonumber(expires_at) > now then return true end
-      end
-      from = seq
-    end
-    if #entries < LOOK then return false end
+local users = {unpack(ARGV, 4)}
+local cursors, undecided, owes, lowest = {}, {}, {}, math.huge
+for i, cursor in ipairs(redis.call('ZMSCORE', key .. ':delivered', unpack(users))) do
+  if cursor then
+    cursors[users[i]] = cursor
+    undecided[users[i]] = tonumber(cursor)
+    lowest = math.min(lowest, tonumber(cursor))
   end
 end
 
+local function decide(user, seq)
+  if not undecided[user] then return end
+  owes[user] = undecided[user] < seq
+  if owes[user] then undecided[user] = nil end
+end
+
+local function decide_all(seq, sender)
+  lowest = undecided[sender] or math.huge
+  for user in pairs(undecided) do
+    if user ~= sender then
+      decide(user, seq)
+      undecided[user] = nil
+    end
+  end
+end
+
+local function look(entry)
+  local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
+  local expires_at = redis.call('HGET', key .. ':msg:' .. seq, 'expires_at')
+  if expires_at and tonumber(expires_at) > now then
+    local only = only_some and redis.call('HGET', key .. ':only', seq)
+    if not only then decide_all(tonumber(seq), sender)
+    else
+      for user in string.gmatch(only, '%d+') do
+        if user ~= sender then decide(user, tonumber(seq)) end
+      end
+    end
+  end
+  return tonumber(seq)
+end
+
+local from, looked = ARGV[3] == '' and '+inf' or ARGV[3], 0
+while lowest < math.huge do
+  local entries = redis.call('ZREVRANGEBYSCORE', key .. ':live', from, string.format('(%.0f', lowest), 'LIMIT', 0, STEP)
+  local seq
+  for _, entry in ipairs(entries) do
+    seq = look(entry)
+    if seq <= lowest or lowest == math.huge then break end
+  end
+  looked = looked + #entries
+  if #entries < STEP then break end
+  if looked >= MOST then
+    for user in pairs(undecided) do owes[user] = undecided[user] < seq end
+    break
+  end
+  from = string.format('(%.0f', seq)
+end
+
 local answer = {}
-for i = 4, #ARGV do
-  local user = ARGV[i]
-  local cursor = redis.call('ZSCORE', key .. ':delivered', user)
-  if cursor and owes(user, cursor) then
+for _, user in ipairs(users) do
+  if owes[user] then
     answer[#answer + 1] = user
-    answer[#answer + 1] = cursor
+    answer[#answer + 1] = cursors[user]
     answer[#answer + 1] = redis.call('HGET', key .. ':attempts', user) or ''
   end
 end

@@ -24,6 +24,8 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local cursor = tonumber(redis.call('ZSCORE', key .. ':delivered', user) or joined)
 local only_some = redis.call('EXISTS', key .. ':only') == 1
 local messages, gone, changed, bytes = {}, {}, {}, 0
+local attempts = string.match(redis.call('HGET', key .. ':attempts', user) or '', '^%d+') or '0'
+local unheld = '|' .. user .. '|' .. (attempts == '0' and 'offline' or 'no_ack') .. '|' .. attempts
 
 local function addressed(seq, sender)
   if not only_some or sender == user then return true end
@@ -84,10 +86,7 @@ for i, entry in ipairs(entries) do
       gone[#gone + 1] = tonumber(seq)
       gone[#gone + 1] = 'expired'
       if sender ~= user and cursor < tonumber(seq) and joined < tonumber(seq) then
-        local attempts = string.match(redis.call('HGET', key .. ':attempts', user) or '', '^%d+')
-        local pushed = attempts and attempts ~= '0'
-        local row = seq .. '|' .. user .. '|' .. (pushed and 'no_ack' or 'offline') .. '|' .. (attempts or '0')
-        redis.call('ZADD', key .. ':outcome', seq, row)
+        redis.call('ZADD', key .. ':outcome', seq, seq .. unheld)
       end
     end
   end

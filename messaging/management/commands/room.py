@@ -17,7 +17,8 @@ from messaging import rooms, roster
 from messaging.crossing import run_verb
 from messaging.errors import MessagingError, Unavailable
 from messaging.models import Membership, Room
-from messaging.store import Place, open_store
+from messaging.records import Place
+from messaging.store import open_store
 
 Fields = dict[str, Any]
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import OperationalError, ProgrammingError
 
 from messaging import demo
 from messaging.errors import MessagingError
@@ -33,7 +34,14 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if not (settings.DEBUG or options["force"]):
             raise CommandError("These accounts' passwords are printed: set DJANGO_DEBUG=1 or add --force.")
-        seeded = self._seed(options)
+        try:
+            seeded = self._seed(options)
+        except MessagingError as error:
+            raise CommandError(error.detail) from None
+        except (OperationalError, ProgrammingError) as error:
+            raise CommandError(
+                f"The database is not ready ({error}): run `manage.py migrate` first."
+            ) from None
         if options["json"]:
             self.stdout.write(_json(seeded, sessions=options["sessions"]))
         else:
@@ -42,10 +50,7 @@ class Command(BaseCommand):
     def _seed(self, options: dict[str, Any]) -> demo.Seeded:
         given = [options[name] for name in ("users", "rooms", "members")]
         if all(number is None for number in given):
-            try:
-                return demo.seed_demo(sessions=options["sessions"])
-            except MessagingError as error:
-                raise CommandError(error.detail) from None
+            return demo.seed_demo(sessions=options["sessions"])
         users, rooms, members = given
         users = USERS if users is None else users
         members = users if members is None else members

@@ -17,12 +17,8 @@ import redis
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
+from messaging import jobs
 from messaging.errors import MessagingError
-
-try:
-    from messaging import jobs
-except ImportError:
-    jobs = None
 
 # Every job runs each minute, and the scheduler looks about every 30 s: after three silent minutes the cluster hangs, however
 # alive its processes look (a killed sentinel leaves workers that never schedule again).
@@ -105,8 +101,6 @@ def watch(
 
 def heartbeat_age_s() -> float:
     """Return the seconds since any job beat; 0 without the store, where no job can beat and a new cluster would not help."""
-    if jobs is None:
-        return 0.0
     try:
         age_s = jobs.heartbeat_age_s()
     except (MessagingError, redis.RedisError, OSError):

@@ -1,0 +1,212 @@
+"""What the store takes and gives, as plain frozen records. Times are epoch ms of the store's clock."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+def partition_prefix(partition: int) -> str:
+    """Return what the keys of a partition begin with: its hash tag keeps them in one slot."""
+    return f"chat:{{{partition}}}:"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RoomKey:
+    """What the store needs of a room: its id and its partition."""
+
+    id: str
+    partition: int
+
+    @property
+    def prefix(self) -> str:
+        return partition_prefix(self.partition)
+
+    @property
+    def key(self) -> str:
+        return f"{self.prefix}room:{self.id}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Append:
+    """One message to accept."""
+
+    room: RoomKey
+    user: int
+    name: str
+    id: str
+    body: str
+    ttl_ms: int
+    reply_to: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Accepted:
+    """The answer to an append, the first one also for a repeat. Times in epoch ms."""
+
+    epoch: str
+    seq: int
+    sent_at: int
+    expires_at: int
+    duplicate: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AckRow:
+    """One user's cursors in one room, as acknowledged."""
+
+    room: RoomKey
+    epoch: str
+    user: int
+    delivered: int | None
+    read: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a member stands in a room."""
+
+    epoch: str
+    top: int
+    rev: int
+    members: int
+    delivered: int
+    read: int
+    joined: int
+    unread: int
+    people: frozenset[int]  # the members, where they are few enough for presence
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """What to read of a room's log. `open_history` (public rooms) shows what is older than the joining."""
+
+    room: RoomKey
+    epoch: str
+    since: int
+    rev: int | None = None
+    limit: int = 500
+    open_history: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stored:
+    """A message as the store keeps it. Times in epoch ms."""
+
+    seq: int
+    id: str
+    sender: int
+    name: str
+    body: str
+    sent_at: int
+    expires_at: int
+    reply_to: int | None
+    edited_at: int | None
+    resends: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slice:
+    """What a member may see of a log after a seq: complete through `upto`. `gone` is [(seq, reason)]."""
+
+    epoch: str
+    top: int
+    rev: int
+    upto: int
+    more: bool
+    messages: list[Stored]
+    gone: list[tuple[int, str]]
+    changed: list[Stored]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OtherEpoch:
+    """The reader holds another life of the log; `epoch` is the present one."""
+
+    epoch: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page:
+    """Older messages, ascending."""
+
+    epoch: str
+    messages: list[Stored]
+    more: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """A room's position; None where the room has no log."""
+
+    epoch: str
+    top: int
+    rev: int
+    members: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recipient:
+    """One who owes a message. `state`: waiting, delivered, read. `next_at_ms` of the next attempt, while connected."""
+
+    user: int
+    state: str
+    attempts: int
+    next_at_ms: int | None
+    reason: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Owing:
+    """A member who owes a live message above his cursor. `next_at_ms` 0: no attempt was made."""
+
+    user: int
+    cursor: int
+    attempts: int
+    next_at_ms: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recipients:
+    """Who holds one message; `members` are at most 100, those who lack it first."""
+
+    id: str
+    sender: int
+    sent_at: int
+    expires_at: int
+    total: int
+    delivered: int
+    read: int
+    members: list[Recipient]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Claim:
+    """A room leased for a look. `mark`: the newest seq old enough to be acknowledged; `score` fences a second claim."""
+
+    room: RoomKey
+    epoch: str
+    mark: int
+    oldest_at: int
+    score: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Laggard:
+    """A member whose cursor is below the newest live message."""
+
+    user: int
+    cursor: int
+    attempts: int
+    next_at_ms: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lag:
+    """How a room stands: live messages, members behind and the first of them, furthest behind first."""
+
+    room: RoomKey
+    epoch: str
+    live: int
+    behind: int
+    oldest_at: int
+    laggards: list[Laggard]
