@@ -208,10 +208,10 @@ async def test_what_json_cannot_carry_still_names_the_message(site: Site, open_w
     await chatty(wire, atlas, "still here")
 
 
-WRONG_NUMBERS = ["-1", "1.0", "1e2", "true", '"1"', "NaN", "9007199254740992", "1" * 30, "[1]", "{}"]
+# Nine: the tenth bad frame in a minute closes.
+WRONG_NUMBERS = ["-1", "1.0", "1e2", "true", '"1"', "NaN", "9007199254740992", "1" * 30, "[1]"]
 
 
-@pytest.mark.parametrize("number", WRONG_NUMBERS)
 @pytest.mark.parametrize(
     "frame",
     [
@@ -223,13 +223,11 @@ WRONG_NUMBERS = ["-1", "1.0", "1e2", "true", '"1"', "NaN", "9007199254740992", "
         '{"type":"ack","rooms":[{"room":"r","epoch":"e","delivered":%s}]}',
         '{"type":"ack","rooms":[{"room":"r","epoch":"e","read":%s}]}',
     ],
-    ids=lambda frame: frame[9:14] + frame[-16:-4],
 )
-async def test_a_number_is_a_whole_one_from_0_to_2_53(
-    site: Site, open_wire: Open, frame: str, number: str
-) -> None:
+async def test_a_number_is_a_whole_one_from_0_to_2_53(site: Site, open_wire: Open, frame: str) -> None:
     _, wire = await alone(site, open_wire)
-    await refused(wire, frame % number)
+    for number in WRONG_NUMBERS:
+        await refused(wire, frame % number)
 
 
 async def test_a_limit_below_one_is_refused_and_one_above_the_most_is_cut(
