@@ -20,7 +20,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.db import transaction
-from django.db.models.signals import post_delete, pre_delete, pre_save
+from django.db.models.signals import post_delete, post_save, pre_delete, pre_save
 from django.dispatch import receiver
 
 from . import control, rooms, roster
@@ -36,14 +36,17 @@ def end_session(instance: Session, **_: Any) -> None:
 
 
 @receiver(pre_save, sender=get_user_model())
-def end_user(
+def note_user(
     instance: User, update_fields: Collection[str] | None = None, raw: bool = False, **_: Any
 ) -> None:
-    """Tell the sockets of a user who is about to be deactivated or to have another password."""
-    if raw or instance._state.adding or not _may_change(update_fields):
-        return
-    before = get_user_model().objects.filter(pk=instance.pk).values_list("is_active", "password").first()
-    if before is not None and before != (instance.is_active, instance.password) and before[0]:
+    """Note whether a save is about to end a user's sessions: afterwards nobody can tell."""
+    instance._ends_sessions = not raw and _ends_sessions(instance, update_fields)  # type: ignore[attr-defined]
+
+
+@receiver(post_save, sender=get_user_model())
+def end_user(instance: User, **_: Any) -> None:
+    """Tell the sockets of a user who has been deactivated or has another password."""
+    if instance._ends_sessions:  # type: ignore[attr-defined]
         _announce_after_commit("user_ended", user=instance.pk)
 
 
@@ -69,5 +72,10 @@ def _announce_after_commit(kind: str, **fields: str | int) -> None:
     transaction.on_commit(partial(run_verb, rooms.announce, kind, **fields), robust=True)
 
 
-def _may_change(update_fields: Collection[str] | None) -> bool:
-    return update_fields is None or not {"is_active", "password"}.isdisjoint(update_fields)
+def _ends_sessions(user: User, update_fields: Collection[str] | None) -> bool:
+    if user._state.adding or (
+        update_fields is not None and {"is_active", "password"}.isdisjoint(update_fields)
+    ):
+        return False
+    before = get_user_model().objects.filter(pk=user.pk).values_list("is_active", "password").first()
+    return before is not None and before[0] and before != (user.is_active, user.password)

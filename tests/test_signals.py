@@ -72,6 +72,21 @@ async def test_a_deactivated_user_ends(ada: User, events: Events) -> None:
     assert await events.next() == {"type": "user_ended", "user": ada.pk}
 
 
+async def test_whoever_hears_of_a_deactivation_finds_it_in_the_database(
+    ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[bool] = []
+
+    async def look(*_: object, **fields: int) -> None:
+        found.append((await User.objects.aget(pk=fields["user"])).is_active)
+
+    monkeypatch.setattr(control, "announce", look)
+    ada.is_active = False
+    await ada.asave()
+
+    assert found == [False]
+
+
 async def test_another_password_is_announced_so_that_old_sessions_end(ada: User, events: Events) -> None:
     ada.set_password(PASSWORD)
     await ada.asave(update_fields=["password"])
