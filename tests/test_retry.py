@@ -17,8 +17,8 @@ from messaging.errors import Unavailable
 from messaging.hub import Hub
 from messaging.policy import Policy
 from messaging.protocol import Close
-from messaging.retry import Retry
 from messaging.records import Owing
+from messaging.retry import Retry
 from messaging.store import Store
 from tests.messages import ADA, ALAN, GRACE, ROOM, accept, acknowledge, expire, message, missing
 from tests.sockets import Socket, open_feed, until
