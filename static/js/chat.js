@@ -64,6 +64,11 @@ export class Chat extends Emitter {
     if (taker) this[taker](frame);
   }
 
+  /** The socket is open: ask again what the last connection left unanswered. */
+  connected() {
+    for (const frame of [...this.#changes.values(), ...this.#resends.values()]) this.#transmit(frame);
+  }
+
   /** One WebSocket text has been taken in full. */
   batch() {
     this.#acks.batch();
@@ -168,8 +173,6 @@ export class Chat extends Emitter {
     for (const info of frame.rooms) this.#place(info);
     this.emit("welcome");
     this.emit("rooms");
-    // Sent once the socket is open, behind the answers to `hello`.
-    queueMicrotask(() => this.#repeatUnanswered());
   }
 
   _room(frame) {
@@ -381,10 +384,6 @@ export class Chat extends Emitter {
     for (const { notice } of told) this.dismiss(notice);
     this.emit("notices");
     if (this.rooms.has(asked.room)) this.emit("room", { ...blank(), room: this.rooms.get(asked.room) });
-  }
-
-  #repeatUnanswered() {
-    for (const frame of [...this.#changes.values(), ...this.#resends.values()]) this.#transmit(frame);
   }
 
   #later({ retry_after_ms }, action, room) {

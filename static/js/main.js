@@ -29,7 +29,7 @@ const TYPING_GONE_MS = 6100; // a little after room.js has forgotten it
 const ROOM_MEMORY_MOST = 1500;
 const RECEIPTS_COME_MS = 2000; // they are gathered for a second
 const RECEIPTS_ASKED_MOST = 20;
-const PARTNERS_ASKED_MOST = 30;
+const DIRECT_ASKED_MOST = 30;
 
 const boot = JSON.parse(find("#boot").textContent);
 const app = find("[data-app]");
@@ -49,6 +49,7 @@ const newId = () => crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint
 let current = null; // the open room's id
 let leads = false;
 let learning = null;
+let learning_direct = null;
 let wanted = { room: boot.room, seq: boot.seq };
 const lacking = new Map(); // "room|seq" -> [name]
 
@@ -221,7 +222,10 @@ function connectionChanged(state) {
   setText(find("[data-me-state]"), state.name === "open" ? gettext("Online") : state.name === "connecting" ? gettext("Connecting") : gettext("Offline"));
   fillWith(find("[data-me-avatar]"), avatar(chat.me, { presence: state.name === "open" ? "online" : "offline" }));
   bars.connection(state);
-  if (state.name === "open") outbox.connected(chat.limits);
+  if (state.name === "open") {
+    outbox.connected(chat.limits);
+    chat.connected();
+  }
   timeline.draw();
 }
 
@@ -236,7 +240,8 @@ chat.on("welcome", () => {
   for (const its of chat.rooms.values()) its.muted = keep.get(`muted.${its.id}`) === "yes";
   rooms.render();
   show();
-  learnPartners();
+  clearTimeout(learning_direct);
+  learning_direct = setTimeout(learnDirect, RECEIPTS_COME_MS);
 });
 chat.on("rooms", () => {
   rooms.draw();
@@ -318,9 +323,16 @@ function learnReceipts(its) {
   }, RECEIPTS_COME_MS);
 }
 
-/** A direct room says its partner's name; who that is, for face and presence, is asked once. */
-async function learnPartners() {
-  for (const its of [...chat.rooms.values()].filter((one) => one.kind === "direct" && !one.partner).slice(0, PARTNERS_ASKED_MOST)) await loadMembers(its).catch(() => {});
+/** A direct room says its partner's name; who that is, and whether the last word was read, is asked once. */
+async function learnDirect() {
+  for (const its of [...chat.rooms.values()].filter((one) => one.kind === "direct").slice(0, DIRECT_ASKED_MOST)) {
+    if (!its.members) await loadMembers(its).catch(() => {});
+    const last = its.log.list.at(-1);
+    if (!last || !its.isOwn(last) || its.receipts.has(last.seq)) continue;
+    const known = await api.recipients(its.id, last.seq).catch(() => null);
+    if (known) its.takeReceipts([[last.seq, known.delivered, known.read, known.total]]);
+    rooms.draw();
+  }
 }
 
 function muted(its, is) {

@@ -1,0 +1,314 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Chat } from "../../static/js/chat.js";
+import { ServerClock } from "../../static/js/clock.js";
+import { entriesOf } from "../../static/js/entries.js";
+import { Outbox } from "../../static/js/outbox.js";
+import { MemoryStore } from "../../static/js/outbox-store.js";
+import { Tombstones } from "../../static/js/tombstones.js";
+import { FakeClock } from "./clock.mjs";
+
+const ADA = { id: 1, name: "ada" };
+const GRACE = { id: 2, name: "grace" };
+const HOUR = 3_600_000;
+const LIMITS = { body: 4000, frame: 65_536, ttl_min: 10, ttl_max: 2_419_200, unsent: 1000, id_s: 86_400 };
+
+class MemoryStorage {
+  #items = new Map();
+  getItem = (key) => this.#items.get(key) ?? null;
+  setItem = (key, value) => this.#items.set(key, value);
+}
+
+function world({ top = 0, delivered = 0, read = 0, unread = 0 } = {}) {
+  const clock = new FakeClock();
+  const serverClock = new ServerClock(clock.now);
+  const storage = new MemoryStorage();
+  const tombstones = new Tombstones({ storage, user: 1, now: () => serverClock.now() });
+  const sent = [];
+  const events = [];
+  const w = { clock, storage, sent, events, hidden: false, up: true };
+  let ids = 0;
+  const newId = () => `id${++ids}`;
+  const chat = new Chat({ me: ADA, clock, serverClock, newId, tombstones, hidden: () => w.hidden });
+  const transmit = (frame) => w.up && sent.push(frame) > 0;
+  const outbox = new Outbox({ store: new MemoryStore(), clock, newId, random: () => 0, transmit: (item) => (transmit({ type: "send", id: item.id, room: item.room, body: item.body }) ? "sent" : "offline"), on: { changed() {}, settled: (item, frame) => chat.settled(item, frame) } });
+  outbox.lead();
+  chat.join({ outbox, transmit });
+  for (const name of ["room", "rooms", "notices", "problem", "left"]) chat.on(name, (detail) => events.push([name, detail]));
+  const info = { room: "r", name: "Atlas", kind: "public", role: "member", epoch: "e", top, rev: 0, delivered, read, unread, ttl: 3600, ttl_max: 86_400, online: [1, 2] };
+  w.welcome = (rooms = [info]) => {
+    chat.greeting();
+    chat.take({ type: "welcome", v: 1, connection: "c", user: ADA, now: clock.now(), store: "s", limits: LIMITS, rooms });
+    outbox.connected(LIMITS);
+    chat.connected();
+    for (const { room, delivered: from } of rooms) chat.take({ type: "resumed", room, epoch: "e", ok: true, from, upto: from, top: from, rev: 0, more: false, messages: [], gone: [], changed: [] });
+  };
+  w.message = (seq, fields = {}) => ({ type: "message", room: "r", epoch: "e", seq, id: `m${seq}`, from: GRACE, body: `body ${seq}`, sent_at: clock.now(), expires_at: clock.now() + HOUR, ...fields });
+  w.types = () => sent.map(({ type }) => type);
+  w.cut = () => {
+    chat.disconnected();
+    outbox.disconnected(1006);
+  };
+  return Object.assign(w, { chat, outbox, tombstones, info, room: () => chat.rooms.get("r") });
+}
+
+test("acknowledgements of a quarter of a second leave as one", () => {
+  const w = world();
+  w.welcome();
+  for (const seq of [1, 2, 3]) w.chat.take(w.message(seq));
+  w.clock.advance(249);
+  assert.deepEqual(w.sent, []);
+  w.clock.advance(1);
+  assert.deepEqual(w.sent, [{ type: "ack", rooms: [{ room: "r", epoch: "e", delivered: 3 }] }]);
+});
+
+test("a hidden tab acknowledges from the receive handler, once for all that came", () => {
+  const w = world();
+  w.welcome();
+  w.hidden = true;
+  for (const seq of [1, 2, 3]) w.chat.take(w.message(seq));
+  w.chat.batch();
+  assert.deepEqual(w.sent, [{ type: "ack", rooms: [{ room: "r", epoch: "e", delivered: 3 }] }]);
+});
+
+test("what was read goes with the acknowledgement and never above what is held", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(1));
+  w.chat.read("r", 99);
+  w.clock.advance(250);
+  assert.deepEqual(w.sent.at(-1).rooms, [{ room: "r", epoch: "e", delivered: 1, read: 1 }]);
+});
+
+test("unread counts others' messages above what was read, and mentions by whole name", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(1));
+  w.chat.take(w.message(2, { from: ADA }));
+  w.chat.take(w.message(3, { body: "@Ada look, @adam too" }));
+  w.chat.take(w.message(4, { body: "@adam only" }));
+  assert.deepEqual([w.room().unread.count, w.room().mentions], [3, 1]);
+  w.chat.read("r", 3);
+  assert.deepEqual([w.room().unread.count, w.room().mentions], [1, 0]);
+});
+
+test("what the log does not reach down to is counted by the server", () => {
+  const w = world({ top: 50, delivered: 50, read: 10, unread: 40 });
+  w.welcome();
+  w.chat.take(w.message(51));
+  assert.deepEqual(w.room().unread, { count: 41, atLeast: false });
+});
+
+test("a receipt never goes back", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(1, { from: ADA }));
+  w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 3, 1, 5]] });
+  w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 5]] });
+  assert.deepEqual(w.room().receipts.get(1), { delivered: 3, read: 1, total: 5 });
+});
+
+test("the message itself settles the outbox when sent was lost", async () => {
+  const w = world();
+  w.welcome();
+  const item = await w.outbox.add({ room: "r", body: "mine", life_s: 3600 });
+  w.chat.take(w.message(1, { id: item.id, from: ADA, body: "mine" }));
+  assert.equal(w.outbox.items.size, 0);
+  assert.equal(w.room().accepted.size, 0);
+});
+
+test("sent before the message keeps it in sight, once", async () => {
+  const w = world();
+  w.welcome();
+  const item = await w.outbox.add({ room: "r", body: "mine", life_s: 3600 });
+  w.chat.take({ type: "sent", id: item.id, room: "r", epoch: "e", seq: 1, sent_at: w.clock.now(), expires_at: w.clock.now() + HOUR, duplicate: false });
+  assert.deepEqual([...w.room().accepted.keys()], [item.id]);
+  w.chat.take(w.message(1, { id: item.id, from: ADA, body: "mine" }));
+  assert.deepEqual([w.room().accepted.size, w.room().log.list.length], [0, 1]);
+});
+
+test("a duplicate of what has long expired leaves nothing behind", async () => {
+  const w = world({ top: 9, delivered: 9, read: 9 });
+  w.welcome();
+  const item = await w.outbox.add({ room: "r", body: "mine", life_s: 3600 });
+  w.chat.take({ type: "sent", id: item.id, room: "r", epoch: "e", seq: 4, sent_at: 1, expires_at: 2, duplicate: true });
+  assert.deepEqual([w.room().accepted.size, w.outbox.items.size], [0, 0]);
+});
+
+test("an own message that expires leaves a tombstone with counts and without its text", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(1, { from: ADA, body: "secret", expires_at: w.clock.now() + 1000 }));
+  w.chat.take(w.message(2, { body: "of grace", expires_at: w.clock.now() + 1000 }));
+  w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 3, 1, 5]] });
+  w.clock.advance(1000);
+  w.chat.expire();
+  assert.equal(w.room().log.list.length, 0);
+  const [stone, ...more] = w.chat.tombstones(w.room());
+  assert.deepEqual([stone.seq, stone.why, stone.delivered, stone.total, more.length], [1, "expired", 3, 5, 0]);
+  assert.equal(JSON.stringify(w.storage.getItem("chat.tombstones.1")).includes("secret"), false);
+});
+
+test("tombstones are gone after a day", () => {
+  const w = world();
+  w.welcome();
+  w.tombstones.put({ room: "r", epoch: "e", seq: 1, ended_at: w.clock.now(), why: "expired" });
+  w.clock.advance(24 * HOUR + 1);
+  assert.deepEqual(w.chat.tombstones(w.room()), []);
+});
+
+const notice = (fields = {}, dismissed = false) => ({ type: "notice", notice: "n1", kind: "undelivered", at: 1, dismissed, data: { room: "r", epoch: "e", seq: 1, id: "x", sent_at: 1_000_000, expired_at: 1_000_000, delivered: 1, total: 2, missing: [{ user: 3, name: "bob", reason: "offline", attempts: 0 }], missing_total: 1, resendable: true, ...fields } });
+
+test("a notice names who missed it on the tombstone, until dismissed in the list", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(notice());
+  assert.equal(w.chat.tombstones(w.room())[0].missing[0].name, "bob");
+  w.chat.take(notice({}, true));
+  assert.equal(w.chat.notices.size, 0);
+  assert.equal(w.chat.tombstones(w.room()).length, 1);
+});
+
+test("a resend is asked once, repeated with its id after a cut, and its answer dismisses the notice", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(notice());
+  w.chat.resend({ room: "r", epoch: "e", seq: 1 });
+  w.chat.resend({ room: "r", epoch: "e", seq: 1 });
+  w.cut();
+  w.welcome();
+  const asked = w.sent.filter(({ type }) => type === "resend");
+  assert.deepEqual(asked.map(({ id }) => id), [asked[0].id, asked[0].id]);
+  w.chat.take({ type: "sent", id: asked[0].id, room: "r", epoch: "e", seq: 7, sent_at: w.clock.now(), expires_at: w.clock.now() + HOUR, duplicate: false });
+  assert.equal(w.chat.tombstones(w.room())[0].resent_at, w.clock.now());
+  assert.deepEqual(w.sent.at(-1), { type: "dismiss", notice: "n1" });
+  assert.equal(w.chat.notices.size, 0);
+});
+
+test("a refused resend says why on the tombstone", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(notice());
+  w.chat.resend({ room: "r", epoch: "e", seq: 1 });
+  const { id } = w.sent.at(-1);
+  w.chat.take({ type: "error", code: "unknown_type", retryable: false, of: "resend", id, room: "r" });
+  assert.equal(w.chat.tombstones(w.room())[0].problem, "unknown_type");
+  assert.equal(w.chat.isResending("r", 1), false);
+});
+
+test("an edit in doubt is asked again, and a refused one tells where", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(1, { from: ADA }));
+  w.chat.edit(w.room(), 1, "better");
+  w.cut();
+  w.welcome([{ ...w.info, delivered: 1, top: 1 }]);
+  assert.deepEqual(w.sent.filter(({ type }) => type === "edit").map(({ body }) => body), ["better", "better"]);
+  w.chat.take({ type: "error", code: "too_late", retryable: false, of: "edit", room: "r", seq: 1 });
+  const [, problem] = w.events.find(([name]) => name === "problem");
+  assert.deepEqual([problem.seq, problem.code], [1, "too_late"]);
+  assert.equal(w.chat.isChanging("edit", "r", 1), false);
+});
+
+test("an own deletion leaves a tombstone that says so", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(1, { from: ADA }));
+  w.chat.delete(w.room(), 1);
+  w.chat.take({ type: "deleted", room: "r", epoch: "e", rev: 1, seq: 1 });
+  assert.deepEqual(w.chat.tombstones(w.room()).map(({ why, own_doing }) => [why, own_doing]), [["deleted", true]]);
+});
+
+test("what cannot be shown is rejected, held and acknowledged", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take({ ...w.message(1), body: "", unshowable: true });
+  assert.deepEqual(w.sent, [{ type: "reject", room: "r", epoch: "e", seq: 1, reason: "unreadable" }]);
+  w.clock.advance(250);
+  assert.equal(w.sent.at(-1).rooms[0].delivered, 1);
+});
+
+test("a gap is synced at once and a refused sync after the server's wait", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(2));
+  assert.deepEqual(w.types(), ["sync"]);
+  w.chat.take({ type: "error", code: "unavailable", retryable: true, of: "sync", room: "r", retry_after_ms: 4000 });
+  w.clock.advance(3999);
+  assert.deepEqual(w.types(), ["sync"]);
+  w.clock.advance(1);
+  assert.deepEqual(w.types(), ["sync", "sync"]);
+});
+
+test("removed from a room: nothing more is said or taken for it, and joining again starts anew", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(1));
+  w.chat.take({ type: "room", room: "r", removed: true });
+  w.chat.take(w.message(2));
+  w.clock.advance(1000);
+  assert.deepEqual([w.room().left, w.room().log.last, w.types()], [true, 1, []]);
+  w.chat.take({ type: "room", ...w.info, delivered: 5, top: 5 });
+  assert.deepEqual([w.room().left, w.room().log.last], [false, 5]);
+});
+
+test("a changed lifetime writes a line", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take({ type: "room", ...w.info, ttl: 28_800, by: GRACE });
+  assert.deepEqual(w.room().events.map(({ from, to, by }) => [from, to, by.name]), [[3600, 28_800, "grace"]]);
+});
+
+// ---- the timeline's lines
+
+function lines(w, more = {}) {
+  const room = w.room();
+  return entriesOf({ room, now: w.clock.now(), local_now: w.clock.now(), me: ADA, online: true, limit: 4000, outbox: w.outbox.inRoom("r"), inFlight: () => true, stones: w.chat.tombstones(room), leaving: [], divider: null, linked: null, problems: new Map(), lacking: new Map(), extended: new Map(), resending: () => false, ...more });
+}
+
+const kinds = (list) => list.map(({ kind, seq }) => (kind === "message" || kind === "tombstone" ? `${kind} ${seq}` : kind));
+
+test("days, divider, messages, tombstones and the outbox stand in their order", async () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(1));
+  w.chat.take(w.message(2, { from: ADA, expires_at: w.clock.now() + 1 }));
+  w.chat.take(w.message(3));
+  w.clock.advance(1);
+  w.chat.expire();
+  await w.outbox.add({ room: "r", body: "waiting", life_s: 3600 });
+  assert.deepEqual(kinds(lines(w, { divider: 3 })), ["day", "message 1", "tombstone 2", "since", "message 3", "outbox"]);
+});
+
+test("a run of one author keeps one face, broken by a quote, a divider or ten minutes", () => {
+  const w = world();
+  w.welcome();
+  for (const seq of [1, 2]) w.chat.take(w.message(seq));
+  w.chat.take(w.message(3, { reply_to: 1 }));
+  w.clock.advance(600_000);
+  w.chat.take(w.message(4));
+  assert.deepEqual(lines(w).filter(({ kind }) => kind === "message").map(({ shown }) => shown.follows), [false, true, false, false]);
+});
+
+test("a quote never outlives the text it quotes", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(1, { body: "secret", expires_at: w.clock.now() + 10 }));
+  w.chat.take(w.message(2, { reply_to: 1 }));
+  assert.equal(lines(w).at(-1).shown.quote.text, "secret");
+  w.clock.advance(10);
+  assert.equal(JSON.stringify(lines(w).at(-1).shown.quote).includes("secret"), false);
+});
+
+test("extend is offered at four fifths of a life while somebody lacks it, and names them when known", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(1, { from: ADA }));
+  w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 1, 0, 2]] });
+  w.clock.advance(0.8 * HOUR - 1);
+  assert.equal(lines(w).at(-1).shown.aside, null);
+  w.clock.advance(1);
+  assert.deepEqual(lines(w, { lacking: new Map([[1, ["bob"]]]) }).at(-1).shown.aside, { kind: "expiring", icon: "warning", text: "Expires in 12 min, not with bob yet", actions: ["extend"] });
+  w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 2]] });
+  assert.equal(lines(w).at(-1).shown.aside, null);
+});
