@@ -30,6 +30,7 @@ from bench.systems import (
     Running,
     on_core,
     plain_env,
+    prefer,
     running,
     store_on,
 )
@@ -230,12 +231,14 @@ def load(system: Running, scenario: Scenario, rooms: Any, *, seconds: float) -> 
         json.dump(plan, file)
         file.flush()
         command = on_core(GENERATOR_CORE, ["node", str(ROOT / "bench" / "load" / "main.mjs"), file.name])
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, timeout=GENERATOR_PATIENCE_S + seconds, check=False, text=True
-        )
-    if done.returncode:
-        raise CannotMeasure(f"the load generator failed with {done.returncode}")
-    report: dict[str, Any] = json.loads(done.stdout)
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ) as generator:
+            prefer(generator)
+            printed, _ = generator.communicate(timeout=GENERATOR_PATIENCE_S + seconds)
+    if generator.returncode:
+        raise CannotMeasure(f"the load generator failed with {generator.returncode}")
+    report: dict[str, Any] = json.loads(printed)
     return report
 
 
