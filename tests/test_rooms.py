@@ -41,12 +41,9 @@ async def grace(verbs: None) -> User:
 
 @pytest.fixture
 def store_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Point the store's verbs at a socket where nobody listens."""
-
-    async def refuse(*_: object) -> None:
-        raise Unavailable()
-
-    monkeypatch.setattr(Store, "_run_all", refuse)
+    """Let the store refuse what rooms ask of it."""
+    monkeypatch.setattr(Store, "join", _unavailable)
+    monkeypatch.setattr(Store, "leave", _unavailable)
 
 
 # ── Making ──
