@@ -210,3 +210,12 @@ class Lag:
     behind: int
     oldest_at: int
     laggards: list[Laggard]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Memory:
+    """The store's memory in bytes; `limit` 0: as much as there is. `policy`: what it does when it is full."""
+
+    used: int
+    limit: int
+    policy: str

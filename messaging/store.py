@@ -55,6 +55,7 @@ from .records import (
     Claim,
     Lag,
     Laggard,
+    Memory,
     OtherEpoch,
     Owing,
     Page,
@@ -407,6 +408,20 @@ class Store:
         """Return {job: {"at": epoch ms, ...}} of the jobs' last runs."""
         [answer] = await self.scripts.pipeline([("HGETALL", JOBS_KEY)])
         return {_text(answer[at]): json.loads(answer[at + 1]) for at in range(0, len(answer), 2)}
+
+    async def stored(self, room: RoomKey | None = None) -> int:
+        """Count the live messages, of one room or all."""
+        if room is not None:
+            [count] = await self.scripts.pipeline([("ZCARD", f"{room.key}:live")])
+            return int(count)
+        commands = [("ZCARD", f"{partition_prefix(partition)}expiring") for partition in range(PARTITIONS)]
+        return sum(await self.scripts.pipeline(commands))
+
+    async def memory(self) -> Memory:
+        """Read how much memory the store uses, may use, and what it does when that is full."""
+        [answer] = await self.scripts.pipeline([("INFO", "memory")])
+        facts = dict(line.split(":", 1) for line in _text(answer).splitlines() if ":" in line)
+        return Memory(int(facts["used_memory"]), int(facts["maxmemory"]), facts["maxmemory_policy"])
 
     async def rewrite_log(self) -> None:
         """Ask the store to rewrite its log on disk, so that expired text leaves it."""

@@ -1,0 +1,87 @@
+"""What several commands take and print alike: durations, a stop that finishes the batch, tables."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from messaging.models import Room
+from messaging.records import RoomKey
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def duration_s(text: str) -> int:
+    """Return the seconds of `90s`, `15m`, `2h` or `3d`."""
+    found = re.fullmatch(r"([1-9]\d{0,6})([smhd])", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 90s, 15m, 2h or 3d")
+    return int(found[1]) * _UNITS_S[found[2]]
+
+
+def positive(text: str) -> int:
+    """Return a whole number above 0."""
+    if not re.fullmatch(r"[1-9]\d{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def room_key(text: str) -> RoomKey:
+    """Return the key of a room by its id."""
+    room = Room.objects.filter(pk=text).first()
+    if room is None:
+        raise argparse.ArgumentTypeError(f"there is no room {text!r}; `manage.py room list` shows them")
+    return RoomKey(room.id, room.partition)
+
+
+class Stop:
+    """Turns true at SIGTERM or SIGINT, so that a command finishes its batch and exits 0."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._asked.set())
+
+    def __bool__(self) -> bool:
+        return self._asked.is_set()
+
+    def wait(self, seconds: float) -> None:
+        self._asked.wait(seconds)
+
+
+def show_table(out: TextIO, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows: a table on a terminal, lines with tabs elsewhere."""
+    if not out.isatty():
+        for row in rows:
+            out.write("\t".join(row) + "\n")
+        return
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(file=out).print(table)
+
+
+def say(text: str) -> None:
+    """Talk on stderr: stdout is for data."""
+    sys.stderr.write(text + "\n")
+
+
+def age(seconds: float) -> str:
+    """Return a length of time in its two largest units: `2 h 5 min`."""
+    whole = int(seconds)
+    for unit_s, unit, below_s, below in (
+        (86_400, "d", 3_600, "h"),
+        (3_600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= unit_s:
+            return f"{whole // unit_s} {unit} {whole % unit_s // below_s} {below}"
+    return f"{whole} s"

@@ -1,0 +1,71 @@
+"""`manage.py messaging_status`: how delivery stands, once or watched. Data on stdout, talk on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from rich.console import Console
+
+from messaging import health
+from messaging.crossing import run_verb
+from messaging.errors import MessagingError
+from messaging.management.arguments import Stop, age, room_key, say, show_table
+from messaging.status import Status, status
+
+WATCH_EVERY_S = 2.0
+
+
+class Command(BaseCommand):
+    help = "Show what is stored, who lags, who is parked, what gave up, and whether the jobs run."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--room", type=room_key, metavar="ID", help="only this room")
+        parser.add_argument("--watch", action="store_true", help="again every 2 s until Ctrl-C")
+        parser.add_argument("--json", action="store_true", help="print JSON, a line each time")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        stop = Stop() if options["watch"] else None
+        while True:
+            try:
+                found = run_verb(status, options["room"])
+            except MessagingError as error:
+                raise CommandError(f"{error.detail} `manage.py doctor` says what is wrong.") from None
+            self._show(found, as_json=options["json"], clear=stop is not None)
+            if stop is None:
+                return
+            stop.wait(WATCH_EVERY_S)
+            if stop:
+                return
+
+    def _show(self, found: Status, *, as_json: bool, clear: bool) -> None:
+        if as_json:
+            self.stdout.write(json.dumps(dataclasses.asdict(found)))
+            return
+        if clear and sys.stdout.isatty():
+            Console().clear()
+        show_table(sys.stdout, ("what", "now"), _rows(found))
+        newest_s = min((beat["age_s"] for beat in found.jobs.values()), default=None)
+        if newest_s is None or newest_s > health.HEARTBEAT_S:
+            since = "No job has ever run" if newest_s is None else f"No job has run for {age(newest_s)}"
+            say(f"{since}: the sweep stands still. Start `manage.py worker`. Nothing is lost meanwhile.")
+
+
+def _rows(found: Status) -> list[tuple[str, str]]:
+    oldest_s = found.oldest_undelivered_s
+    limit = f" of {found.memory_limit_bytes:,}" if found.memory_limit_bytes else ""
+    return [
+        ("messages stored", f"{found.stored:,}"),
+        ("rooms active", f"{found.rooms_active:,}"),
+        ("lagging (connected)", f"{found.lagging:,}"),
+        ("parked (away)", f"{found.parked:,}"),
+        ("retrying", f"{found.retrying:,}"),
+        ("gave up (no answer)", f"{found.gave_up:,}"),
+        ("oldest undelivered", "none" if oldest_s is None else age(oldest_s)),
+        *((f"users on process {name}", f"{users:,}") for name, users in sorted(found.connections.items())),
+        *((f"job {name}", f"{age(beat['age_s'])} ago") for name, beat in sorted(found.jobs.items())),
+        ("store memory", f"{found.memory_bytes:,}{limit} bytes, {found.eviction}"),
+    ]

@@ -1,0 +1,115 @@
+"""`manage.py retry_undelivered`: the sweep of the schedule, by hand. Data on stdout, talk on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from rich.progress import Progress
+
+from messaging import jobs
+from messaging import policy as policies
+from messaging.crossing import run_verb
+from messaging.errors import MessagingError
+from messaging.management.arguments import Stop, duration_s, positive, room_key, say, show_table
+from messaging.models import Room
+from messaging.records import Claim, Lag
+
+
+class Command(BaseCommand):
+    help = "Push again what connected members have not acknowledged; whoever is away is parked and gets it on return."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--once", action="store_true", help="one sweep, then end; else one each minute")
+        parser.add_argument("--room", type=room_key, metavar="ID", help="only this room, due or not")
+        parser.add_argument(
+            "--older-than", type=duration_s, default=0, metavar="2h", help="only what waits longer than this"
+        )
+        parser.add_argument("--limit", type=positive, metavar="N", help="at most so many rooms")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="say which rooms and users lag; change nothing"
+        )
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        what = jobs.Sweep(room=options["room"], older_than_s=options["older_than"], limit=options["limit"])
+        try:
+            if options["dry_run"]:
+                self._show(what, as_json=options["json"])
+            else:
+                self._sweep(what, once=options["once"], as_json=options["json"])
+        except MessagingError as error:
+            raise CommandError(
+                f"{error.detail} Nothing is lost: what was claimed is due again in 30 s."
+            ) from None
+
+    def _sweep(self, what: jobs.Sweep, *, once: bool, as_json: bool) -> None:
+        stop = Stop()
+        interval_s = policies.current().sweep_interval_s
+        if not once:
+            say(f"Sweeping every {interval_s} s until Ctrl-C.")
+        while True:
+            count = self._sweep_once(what, stop)
+            told = "1 room told" if count == 1 else f"{count} rooms told"
+            self.stdout.write(json.dumps({"rooms": count}) if as_json else told)
+            if once or stop:
+                return
+            stop.wait(interval_s)
+            if stop:
+                return
+
+    def _sweep_once(self, what: jobs.Sweep, stop: Stop) -> int:
+        with Progress(disable=not sys.stderr.isatty(), transient=True) as progress:
+            bar = progress.add_task("Telling rooms", total=what.limit)
+
+            def told(claim: Claim) -> None:
+                progress.advance(bar)
+
+            return run_verb(jobs.sweep, what, stopping=lambda: bool(stop), told=told)
+
+    def _show(self, what: jobs.Sweep, *, as_json: bool) -> None:
+        lags = run_verb(jobs.lagging, what)
+        names = dict(
+            get_user_model()
+            .objects.filter(pk__in={laggard.user for lag in lags for laggard in lag.laggards})
+            .values_list("pk", get_user_model().USERNAME_FIELD)
+        )
+        rooms = dict(Room.objects.filter(pk__in=[lag.room.id for lag in lags]).values_list("pk", "name"))
+        if as_json:
+            self.stdout.write(json.dumps([_fields(lag, names, rooms) for lag in lags], ensure_ascii=False))
+            return
+        if not lags:
+            say("Nobody lags: everything has been acknowledged, or was not yet due.")
+            return
+        show_table(
+            sys.stdout,
+            ("room", "name", "behind", "who", "attempts"),
+            (
+                (
+                    lag.room.id,
+                    rooms.get(lag.room.id, "?"),
+                    str(lag.behind),
+                    names.get(row.user, "?"),
+                    str(row.attempts),
+                )
+                for lag in lags
+                for row in lag.laggards
+            ),
+        )
+        say(f"{len(lags)} rooms with somebody behind. Nothing was changed.")
+
+
+def _fields(lag: Lag, names: dict[int, str], rooms: dict[str, str]) -> dict[str, Any]:
+    return {
+        "room": lag.room.id,
+        "name": rooms.get(lag.room.id),
+        "behind": lag.behind,
+        "oldest_at": lag.oldest_at,
+        "laggards": [
+            {"user": row.user, "name": names.get(row.user), "cursor": row.cursor, "attempts": row.attempts}
+            for row in lag.laggards
+        ],
+    }
