@@ -19,8 +19,8 @@ from django.test import Client, override_settings
 from messaging import demo
 from messaging.crossing import run_verb
 from messaging.models import Membership, Room
-from messaging.roster import key_of
 from messaging.records import RoomKey
+from messaging.roster import key_of
 from messaging.store import open_store
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_url")]

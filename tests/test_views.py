@@ -16,8 +16,8 @@ from django.test import AsyncClient
 
 from messaging import rooms
 from messaging.models import Membership, Room
-from messaging.roster import key_of
 from messaging.records import AckRow, Append
+from messaging.roster import key_of
 from messaging.store import Store, open_store
 from tests.people import in_store, person, room_of, rows_of
 
