@@ -13,7 +13,6 @@ import * as protocol from "./protocol.js";
 const PAGE = 50;
 const TYPING_EVERY_MS = 3000;
 const ASK_AGAIN_MS = 1000;
-const LOG_MOST = 2000; // messages of a room kept in memory while its newest are in sight
 
 const blank = () => ({ added: [], changed: [], removed: [], reset: false, left: false });
 

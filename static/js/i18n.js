@@ -7,4 +7,8 @@ export const ngettext = (one, many, n) => globalThis.ngettext?.(one, many, n) ??
 /** Put values into %(name)s. */
 export const fill = (text, values) => text.replace(/%\((\w+)\)s/g, (_, name) => String(values[name]));
 
-export const language = () => globalThis.document?.documentElement.lang || "en";
+/** The page's language for `Intl`, in the reader's own region where the browser names one: en-GB dates for an en page. */
+export function language() {
+  const page = globalThis.document?.documentElement.lang || "en";
+  return globalThis.navigator?.languages?.find((one) => one.toLowerCase().startsWith(`${page}-`)) ?? page;
+}

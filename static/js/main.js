@@ -48,6 +48,7 @@ const newId = () => crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint
 
 let current = null; // the open room's id
 let leads = false;
+let soon = null;
 let learning = null;
 let learning_direct = null;
 let wanted = { room: boot.room, seq: boot.seq };
@@ -209,6 +210,16 @@ function draw() {
   title();
 }
 
+/** Once for all that one text from the server brought. */
+function drawSoon() {
+  soon ??= setTimeout(() => {
+    soon = null;
+    title();
+    notices.render();
+    if (room()) head.onTheWay(room());
+  }, 0);
+}
+
 function title() {
   const unread = chat.unread;
   const name = room()?.name;
@@ -245,7 +256,7 @@ chat.on("welcome", () => {
 });
 chat.on("rooms", () => {
   rooms.draw();
-  title();
+  drawSoon();
 });
 chat.on("left", ({ room: its }) => its.id === current && draw());
 chat.on("room", (out) => {
@@ -262,9 +273,8 @@ chat.on("room", (out) => {
   timeline.changed(out);
   if (out.info) loadMembers(its).catch(() => {});
   if (out.receipts || out.info) draw();
-  else head.onTheWay(its);
-  details.refresh(its);
-  notices.render();
+  else drawSoon();
+  if (details.isOpen && (out.receipts || out.changed.length || out.removed.length)) details.refresh(its);
 });
 chat.on("presence", ({ room: its }) => {
   rooms.draw();

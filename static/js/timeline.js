@@ -14,6 +14,9 @@ const NEAR_TOP = 600;
 const FADE_MS = 650; // the stylesheet's 600 and a little
 const UNREAD_PAGES_MOST = 4;
 const LINK_PAGES_MOST = 40;
+const PROBLEM_MS = 8000;
+const HELD_MOST = 1200; // messages; while the newest are in sight the oldest beyond it go, and paging brings them back
+const HELD_AFTER = 600;
 const FEW = 30; // messages that fill no screen
 
 export class Timeline {
@@ -102,9 +105,16 @@ export class Timeline {
     this.draw();
   }
 
+  /** Say what was refused, long enough to read; then what can be done is offered again. */
   problem(seq, code) {
-    this.#problems.set(seq, { code });
+    const problem = { code };
+    this.#problems.set(seq, problem);
     this.draw();
+    this.#page.clock.set(() => {
+      if (this.#problems.get(seq) !== problem) return;
+      this.#problems.delete(seq);
+      this.draw();
+    }, PROBLEM_MS);
   }
 
   forgetProblem(seq) {
@@ -121,6 +131,7 @@ export class Timeline {
     if (!room) return;
     const page = this.#page;
     const now = page.serverClock.now();
+    if (this.#stick && this.#settled && room.log.list.length > HELD_MOST) room.log.trim(HELD_AFTER);
     const place = this.#place();
     const before = new Set(this.#entries.map(({ key }) => key));
     this.#entries = entriesOf({

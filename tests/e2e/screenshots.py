@@ -13,12 +13,12 @@ from tests.e2e.screen import Screen
 from tests.e2e.site import ROOT, Demo, Person, Site, wait_for
 
 LOOKS = [
-    ("chat-desktop-light-en", {}),
-    ("chat-desktop-dark-en", {"dark": True}),
+    ("chat-desktop-light-en", {"language": "en-GB"}),
+    ("chat-desktop-dark-en", {"language": "en-GB", "dark": True}),
     ("chat-desktop-light-zh", {"language": "zh-CN"}),
     ("chat-desktop-dark-zh", {"language": "zh-CN", "dark": True}),
-    ("chat-phone-light-en", {"width": 390, "height": 844, "phone": True}),
-    ("chat-phone-dark-en", {"width": 390, "height": 844, "phone": True, "dark": True}),
+    ("chat-phone-light-en", {"width": 390, "height": 844, "phone": True, "language": "en-GB"}),
+    ("chat-phone-dark-en", {"width": 390, "height": 844, "phone": True, "language": "en-GB", "dark": True}),
     ("chat-phone-light-zh", {"width": 390, "height": 844, "phone": True, "language": "zh-CN"}),
     ("chat-phone-dark-zh", {"width": 390, "height": 844, "phone": True, "language": "zh-CN", "dark": True}),
 ]
