@@ -17,10 +17,11 @@ import secrets
 import time
 import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 from . import protocol
+from .errors import Unavailable
 from .policy import Policy, Rate
 from .protocol import Close
 from .records import RoomKey
@@ -144,6 +145,7 @@ class Connection:
         self._written = asyncio.Event()
         self.last_ack_s = time.monotonic()
         self.reading = asyncio.Lock()  # one store read at a time
+        self.failed_reads = 0
         self.buckets: dict[str, Bucket] = {}
         self.refused = 0  # frames refused for rate since one was taken
         self.typed_s: dict[str, float] = {}
@@ -171,6 +173,19 @@ class Connection:
         while self.unsent >= self.policy.unsent_max and not self.ended.is_set():
             self._written.clear()
             await self._written.wait()
+
+    @contextlib.asynccontextmanager
+    async def one_read(self) -> AsyncIterator[None]:
+        """Let one read of the store run at a time. What waited behind one that failed has waited as long as it may."""
+        failed = self.failed_reads
+        async with self.reading:
+            if self.failed_reads != failed:
+                raise Unavailable(retry_after_ms=1_000)
+            try:
+                yield
+            except Unavailable:
+                self.failed_reads += 1
+                raise
 
     def push_frame(self, frame: protocol.ServerFrame) -> None:
         """Queue one frame."""

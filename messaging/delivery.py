@@ -324,7 +324,7 @@ class Delivery:
 
     async def sync(self, connection: Connection, frame: protocol.Sync) -> None:
         """Answer with `resumed`; the room's messages wait meanwhile and follow it."""
-        async with connection.reading:
+        async with connection.one_read():
             await connection.wait_for_room()
             feed = connection.feeds.get(frame.room)
             if feed is None:
@@ -390,7 +390,7 @@ class Delivery:
         feed = self._feed(connection, frame.room)
         self._take("history", connection)
         limit = min(frame.limit or 50, 100)
-        async with connection.reading:
+        async with connection.one_read():
             await connection.wait_for_room()
             page = await self.store.history(
                 feed.room.key,
