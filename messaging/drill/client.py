@@ -66,7 +66,6 @@ class Tally:
     accepted: int = 0
     refused: int = 0
     held: int = 0
-    pushed: int = 0  # messages that came, before the line lost any
     connections: int = 0
 
 
@@ -125,6 +124,7 @@ class Client:
             code = await self._connect()
             if code in FINAL:
                 self.ended = code
+                self._ledger.write("disagreed", f"closed for good with {code}")
                 return
             if time.monotonic() - began_s > HEALTHY_S and code not in UNHEALTHY:
                 failures = 0
@@ -212,7 +212,6 @@ class Client:
             self._say_next(name)
 
     def _on_message(self, frame: Frame) -> None:
-        self._tally.pushed += 1
         log = self.logs[frame["room"]]
         if frame["epoch"] != log.epoch:
             self._begin_anew(log, frame["epoch"])
@@ -226,7 +225,6 @@ class Client:
             self._sync(log)
 
     def _on_resumed(self, frame: Frame) -> None:
-        self._tally.pushed += len(frame["messages"])
         log = self.logs[frame["room"]]
         if "changed" in frame:
             log.asked_s = None

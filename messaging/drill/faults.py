@@ -84,6 +84,7 @@ class Line:
         try:
             async for text in self._socket:
                 for frame in frames_of(text):
+                    self._faults.done["pushed"] += _messages_in(frame)
                     self._faults.carry(frame, self._arrive)
         except ConnectionClosed:
             pass
@@ -108,6 +109,12 @@ class Line:
                 while self._waiting:
                     frames, self._waiting = self._waiting[:ARRAY_MOST], self._waiting[ARRAY_MOST:]
                     await self._socket.send(text_of(frames))
+
+
+def _messages_in(frame: Frame) -> int:
+    if frame["type"] == "message":
+        return 1
+    return len(frame["messages"]) if frame["type"] == "resumed" else 0
 
 
 def frames_of(text: str | bytes) -> list[Frame]:

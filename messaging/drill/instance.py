@@ -1,0 +1,209 @@
+"""A site of the drill's own: a new folder, any free port, a store nobody else knows; and the killing of its processes.
+
+What it kills are descendants of its own `serve`, found by the mark that `serve` gives its children; never a name looked up over
+the machine. It takes no address, so it can attach to nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from .plan import DrillError, Plan
+
+START_WITHIN_S = 120.0
+STOP_WITHIN_S = 15.0
+LOOK_EVERY_S = 0.1
+MARK = "CHAT_CHILD"  # what `serve` puts into its children's environment: <folder>:<name>
+_ADDRESS = re.compile(r"The chat is at (http://\S+?)/?\s")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody who is logged in."""
+
+    id: int
+    cookie: str
+
+
+class Instance:
+    """One running `serve`. A context manager: however it is left, nothing stays behind but the ledgers, if asked."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.folder = Path(tempfile.mkdtemp(prefix="chat-drill-")).resolve()
+        self.ledgers = self.folder / "ledgers"
+        self.ledgers.mkdir()
+        self.log = self.ledgers / "serve.log"
+        self.origin = ""
+        self.people: list[Person] = []
+        self.rooms: list[str] = []
+        self.keep_ledgers = False
+        self._serve: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Instance:
+        try:
+            self._start()
+            self._seed()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+        if self.keep_ledgers:
+            shutil.rmtree(self.folder / "data", ignore_errors=True)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        return f"{self.origin.replace('http', 'ws', 1)}/ws/chat/"
+
+    # Starting and stopping
+
+    def _start(self) -> None:
+        command = ["serve", "--port", "0", "--no-seed", "--processes", str(self.plan.processes)]
+        with self.log.open("wb") as log:
+            self._serve = subprocess.Popen(
+                _manage(*command),
+                env=self._env(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,  # Ctrl-C comes to the drill alone
+            )
+        ends_s = time.monotonic() + START_WITHIN_S
+        while (found := _ADDRESS.search(self.log.read_text(errors="replace"))) is None:
+            if self._serve.poll() is not None or time.monotonic() > ends_s:
+                raise DrillError(f"The drill's own site does not start: {self._last_words()}")
+            time.sleep(LOOK_EVERY_S)
+        self.origin = found[1]
+
+    def _seed(self) -> None:
+        plan = self.plan
+        shape = ["--users", str(plan.clients), "--rooms", str(plan.rooms), "--members", str(plan.clients)]
+        seeded = subprocess.run(
+            _manage("seed_demo", *shape, "--sessions", "--json", "--force"),
+            env=self._env(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        if seeded.returncode:
+            raise DrillError(f"The drill's people cannot be made: {seeded.stderr.decode().strip()}")
+        made: dict[str, Any] = json.loads(seeded.stdout)
+        self.people = [Person(user["id"], user["session"]) for user in made["users"]]
+        self.rooms = [room["id"] for room in made["rooms"]]
+
+    def _env(self) -> dict[str, str]:
+        """Return an environment in which nothing of another site is left: no REDIS_URL, no DATABASE_URL, no key."""
+        plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        return {
+            **plain,
+            "DATA_DIR": str(self.folder / "data"),
+            "MESSAGING_NETS": "on" if self.plan.nets else "off",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _stop(self) -> None:
+        if self._serve is None:
+            return
+        left = _descendants(self._serve.pid)
+        self._serve.terminate()
+        try:
+            self._serve.wait(STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self._serve.kill()
+            self._serve.wait()
+            for pid in left:
+                if _mark_of(pid).startswith(str(self.folder)):
+                    _kill(pid)
+
+    def _last_words(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()
+        return lines[-1] if lines else "it said nothing."
+
+    # Killing
+
+    def kill(self, kind: str, dice: random.Random) -> bool:
+        """Kill a server process, the job cluster or the store with -9; False when there is none at this moment."""
+        if self._serve is None:
+            return False
+        marked = [(pid, _mark_of(pid).rpartition(":")[2]) for pid in _descendants(self._serve.pid)]
+        pids = [pid for pid, name in marked if name.partition("-")[0] == kind]
+        if kind == "worker":
+            return any(_kill_cluster(pid) for pid in pids)
+        return bool(pids) and _kill(dice.choice(pids))
+
+
+def can_kill() -> bool:
+    """Say whether this system tells whose child a process is."""
+    return Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists()
+
+
+def _manage(*command: str) -> list[str]:
+    return [sys.executable, str(Path(sys.argv[0]).resolve()), *command]
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("[0-9]*"):
+        try:
+            found += map(int, (task / "children").read_text().split())
+        except OSError:
+            continue  # ended meanwhile
+    return found
+
+
+def _descendants(pid: int) -> list[int]:
+    found = _children(pid)
+    for child in found:  # grows on the way
+        found += _children(child)
+    return found
+
+
+def _mark_of(pid: int) -> str:
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    return next(
+        (os.fsdecode(entry.partition(b"=")[2]) for entry in entries if entry.startswith(f"{MARK}=".encode())),
+        "",
+    )
+
+
+def _kill_cluster(worker: int) -> bool:
+    """Kill the process group that `worker` supervises."""
+    groups = [pid for pid in _children(worker) if _leads_group(pid)]
+    for pid in groups:
+        os.killpg(pid, signal.SIGKILL)
+    return bool(groups)
+
+
+def _leads_group(pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False
+
+
+def _kill(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,205 @@
+"""Conduct a drill: start, let everybody talk while lines fail and processes die, wait for quiet, look at who holds what."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+
+from . import witness
+from .client import Client, Tally
+from .faults import Faults
+from .instance import Instance
+from .ledger import Ledger
+from .plan import DrillError, Plan
+from .report import Outcome, Report, judge
+
+GREETED_WITHIN_S = 60.0
+LOOK_EVERY_S = 0.2
+# Without any change for so long it is over. The longest wait of the nets is 60 s, and their last word may be lost.
+PATIENCE_S = 150.0
+PATIENCE_WITHOUT_NETS_S = 12.0
+KILL_AGAIN_AFTER_S = 0.5  # where there was nobody to kill just then
+WORDS = ["mañana", "消息", "tomorrow", "naïve", "\U0001f642", "lunch", "ключ", "report", "ok", "then", "fine"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a drill is. `phase` is one of: starting, sending, waiting, looking."""
+
+    phase: str
+    seconds: float = 0.0
+    accepted: int = 0
+    held: int = 0
+    connected: int = 0
+    killed: int = 0
+    frames_lost: int = 0
+
+
+class Drill:
+    """One run of a plan on an instance."""
+
+    def __init__(self, plan: Plan, instance: Instance, tell: Callable[[Progress], None]) -> None:
+        self._plan = plan
+        self._instance = instance
+        self._tell = tell
+        self._dice = random.Random(plan.seed)  # noqa: S311  (to be repeated, not to be secret)
+        self._faults = Faults(plan, random.Random(f"{plan.seed} lines"))  # noqa: S311
+        self._tally = Tally()
+        self._ledgers = [Ledger(instance.ledgers / f"{index + 1:03}.jsonl") for index in range(plan.clients)]
+        self._clients = [
+            Client(
+                instance.url,
+                user=person.id,
+                cookie=person.cookie,
+                origin=instance.origin,
+                ledger=ledger,
+                faults=self._faults,
+                tally=self._tally,
+            )
+            for person, ledger in zip(instance.people, self._ledgers, strict=True)
+        ]
+        self._began_s = time.monotonic()
+        self._phase = "sending"
+        self._killed = 0
+
+    async def run(self) -> Report:
+        """Run to the end and judge. Raises DrillError when the site cannot be asked any more."""
+        async with self._alive():
+            await self._until_greeted()
+            await asyncio.gather(self._offer(), self._kill(), *map(self._cut, self._clients))
+            self._phase = "waiting"
+            await self._until_quiet(lambda: (self._tally.accepted, self._tally.held), self._all_held)
+            self._phase = "looking"
+            cursors = await self._settled_cursors()
+        logs = {
+            room: await witness.room_log(self._instance, self._instance.people[0], room, cursor.epoch)
+            for room, cursor in cursors[0].items()
+        }
+        for ledger in self._ledgers:
+            ledger.close()
+        outcome = Outcome(
+            seconds=time.monotonic() - self._began_s,
+            killed=self._killed,
+            connections=self._tally.connections,
+            faults=dict(self._faults.done),
+            cursors=cursors,
+            logs=logs,
+        )
+        return judge(self._plan, self._instance.ledgers, outcome)
+
+    @contextlib.asynccontextmanager
+    async def _alive(self) -> AsyncIterator[None]:
+        """Let the clients live and the progress be told meanwhile."""
+        tasks = [asyncio.create_task(client.live()) for client in self._clients]
+        tasks.append(asyncio.create_task(self._tell_for_ever()))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+        for end in ended:
+            if isinstance(end, Exception):
+                raise end
+
+    async def _tell_for_ever(self) -> None:
+        while True:
+            self._tell(
+                Progress(
+                    phase=self._phase,
+                    seconds=time.monotonic() - self._began_s,
+                    accepted=self._tally.accepted,
+                    held=self._tally.held,
+                    connected=sum(client.welcomed for client in self._clients),
+                    killed=self._killed,
+                    frames_lost=self._faults.done["lost"],
+                )
+            )
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _until_greeted(self) -> None:
+        try:
+            async with asyncio.timeout(GREETED_WITHIN_S):
+                while not all(client.welcomed for client in self._clients):
+                    await asyncio.sleep(LOOK_EVERY_S)
+        except TimeoutError:
+            raise DrillError("The drill's people were not let in within a minute.") from None
+        self._began_s = time.monotonic()
+
+    # What goes on while they talk
+
+    async def _offer(self) -> None:
+        plan = self._plan
+        for number in range(plan.messages):
+            await self._wait_until(number / plan.messages * plan.seconds)
+            client = self._clients[number % len(self._clients)]
+            words = self._dice.choices(WORDS, k=self._dice.randint(1, 20))
+            client.offer(self._dice.choice(self._instance.rooms), f"{number + 1}: {' '.join(words)}")
+
+    async def _kill(self) -> None:
+        dice = random.Random(f"{self._plan.seed} kills")  # noqa: S311
+        due = sorted((dice.uniform(0.1, 0.9) * self._plan.seconds, kind) for kind in self._plan.kill)
+        for at_s, kind in due:
+            await self._wait_until(at_s)
+            while not self._instance.kill(kind, dice):
+                await asyncio.sleep(KILL_AGAIN_AFTER_S)
+            self._killed += 1
+
+    async def _cut(self, client: Client) -> None:
+        dice = random.Random(f"{self._plan.seed} cuts {client.user}")  # noqa: S311
+        for at_s in sorted(dice.uniform(0, self._plan.seconds) for _ in range(self._plan.cut)):
+            await self._wait_until(at_s)
+            client.cut()
+
+    async def _wait_until(self, at_s: float) -> None:
+        await asyncio.sleep(max(0.0, self._began_s + at_s - time.monotonic()))
+
+    # Quiet
+
+    def _all_held(self) -> bool:
+        unsettled = any(client.unsettled for client in self._clients)
+        return not unsettled and self._tally.held >= self._tally.accepted * len(self._clients)
+
+    @property
+    def _patience_s(self) -> float:
+        return PATIENCE_S if self._plan.nets else PATIENCE_WITHOUT_NETS_S
+
+    async def _until_quiet(self, state: Callable[[], object], quiet: Callable[[], bool]) -> None:
+        """Wait until it is quiet, or nothing has changed for longer than anything waits."""
+        before, changed_s = state(), time.monotonic()
+        while not quiet() and time.monotonic() - changed_s < self._patience_s:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if state() != before:
+                before, changed_s = state(), time.monotonic()
+
+    async def _settled_cursors(self) -> list[dict[str, witness.Cursor]]:
+        """Ask for everybody's cursors until all have acknowledged everything, or no cursor moves any more."""
+        found: list[dict[str, witness.Cursor]] = [{} for _ in self._clients]
+        changed_s = time.monotonic()
+        while time.monotonic() - changed_s < self._patience_s:
+            behind = [index for index, cursors in enumerate(found) if not cursors or _behind(cursors)]
+            if not behind:
+                break
+            for index in behind:
+                cursors = await witness.cursors(self._instance, self._instance.people[index])
+                if cursors != found[index]:
+                    found[index], changed_s = cursors, time.monotonic()
+            await asyncio.sleep(LOOK_EVERY_S)
+        return found
+
+
+def _behind(cursors: dict[str, witness.Cursor]) -> bool:
+    return any(cursor.delivered < cursor.top for cursor in cursors.values())
+
+
+def drill(plan: Plan, tell: Callable[[Progress], None]) -> tuple[Report, Instance]:
+    """Run a plan on a site of its own; the ledgers of one that failed are kept. Raises DrillError."""
+    tell(Progress("starting"))
+    with Instance(plan) as instance:
+        report = asyncio.run(Drill(plan, instance, tell).run())
+        instance.keep_ledgers = not report.ok
+    return report, instance
