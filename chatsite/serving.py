@@ -44,9 +44,9 @@ STORE_TRIES = 3
 
 # How long each may take to stop; together with the sweep at the end under 10 s. The server closes its sockets after
 # SERVER_GRACE_S, whoever does not read; the jobs are safe to kill at any line; the store has answered nothing unsaved.
-SERVER_GRACE_S = 3
-SERVER_PATIENCE_S = 5.0
-WORKER_PATIENCE_S = 2.5
+SERVER_GRACE_S = 2
+SERVER_PATIENCE_S = 4.0
+WORKER_PATIENCE_S = 3.5
 STORE_PATIENCE_S = 1.5
 ORPHAN_PATIENCE_S = 5.0
 

@@ -14,6 +14,7 @@ import pytest
 
 from chatsite.children import MARK, end, mark, marked, wait_for
 from chatsite.environment import BASE_DIR
+from messaging import jobs
 from messaging.management.commands import worker
 
 pytestmark = pytest.mark.usefixtures("redis_url")
@@ -72,6 +73,10 @@ def test_a_killed_cluster_is_replaced(process: subprocess.Popen[bytes], tmp_path
     assert wait_for(lambda: len(cluster_of(process, tmp_path)) >= 5, deadline_s=DEADLINE_S)
     assert not set(old) & set(cluster_of(process, tmp_path))
     assert b"starting it again" in (tmp_path / "log").read_bytes()
+
+
+def test_what_is_due_each_minute_runs_at_the_start(process: subprocess.Popen[bytes]) -> None:
+    assert wait_for(lambda: jobs.heartbeat_age_s() is not None, deadline_s=DEADLINE_S)
 
 
 # ── When no job beats; the cluster is a process that just lives ──

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from typing import Any
 import redis
 from django.conf import settings
 from django.core.management.base import BaseCommand
+from django.db import DatabaseError, connections
+from django.utils.module_loading import import_string
 
 from messaging import jobs
 from messaging.errors import MessagingError
@@ -29,12 +32,15 @@ SHORTEST_LIFE_S = 5.0  # one that fails at once is not started more often than t
 PATIENCE_S = 45.0  # a job bounds itself to 40 s and is safe to kill at any line
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+log = logging.getLogger(__name__)
+
 
 class Command(BaseCommand):
     help = "Run the scheduled jobs (django-q2) in a process group of its own; start it again when it dies or hangs."
 
     def handle(self, *args: Any, **options: Any) -> None:
         stopping = Stopping()
+        run_now()
         while not stopping:
             cluster = start_cluster()
             started_mono_s = time.monotonic()
@@ -43,6 +49,18 @@ class Command(BaseCommand):
             if not stopping:
                 self.stderr.write(f"{why}; starting it again.")
                 stopping.wait(started_mono_s + SHORTEST_LIFE_S - time.monotonic())
+
+
+def run_now() -> None:
+    """Run what is due each minute at once: the cluster's own scheduler first looks after half a minute."""
+    for name, schedule in jobs.SCHEDULES.items():
+        if schedule["minutes"] > 1:
+            continue
+        try:
+            import_string(schedule["func"])()
+        except (MessagingError, redis.RedisError, DatabaseError) as error:
+            log.warning("a job failed at the start", extra={"job": name, "reason": str(error)})
+    connections.close_all()
 
 
 class Stopping:
