@@ -46,6 +46,7 @@ class Wire:
         self.socket = socket
         self.frames: list[Frame] = []
         self.texts: list[str] = []
+        self.heard_s: list[float] = []  # when each of `frames` came
         self.closed: int | None = None
         self.seen = 0  # frames that `next` has passed
         self._news = asyncio.Condition()
@@ -77,6 +78,7 @@ class Wire:
                 async with self._news:
                     self.texts.append(text)
                     self.frames += frames_of(text)
+                    self.heard_s += [time.monotonic()] * (len(self.frames) - len(self.heard_s))
                     self._news.notify_all()
         except ConnectionClosed as end:
             async with self._news:
@@ -165,6 +167,7 @@ class Wire:
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
         self.socket.transport.abort()
+        await self.socket.wait_closed()
 
 
 @dataclasses.dataclass(slots=True)
@@ -254,8 +257,6 @@ class Client:
         await asyncio.gather(self._life, *self._tasks, return_exceptions=True)
         if self._ack_timer is not None:
             self._ack_timer.cancel()
-        if self._socket is not None:
-            self._socket.transport.abort()
 
     # The connection
 
@@ -299,10 +300,13 @@ class Client:
         except (OSError, InvalidHandshake, InvalidMessage, TimeoutError, EOFError):
             return 1006
         finally:
-            self._forget_connection()
+            await self._forget_connection()
 
-    def _forget_connection(self) -> None:
-        self._socket = None
+    async def _forget_connection(self) -> None:
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            socket.transport.abort()
+            await socket.wait_closed()
         self.welcomed = False
         for log in self.logs.values():
             log.asked = False

@@ -102,4 +102,4 @@ async def test_every_accepted_message_reaches_everybody_once_and_in_order(
         for room_id in rooms:
             mine = [int(m["body"]) for m in client.logs[room_id].held if m["id"] in client.accepted]
             assert mine == sorted(mine), f"seed {seed}"
-    assert sum(client.connections for client in clients) > CLIENTS + CUTS // 2
+    assert sum(client.connections for client in clients) >= 2 * CLIENTS  # the kill alone
