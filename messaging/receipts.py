@@ -29,7 +29,7 @@ class Receipts:
         self.store = store
         self.hub = hub
         self.policy = policy
-        self._told: dict[tuple[str, int], dict[int, Row]] = {}
+        self._told: dict[tuple[str, int], set[Row]] = {}
         self._fresh: dict[
             tuple[str, int], int
         ] = {}  # top when the sender connected: complete rows above it are news
@@ -80,27 +80,33 @@ class Receipts:
             self._due.update(dict.fromkeys((room_id, sender) for sender in senders))
 
     async def _tell_due(self) -> None:
-        due = list(self._due)[:ASKED_MOST]
-        asked = [(self.hub.rooms[room].key, user) for room, user in due if room in self.hub.rooms]
-        counted = await self.store.receipts(asked) if asked else []
-        for name in due:
-            self._due.pop(name, None)
-        for (key, user), (epoch, rows) in zip(asked, counted, strict=True):
-            self._tell(key.id, user, epoch, rows)
+        due = [name for name in self._due if name[0] in self.hub.rooms][:ASKED_MOST]
+        if not due:
+            self._due.clear()
+            return
+        for name in due:  # before the store is asked: what is accepted meanwhile is due again
+            del self._due[name]
+        try:
+            counted = await self.store.receipts([(self.hub.rooms[room].key, user) for room, user in due])
+        except Unavailable:
+            self._due.update(dict.fromkeys(due))
+            raise
+        for (room, user), (epoch, rows) in zip(due, counted, strict=True):
+            self._tell(room, user, epoch, rows)
 
     def _tell(self, room: str, user: int, epoch: str, rows: list[Row]) -> None:
         told = self._told.get((room, user))
-        old = self._fresh.get((room, user), 0) if told is None else 0
-        self._told[room, user] = {row[0]: row for row in rows}
-        incomplete = any(read < total for _, _, read, total in rows)
-        if incomplete:
+        self._told[room, user] = now = set(rows)
+        if any(read < total for _, _, read, total in reversed(rows)):  # the newest are the likeliest
             self._open[room].add(user)
         elif room in self._open:
             self._open[room].discard(user)
         # A connection that is new is told what is not yet complete, and from then on what changed.
-        changed = [
-            row for row in rows if (told or {}).get(row[0]) != row and (row[0] > old or row[2] < row[3])
-        ]
+        if told is None:
+            old = self._fresh.get((room, user), 0)
+            changed = [row for row in rows if row[0] > old or row[2] < row[3]]
+        else:
+            changed = sorted(now - told)
         if not changed:
             return
         frame = protocol.encode(protocol.Receipt(room=room, epoch=epoch, receipts=changed)).decode()

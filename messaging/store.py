@@ -305,7 +305,7 @@ class Store:
             if isinstance(answer, MessagingError):
                 raise answer
         return [
-            (_text(answer[0]), [tuple(answer[i : i + 4]) for i in range(1, len(answer), 4)])
+            (_text(answer[0]), list(zip(answer[1::4], answer[2::4], answer[3::4], answer[4::4], strict=True)))
             if answer
             else ("", [])
             for answer in answers
