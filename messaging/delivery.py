@@ -12,7 +12,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.db import Error as DatabaseError
@@ -70,7 +70,9 @@ class Delivery:
             connection.close(Close.VERSION)
             return
         try:
-            await self._greet(connection, frame)
+            # Who is let into a room meanwhile waits for the end of this, so that no room is begun twice.
+            async with connection.reading:
+                await self._greet(connection, frame)
         except (Unavailable, DatabaseError):
             connection.close(Close.TRY_LATER)
 
@@ -79,25 +81,33 @@ class Delivery:
         named = {since.room: since for since in frame.rooms}
         member_rooms = await directory.rooms_of(connection.user)
         feeds = await asyncio.gather(*(self.hub.add_feed(connection, room) for room in member_rooms))
-        asked = [(feed.room.key, *_held(named.get(feed.room.key.id))) for feed in feeds]
-        standings = await self.store.standings(connection.user, asked) if asked else []
+        standings = await self._stand(connection, feeds, named)
         now_ms = await self.store.now_ms()
-        for feed, standing in zip(feeds, standings, strict=True):
-            self._know(feed, standing)
-        await self.presence.enter(connection, self._presence_rooms(feeds))
-        connection.push_frame(self._welcome(connection, feeds, standings, now_ms))
+        await self.presence.enter(connection, self._presence_rooms(standings))
+        connection.push_frame(self._welcome(connection, standings, now_ms))
         connection.welcomed = True
         for room_id, since in named.items():
             if room_id not in connection.feeds:
                 connection.push_frame(_refused_read(room_id, None, since.since, why="not_member"))
-        wanted = [
-            (feed, standing, named.get(feed.room.key.id))
-            for feed, standing in zip(feeds, standings, strict=True)
-        ]
-        async with connection.reading:
-            for at in range(0, len(wanted), READS_MOST):
-                await self._resume_all(connection, wanted[at : at + READS_MOST])
+        wanted = [(feed, standing, named.get(feed.room.key.id)) for feed, standing in standings.items()]
+        for at in range(0, len(wanted), READS_MOST):
+            await self._resume_all(connection, wanted[at : at + READS_MOST])
         self.receipts.connected(connection)
+
+    async def _stand(
+        self, connection: Connection, feeds: Sequence[Feed], named: Mapping[str, protocol.Since]
+    ) -> dict[Feed, Standing]:
+        """Ask where a user stands in his rooms; take from the connection those that he has left meanwhile."""
+        asked = [(feed.room.key, *_held(named.get(feed.room.key.id))) for feed in feeds]
+        found = await self.store.standings(connection.user, asked) if asked else []
+        standings = {}
+        for feed, standing in zip(feeds, found, strict=True):
+            if standing is None:
+                self.hub.drop_feed(connection, feed.room.key.id)
+                continue
+            self._know(feed, standing)
+            standings[feed] = standing
+        return standings
 
     def _know(self, feed: Feed, standing: Standing) -> None:
         room = self.hub.rooms[feed.room.key.id]
@@ -106,11 +116,11 @@ class Delivery:
         room.rev = max(room.rev, standing.rev)
         feed.epoch = standing.epoch
 
-    def _presence_rooms(self, feeds: Sequence[Feed]) -> set[str]:
+    def _presence_rooms(self, feeds: Iterable[Feed]) -> set[str]:
         return {feed.room.key.id for feed in feeds if self.hub.rooms[feed.room.key.id].people}
 
     def _welcome(
-        self, connection: Connection, feeds: Sequence[Feed], standings: Sequence[Standing], now_ms: int
+        self, connection: Connection, standings: Mapping[Feed, Standing], now_ms: int
     ) -> protocol.Welcome:
         policy = self.policy
         return protocol.Welcome(
@@ -129,7 +139,7 @@ class Delivery:
             ),
             rooms=[
                 protocol.RoomFields(**self.room_fields(feed.room, standing))
-                for feed, standing in zip(feeds, standings, strict=True)
+                for feed, standing in standings.items()
             ],
         )
 
@@ -177,9 +187,17 @@ class Delivery:
     async def admit(self, connection: Connection, room: MemberRoom) -> None:
         """Give an open connection a room it is now a member of: its `room` frame, then its `resumed`."""
         async with connection.reading:
-            feed = await self.hub.add_feed(connection, room)
-            [standing] = await self.store.standings(connection.user, [(room.key, "", 0)])
-            self._know(feed, standing)
+            if room.key.id in connection.feeds or connection not in self.hub.connections:
+                return
+            try:
+                feed = await self.hub.add_feed(connection, room)
+                standings = await self._stand(connection, [feed], {})
+            except Unavailable:
+                self.hub.drop_feed(connection, room.key.id)  # begun again at the next check
+                raise
+            standing = standings.get(feed)
+            if standing is None:
+                return
             await self.presence.enter(connection, self._presence_rooms([feed]))
             connection.push_frame(protocol.Room(**self.room_fields(room, standing)))  # type: ignore[arg-type]
             await self._resume_all(connection, [(feed, standing, None)])
@@ -191,6 +209,8 @@ class Delivery:
             return
         feed.room = room
         [standing] = await self.store.standings(connection.user, [(room.key, "", 0)])
+        if standing is None:
+            return
         connection.push_frame(protocol.Room(**self.room_fields(room, standing)))  # type: ignore[arg-type]
 
     def expel(self, connection: Connection, room_id: str) -> None:
@@ -343,6 +363,9 @@ class Delivery:
     ) -> None:
         """Push the `resumed` that answers a read, then let the room's messages follow."""
         room_id = feed.room.key.id
+        if connection.feeds.get(room_id) is not feed:  # removed while the store was read
+            connection.push_frame(_refused_read(room_id, None, since, why="not_member"))
+            return
         if isinstance(slice_, OtherEpoch):
             feed.state = State.BEHIND
             room = self.hub.rooms[room_id]

@@ -68,7 +68,8 @@ class Hub:
         self.on_pushed: Callable[[Connection, Feed], None] = lambda connection, feed: None
         self.on_members: Callable[[str], None] = lambda room: None
         self.on_presence: Callable[[str], None] = lambda news: None
-        self._subscription = Subscription(self._on_message, self.check_positions)
+        self.on_restored: Callable[[], None] = lambda: None
+        self._subscription = Subscription(self._on_message, self._restored)
 
     async def run(self) -> None:
         """Listen and check positions until cancelled."""
@@ -250,6 +251,10 @@ class Hub:
             self._forget_empty_rooms()
             if self.policy.nets:
                 await self.check_positions()
+
+    async def _restored(self) -> None:
+        self.on_restored()
+        await self.check_positions()
 
     async def check_positions(self) -> None:
         """Compare every room here with the store; tell whoever is behind."""

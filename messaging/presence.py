@@ -44,19 +44,20 @@ class Presence:
         return any(user in users for users in self._elsewhere.values())
 
     async def enter(self, connection: Connection, rooms: set[str]) -> None:
-        """Note a user's connection; the first one is told to the rooms."""
+        """Note a user's connection; the first one is told to the rooms, and later to each room that is new."""
         user = connection.user
         leaving = self._leaving.pop(user, None)
         if leaving is not None:
             leaving.cancel()
         known = self._here.get(user)
+        new = rooms - (known or set())
         self._here[user] = (known or set()) | rooms
-        if known is not None:
+        if known is not None and not new:
             return
-        if not self.connections_elsewhere(user):
-            self._tell(user, True, rooms)
+        if known is not None or not self.connections_elsewhere(user):
+            self._tell(user, True, new)
         with contextlib.suppress(Unavailable):
-            await self.store.change_presence(self.process, user, True, rooms)
+            await self.store.change_presence(self.process, user, True, new)
 
     def leave(self, user: int) -> None:
         """Note that a connection went; the last one is told after a moment, unless another comes."""
@@ -83,8 +84,9 @@ class Presence:
         user, rooms = int(user_text), set(rooms_text.split(",")) - {""}
         was = self.online(user)
         users = self._elsewhere.setdefault(process, set())
+        joined = sign == "+" and user in users  # said again by the same process: of rooms that are new to him
         users.add(user) if sign == "+" else users.discard(user)
-        if was != self.online(user):
+        if joined or was != self.online(user):
             self._tell(user, sign == "+", rooms)
 
     async def run(self) -> None:

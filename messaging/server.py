@@ -11,6 +11,7 @@ import gc
 import logging
 import random
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from channels.layers import get_channel_layer
@@ -19,7 +20,7 @@ from redis.exceptions import RedisError
 
 from . import control, directory, pools, protocol
 from . import policy as policies
-from .connection import Connection
+from .connection import Connection, MemberRoom
 from .delivery import Delivery
 from .errors import MessagingError, Unavailable
 from .hub import Hub
@@ -30,6 +31,7 @@ from .retry import Retry
 from .store import Store, open_store
 
 LOOK_AT_SOCKETS_EVERY_S = 1.0
+PART_AGAIN_AFTER_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +49,21 @@ class Server:
         self.delivery = Delivery(store, self.hub, self.presence, self.receipts, policy)
         self.hub.on_members = lambda room: self._spawn(self._read_members_again(room))
         self.hub.on_presence = self.presence.on_change
+        # The channel layer does not say that it was away; the store is its neighbour, as a rule the same server.
+        self.hub.on_restored = lambda: self._spawn(self.recheck())
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin what runs for the life of the process."""
-        for work in (
-            self.hub.run(),
-            self.presence.run(),
-            self.receipts.run(),
-            self._hear_control_events(),
-            self._recheck_for_ever(),
-            self._end_stuck_for_ever(),
+        for part in (
+            self.hub.run,
+            self.presence.run,
+            self.receipts.run,
+            self._hear_control_events,
+            self._recheck_for_ever,
+            self._end_stuck_for_ever,
         ):
-            self._spawn(work)
+            self._spawn(self._keep_running(part))
 
     async def stop(self) -> None:
         """End it."""
@@ -86,6 +90,17 @@ class Server:
             connection.push(frame)
         await asyncio.gather(*(connection.written() for connection in connections))
 
+    async def _keep_running(self, part: Callable[[], Awaitable[None]]) -> None:
+        """Begin a part again when it fails: a process without it would look well and be deaf."""
+        while True:
+            try:
+                await part()
+            except Exception:
+                log.exception(
+                    "a part of the server failed and begins again", extra={"part": part.__qualname__}
+                )
+            await asyncio.sleep(PART_AGAIN_AFTER_S)
+
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
@@ -94,7 +109,7 @@ class Server:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("a part of the server stopped", exc_info=task.exception())
+            log.error("news could not be taken; the next check brings it", exc_info=task.exception())
 
     # Control events
 
@@ -160,8 +175,14 @@ class Server:
                 self.delivery.expel(connection, room)
             elif room in connection.feeds:
                 await self.delivery.update(connection, found[0])
-            else:
-                await self.delivery.admit(connection, found[0])
+            else:  # beside the rest: it waits for the connection's reads, and a slow reader's take their time
+                connection.spawn(self._admit(connection, found[0]))
+
+    async def _admit(self, connection: Connection, room: MemberRoom) -> None:
+        try:
+            await self.delivery.admit(connection, room)
+        except (MessagingError, DatabaseError) as fault:
+            log.warning("a room waits for the next check: %s", fault, extra={"room": room.key.id})
 
     async def _read_members_again(self, room_id: str) -> None:
         """The store's count of joins and leaves moved without an event that this process heard."""
@@ -176,7 +197,8 @@ class Server:
             return
         with contextlib.suppress(MessagingError):
             [standing] = await self.store.standings(connection.user, [(room.key, "", 0)])
-            room.members, room.people = standing.members, standing.people
+            if standing is not None:
+                room.members, room.people = standing.members, standing.people
 
     async def _recheck_for_ever(self) -> None:
         while True:

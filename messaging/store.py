@@ -115,14 +115,23 @@ class Store:
 
     async def init(self, room: RoomKey) -> str:
         """Make the room's log with the database's members when it has none; return its epoch. Idempotent."""
-        try:
-            members = await self._members_of(room.id)
-        except DatabaseError as fault:
-            raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from fault
+        members = await self._members(room)
         epoch = await self._run("init", room, secrets.token_hex(4), *members[:INIT_MOST])
         for at in range(INIT_MOST, len(members), INIT_MOST):
             await self._run("join", room, *members[at : at + INIT_MOST])
+        await self._leave_again(room, members)
         return _text(epoch)
+
+    async def _members(self, room: RoomKey) -> list[int]:
+        try:
+            return await self._members_of(room.id)
+        except DatabaseError as fault:
+            raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from fault
+
+    async def _leave_again(self, room: RoomKey, joined: Iterable[int]) -> None:
+        """End the memberships of those who left the database while they were joined from it: their own leave came too soon."""
+        for user in set(joined) - set(await self._members(room)):
+            await self.leave(room, user)
 
     async def join(self, room: RoomKey, users: Iterable[int]) -> None:
         """Make `users` members; the room's log is made when it is missing. Idempotent."""
@@ -134,8 +143,8 @@ class Store:
         """End a membership and keep what the leaver owed for the report. Idempotent."""
         await self._run("leave", room, user)
 
-    async def standings(self, user: int, rooms: Sequence[tuple[RoomKey, str, int]]) -> list[Standing]:
-        """Say where a user stands in rooms, each (room, epoch, since), in one round trip.
+    async def standings(self, user: int, rooms: Sequence[tuple[RoomKey, str, int]]) -> list[Standing | None]:
+        """Say where a user stands in rooms, each (room, epoch, since), in one round trip; None where he is no member any more.
 
         A `since` of the room's epoch above the cursor counts as an ack. A room that has no log gets one; a member that the
         log does not know joins it: that is where a crash between database and store is repaired.
@@ -148,11 +157,9 @@ class Store:
         for at, answer in enumerate(answers):
             if answer in (_NO_LOG, _NOT_MEMBER):
                 await self.join(rooms[at][0], [user])
+                await self._leave_again(rooms[at][0], [user])
                 [answers[at]] = await self.scripts.run([calls[at]])
-        for answer in answers:
-            if isinstance(answer, MessagingError):
-                raise answer
-        return [_standing(answer) for answer in answers]
+        return [None if answer == _NOT_MEMBER else _standing(answer) for answer in _all(answers)]
 
     # Accepting
 
