@@ -121,6 +121,8 @@ class Instance:
     def _stop(self) -> None:
         if self._serve is None:
             return
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not break the cleaning up off
         left = _descendants(self._serve.pid)
         self._serve.terminate()
         try:

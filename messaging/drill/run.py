@@ -124,7 +124,7 @@ class Drill:
     async def _until_greeted(self) -> None:
         try:
             async with asyncio.timeout(GREETED_WITHIN_S):
-                while not all(client.welcomed for client in self._clients):
+                while not all(client.welcomed for client in self._clients):  # noqa: ASYNC110
                     await asyncio.sleep(LOOK_EVERY_S)
         except TimeoutError:
             raise DrillError("The drill's people were not let in within a minute.") from None
@@ -145,7 +145,7 @@ class Drill:
         due = sorted((dice.uniform(0.1, 0.9) * self._plan.seconds, kind) for kind in self._plan.kill)
         for at_s, kind in due:
             await self._wait_until(at_s)
-            while not self._instance.kill(kind, dice):
+            while not self._instance.kill(kind, dice):  # noqa: ASYNC110  (it is being started again)
                 await asyncio.sleep(KILL_AGAIN_AFTER_S)
             self._killed += 1
 

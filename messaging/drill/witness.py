@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
@@ -52,14 +53,7 @@ async def room_log(instance: Instance, person: Person, room: str, epoch: str) ->
     async with _greeted(instance, person) as (answers, _):
         while more:
             await answers.say({"type": "sync", "room": room, "epoch": epoch, "since": since})
-            answer = await answers.next(
-                lambda frame, since=since: (
-                    frame["type"] == "resumed"
-                    and frame["room"] == room
-                    and frame["from"] == since
-                    and "changed" in frame
-                )
-            )
+            answer = await answers.next(type="resumed", room=room, from_=since)
             entries += [Entry(one["seq"], one["id"], digest(one["body"])) for one in answer["messages"]]
             since, more = answer["upto"], answer["more"]
     return entries
@@ -75,12 +69,14 @@ class _Answers:
     async def say(self, frame: Frame) -> None:
         await self._socket.send(text_of([frame]))
 
-    async def next(self, wanted: Callable[[Frame], bool]) -> Frame:
+    async def next(self, **fields: Any) -> Frame:
+        """Return the next frame with these fields; `from_` for `from`."""
+        wanted = {name.rstrip("_"): value for name, value in fields.items()}
         async with asyncio.timeout(ANSWER_WITHIN_S):
             while True:
                 while self._waiting:
                     frame = self._waiting.pop(0)
-                    if wanted(frame):
+                    if wanted.items() <= frame.items():
                         return frame
                 self._waiting += frames_of(await self._socket.recv())
 
@@ -100,6 +96,6 @@ async def _greeted(instance: Instance, person: Person) -> AsyncIterator[tuple[_A
         ) as socket:
             answers = _Answers(socket)
             await answers.say({"type": "hello", "v": 1, "rooms": []})
-            yield answers, await answers.next(lambda frame: frame["type"] == "welcome")
+            yield answers, await answers.next(type="welcome")
     except (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, TimeoutError) as fault:
         raise DrillError(f"The site does not answer in the end: {type(fault).__name__}.") from fault

@@ -100,7 +100,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
         except KeyboardInterrupt:
             self.stderr.write(f"Broken off; nothing is left behind. Seed {plan.seed}.")
-            sys.exit(130)
+            sys.exit(1)
         if options["json"]:
             self.stdout.write(json.dumps(report.as_data(found), ensure_ascii=False, indent=2))
         else:
