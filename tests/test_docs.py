@@ -119,6 +119,7 @@ def documented(heading: str) -> dict[str, dict[str, bool]]:
         ("## Client to server", "Not served yet, from a client: ", SERVED),
         ("## Server to client", "Not sent yet, by the server: ", SENT),
     ],
+    ids=["from a client", "from the server"],
 )
 def test_every_frame_is_in_the_contract_and_each_one_there_is_served_or_said_not_to_be(
     heading: str, opening: str, code: dict[str, type[msgspec.Struct]]
@@ -128,7 +129,9 @@ def test_every_frame_is_in_the_contract_and_each_one_there_is_served_or_said_not
 
 
 @pytest.mark.parametrize(
-    ("heading", "code"), [("## Client to server", SERVED), ("## Server to client", SENT)]
+    ("heading", "code"),
+    [("## Client to server", SERVED), ("## Server to client", SENT)],
+    ids=["from a client", "from the server"],
 )
 def test_every_frame_has_the_fields_of_the_contract(
     heading: str, code: dict[str, type[msgspec.Struct]]
