@@ -21,16 +21,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench import limits
+from bench.generator import generate
 from bench.systems import (
-    GENERATOR_CORE,
     ROOT,
     SERVER_CORE,
     SYSTEMS,
     CannotMeasure,
     Running,
-    on_core,
     plain_env,
-    prefer,
     running,
     store_on,
 )
@@ -51,6 +50,8 @@ class Scenario:
     senders: int
     window: int = 0
     rate: float = 0
+    stalled: int = 0  # members of each room that stop reading
+    systems: tuple[str, ...] = ()  # only these; none named: all
 
 
 SCENARIOS = {
@@ -88,6 +89,28 @@ SCENARIOS = {
             senders=2,
             window=4,
         ),
+        *(
+            Scenario(
+                name=f"rate-{rate}",
+                title=f"latency: fan-out 1x200, {rate} messages a second",
+                crowd="1x200",
+                figure="deliveries_s",
+                senders=1,
+                rate=rate,
+                systems=("chat", "tutorial") if rate < 100 else ("chat",),
+            )
+            for rate in (5, 25, 250)
+        ),
+        Scenario(
+            name="stalled",
+            title="10 of 200 stop reading, 250 messages a second",
+            crowd="1x200",
+            figure="deliveries_s",
+            senders=1,
+            rate=250,
+            stalled=10,
+            systems=("chat",),
+        ),
         Scenario(
             name="check-fan",
             title="check: fan-out 1x8",
@@ -117,8 +140,16 @@ def main(arguments: list[str]) -> int:
         return 1
     RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-site-") as folder:
-        site, crowds = _seed(Path(folder), {SCENARIOS[name].crowd for name in options.scenarios})
+        wanted = [limit for limit in limits.LIMITS if limit.name in options.limits]
+        shapes = {SCENARIOS[name].crowd for name in options.scenarios} | {limit.crowd for limit in wanted}
+        site, crowds = _seed(Path(folder), shapes)
         results = _measure_all(options, site, crowds)
+        found = {}
+        for limit in wanted:
+            found[limit.name] = limits.measure(
+                limit, fsync=options.fsync, site=site, rooms=crowds[limit.crowd]
+            )
+            print(limits.say(limit.name, found[limit.name]), flush=True)
     summary = summarise(results, options.systems, options.scenarios)
     written = {
         "at": _now(),
@@ -126,6 +157,7 @@ def main(arguments: list[str]) -> int:
         "seconds": options.seconds,
         "results": results,
         "summary": summary,
+        "limits": found,
     }
     options.out.write_text(json.dumps(written, indent=1) + "\n")
     print(table(summary))
@@ -140,6 +172,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1 if quick else 3)
     parser.add_argument("--seconds", type=float, default=2.0 if quick else 5.0)
     parser.add_argument("--fsync", choices=("always", "everysec"), default="always")
+    known_limits = {limit.name: limit for limit in limits.LIMITS}
+    parser.add_argument("--limits", type=_names(known_limits), default=[] if quick else list(known_limits))
     parser.add_argument("--out", type=Path, default=RESULTS / "latest.json")
     parser.add_argument(
         "--check", action="store_true", help="small and short: does every message arrive once and in order?"
@@ -147,12 +181,13 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.check:
         options.systems, options.scenarios, options.repeats, options.seconds = ["chat"], CHECKS, 1, 1.0
+        options.limits = []
     return options
 
 
 def _names(known: dict[str, Any]) -> Any:
     def parse(given: str) -> list[str]:
-        names = given.split(",")
+        names = given.split(",") if given else []
         unknown = set(names) - set(known)
         if unknown:
             raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
@@ -207,6 +242,8 @@ def _measure(
         with running(SYSTEMS[name], fsync=options.fsync, site=site) as system:
             for scenario_name in options.scenarios:
                 scenario = SCENARIOS[scenario_name]
+                if scenario.systems and name not in scenario.systems:
+                    continue
                 report = load(system, scenario, crowds[scenario.crowd], seconds=options.seconds)
                 yield {"system": name, "scenario": scenario_name, **report}
     except CannotMeasure as fault:
@@ -222,24 +259,13 @@ def load(system: Running, scenario: Scenario, rooms: Any, *, seconds: float) -> 
         "senders": scenario.senders,
         "window": scenario.window,
         "rate": scenario.rate,
+        "stalled": scenario.stalled,
         "warm_s": WARM_S,
         "seconds": seconds,
         "pids": system.pids(),
         "core": SERVER_CORE,
     }
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(plan, file)
-        file.flush()
-        command = on_core(GENERATOR_CORE, ["node", str(ROOT / "bench" / "load" / "main.mjs"), file.name])
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, start_new_session=True
-        ) as generator:
-            prefer(generator)
-            printed, _ = generator.communicate(timeout=GENERATOR_PATIENCE_S + seconds)
-    if generator.returncode:
-        raise CannotMeasure(f"the load generator failed with {generator.returncode}")
-    report: dict[str, Any] = json.loads(printed)
-    return report
+    return generate("main.mjs", plan, patience_s=GENERATOR_PATIENCE_S + seconds)
 
 
 def sound(result: dict[str, Any]) -> bool:

@@ -42,7 +42,7 @@ UVICORN = [
 ]
 
 
-class CannotMeasure(Exception):  # noqa: N818  (said as it is)
+class CannotMeasure(Exception):
     """A system did not start; the text says why."""
 
 

@@ -37,7 +37,9 @@ async function settled(condition, withinMs) {
 }
 
 function member(room, accounts, index, cookie) {
-  const account = ledger.open({ room: room.id, sender: index, probe: index % PROBE_EVERY === PROBE_EVERY - 1 || room.members.length < PROBE_EVERY });
+  const reads = index < room.members.length - (plan.stalled ?? 0);
+  const probe = reads && (index % PROBE_EVERY === PROBE_EVERY - 1 || room.members.length < PROBE_EVERY);
+  const account = ledger.open({ room: room.id, sender: index, probe });
   accounts.push(account);
   account.waiting = new Map(); // number -> what it still waits for: the answer, its own delivery
   const client = new CLIENTS[plan.system]({
@@ -155,7 +157,7 @@ const share = (before, after, elapsedS) =>
   Object.fromEntries(Object.keys(after).map((name) => [name, +((after[name] - before[name]) / elapsedS).toFixed(2)]));
 
 await connectAll();
-const stalled = rooms.flatMap((accounts) => accounts.slice(accounts.length - (plan.stalled ?? 0), plan.stalled ? undefined : 0));
+const stalled = plan.stalled ? rooms.flatMap((accounts) => accounts.slice(-plan.stalled)) : [];
 for (const account of stalled) account.client.pause();
 const timer = begin();
 const watch = setInterval(replaceUnanswered, 500);
