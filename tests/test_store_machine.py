@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -305,6 +305,7 @@ def test_the_store_and_the_model_agree_in_every_interleaving(redis_url: str) -> 
                     max_examples=80,
                     stateful_step_count=30,
                     deadline=None,
+                    phases=[Phase.generate, Phase.shrink],
                     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
                 ),
             )
