@@ -11,10 +11,13 @@ import dataclasses
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -230,6 +233,47 @@ class Site:
     def bring_database_back(self) -> None:
         self._database.rmdir()
         (self.folder / "away").rename(self._database)
+
+
+class Browser:
+    """The pages of somebody who is logged in. Synchronous."""
+
+    def __init__(self, site: Site, who: Person) -> None:
+        self.site = site
+        self.cookie = who.cookie
+
+    def post(self, path: str, **fields: str) -> int:
+        """Fill in the form of a page and send it; return the status."""
+        page = self._open(path)
+        token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.read().decode())
+        assert token is not None
+        data = urllib.parse.urlencode({"csrfmiddlewaretoken": token.group(1), **fields}).encode()
+        return int(self._open(path, data=data, Cookie=self._with_csrf(page)).status)
+
+    def call(self, method: str, path: str, **fields: Any) -> int:
+        """Use the JSON side as the chat's page does; return the status."""
+        page = self._open("/")
+        cookie = self._with_csrf(page)
+        token = cookie.partition("csrftoken=")[2]
+        headers = {"Cookie": cookie, "X-CSRFToken": token, "Content-Type": "application/json"}
+        return int(self._open(path, method=method, data=json.dumps(fields).encode(), **headers).status)
+
+    def get(self, path: str) -> Any:
+        """Return what the JSON side says."""
+        return json.loads(self._open(path).read())
+
+    def _with_csrf(self, page: Any) -> str:
+        given = [value.split(";")[0] for value in page.headers.get_all("Set-Cookie") or []]
+        return "; ".join([self.cookie, *(pair for pair in given if pair.startswith("csrftoken="))])
+
+    def _open(
+        self, path: str, *, method: str | None = None, data: bytes | None = None, **headers: str
+    ) -> Any:
+        headers = {"Cookie": self.cookie, "Origin": self.site.origin, **headers}
+        address = self.site.origin + path
+        return urllib.request.urlopen(
+            urllib.request.Request(address, data, headers, method=method), timeout=10
+        )
 
 
 # Rows

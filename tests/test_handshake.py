@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +11,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.sessions.models import Session
 
 from tests.clients import Wire
-from tests.servers import Person, Site, later, people, person, room, shake_hands, until
+from tests.servers import Browser, Person, Site, later, people, person, room, shake_hands
 
 Open = Callable[..., Any]
 
@@ -196,28 +193,6 @@ async def test_a_hello_that_meets_an_absent_database_is_closed_with_1013(
 
 
 # A session that ends while it is connected
-
-
-class Browser:
-    """The pages of somebody who is logged in."""
-
-    def __init__(self, site: Site, who: Person) -> None:
-        self.site = site
-        self.cookie = who.cookie
-
-    def post(self, path: str, **fields: str) -> int:
-        page = self._open(urllib.request.Request(self.site.origin + path))
-        token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.read().decode())
-        assert token is not None
-        csrf = "; ".join(value.split(";")[0] for value in page.headers.get_all("Set-Cookie") or [])
-        data = urllib.parse.urlencode({"csrfmiddlewaretoken": token.group(1), **fields}).encode()
-        headers = {"Cookie": f"{self.cookie}; {csrf}", "Origin": self.site.origin}
-        return self._open(urllib.request.Request(self.site.origin + path, data, headers)).status
-
-    def _open(self, request: urllib.request.Request) -> Any:
-        if not request.has_header("Cookie"):
-            request.add_header("Cookie", self.cookie)
-        return urllib.request.urlopen(request, timeout=10)
 
 
 async def connected(site: Site, open_wire: Open, *names: str) -> list[tuple[Person, Wire]]:
