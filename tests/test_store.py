@@ -47,6 +47,7 @@ async def heard(pubsub: PubSub) -> str:
 
 async def standing(store: Store, user: int, *, epoch: str = "", since: int = 0) -> Standing:
     [found] = await store.standings(user, [(ROOM, epoch, since)])
+    assert found is not None
     return found
 
 
@@ -570,9 +571,19 @@ class TestStandings:
         assert (await standing(store, GRACE, epoch=epoch or accepted.epoch, since=since)).delivered == 0
 
     async def test_a_member_whom_the_log_does_not_know_joins_it(self, store: Store) -> None:
+        async def with_a_newcomer(room: str) -> list[int]:
+            return [*await members_of(room), STRANGER]
+
         await accept(store)
+        store._members_of = with_a_newcomer
         found = await standing(store, STRANGER)
         assert (found.delivered, found.joined, found.unread) == (1, 1, 0)
+
+    async def test_one_who_is_no_member_in_the_database_either_stays_out(self, store: Store) -> None:
+        await accept(store)
+        for _ in range(2):
+            assert await store.standings(STRANGER, [(ROOM, "", 0)]) == [None]
+            assert await cursors(store, STRANGER) == (None, None)
 
     async def test_a_room_without_a_log_gets_one(self, store: Store) -> None:
         assert (await standing(store, GRACE)).top == 0
