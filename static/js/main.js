@@ -251,8 +251,9 @@ chat.on("welcome", () => {
   for (const its of chat.rooms.values()) its.muted = keep.get(`muted.${its.id}`) === "yes";
   rooms.render();
   show();
+  learnPartners();
   clearTimeout(learning_direct);
-  learning_direct = setTimeout(learnDirect, RECEIPTS_COME_MS);
+  learning_direct = setTimeout(learnLastWords, RECEIPTS_COME_MS);
 });
 chat.on("rooms", () => {
   rooms.draw();
@@ -333,10 +334,16 @@ function learnReceipts(its) {
   }, RECEIPTS_COME_MS);
 }
 
-/** A direct room says its partner's name; who that is, and whether the last word was read, is asked once. */
-async function learnDirect() {
-  for (const its of [...chat.rooms.values()].filter((one) => one.kind === "direct").slice(0, DIRECT_ASKED_MOST)) {
-    if (!its.members) await loadMembers(its).catch(() => {});
+const directRooms = () => [...chat.rooms.values()].filter((one) => one.kind === "direct").slice(0, DIRECT_ASKED_MOST);
+
+/** A direct room says its partner's name; who that is, for face and presence, is asked once. */
+async function learnPartners() {
+  for (const its of directRooms()) if (!its.members) await loadMembers(its).catch(() => {});
+}
+
+/** Whether the last word was read stands in the list. */
+async function learnLastWords() {
+  for (const its of directRooms()) {
     const last = its.log.list.at(-1);
     if (!last || !its.isOwn(last) || its.receipts.has(last.seq)) continue;
     const known = await api.recipients(its.id, last.seq).catch(() => null);

@@ -32,8 +32,8 @@ for id_, name in names.items():
 for id_, name in {rooms!r}.items():
     Room.objects.filter(pk=id_).update(name=name)
 """
-ROOMS = ("Atlas launch", "Field notes", "周末徒步与野外急救训练小组")
-TALK = [
+ROOMS = ("Atlas launch", "Field notes", "周末徒步与野外急救训练小组", "发布筹备")
+ENGLISH = [
     (
         1,
         "Build 412 is green on all four machines. The drill killed the server eleven times and nothing was lost, so I would freeze here.",
@@ -45,6 +45,19 @@ TALK = [
     (2, "@ada the release notes still say “at most once”. See https://example.org/notes"),
     (2, "I can change it."),
     (0, "Please do, thank you."),
+]
+CHINESE = [
+    (
+        1,
+        "412 号构建在四台机器上全部通过。演练里服务器被强行终止了十一次，一条消息都没丢，我建议就此冻结代码。",
+    ),
+    (2, "我这边也没有问题，离线两小时后重新上线，消息一条不少。"),
+    (0, "投票之前预发布环境冻结，请先不要合并。"),
+    (3, "好的，先不合并。手机键盘那处修复还在我的分支里。"),
+    (0, "好，四点投票，通过就发布。"),
+    (2, "@ada 发布说明里还写着“最多一次”，见 https://example.org/notes"),
+    (2, "我来改。"),
+    (0, "麻烦你了，谢谢。"),
 ]
 
 
@@ -75,40 +88,58 @@ def named(site: Site) -> Demo:
 
 def stage(browser: Browser, site: Site, demo: Demo, folder: Path) -> None:
     """Let them talk: bob and carol never come, so ada sees whom it has not reached."""
-    here = [Screen(browser, site, person, f"/r/{demo.room}/") for person in demo.people[:4]]
+    others(browser, site, demo)
+    for words, room, looks in (
+        (CHINESE, str(demo.rooms[3]["id"]), [look for look in LOOKS if look[0].endswith("zh")]),
+        (ENGLISH, demo.room, [look for look in LOOKS if look[0].endswith("en")]),
+    ):
+        here = [Screen(browser, site, person, f"/r/{room}/") for person in demo.people[:4]]
+        talk(here, words)
+        for name, options in looks:
+            state = here[0].context.storage_state()
+            shoot(browser, site, here, f"/r/{room}/", folder / f"{name}.png", storage_state=state, **options)
+        if words is ENGLISH:
+            panels(here[0], folder)
+        for screen in here:
+            screen.context.close()
+
+
+def others(browser: Browser, site: Site, demo: Demo) -> None:
+    """What stands in ada's list beside the room: two rooms with something new, two people alone."""
+    for person, room, text in (
+        (demo.people[1], demo.rooms[1], "@ada which of the two drafts goes out?"),
+        (demo.people[2], demo.rooms[2], "集合地点改到北门，请大家早点到"),
+    ):
+        one = Screen(browser, site, person, f"/r/{room['id']}/")
+        one.wait_ready()
+        one.say(text)
+        one.waits_for_state(text, "sent", "delivering")
+        one.context.close()
+    ada = Screen(browser, site, demo.people[0], f"/r/{demo.room}/")
+    ada.wait_ready()
+    alone(ada, "bob", "The gate code is on your desk")
+    alone(ada, "grace", "Then let us do it at four")
+    grace = Screen(browser, site, demo.people[1], "/")
+    grace.page.locator('[data-list="direct"] .room-link', has_text="ada").click()
+    grace.sees("Then let us do it at four")
+    ada.waits_for_state("Then let us do it at four", "read")
+    grace.context.close()
+    ada.context.close()
+
+
+def talk(here: list[Screen], words: list[tuple[int, str]]) -> None:
+    ada = here[0]
     for screen in here:
         screen.wait_ready()
-    for who, text in TALK:
+    for number, (who, text) in enumerate(words):
         here[who].say(text)
         for screen in here:
             screen.sees(text)
-        if text.startswith("Held."):
-            live_for(here[0], 12)
-            here[0].say("The old door code is 1174")
-            here[0].waits_for_state("The old door code", "delivering", "delivered", "read")
-    for number, room in enumerate(demo.rooms[1:], start=1):
-        other = Screen(browser, site, demo.people[number], f"/r/{room['id']}/")
-        other.wait_ready()
-        other.say(["@ada which of the two drafts goes out?", "集合地点改到北门，请大家早点到"][number - 1])
-        other.waits_for_state("", "sent", "delivering")
-    ada = here[0]
+        if number == 3:
+            live_for(ada, 12)
+            ada.say("1174 4711")
+            ada.waits_for_state("1174 4711", "delivering")
     expect(ada.log.locator('[data-state="expired"]')).to_contain_text("reached 3 of 5", timeout=20_000)
-    alone(ada, "grace", "Then let us do it at four")
-    alone(ada, "bob", "The gate code is on your desk")
-    grace = Screen(browser, site, demo.people[1], "/")
-    grace.page.locator(".room-link", has_text="ada").click()
-    grace.sees("Then let us do it at four")
-    grace.context.close()
-    ada.page.locator(".room-link", has_text="Field notes").click()
-    ada.box.fill("I think we should rotate the keys")
-    ada.page.goto(f"{site.url}/r/{demo.room}/")
-    ada.wait_ready()
-    state = ada.context.storage_state()
-    for name, options in LOOKS:
-        shoot(browser, site, demo, here[1:3], folder / f"{name}.png", storage_state=state, **options)
-    panels(ada, folder)
-    for screen in here:
-        screen.context.close()
 
 
 def live_for(screen: Screen, seconds: int) -> None:
@@ -129,13 +160,16 @@ def alone(ada: Screen, whom: str, text: str) -> None:
 
 
 def shoot(
-    browser: Browser, site: Site, demo: Demo, typists: list[Screen], picture: Path, **options: object
+    browser: Browser, site: Site, here: list[Screen], path: str, picture: Path, **options: object
 ) -> None:
-    screen = Screen(browser, site, demo.people[0], f"/r/{demo.room}/", **options)  # type: ignore[arg-type]
+    """Take ada's screen with the others typing; the tombstone comes with the state of her own device."""
+    screen = Screen(browser, site, here[0].person, path, **options)  # type: ignore[arg-type]
     screen.wait_ready()
-    screen.waits_for_state("Staging is frozen", "delivering", timeout_s=20)
-    wait_for("every receipt", lambda: screen.page.locator('[data-own][data-state="sent"]').count() == 0)
-    wait_for("both typing", lambda: type_and_look(typists, screen))
+    wait_for("every receipt", lambda: screen.log.locator('[data-own][data-state="sent"]').count() == 0)
+    expect(
+        screen.page.locator('[data-list="direct"] li', has_text="grace").locator('use[href$="#read"]')
+    ).to_have_count(1)
+    wait_for("both typing", lambda: type_and_look(here[1:3], screen))
     settle(screen)
     screen.page.screenshot(path=picture)
     screen.context.close()
