@@ -17,12 +17,14 @@ from django.core.cache import caches
 from django_redis import pool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 MESSAGES = "messages"  # the CACHES alias of the message store; never cache.clear() it: that is FLUSHDB
 
 TIMEOUT_S = 1.8  # two tries stay within the 4 s after which a client hears `unavailable`
 MOST_CONNECTIONS = 32
+MOST_PIPELINES = 16  # under way at once; what is left of the pool is for everything else
 
 _Loop = asyncio.AbstractEventLoop
 _Pools = dict[tuple[str, float | None], redis.asyncio.ConnectionPool]
@@ -73,27 +75,35 @@ class Pipelines:
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._pool = client.connection_pool
         self._idle: list[redis.asyncio.connection.AbstractConnection] = []
+        self._turns = asyncio.Semaphore(MOST_PIPELINES)
 
     async def call(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send commands at once; an error that the store answers stands in its place. Raises what a lost connection raises."""
-        connection = self._idle.pop() if self._idle else await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        connection.socket_timeout = (
-            None  # one deadline for all of it instead of one for each write and answer
-        )
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                packed = b"".join(map(hiredis.pack_command, commands))
-                await connection.send_packed_command(packed, check_health=False)
-                answers = [await _answer(connection) for _ in commands]
-        except BaseException:
-            await self._drop(connection)
-            raise
-        self._idle.append(connection)
-        return answers
+        packed = b"".join(map(hiredis.pack_command, commands))
+        async with self._turns:
+            connection = await self._take()
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    await connection.send_packed_command(packed, check_health=False)
+                    answers = [await _answer(connection) for _ in commands]
+            except BaseException as fault:
+                await self._drop(connection, others=isinstance(fault, (RedisConnectionError, OSError)))
+                raise
+            self._idle.append(connection)
+            return answers
 
-    async def _drop(self, broken: redis.asyncio.connection.AbstractConnection) -> None:
-        """Close a connection with answers outstanding, and the idle ones, which its end may have ended too."""
-        connections, self._idle = [broken, *self._idle], []
+    async def _take(self) -> redis.asyncio.connection.AbstractConnection:
+        if self._idle:
+            return self._idle.pop()
+        connection: redis.asyncio.connection.AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        connection.socket_timeout = None  # one deadline for all of a call, not one for each write and answer
+        return connection
+
+    async def _drop(self, broken: redis.asyncio.connection.AbstractConnection, *, others: bool) -> None:
+        """Close a connection with answers outstanding; `others`: the idle ones too, for what ended it ended them."""
+        connections = [broken]
+        if others:
+            connections, self._idle = [broken, *self._idle], []
         for connection in connections:
             await connection.disconnect(nowait=True)
             await self._pool.release(connection)

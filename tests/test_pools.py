@@ -1,0 +1,59 @@
+"""Calls over connections that are kept: many at once, a lost one, one that is given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+from redis.exceptions import ResponseError
+
+from messaging import pools
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    yield pools.async_client()
+    await pools.close()
+
+
+async def test_more_calls_than_connections_wait_their_turn(client: redis.asyncio.Redis) -> None:
+    pipelines = pools.Pipelines(client)
+    calls = (pipelines.call([("SET", f"key{n}", n), ("GET", f"key{n}")]) for n in range(300))
+    answers = await asyncio.gather(*calls)
+    assert [int(answer[1]) for answer in answers] == list(range(300))
+    assert await client.ping()  # the pool has connections left for others
+
+
+async def test_a_refusal_stands_in_its_place(client: redis.asyncio.Redis) -> None:
+    answers = await pools.Pipelines(client).call([("SET", "key", "text"), ("INCR", "key"), ("GET", "key")])
+    assert answers[0] == b"OK"
+    assert isinstance(answers[1], ResponseError)
+    assert answers[2] == b"text"
+
+
+async def test_a_call_that_is_given_up_leaves_no_answer_to_the_next(client: redis.asyncio.Redis) -> None:
+    pipelines = pools.Pipelines(client)
+    await pipelines.call([("PING",)])
+    waiting = asyncio.ensure_future(pipelines.call([("BLPOP", "nothing", 1), ("ECHO", "late")]))
+    await until_blocked(client)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await pipelines.call([("ECHO", "mine")]) == [b"mine"]
+
+
+async def test_after_a_lost_connection_the_next_call_makes_a_new_one(client: redis.asyncio.Redis) -> None:
+    pipelines = pools.Pipelines(client)
+    await asyncio.gather(*(pipelines.call([("PING",)]) for _ in range(3)))
+    await client.client_kill_filter(_type="normal", skipme=True)
+    with pytest.raises((redis.exceptions.ConnectionError, OSError)):
+        await pipelines.call([("PING",)])
+    assert await pipelines.call([("ECHO", "again")]) == [b"again"]
+
+
+async def until_blocked(client: redis.asyncio.Redis) -> None:
+    async with asyncio.timeout(5):
+        while int((await client.info("clients"))["blocked_clients"]) == 0:
+            await asyncio.sleep(0.01)
