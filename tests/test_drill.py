@@ -98,7 +98,14 @@ def test_a_drill_in_which_everybody_holds_everything_passes(tmp_path: Path) -> N
     [
         pytest.param({"log": LOG[:1], "delivered": (1, 1)}, {"lost"}, id="not-stored"),
         pytest.param(
-            {"log": [*LOG, stored(3, THREE)], "delivered": (3, 3)}, {"unexpected"}, id="never-offered"
+            {
+                "ada": [*ADA, held(3, THREE)],
+                "grace": [*GRACE, held(3, THREE)],
+                "log": [*LOG, stored(3, THREE)],
+                "delivered": (3, 3),
+            },
+            {"unexpected"},
+            id="never-offered",
         ),
         pytest.param(
             {"grace": [held(1, ONE, "other"), held(2, TWO)]}, {"unexpected"}, id="altered-when-held"
@@ -147,6 +154,10 @@ def test_each_broken_promise_is_seen(tmp_path: Path, changes: dict[str, Any], ki
     assert not verdict.ok
     assert set(found(verdict)) == kinds
     assert set(verdict.examples) == kinds
+
+
+def test_nobody_owes_his_own_message(tmp_path: Path) -> None:
+    assert judged(tmp_path, delivered=(0, 2)).ok
 
 
 def test_the_report_names_every_kind_and_the_seed(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,8 @@ def judge(plan: Plan, folder: Path, outcome: Outcome) -> Report:
         for room, log in outcome.logs.items():
             held = holding.rooms[room]
             _judge_order(f"{_who(index)} in {room}", held, log, offers, found)
-            _judge_delivery(f"{_who(index)} in {room}", held, log, cursors.get(room), found)
+            own = {message_id for message_id, offer in offers.items() if offer.sender == index}
+            _judge_delivery(f"{_who(index)} in {room}", held, log, cursors.get(room), own, found)
     late.sort()
     return Report(
         ok=not any(found.counts.values()),
@@ -215,9 +216,14 @@ def _judge_order(
 
 
 def _judge_delivery(
-    where: str, held: Iterable[Entry], log: list[Entry], cursor: Cursor | None, found: Findings
+    where: str,
+    held: Iterable[Entry],
+    log: list[Entry],
+    cursor: Cursor | None,
+    own: Container[str],
+    found: Findings,
 ) -> None:
-    """Does somebody hold everything, and does the site know exactly that?"""
+    """Does somebody hold everything, and does the site know exactly that? Nobody owes his own message."""
     ids = {entry.id for entry in held}
     delivered = cursor.delivered if cursor else 0
     for entry in log:
@@ -228,7 +234,7 @@ def _judge_delivery(
                     "acknowledged_never_held",
                     f"{where}: {entry.seq} {entry.id}, acknowledged up to {delivered}",
                 )
-        elif entry.seq > delivered:
+        elif entry.seq > delivered and entry.id not in own:
             found.add("unacknowledged", f"{where}: {entry.seq}, acknowledged up to {delivered}")
 
 

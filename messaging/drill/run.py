@@ -74,11 +74,8 @@ class Drill:
             self._phase = "waiting"
             await self._until_quiet(lambda: (self._tally.accepted, self._tally.held), self._all_held)
             self._phase = "looking"
-            cursors = await self._settled_cursors()
-        logs = {
-            room: await witness.room_log(self._instance, self._instance.people[0], room, cursor.epoch)
-            for room, cursor in cursors[0].items()
-        }
+            logs = await self._logs()
+            cursors = await self._settled_cursors(logs)
         for ledger in self._ledgers:
             ledger.close()
         outcome = Outcome(
@@ -176,24 +173,39 @@ class Drill:
             if state() != before:
                 before, changed_s = state(), time.monotonic()
 
-    async def _settled_cursors(self) -> list[dict[str, witness.Cursor]]:
-        """Ask for everybody's cursors until all have acknowledged everything, or no cursor moves any more."""
-        found: list[dict[str, witness.Cursor]] = [{} for _ in self._clients]
+    async def _logs(self) -> dict[str, list[witness.Entry]]:
+        """Return what the site has in each room."""
+        anybody = self._instance.people[0]
+        places = await witness.cursors(self._instance, anybody)
+        return {
+            room: await witness.room_log(self._instance, anybody, room, place.epoch)
+            for room, place in places.items()
+        }
+
+    async def _settled_cursors(self, logs: dict[str, list[witness.Entry]]) -> list[dict[str, witness.Cursor]]:
+        """Ask for cursors until everybody has acknowledged what he owes, or no cursor moves any more."""
+        people = self._instance.people
+        found: list[dict[str, witness.Cursor]] = [{} for _ in people]
         changed_s = time.monotonic()
         while time.monotonic() - changed_s < self._patience_s:
-            behind = [index for index, cursors in enumerate(found) if not cursors or _behind(cursors)]
+            behind = [index for index, person in enumerate(people) if _owes(person.id, found[index], logs)]
             if not behind:
                 break
             for index in behind:
-                cursors = await witness.cursors(self._instance, self._instance.people[index])
+                cursors = await witness.cursors(self._instance, people[index])
                 if cursors != found[index]:
                     found[index], changed_s = cursors, time.monotonic()
             await asyncio.sleep(LOOK_EVERY_S)
         return found
 
 
-def _behind(cursors: dict[str, witness.Cursor]) -> bool:
-    return any(cursor.delivered < cursor.top for cursor in cursors.values())
+def _owes(user: int, cursors: dict[str, witness.Cursor], logs: dict[str, list[witness.Entry]]) -> bool:
+    """Say whether somebody has not acknowledged a message of another's, or was not asked yet."""
+    return not cursors or any(
+        entry.seq > cursors[room].delivered and entry.sender != user
+        for room, log in logs.items()
+        for entry in log
+    )
 
 
 def drill(plan: Plan, tell: Callable[[Progress], None]) -> tuple[Report, Instance]:

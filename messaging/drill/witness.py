@@ -31,11 +31,12 @@ class Cursor:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """A message in a room's log."""
+    """A message in a room's log, or as somebody holds it; `sender` as the site says it, 0 where that is not asked."""
 
     seq: int
     id: str
     digest: str
+    sender: int = 0
 
 
 async def cursors(instance: Instance, person: Person) -> dict[str, Cursor]:
@@ -54,7 +55,10 @@ async def room_log(instance: Instance, person: Person, room: str, epoch: str) ->
         while more:
             await answers.say({"type": "sync", "room": room, "epoch": epoch, "since": since})
             answer = await answers.next(type="resumed", room=room, from_=since)
-            entries += [Entry(one["seq"], one["id"], digest(one["body"])) for one in answer["messages"]]
+            entries += [
+                Entry(one["seq"], one["id"], digest(one["body"]), one["from"]["id"])
+                for one in answer["messages"]
+            ]
             since, more = answer["upto"], answer["more"]
     return entries
 
