@@ -258,8 +258,9 @@ def test_the_module_map_has_every_module_once_and_imports_run_up_it() -> None:
         for path in (ROOT / app).glob("*.py")
         if path.name != "__init__.py"
     ]
-    assert not set(there) - set(rows), "each module has a row that says what it owns"
-    assert sorted(rows) == sorted(set(rows) & set(there)), "a row twice, or for no module"
+    assert sorted(set(there) - set(rows)) == [], "each module has a row that says what it owns"
+    assert sorted(set(rows) - set(there)) == [], "a row for no module"
+    assert len(rows) == len(set(rows))
     modules = [Path(row).stem for row in rows if row.startswith("messaging/")]
     for number, module in enumerate(modules):
         below = imported(ROOT / "messaging" / f"{module}.py") & set(modules[number + 1 :])
