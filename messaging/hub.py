@@ -220,7 +220,7 @@ class Hub:
                 ok=True,
                 from_=batch.after,
                 upto=batch.last,
-                top=room.top,
+                top=batch.last,  # of the log as far as this socket is told: without `more`, `upto` is `top`
                 rev=room.rev,
                 more=False,
                 messages=[],
