@@ -6,6 +6,7 @@ import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { Details } from "./details.js";
 import { Keep } from "./keep.js";
+import { Learner } from "./learner.js";
 import { Lifetime } from "./lifetime.js";
 import { NewRoom } from "./new-room.js";
 import { Notices } from "./notices.js";
@@ -27,9 +28,6 @@ import * as words from "./words.js";
 
 const TYPING_GONE_MS = 6100; // a little after room.js has forgotten it
 const ROOM_MEMORY_MOST = 1500;
-const RECEIPTS_COME_MS = 2000; // they are gathered for a second
-const RECEIPTS_ASKED_MOST = 20;
-const DIRECT_ASKED_MOST = 30;
 
 const boot = JSON.parse(find("#boot").textContent);
 const app = find("[data-app]");
@@ -49,10 +47,7 @@ const newId = () => crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint
 let current = null; // the open room's id
 let leads = false;
 let soon = null;
-let learning = null;
-let learning_direct = null;
 let wanted = { room: boot.room, seq: boot.seq };
-const lacking = new Map(); // "room|seq" -> [name]
 
 const chat = new Chat({ me: boot.user, clock, serverClock, newId, tombstones: new Tombstones({ storage, user: boot.user.id, now: () => serverClock.now() }), hidden: () => document.hidden });
 const store = shared(await openOutboxStore(boot.user.id), () => tabs.postMessage({ changed: true }));
@@ -99,9 +94,10 @@ const page = {
   isOnline: () => socket.isOpen,
   current: () => current,
   currentRoom: room,
-  act, extend, extensionOf, loadMembers,
-  askLacking,
-  lacking: (its_room, seq) => lacking.get(`${its_room.id}|${seq}`) ?? null,
+  act, extend, extensionOf,
+  loadMembers: (its) => learner.members(its),
+  askLacking: (its, seq) => learner.askLacking(its, seq),
+  lacking: (its, seq) => learner.lacking(its, seq),
   ticked: () => ticker.run(),
   nextOnTheWay: () => timeline.nextOnTheWay(),
   muted,
@@ -112,6 +108,7 @@ const page = {
   edited: (message, body) => chat.edit(room(), message.seq, body),
   lastOwn: () => room()?.log.list.findLast((message) => room().isOwn(message) && message.expires_at > serverClock.now()) ?? null,
 };
+const learner = new Learner({ chat, isOpen: (its) => its.id === current && !document.hidden, learned });
 const timeline = new Timeline(page);
 const lifetime = new Lifetime({ retention_s: boot.dead_letter_retention_s, changed: () => {} });
 const composer = new Composer({ page, lifetime, keep });
@@ -153,8 +150,8 @@ function show() {
   if (!same) {
     timeline.open(its, wanted.seq);
     composer.open(its);
-    loadMembers(its).catch(() => {});
-    learnReceipts(its);
+    learner.members(its).catch(() => {});
+    learner.receipts(its);
     if (matchMedia("(width >= 900px) and (pointer: fine)").matches) composer.focus();
   } else if (wanted.seq !== null) {
     timeline.link(wanted.seq);
@@ -251,9 +248,7 @@ chat.on("welcome", () => {
   for (const its of chat.rooms.values()) its.muted = keep.get(`muted.${its.id}`) === "yes";
   rooms.render();
   show();
-  learnPartners();
-  clearTimeout(learning_direct);
-  learning_direct = setTimeout(learnLastWords, RECEIPTS_COME_MS);
+  learner.direct();
 });
 chat.on("rooms", () => {
   rooms.draw();
@@ -265,14 +260,14 @@ chat.on("room", (out) => {
   if (out.info) its.muted = keep.get(`muted.${its.id}`) === "yes";
   if (wanted.room === its.id || (current === its.id && timeline.room !== its)) show();
   if (out.resumed || out.paged) preview();
-  if (current === its.id && its.untold.length) learnReceipts(its);
+  if (current === its.id && its.untold.length) learner.receipts(its);
   if (current !== its.id) {
     its.log.trim(ROOM_MEMORY_MOST);
     ticker.run();
     return;
   }
   timeline.changed(out);
-  if (out.info) loadMembers(its).catch(() => {});
+  if (out.info) learner.members(its).catch(() => {});
   if (out.receipts || out.info) draw();
   else drawSoon();
   if (details.isOpen && (out.receipts || out.changed.length || out.removed.length)) details.refresh(its);
@@ -307,49 +302,14 @@ function preview() {
   if (bare) chat.page(bare.id, 1);
 }
 
-async function loadMembers(its) {
-  const { members, total } = await api.members(its.id);
-  its.members = members;
-  its.members_total = total;
-  if (its.id === current) {
-    head.render(its);
-    timeline.draw();
-  }
-  about.refresh(its);
+/** What HTTP told about a room: its members, or who has a message. */
+function learned(its) {
   rooms.draw();
-}
-
-/** The server tells at once what is not complete; about the rest it has to be asked. */
-function learnReceipts(its) {
-  clearTimeout(learning);
-  learning = setTimeout(async () => {
-    for (const message of its.untold.slice(0, RECEIPTS_ASKED_MOST)) {
-      if (its.id !== current || document.hidden) return;
-      const known = await api.recipients(its.id, message.seq).catch(() => null);
-      if (!known) return;
-      if (!its.receipts.has(message.seq)) its.takeReceipts([[message.seq, known.delivered, known.read, known.total]]);
-      timeline.draw();
-      rooms.draw();
-    }
-  }, RECEIPTS_COME_MS);
-}
-
-const directRooms = () => [...chat.rooms.values()].filter((one) => one.kind === "direct").slice(0, DIRECT_ASKED_MOST);
-
-/** A direct room says its partner's name; who that is, for face and presence, is asked once. */
-async function learnPartners() {
-  for (const its of directRooms()) if (!its.members) await loadMembers(its).catch(() => {});
-}
-
-/** Whether the last word was read stands in the list. */
-async function learnLastWords() {
-  for (const its of directRooms()) {
-    const last = its.log.list.at(-1);
-    if (!last || !its.isOwn(last) || its.receipts.has(last.seq)) continue;
-    const known = await api.recipients(its.id, last.seq).catch(() => null);
-    if (known) its.takeReceipts([[last.seq, known.delivered, known.read, known.total]]);
-    rooms.draw();
-  }
+  about.refresh(its);
+  notices.render();
+  if (its.id !== current) return;
+  head.render(its);
+  timeline.draw();
 }
 
 function muted(its, is) {
@@ -357,14 +317,6 @@ function muted(its, is) {
   keep.set(`muted.${its.id}`, is ? "yes" : "");
   rooms.draw();
   title();
-}
-
-async function askLacking(its, seq) {
-  const { recipients } = await api.recipients(its.id, seq);
-  const names = recipients.filter((one) => one.state === "waiting").map(({ name }) => name).slice(0, 3);
-  lacking.set(`${its.id}|${seq}`, names);
-  notices.render();
-  return names;
 }
 
 async function attempt(action) {

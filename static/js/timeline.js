@@ -7,6 +7,7 @@ import { entriesOf, expiringText, waitingText } from "./entries.js";
 import { fill, gettext } from "./i18n.js";
 import { offerAt, offersExtend } from "./ladder.js";
 import { MessageView } from "./message-view.js";
+import { Roving } from "./roving.js";
 import * as words from "./words.js";
 
 const NEAR_BOTTOM = 48; // px
@@ -40,7 +41,7 @@ export class Timeline {
   #settled = false; // the room's first place has been found
   #pages_left = 0;
   #had_messages = false;
-  #active = null; // key of the one in the tab order
+  #roving;
   #drawn_at = 0;
 
   /** page: {chat, outbox, clock, serverClock, me, act, isOnline, askLacking(room, seq) -> Promise<[name]>}. */
@@ -49,8 +50,7 @@ export class Timeline {
     this.#scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.#scroller.style.overflowAnchor = "none"; // the place is kept here, once, not twice
     this.#jump.addEventListener("click", () => this.toLatest());
-    this.#log.addEventListener("keydown", (event) => this.#key(event));
-    this.#log.addEventListener("focusin", (event) => this.#focused(event));
+    this.#roving = new Roving(this.#log);
     new ResizeObserver(() => this.#stick && this.#toBottom()).observe(this.#scroller);
   }
 
@@ -64,7 +64,7 @@ export class Timeline {
     this.#lacking.clear();
     this.#extended.clear();
     this.#log.replaceChildren();
-    this.#active = null;
+    this.#roving.forget();
     this.#linked = seq;
     this.#stick = seq === null;
     this.#settled = false;
@@ -253,11 +253,11 @@ export class Timeline {
     }
     for (const [key, view] of this.#views) {
       if (keep.has(key)) continue;
-      if (view.element.contains(document.activeElement)) this.#moveFocus(view.element);
+      if (view.element.contains(document.activeElement)) this.#roving.leave(view.element);
       view.element.remove();
       this.#views.delete(key);
     }
-    this.#rove();
+    this.#roving.update();
   }
 
   #viewOf(entry) {
@@ -389,56 +389,6 @@ export class Timeline {
     if (this.#jump.hidden || !this.room) return;
     const { count } = this.room.unread;
     setText(find("span", this.#jump), count ? fill(gettext("Jump to latest (%(n)s)"), { n: words.number(count) }) : gettext("Jump to latest"));
-  }
-
-  // ---- keyboard: one message is in the tab order, arrows move, right goes to its actions
-
-  get #articles() {
-    return [...this.#log.querySelectorAll("article")];
-  }
-
-  #rove() {
-    const articles = this.#articles;
-    const current = articles.find((one) => one === this.#views.get(this.#active)?.element) ?? articles.at(-1);
-    for (const one of articles) setAttribute(one, "tabindex", one === current ? 0 : -1);
-  }
-
-  #focused({ target }) {
-    const article = target.closest("article");
-    if (!article) return;
-    this.#active = [...this.#views].find(([, view]) => view.element === article)?.[0] ?? null;
-    this.#rove();
-  }
-
-  #moveFocus(element) {
-    const articles = this.#articles;
-    const at = articles.indexOf(element);
-    (articles[at + 1] ?? articles[at - 1] ?? find("#message-text")).focus({ preventScroll: true });
-  }
-
-  #key(event) {
-    const article = event.target.closest("article");
-    if (!article || event.altKey || event.ctrlKey || event.metaKey) return;
-    const toolbar = event.target.closest(".actions");
-    const go = (element) => {
-      element?.focus();
-      event.preventDefault();
-    };
-    if (toolbar) {
-      const buttons = [...toolbar.querySelectorAll("button")];
-      const at = buttons.indexOf(event.target);
-      if (event.key === "ArrowRight") return go(buttons[(at + 1) % buttons.length]);
-      if (event.key === "ArrowLeft") return go(at === 0 ? article : buttons[at - 1]);
-      if (event.key === "Escape") return go(article);
-    }
-    if (event.target !== article && !toolbar) return;
-    const articles = this.#articles;
-    const at = articles.indexOf(article);
-    if (event.key === "ArrowDown") return go(articles[at + 1] ?? article);
-    if (event.key === "ArrowUp") return go(articles[at - 1] ?? article);
-    if (event.key === "Home") return go(articles[0]);
-    if (event.key === "End") return go(articles.at(-1));
-    if (event.target === article && (event.key === "ArrowRight" || event.key === "Enter")) go(article.querySelector(".actions button, .aside button, .tombstone-who ~ button:not([hidden])"));
   }
 }
 

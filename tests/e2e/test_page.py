@@ -331,6 +331,20 @@ def test_details_name_each_recipient_and_what_they_have(open_screen: OpenScreen,
     expect(sheet).to_be_hidden()
 
 
+def test_only_what_others_say_now_is_read_out(open_screen: OpenScreen, demo: Demo) -> None:
+    theirs = room_of(open_screen, demo, 1)
+    theirs.say("said before")
+    hers = room_of(open_screen, demo)
+    hers.sees("said before")
+    expect(hers.log).to_have_attribute("aria-live", "off")
+    hers.say("my own")
+    hers.waits_for_state("my own", "delivering")
+    expect(hers.log).to_have_attribute("aria-live", "off")
+    theirs.say("said now")
+    hers.sees("said now")
+    expect(hers.log).to_have_attribute("aria-live", "polite")
+
+
 def test_typing_is_seen_by_the_others_only(open_screen: OpenScreen, demo: Demo) -> None:
     hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
     hers.box.press_sequentially("hm")

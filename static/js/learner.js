@@ -1,0 +1,82 @@
+/**
+ * What the socket does not say and the page asks over HTTP: a room's members, who still lacks a message, and receipts of
+ * messages that everybody has (the server tells at once only what is not complete).
+ */
+import * as api from "./api.js";
+
+const RECEIPTS_COME_MS = 2000; // those that come by themselves are gathered for a second
+const RECEIPTS_ASKED_MOST = 20;
+const DIRECT_ASKED_MOST = 30;
+const NAMES_MOST = 3;
+
+export class Learner {
+  #chat;
+  #is_open;
+  #learned;
+  #lacking = new Map(); // "room|seq" -> [name]
+  #receipts_timer = null;
+  #direct_timer = null;
+
+  /** isOpen(room): it is in sight. learned(room): something new is known of it. */
+  constructor({ chat, isOpen, learned }) {
+    this.#chat = chat;
+    this.#is_open = isOpen;
+    this.#learned = learned;
+  }
+
+  async members(room) {
+    const { members, total } = await api.members(room.id);
+    room.members = members;
+    room.members_total = total;
+    this.#learned(room);
+  }
+
+  /** The first names of those who lack a message, as far as they were asked for. */
+  lacking(room, seq) {
+    return this.#lacking.get(`${room.id}|${seq}`) ?? null;
+  }
+
+  async askLacking(room, seq) {
+    const { recipients } = await api.recipients(room.id, seq);
+    const names = recipients.filter((one) => one.state === "waiting").map(({ name }) => name);
+    this.#lacking.set(`${room.id}|${seq}`, names.slice(0, NAMES_MOST));
+    this.#learned(room);
+    return this.lacking(room, seq);
+  }
+
+  /** How far the open room's own messages have come, newest first. */
+  receipts(room) {
+    clearTimeout(this.#receipts_timer);
+    this.#receipts_timer = setTimeout(async () => {
+      for (const message of room.untold.slice(0, RECEIPTS_ASKED_MOST)) {
+        if (!this.#is_open(room) || !(await this.#receipt(room, message))) return;
+      }
+    }, RECEIPTS_COME_MS);
+  }
+
+  /** Direct rooms: who the partner is, for face and presence, and whether the last word was read. */
+  async direct() {
+    clearTimeout(this.#direct_timer);
+    this.#direct_timer = setTimeout(() => this.#lastWords(), RECEIPTS_COME_MS);
+    for (const room of this.#directRooms()) if (!room.members) await this.members(room).catch(() => {});
+  }
+
+  async #lastWords() {
+    for (const room of this.#directRooms()) {
+      const last = room.log.list.at(-1);
+      if (last && room.isOwn(last) && !room.receipts.has(last.seq)) await this.#receipt(room, last);
+    }
+  }
+
+  async #receipt(room, { seq }) {
+    const known = await api.recipients(room.id, seq).catch(() => null);
+    if (!known) return false;
+    if (!room.receipts.has(seq)) room.takeReceipts([[seq, known.delivered, known.read, known.total]]);
+    this.#learned(room);
+    return true;
+  }
+
+  #directRooms() {
+    return [...this.#chat.rooms.values()].filter((room) => room.kind === "direct" && !room.left).slice(0, DIRECT_ASKED_MOST);
+  }
+}
