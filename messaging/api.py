@@ -21,6 +21,7 @@ from .crossing import in_database
 from .endpoint import Answer, body_of, endpoint, number_of, text_of
 from .errors import NoSuchMessage
 from .models import Membership, Room
+from .records import Recipient
 from .store import open_store
 
 PUBLIC_ROOMS_MOST = 100
@@ -139,10 +140,12 @@ async def list_recipients(user: User, request: HttpRequest, room: str, seq: int)
     For the sender and the room's moderators; to anybody else there is no such message.
     """
     membership = await in_database(roster.membership_of, user.pk, room)
-    found = await open_store().recipients(roster.key_of(membership.room), seq)
+    store = open_store()
+    found = await store.recipients(roster.key_of(membership.room), seq)
     if found.sender != user.pk and not membership.moderates:
         raise NoSuchMessage()
     names = await in_database(_names, [member.user for member in found.members])
+    online: set[int] = set().union(*(await store.presence()).values())
     return HTTPStatus.OK, {
         "seq": seq,
         "id": found.id,
@@ -156,7 +159,7 @@ async def list_recipients(user: User, request: HttpRequest, room: str, seq: int)
                 "state": member.state,
                 "attempts": member.attempts,
                 "next_at": member.next_at_ms,
-                "reason": member.reason,
+                "reason": _reason(member, online),
             }
             for member in found.members
         ],
@@ -214,6 +217,13 @@ def _people(user: int, text: str) -> list[dict[str, Any]]:
     )
     rows = findable.order_by("username").values_list("pk", "username")[:PEOPLE_MOST]
     return [{"user": person, "name": name} for person, name in rows]
+
+
+def _reason(member: Recipient, online: set[int]) -> str | None:
+    """Say why a message has not arrived; None while it is on its way to somebody who is connected."""
+    if member.state != "waiting" or member.reason or member.user in online:
+        return member.reason
+    return "offline"
 
 
 def _names(users: Iterable[int]) -> dict[int, str]:

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
-from . import protocol
+from . import metrics, protocol
 from .errors import Unavailable
 from .policy import Policy, Rate
 from .protocol import Close
@@ -191,6 +191,11 @@ class Connection:
         """Queue one frame."""
         self.push(protocol.encode(frame).decode())
 
+    def refuse(self, refused: protocol.Refused) -> None:
+        """Queue the `error` that answers a frame."""
+        metrics.refused[refused.error.code] += 1
+        self.push_frame(protocol.error_frame(refused))
+
     def close(self, code: Close) -> None:
         """End the connection with `code`; what waits is not sent any more."""
         if self.closed is None:
@@ -220,6 +225,7 @@ class Connection:
     def _done(self, task: asyncio.Future[None]) -> None:
         self.tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
+            metrics.done.handler_failures += 1
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "a handler failed", "exception": task.exception(), "task": task}
             )

@@ -17,7 +17,7 @@ from channels.consumer import AsyncConsumer
 from django.conf import settings
 from django.db import Error as DatabaseError
 
-from . import directory, protocol
+from . import directory, metrics, protocol
 from .connection import Connection
 from .errors import BadFrame, MessagingError
 from .origins import origin_allowed
@@ -49,6 +49,7 @@ class ChatConsumer(AsyncConsumer):
             if receiving.done():
                 receiving.result()
         except Exception:
+            metrics.done.handler_failures += 1
             log.exception("a handler failed", extra={"connection": connection.id, "user": connection.user})
             connection.close(Close.HANDLER_FAILED)
         finally:
@@ -102,9 +103,9 @@ class ChatConsumer(AsyncConsumer):
             if len(text) * 3 > policy.frame_max and len(text.encode(errors="replace")) > policy.frame_max:
                 connection.close(Close.TOO_BIG)
                 return
-            for frame in protocol.parse(
-                text, frames_max=policy.frames_in_array_max, body_max=policy.body_max
-            ):
+            frames = protocol.parse(text, frames_max=policy.frames_in_array_max, body_max=policy.body_max)
+            metrics.done.frames += len(frames)
+            for frame in frames:
                 await self._take(here, connection, frame)
 
     async def _take(
@@ -136,6 +137,8 @@ class ChatConsumer(AsyncConsumer):
             await self._beside(connection, frame, delivery.sync(connection, frame))
         elif isinstance(frame, protocol.History):
             await self._beside(connection, frame, delivery.history(connection, frame))
+        elif isinstance(frame, protocol.Reject):
+            await self._beside(connection, frame, delivery.reject(connection, frame))
         else:
             await self._beside(connection, frame, delivery.typing(connection, frame))
 
@@ -154,7 +157,7 @@ class ChatConsumer(AsyncConsumer):
 
     def _refuse(self, connection: Connection, refused: protocol.Refused) -> None:
         """Answer with one `error`; the tenth bad frame in a minute closes with 4400."""
-        connection.push_frame(protocol.error_frame(refused))
+        connection.refuse(refused)
         if not isinstance(refused.error, BadFrame):
             return
         now_s = time.monotonic()

@@ -18,7 +18,7 @@ from typing import Any
 from django.db import Error as DatabaseError
 from msgspec import UNSET
 
-from . import directory, protocol
+from . import directory, metrics, protocol
 from .connection import Bucket, Connection, Feed, MemberRoom, State
 from .errors import AckTooHigh, BadFrame, MessagingError, NotMember, RateLimited, Unavailable
 from .hub import Hub
@@ -252,6 +252,7 @@ class Delivery:
                 answers = await self.store.append([append for _, append in batch])
                 for (connection, append), answer in zip(batch, answers, strict=True):
                     self._answer_send(connection, append, answer)
+                _count(batch, answers)
                 if any(isinstance(answer, Unavailable) for answer in answers):
                     self._refuse_queued()
         finally:
@@ -265,8 +266,7 @@ class Delivery:
 
     def _answer_send(self, connection: Connection, append: Append, answer: Accepted | MessagingError) -> None:
         if isinstance(answer, MessagingError):
-            refused = protocol.Refused(answer, "send", append.id, append.room.id)
-            connection.push_frame(protocol.error_frame(refused))
+            connection.refuse(protocol.Refused(answer, "send", append.id, append.room.id))
             return
         connection.push_frame(
             protocol.Sent(
@@ -310,8 +310,7 @@ class Delivery:
             self._queue_ack(row)
             return
         if answer == -5:
-            refused = protocol.Refused(AckTooHigh(), "ack", room=room.id)
-            connection.push_frame(protocol.error_frame(refused))
+            connection.refuse(protocol.Refused(AckTooHigh(), "ack", room=room.id))
 
     def _queue_ack(self, row: AckRow) -> None:
         name = row.room.id, row.user
@@ -332,7 +331,8 @@ class Delivery:
                 await asyncio.sleep(self.policy.ack_flush_s)
                 acks, self._acks = self._acks, {}
                 try:
-                    await self.store.acknowledge(list(acks.values()))
+                    moved = await self.store.acknowledge(list(acks.values()))
+                    metrics.done.acknowledgements += moved.count(1)
                 except Unavailable:
                     for row in acks.values():
                         self._acks.setdefault((row.room.id, row.user), row)
@@ -437,6 +437,28 @@ class Delivery:
                 return
             messages, more = messages[len(messages) // 2 :], True
 
+    # Reject
+
+    async def reject(self, connection: Connection, frame: protocol.Reject) -> None:
+        """Note that the client cannot show a message. Not answered; a room that is not the user's is ignored."""
+        feed = connection.feeds.get(frame.room)
+        if feed is None:
+            return
+        self._take("change", connection)
+        if not await self.store.reject(feed.room.key, connection.user, frame.epoch, frame.seq):
+            return
+        metrics.done.rejected += 1
+        log.info(
+            "rejected",
+            extra={
+                "room": frame.room,
+                "user": connection.user,
+                "seq": frame.seq,
+                "connection": connection.id,
+                "reason": "client_rejected",
+            },
+        )
+
     # Typing, ping
 
     async def typing(self, connection: Connection, frame: protocol.Typing) -> None:
@@ -485,6 +507,21 @@ class Delivery:
         """Drop a user's shared buckets once no connection is left."""
         for kind in self._rates:
             self._user_buckets.pop((user, kind), None)
+
+
+def _count(batch: Sequence[tuple[Connection, Append]], answers: Sequence[Accepted | MessagingError]) -> None:
+    """Count a commit; its messages have a line each where somebody looks for them."""
+    accepted = [answer for answer in answers if isinstance(answer, Accepted)]
+    fresh = sum(not answer.duplicate for answer in accepted)
+    metrics.committed(len(batch))
+    metrics.done.accepted += fresh
+    metrics.done.repeated += len(accepted) - fresh
+    if not log.isEnabledFor(logging.DEBUG):
+        return
+    for (connection, append), answer in zip(batch, answers, strict=True):
+        if isinstance(answer, Accepted) and not answer.duplicate:
+            ids = {"room": append.room.id, "user": append.user, "seq": answer.seq, "message_id": append.id}
+            log.debug("accepted", extra={**ids, "connection": connection.id})
 
 
 def wire(room_id: str, epoch: str, stored: Stored, *, attempt: int | None = None) -> protocol.Message:

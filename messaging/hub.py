@@ -16,7 +16,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
-from . import protocol
+from . import metrics, protocol
 from .connection import Batch, Connection, Feed, MemberRoom, State
 from .errors import Unavailable
 from .policy import Policy
@@ -82,11 +82,14 @@ class Hub:
 
     def enter(self, connection: Connection) -> None:
         self.connections.add(connection)
+        metrics.connected(1)
         self.by_user[connection.user].add(connection)
 
     def leave(self, connection: Connection) -> None:
         """Forget a connection and its feeds. Idempotent."""
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.remove(connection)
+            metrics.connected(-1)
         own = self.by_user.get(connection.user)
         if own is not None:
             own.discard(connection)
@@ -234,7 +237,7 @@ class Hub:
         if epoch == room.epoch:
             room.rev = max(room.rev, int(rev))
         for connection, feed in room.feeds.items():
-            if feed.state is not State.BEHIND:
+            if connection.welcomed and feed.state is not State.BEHIND:
                 connection.push(frame)
 
     def _on_typing(self, room: HubRoom, user: int) -> None:

@@ -97,6 +97,13 @@ class History(ClientFrame, frozen=True, tag="history"):
     limit: Limit | None = None
 
 
+class Reject(ClientFrame, frozen=True, tag="reject"):
+    room: str
+    epoch: str
+    seq: Count
+    reason: str
+
+
 class Typing(ClientFrame, frozen=True, tag="typing"):
     room: str
 
@@ -105,7 +112,7 @@ class Ping(ClientFrame, frozen=True, tag="ping"):
     n: Count
 
 
-AnyClientFrame = Hello | Send | Ack | Sync | History | Typing | Ping
+AnyClientFrame = Hello | Send | Ack | Sync | History | Reject | Typing | Ping
 
 
 class Refused(Struct, frozen=True):

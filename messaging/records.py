@@ -78,7 +78,9 @@ class Standing:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """What to read of a room's log. `open_history` (public rooms) shows what is older than the joining."""
+    """What to read of a room's log. `open_history` (public rooms) shows what is older than the joining; `again` leaves out
+    what the user rejected, for it is never retried.
+    """
 
     room: RoomKey
     epoch: str
@@ -86,6 +88,7 @@ class Read:
     rev: int | None = None
     limit: int = 500
     open_history: bool = False
+    again: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -210,6 +213,20 @@ class Lag:
     behind: int
     oldest_at: int
     laggards: list[Laggard]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What was done in a minute or a day, which began at `at`. `accepted` and `rejected` are messages, `retried` and `gave_up`
+    pushes to a member, `delivered` live messages that cursors passed when they were acknowledged, one for each member.
+    """
+
+    at: int
+    accepted: int = 0
+    delivered: int = 0
+    retried: int = 0
+    gave_up: int = 0
+    rejected: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import logging
 import random
 from collections.abc import Iterable
 
-from . import protocol
+from . import metrics, protocol
 from .connection import Connection, Feed, State
 from .delivery import wire
 from .errors import Unavailable
@@ -119,19 +119,20 @@ class Retry:
         if not await self.store.record_attempt(feed.room.key, connection.user, owing.attempts, next_s):
             return False
         feed.silence = Silence(loop.time() + next_s if number < policy.attempts_max else None)
-        log.info(
-            "retry",
-            extra={
-                "room": feed.room.key.id,
-                "user": connection.user,
-                "attempt": number,
-                "connection": connection.id,
-            },
-        )
+        self._note(connection, feed, number)
         await self._push(connection, feed, owing.cursor, number)
         if number == policy.silences_to_close:
             connection.close_when_written(Close.ACKS_MISSING)
         return True
+
+    def _note(self, connection: Connection, feed: Feed, attempt: int) -> None:
+        """Count an attempt, and the last one also as giving up."""
+        ids = {"room": feed.room.key.id, "user": connection.user, "connection": connection.id}
+        metrics.done.retried += 1
+        log.info("retry", extra={**ids, "attempt": attempt, "reason": "unacknowledged"})
+        if attempt >= self.policy.attempts_max:
+            metrics.done.gave_up += 1
+            log.warning("gave up", extra={**ids, "attempt": attempt, "reason": "no_ack"})
 
     async def _push(self, connection: Connection, feed: Feed, cursor: int, attempt: int) -> None:
         """Push the messages above the user's cursor again; one who must sync first is told the position instead."""
@@ -145,6 +146,7 @@ class Retry:
             since=cursor,
             limit=PUSH_MOST,
             open_history=feed.room.open_history,
+            again=True,
         )
         [slice_] = await self.store.read_after(connection.user, [read])
         if not isinstance(slice_, Slice) or feed.state is not State.OPEN:

@@ -1,7 +1,8 @@
 """The store's Lua scripts: load them with the store's life in their text, run them in one round trip, name what went wrong.
 
 A script begins with LIFE, the server's run_id: a restarted or promoted store has other scripts, so it answers NOSCRIPT, and
-whoever calls learns of the new life before anything is written. Knows no key and no verb.
+whoever calls learns of the new life before anything is written. After it come the functions that scripts share (`lua/shared/`).
+Knows no key and no verb.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ RETRY_AFTER_MS = 1_000
 Call = tuple[str, tuple[Any, ...]]  # script, (partition prefix, arguments ...)
 
 _LOST = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError)
-_TEXTS = {path.stem: path.read_text() for path in sorted((Path(__file__).parent / "lua").glob("*.lua"))}
+_FOLDER = Path(__file__).parent / "lua"
+_TEXTS = {path.stem: path.read_text() for path in sorted(_FOLDER.glob("*.lua"))}
+_SHARED = "".join(path.read_text() for path in sorted((_FOLDER / "shared").glob("*.lua")))
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +116,7 @@ class Scripts:
 
 def _with_life(text: str, life: str) -> str:
     shebang, rest = text.split("\n", 1)
-    return f"{shebang}\nlocal LIFE = '{life}'\n{rest}"
+    return f"{shebang}\nlocal LIFE = '{life}'\n{_SHARED}{rest}"
 
 
 def _fault(error: Exception) -> MessagingError:

@@ -18,6 +18,8 @@ All keys of a room and the due-sets of its partition share the hash tag `{p}`, s
 | `expiring`                   | zset   | `room|seq` -> when the job looks next                                               |
 | `unacked`                    | zset   | room -> when the sweep looks next                                                   |
 | `claim:<token>`              | string | the answer to a claim, for one lease                                                |
+| `counts:hour:<hour>`         | hash   | `minute|what` -> how often, 49 h; hours and minutes since 1970                      |
+| `counts:days:<30 days>`      | hash   | `day|what` -> how often, 121 days                                                   |
 
 Outside the partitions: `chat:online` (zset, process -> until when it counts), `chat:online:<process>` (set of users) and
 `chat:jobs` (hash, job -> its last run as JSON).
@@ -33,13 +35,14 @@ answers NOSCRIPT, the loader reads the new run_id, and the first append in each 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 import secrets
 import weakref
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import redis.asyncio
 from django.db import Error as DatabaseError
@@ -53,6 +56,7 @@ from .records import (
     AckRow,
     Append,
     Claim,
+    Counts,
     Lag,
     Laggard,
     Memory,
@@ -76,6 +80,9 @@ APPEND_MOST = 100  # messages in one append: no call over 5 ms
 ACKS_MOST = 200  # cursors in one acknowledge: the same (500 that move take 7 ms)
 INIT_MOST = 1_000  # members in one call
 BODIES_MOST = 131_072  # bytes of bodies in one read
+ATTEMPTS_MOST = 100  # in a row of `outcome`: the rows of a member are found by trying each
+COUNTED = frozenset(field.name for field in dataclasses.fields(Counts)) - {"at"}
+HASHES_MOST = 256  # read in one round trip
 PRESENCE_CHANNEL = "chat:presence"
 JOBS_KEY = "chat:jobs"
 
@@ -251,6 +258,7 @@ class Store:
             BODIES_MOST,
             "0" if read.open_history else "",
             self.policy.sweep_interval_s * 1000,
+            self._attempts_most if read.again else "",
         )
 
     async def history(
@@ -303,6 +311,10 @@ class Store:
                 answers[index] = result[position]
         return answers
 
+    async def reject(self, room: RoomKey, user: int, epoch: str, seq: int) -> bool:
+        """Note that a client cannot show a message its user owes; False when there is nothing new to note. Idempotent."""
+        return bool(await self._run("reject", room, user, epoch, seq, self._attempts_most) == 1)
+
     async def receipts(
         self, asked: Sequence[tuple[RoomKey, int]]
     ) -> list[tuple[str, list[tuple[int, int, int, int]]]]:
@@ -327,9 +339,12 @@ class Store:
         [(_, rows)] = await self.receipts([(room, int(sender))])
         counts = next(
             (row for row in rows if row[0] == seq),
-            (seq, len(holding) // 2, 0, (len(waiting) + len(holding)) // 2),
+            (seq, len(holding) // 2, 0, len(waiting) // 3 + len(holding) // 2),
         )
-        members = [_waiting(int(waiting[i]), _text(waiting[i + 1])) for i in range(0, len(waiting), 2)]
+        members = [
+            _waiting(int(waiting[i]), _text(waiting[i + 1]), _text(waiting[i + 2]))
+            for i in range(0, len(waiting), 3)
+        ]
         for i in range(0, len(holding), 2):
             state = "read" if int(holding[i + 1]) >= seq else "delivered"
             members.append(Recipient(int(holding[i]), state, 0, None, None))
@@ -343,7 +358,9 @@ class Store:
         self, room: RoomKey, epoch: str, users: Sequence[int], *, mark: int | None = None
     ) -> list[Owing]:
         """Say which of `users` owe a live message, at or below `mark` when it is given."""
-        answer = await self._run("owing", room, epoch, "" if mark is None else mark, *users)
+        answer = await self._run(
+            "owing", room, epoch, "" if mark is None else mark, self._attempts_most, *users
+        )
         return [
             Owing(int(answer[i]), int(answer[i + 1]), *_counted(_text(answer[i + 2])))
             for i in range(0, len(answer), 3)
@@ -419,6 +436,28 @@ class Store:
         [answer] = await self.scripts.pipeline([("HGETALL", JOBS_KEY)])
         return {_text(answer[at]): json.loads(answer[at + 1]) for at in range(0, len(answer), 2)}
 
+    async def counts(self, unit: Literal["minute", "day"], last: int) -> list[Counts]:
+        """Return what was done in the last minutes (48 hours are kept) or days (90), oldest first, the present one included."""
+        length_ms, name, share = {"minute": (60_000, "hour", 60), "day": (86_400_000, "days", 30)}[unit]
+        newest = await self.now_ms() // length_ms
+        oldest = newest - last + 1
+        keys = [
+            f"{partition_prefix(partition)}counts:{name}:{group}"
+            for group in range(oldest // share, newest // share + 1)
+            for partition in range(PARTITIONS)
+        ]
+        sums: defaultdict[int, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+        for at in range(0, len(keys), HASHES_MOST):
+            commands = [("HGETALL", key) for key in keys[at : at + HASHES_MOST]]
+            for answer in await self.scripts.pipeline(commands):
+                for i in range(0, len(answer), 2):
+                    moment, _, what = _text(answer[i]).partition("|")
+                    sums[int(moment)][what] += int(answer[i + 1])
+        return [
+            Counts(at=moment * length_ms, **{what: sums[moment][what] for what in COUNTED})
+            for moment in range(oldest, newest + 1)
+        ]
+
     async def stored(self, room: RoomKey | None = None) -> int:
         """Count the live messages, of one room or all."""
         if room is not None:
@@ -486,6 +525,10 @@ class Store:
         await self.scripts.known()
 
     # Calls
+
+    @property
+    def _attempts_most(self) -> int:
+        return min(self.policy.attempts_max, ATTEMPTS_MOST)
 
     async def _in_log(self, script: str, room: RoomKey, *args: Any) -> Any:
         """Run a script that needs the room's log; make the log when it is missing and run it again."""
@@ -606,8 +649,13 @@ def _counted(attempts: str) -> tuple[int, int]:
     return int(n), int(next_at)
 
 
-def _waiting(user: int, attempts: str) -> Recipient:
+def _waiting(user: int, attempts: str, outcome: str) -> Recipient:
+    if outcome:
+        reason, n = outcome.split("|")
+        return Recipient(user, "waiting", int(n), None, reason)
     if not attempts:
-        return Recipient(user, "waiting", 0, None, "offline")
+        return Recipient(user, "waiting", 0, None, None)
     n, _first_at, next_at, reason = attempts.split("|")
-    return Recipient(user, "waiting", int(n), int(next_at) or None, reason or None)
+    if reason != "no_ack":
+        return Recipient(user, "waiting", int(n), int(next_at), None)
+    return Recipient(user, "waiting", int(n), None, reason)

@@ -18,7 +18,7 @@ from typing import Any
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
-from . import pools
+from . import metrics, pools
 
 PING_EVERY_S = 10.0
 PONG_WITHIN_S = 5.0
@@ -72,6 +72,7 @@ class Subscription:
                 await self._listen(restored)
             except (RedisError, OSError) as fault:
                 log.warning("subscription lost: %s", type(fault).__name__)
+            metrics.done.subscriptions_lost += 1
             restored = True
             for confirmed in self._channels.values():
                 confirmed.clear()

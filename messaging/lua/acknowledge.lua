@@ -2,7 +2,15 @@
 -- Raise cursors, never lower them; `read` is cut to `delivered`. An ack that moves the cursor clears the attempts.
 -- KEYS[1] partition prefix; ARGV: for each ack, 5 values: room, epoch, user, delivered ('' none), read ('' none)
 -- Returns for each 1 moved, 0 not, -1 the room has no log, -2 not a member, -3 another epoch, -5 above top
-local prefix, rooms, moved_rooms, answers = KEYS[1], {}, {}, {}
+local prefix, rooms, moved_rooms, answers, passed, live = KEYS[1], {}, {}, {}, 0, {}
+
+-- Live messages that a cursor passes. Many members of a room move alike: each stretch is counted once.
+local function live_between(key, from, upto)
+  local stretch = key .. '|' .. from .. '|' .. upto
+  if not live[stretch] then live[stretch] = redis.call('ZCOUNT', key .. ':live', '(' .. from, upto) end
+  return live[stretch]
+end
+
 for at = 1, #ARGV, 5 do
   local name, user, delivered, read = ARGV[at], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local key = prefix .. 'room:' .. name
@@ -14,22 +22,26 @@ for at = 1, #ARGV, 5 do
   elseif tonumber(delivered ~= '' and delivered or 0) > tonumber(room[2])
     or tonumber(read ~= '' and read or 0) > tonumber(room[2]) then answer = -5
   else
-    if delivered ~= '' then
-      answer = redis.call('ZADD', key .. ':delivered', 'XX', 'GT', 'CH', delivered, user)
-      if answer == 1 then redis.call('HDEL', key .. ':attempts', user) end
+    local cursor = redis.call('ZSCORE', key .. ':delivered', user)
+    if not cursor then answer = -2
+    elseif delivered ~= '' and tonumber(delivered) > tonumber(cursor) then
+      redis.call('ZADD', key .. ':delivered', delivered, user)
+      redis.call('HDEL', key .. ':attempts', user)
+      passed = passed + live_between(key, cursor, delivered)
+      cursor, answer = delivered, 1
     end
-    if read ~= '' then
-      local cursor = redis.call('ZSCORE', key .. ':delivered', user)
-      if not cursor then answer = -2
-      else
-        local cut = math.min(tonumber(read), tonumber(cursor))
-        local moved = redis.call('ZADD', key .. ':read', 'XX', 'GT', 'CH', string.format('%.0f', cut), user)
-        answer = math.max(answer, moved)
-      end
+    if cursor and read ~= '' then
+      local cut = math.min(tonumber(read), tonumber(cursor))
+      local moved = redis.call('ZADD', key .. ':read', 'XX', 'GT', 'CH', string.format('%.0f', cut), user)
+      answer = math.max(answer, moved)
     end
     if answer == 1 then moved_rooms[key] = true end
   end
   answers[#answers + 1] = answer
+end
+if passed > 0 then
+  local clock = redis.call('TIME')
+  count(prefix, clock[1] * 1000 + math.floor(clock[2] / 1000), 'delivered', passed)
 end
 for key in pairs(moved_rooms) do redis.call('PUBLISH', key, 'A') end
 return answers

@@ -92,4 +92,5 @@ for _, room in ipairs(order) do
   call('ZADD', room.prefix .. 'unacked', 'NX', format('%d', now + sweep), room.id)
   call('PUBLISH', room.key, table.concat(room.lines, '\n'))
 end
+count(KEYS[1], now, 'accepted', #accepted)
 return answers

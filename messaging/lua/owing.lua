@@ -1,16 +1,18 @@
 #!lua flags=no-writes
 -- Say which of some members owe a live message: at or below a mark, or any. One walk for all of them, from the newest down: as a
--- rule its first row decides. Who stands below the last of MOST rows is said to owe, for he is that far behind.
--- KEYS[1] partition prefix; ARGV: room, epoch, mark ('' top), then at most 500 user ids
+-- rule its first row decides. Who stands below the last of MOST rows is said to owe, for he is that far behind. What a member
+-- rejected he does not owe; past CHECKS look-ups he is said to.
+-- KEYS[1] partition prefix; ARGV: room, epoch, mark ('' top), most attempts, then at most 500 user ids
 -- Returns {user, cursor, value of attempts or '', ...}, only those who owe; {} for another epoch
-local STEP, MOST = 50, 1000
+local STEP, MOST, CHECKS = 50, 1000, 1000
 local key = KEYS[1] .. 'room:' .. ARGV[1]
-if #ARGV < 4 or redis.call('HGET', key, 'epoch') ~= ARGV[2] then return {} end
+if #ARGV < 5 or redis.call('HGET', key, 'epoch') ~= ARGV[2] then return {} end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local only_some = redis.call('EXISTS', key .. ':only') == 1
+local some_rejected = redis.call('EXISTS', key .. ':outcome') == 1
 
-local users = {unpack(ARGV, 4)}
+local users, checks = {unpack(ARGV, 5)}, 0
 local cursors, undecided, owes, lowest = {}, {}, {}, math.huge
 for i, cursor in ipairs(redis.call('ZMSCORE', key .. ':delivered', unpack(users))) do
   if cursor then
@@ -20,17 +22,25 @@ for i, cursor in ipairs(redis.call('ZMSCORE', key .. ':delivered', unpack(users)
   end
 end
 
-local function decide(user, seq)
-  if not undecided[user] then return end
+local function unshown(user, seq, exceptions)
+  if not exceptions or undecided[user] >= seq or checks == CHECKS then return false end
+  checks = checks + 1
+  return rejected(key, string.format('%.0f', seq), user, tonumber(ARGV[4]))
+end
+
+local function decide(user, seq, exceptions)
+  if not undecided[user] or unshown(user, seq, exceptions) then return end
   owes[user] = undecided[user] < seq
   if owes[user] then undecided[user] = nil end
 end
 
-local function decide_all(seq, sender)
-  lowest = undecided[sender] or math.huge
-  for user in pairs(undecided) do
-    if user ~= sender then
-      decide(user, seq)
+-- Whose own it is, and who rejected it: for them an older row decides.
+local function decide_all(seq, sender, exceptions)
+  lowest = math.huge
+  for user, cursor in pairs(undecided) do
+    if user == sender or unshown(user, seq, exceptions) then lowest = math.min(lowest, cursor)
+    else
+      owes[user] = cursor < seq
       undecided[user] = nil
     end
   end
@@ -41,10 +51,11 @@ local function look(entry)
   local expires_at = redis.call('HGET', key .. ':msg:' .. seq, 'expires_at')
   if expires_at and tonumber(expires_at) > now then
     local only = only_some and redis.call('HGET', key .. ':only', seq)
-    if not only then decide_all(tonumber(seq), sender)
+    local exceptions = some_rejected and redis.call('ZCOUNT', key .. ':outcome', seq, seq) > 0
+    if not only then decide_all(tonumber(seq), sender, exceptions)
     else
       for user in string.gmatch(only, '%d+') do
-        if user ~= sender then decide(user, tonumber(seq)) end
+        if user ~= sender then decide(user, tonumber(seq), exceptions) end
       end
     end
   end

@@ -3,7 +3,7 @@
 -- unheld is passed over and remembered in `outcome`, for the cursor will rise above it.
 -- KEYS[1] partition prefix
 -- ARGV: room, user, epoch, since, rev ('' none), limit (messages), most (bytes of bodies), visible from (seq: all after it,
---   '' joining), sweep interval (ms)
+--   '' joining), sweep interval (ms), most attempts where what the user rejected is left out, as in a retry, else ''
 -- Returns {epoch, top, rev, upto, more (0|1), messages, gone, changed} where a message is
 --   {seq, {id, sender, name, body, sent_at, expires_at, reply_to, edited_at, resends}} and gone is {seq, reason, ...}
 --   or a code: -1 the room has no log, -2 not a member, {epoch} another epoch or `since` above top
@@ -23,6 +23,7 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local cursor = tonumber(redis.call('ZSCORE', key .. ':delivered', user) or joined)
 local only_some = redis.call('EXISTS', key .. ':only') == 1
+local leave_out = ARGV[10] ~= '' and redis.call('EXISTS', key .. ':outcome') == 1
 local messages, gone, changed, bytes = {}, {}, {}, 0
 local attempts = string.match(redis.call('HGET', key .. ':attempts', user) or '', '^%d+') or '0'
 local unheld = '|' .. user .. '|' .. (attempts == '0' and 'offline' or 'no_ack') .. '|' .. attempts
@@ -80,8 +81,10 @@ for i, entry in ipairs(entries) do
   else
     local fields = visible(seq)
     if fields then
-      messages[#messages + 1] = {tonumber(seq), fields}
-      bytes = bytes + #fields[4] + 200
+      if not leave_out or not rejected(key, seq, user, tonumber(ARGV[10])) then
+        messages[#messages + 1] = {tonumber(seq), fields}
+        bytes = bytes + #fields[4] + 200
+      end
     else
       gone[#gone + 1] = tonumber(seq)
       gone[#gone + 1] = 'expired'

@@ -56,12 +56,13 @@ local function addressed(seq, only)
   return delivered, read, total
 end
 
--- One may have several rows: passed over once before and once after an attempt.
+-- One may have several rows: passed over once before and once after an attempt. Who left and joined again owes no more.
 local function unheld(seq)
   local delivered, read, known = 0, 0, {}
   for _, row in ipairs(redis.call('ZRANGEBYSCORE', key .. ':outcome', seq, seq)) do
     local member = string.match(row, '^%d+|(%d+)|')
-    if not known[member] then
+    local joined = redis.call('ZSCORE', key .. ':joined', member)
+    if not known[member] and joined and tonumber(joined) < tonumber(seq) then
       known[member] = true
       delivered = delivered + at_or_above('delivered', seq, member)
       read = read + at_or_above('read', seq, member)

@@ -1,8 +1,9 @@
 #!lua flags=no-writes
 -- Say who holds one live message, those who lack it first, at most 100 in all.
 -- KEYS[1] partition prefix; ARGV: room, seq
--- Returns {{id, sender, sent_at, expires_at, now, only ('' everybody)}, waiting, holding} where waiting is {user, attempts, ...}
---   with the value of `attempts` or '', and holding is {user, read cursor, ...}; or a code: -1 no log, -2 no such live message
+-- Returns {{id, sender, sent_at, expires_at, now, only ('' everybody)}, waiting, holding} where waiting is {user, attempts,
+--   outcome, ...} with the value of `attempts` or '' and 'reason|attempts' of `outcome` or '', and holding is {user, read cursor,
+--   ...}; or a code: -1 no log, -2 no such live message
 local MOST = 100
 local key, seq = KEYS[1] .. 'room:' .. ARGV[1], ARGV[2]
 if redis.call('EXISTS', key) == 0 then return -1 end
@@ -14,7 +15,8 @@ if not fields[1] or tonumber(fields[4]) <= now then return -2 end
 local only = redis.call('HGET', key .. ':only', seq) or ''
 local unheld = {}
 for _, row in ipairs(redis.call('ZRANGEBYSCORE', key .. ':outcome', seq, seq)) do
-  unheld[string.match(row, '^%d+|(%d+)|')] = true
+  local user, outcome = string.match(row, '^%d+|(%d+)|(.*)$')
+  unheld[user] = unheld[user] or outcome
 end
 local waiting, holding = {}, {}
 
@@ -28,15 +30,18 @@ end
 local function wait(user)
   waiting[#waiting + 1] = user
   waiting[#waiting + 1] = redis.call('HGET', key .. ':attempts', user) or ''
+  waiting[#waiting + 1] = unheld[user] or ''
 end
 
 for _, user in ipairs(redis.call('ZRANGEBYSCORE', key .. ':delivered', '-inf', '(' .. seq, 'LIMIT', 0, MOST)) do
   if owes(user) then wait(user) end
 end
 for user in pairs(unheld) do
-  if owes(user) and tonumber(redis.call('ZSCORE', key .. ':delivered', user)) >= tonumber(seq) then wait(user) end
+  if #waiting < 3 * MOST and owes(user) and tonumber(redis.call('ZSCORE', key .. ':delivered', user)) >= tonumber(seq) then
+    wait(user)
+  end
 end
-local left = MOST - #waiting / 2
+local left = MOST - #waiting / 3
 if left > 0 then
   for _, user in ipairs(redis.call('ZRANGEBYSCORE', key .. ':delivered', seq, '+inf', 'LIMIT', 0, MOST)) do
     if left > 0 and not unheld[user] and owes(user) then

@@ -16,4 +16,6 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local given_up = n + 1 >= tonumber(ARGV[5])
 redis.call('HSET', key .. ':attempts', user, string.format('%d|%s|%.0f|%s', n + 1, first_at or string.format('%.0f', now),
   now + tonumber(ARGV[4]), given_up and 'no_ack' or 'waiting'))
+count(KEYS[1], now, 'retried', 1)
+if given_up then count(KEYS[1], now, 'gave_up', 1) end
 return 1

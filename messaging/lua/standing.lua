@@ -9,16 +9,18 @@ if not room[1] then return -1 end
 local joined = redis.call('ZSCORE', key .. ':joined', user)
 if not joined then return -2 end
 
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 if ARGV[3] == room[1] and tonumber(ARGV[4]) <= tonumber(room[2]) then
+  local cursor = redis.call('ZSCORE', key .. ':delivered', user)
   if redis.call('ZADD', key .. ':delivered', 'XX', 'GT', 'CH', ARGV[4], user) == 1 then
     redis.call('HDEL', key .. ':attempts', user)
+    count(KEYS[1], now, 'delivered', redis.call('ZCOUNT', key .. ':live', '(' .. cursor, ARGV[4]))
     redis.call('PUBLISH', key, 'A')
   end
 end
 local read = redis.call('ZSCORE', key .. ':read', user) or joined
 local above = math.max(tonumber(read), tonumber(joined))
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local unread = 0
 local only_some = redis.call('EXISTS', key .. ':only') == 1
 for _, entry in ipairs(redis.call('ZRANGEBYSCORE', key .. ':live', string.format('(%.0f', above), '+inf', 'LIMIT', 0, 100)) do

@@ -1,0 +1,104 @@
+"""What this process has done since it began, as Prometheus asks for it. No room, no person, no text.
+
+Plain numbers, raised where the thing is done, on the hot path once for a whole batch: a counter of prometheus-client's own takes
+a microsecond, its histogram five. They become metrics only when they are asked for. Each process of a site has its own, told
+apart by the label `process`; what the whole site did is in the store (`Store.counts`).
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import dataclasses
+import os
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 400)
+
+
+def _total(what: str) -> int:
+    number: int = dataclasses.field(default=0, metadata={"what": what})
+    return number
+
+
+@dataclasses.dataclass(slots=True)
+class Done:
+    """What only ever rises, in the order in which it is shown."""
+
+    frames: int = _total("Frames received from clients")
+    accepted: int = _total("Messages accepted: stored, and given a seq")
+    repeated: int = _total("Messages sent again that got the first answer")
+    acknowledgements: int = _total("Acknowledgements that moved a cursor")
+    retried: int = _total("Attempts: pushes to a connected recipient who did not acknowledge")
+    gave_up: int = _total("Last attempts: the room is left alone until an acknowledgement (no_ack)")
+    rejected: int = _total("Messages that a recipient's client could not show (client_rejected)")
+    subscriptions_lost: int = _total("Times that this process began to listen to the store anew")
+    handler_failures: int = _total("Connections that a fault of the server closed (1011)")
+
+
+done = Done()
+refused: collections.Counter[str] = collections.Counter()  # by error code
+_connections = 0
+_batches = [0] * (len(BATCH_SIZES) + 1)  # how many were as large as each size and above the one before
+_in_batches = 0
+
+
+def connected(change: int) -> None:
+    """Note that a connection came (1) or went (-1)."""
+    global _connections
+    _connections += change
+
+
+def committed(size: int) -> None:
+    """Note that the store was given so many messages in one round trip."""
+    global _in_batches
+    _batches[bisect.bisect_left(BATCH_SIZES, size)] += 1
+    _in_batches += size
+
+
+def page() -> bytes:
+    """Return everything in Prometheus's text format."""
+    return generate_latest(_registry)
+
+
+class _Own(Collector):
+    def collect(self) -> Iterator[Metric]:
+        for field in dataclasses.fields(Done):
+            yield CounterMetricFamily(
+                f"chat_{field.name}", field.metadata["what"], value=getattr(done, field.name)
+            )
+        by_code = CounterMetricFamily("chat_refused", "Frames answered with an error", labels=["code"])
+        for code, number in sorted(refused.items()):
+            by_code.add_metric([code], number)
+        yield by_code
+        yield GaugeMetricFamily("chat_connections", "Open connections", value=_connections)
+        yield HistogramMetricFamily(
+            "chat_commit_batch", "Messages given to the store in one round trip", _buckets(), _in_batches
+        )
+
+
+def _buckets() -> list[tuple[str, float]]:
+    """Return [(at most, how many batches)], cumulative as the format has it."""
+    names = [*(f"{size}.0" for size in BATCH_SIZES), "+Inf"]
+    return [(name, sum(_batches[: at + 1])) for at, name in enumerate(names)]
+
+
+class _Registry(CollectorRegistry):
+    """Puts the process's number on every sample."""
+
+    def collect(self) -> Iterator[Metric]:
+        process = str(os.getpid())
+        for metric in super().collect():
+            metric.samples = [
+                sample._replace(labels={**sample.labels, "process": process}) for sample in metric.samples
+            ]
+            yield metric
+
+
+_registry = _Registry()
+_registry.register(_Own())
+ProcessCollector(namespace="chat", registry=_registry)
