@@ -31,7 +31,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from chatsite import assets, embedded, environment
 from chatsite.children import Child, end, marked
-from chatsite.supervisor import Supervisor, interrupt_on
+from chatsite.supervisor import Interrupt, Supervisor
 from messaging import demo, health, jobs
 
 # A peer that acknowledges no byte for this long is gone; by itself the kernel would wait 15 minutes.
@@ -68,10 +68,10 @@ class Options:
 
 def serve(options: Options) -> None:
     """Run the site until it is told to stop. `CannotServe` says in a sentence why it cannot."""
-    interrupt_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    interrupt = Interrupt(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     folder = Path(settings.DATA_DIR)
     with _locked(folder):
-        supervisor = Supervisor(folder)
+        supervisor = Supervisor(folder, interrupt)
         try:
             _end_orphans(supervisor, folder)
             listener = _bind(options.host, options.port)
@@ -80,10 +80,7 @@ def serve(options: Options) -> None:
         except KeyboardInterrupt:
             supervisor.say("Stopping.")
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(
-                    number, signal.SIG_IGN
-                )  # it is under way; a second Ctrl-C must not break it off
+            interrupt.ignore()
             supervisor.stop()
 
 

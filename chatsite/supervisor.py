@@ -21,8 +21,9 @@ NAME_WIDTH = 8
 class Supervisor:
     """Runs children in stages: started in the order in which they were added, stopped in the reverse order."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, interrupt: Interrupt) -> None:
         self._folder = folder
+        self._interrupt = interrupt
         self._stages: list[list[Child]] = []
         self._dropped = 0
 
@@ -36,13 +37,14 @@ class Supervisor:
             child.start()
 
     def run(self) -> None:
-        """Supervise until a signal raises `KeyboardInterrupt` (see `interrupt_on`)."""
+        """Supervise until a signal raises `KeyboardInterrupt` (see `Interrupt`)."""
         while True:
             self.turn(TURN_S)
 
     def turn(self, timeout_s: float) -> None:
-        """Wait up to `timeout_s` for output, pass it on, start again whatever has ended."""
+        """Wait up to `timeout_s` for output, pass it on, start again whatever has ended. `KeyboardInterrupt` at a signal."""
         self._pass_on_output(timeout_s)
+        self._interrupt.check()
         for child in self.children:
             if child.due_mono_s is not None:
                 if time.monotonic() >= child.due_mono_s:
@@ -111,7 +113,28 @@ class Supervisor:
             return  # nobody reads any more
 
 
-def interrupt_on(*numbers: signal.Signals) -> None:
-    """Let these signals raise `KeyboardInterrupt`, also where a shell started us in the background with SIGINT ignored."""
-    for number in numbers:
-        signal.signal(number, signal.default_int_handler)
+class Interrupt:
+    """Turns signals into `KeyboardInterrupt`, also where a shell started us in the background with SIGINT ignored.
+
+    Python swallows an exception that is raised while it runs a finaliser, so the signal is remembered as well.
+    """
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self._numbers = numbers
+        self._came = False
+        for number in numbers:
+            signal.signal(number, self._interrupt)
+
+    def check(self) -> None:
+        """Raise `KeyboardInterrupt` if a signal came."""
+        if self._came:
+            raise KeyboardInterrupt
+
+    def ignore(self) -> None:
+        """Ignore the signals from now on: the stop is under way, and a second Ctrl-C must not break it off."""
+        for number in self._numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _interrupt(self, *_: object) -> None:
+        self._came = True
+        raise KeyboardInterrupt

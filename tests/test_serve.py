@@ -423,7 +423,7 @@ def test_serve_stops_although_nobody_reads_what_it_prints(folder: Path) -> None:
             lambda: bool(children.marked(folder, "server")), deadline_s=START_DEADLINE_S, what="the server"
         )
         process.terminate()
-        process.wait(STOP_DEADLINE_S)
+        process.wait(3 * STOP_DEADLINE_S)  # that it stops is the rule here; how fast is another test's
         assert unread
     assert process.returncode == 0
     assert children.marked(folder) == []
