@@ -66,7 +66,7 @@ class Tally:
     accepted: int = 0
     refused: int = 0
     held: int = 0
-    connections: int = 0
+    closes: Counter[int] = dataclasses.field(default_factory=Counter)  # connections, by how they ended
 
 
 class Client:
@@ -122,6 +122,7 @@ class Client:
         while self.ended is None:
             began_s = time.monotonic()
             code = await self._connect()
+            self._tally.closes[code] += 1
             if code in FINAL:
                 self.ended = code
                 self._ledger.write("disagreed", f"closed for good with {code}")
@@ -148,7 +149,6 @@ class Client:
         looking = asyncio.create_task(self._look_for_ever())
         try:
             self._line = Line(socket, self._faults, self._take)
-            self._tally.connections += 1
             held = [
                 {"room": log.room, "epoch": log.epoch, "since": log.last, "rev": log.rev}
                 for log in self.logs.values()

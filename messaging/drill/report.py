@@ -37,7 +37,7 @@ class Outcome:
 
     seconds: float
     killed: int
-    connections: int
+    closes: dict[str, int]
     faults: dict[str, int]
     cursors: list[dict[str, Cursor]]
     logs: dict[str, list[Entry]]
@@ -58,7 +58,7 @@ class Report:
     pushes_per_delivery: float
     seconds: float
     killed: int
-    connections: int
+    closes: dict[str, int]
     faults: dict[str, int]
 
 
@@ -123,7 +123,7 @@ def judge(plan: Plan, folder: Path, outcome: Outcome) -> Report:
         pushes_per_delivery=round(outcome.faults.get("pushed", 0) / max(1, len(late)), 3),
         seconds=round(outcome.seconds, 1),
         killed=outcome.killed,
-        connections=outcome.connections,
+        closes=outcome.closes,
         faults=outcome.faults,
     )
 
@@ -257,12 +257,14 @@ def as_data(report: Report) -> dict[str, Any]:
 def sentences(report: Report) -> list[str]:
     """Return a report as lines for people."""
     faults = report.faults
+    closes = ", ".join(f"{count} with {code}" for code, count in report.closes.items()) or "none"
     lines = [
         f"{report.accepted} messages accepted, {report.deliveries} deliveries in {report.seconds:.0f} s;"
         f" the slowest took {report.slowest_ms / 1000:.1f} s, half of them less than {report.median_ms} ms;"
         f" {report.pushes_per_delivery:.2f} pushes a delivery.",
         f"Of {faults.get('frames', 0)} frames {faults.get('lost', 0)} were lost, {faults.get('doubled', 0)} doubled,"
-        f" {faults.get('overtaken', 0)} overtaken; {report.connections} connections, {report.killed} processes killed.",
+        f" {faults.get('overtaken', 0)} overtaken;"
+        f" {report.killed} processes killed, connections ended: {closes}.",
     ]
     for kind, meaning in FINDINGS.items():
         lines.append(f"{report.findings[kind]:>7}  {kind.replace('_', ' '):<24} {meaning}")

@@ -17,7 +17,7 @@ from .ledger import Ledger
 from .plan import DrillError, Plan
 from .report import Outcome, Report, judge
 
-GREETED_WITHIN_S = 60.0
+GREETED_WITHIN_S = 120.0  # over the same bad lines, with the contract's backoff
 LOOK_EVERY_S = 0.2
 # Without any change for so long it is over. The longest wait of the nets is 60 s, and their last word may be lost.
 PATIENCE_S = 150.0
@@ -81,7 +81,7 @@ class Drill:
         outcome = Outcome(
             seconds=time.monotonic() - self._began_s,
             killed=self._killed,
-            connections=self._tally.connections,
+            closes={str(code): count for code, count in sorted(self._tally.closes.items())},
             faults=dict(self._faults.done),
             cursors=cursors,
             logs=logs,
@@ -98,10 +98,9 @@ class Drill:
         finally:
             for task in tasks:
                 task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
-        for end in ended:
-            if isinstance(end, Exception):
-                raise end
+            for end in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(end, Exception):
+                    raise end  # a fault of the drill's own, whatever it led to
 
     async def _tell_for_ever(self) -> None:
         while True:
@@ -124,7 +123,11 @@ class Drill:
                 while not all(client.welcomed for client in self._clients):  # noqa: ASYNC110
                     await asyncio.sleep(LOOK_EVERY_S)
         except TimeoutError:
-            raise DrillError("The drill's people were not let in within a minute.") from None
+            let_in = sum(client.welcomed for client in self._clients)
+            raise DrillError(
+                f"Of the drill's {len(self._clients)} people {let_in} were let in within {GREETED_WITHIN_S:.0f} s"
+                f" (connections ended: {dict(self._tally.closes)})."
+            ) from None
         self._began_s = time.monotonic()
 
     # What goes on while they talk
@@ -212,6 +215,10 @@ def drill(plan: Plan, tell: Callable[[Progress], None]) -> tuple[Report, Instanc
     """Run a plan on a site of its own; the ledgers of one that failed are kept. Raises DrillError."""
     tell(Progress("starting"))
     with Instance(plan) as instance:
-        report = asyncio.run(Drill(plan, instance, tell).run())
+        try:
+            report = asyncio.run(Drill(plan, instance, tell).run())
+        except DrillError as fault:
+            instance.keep_ledgers = True
+            raise DrillError(f"{fault} The site's log is kept in {instance.ledgers}.") from fault
         instance.keep_ledgers = not report.ok
     return report, instance
