@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Sequence
-from typing import TextIO
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -43,12 +43,20 @@ def room_key(text: str) -> RoomKey:
 
 
 class Stop:
-    """Turns true at SIGTERM or SIGINT, so that a command finishes its batch and exits 0."""
+    """Turns true at SIGTERM or SIGINT within its block, so that a command finishes its batch and exits 0."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._asked.set())
+            self._before[number] = signal.signal(number, lambda *_: self._asked.set())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def __bool__(self) -> bool:
         return self._asked.is_set()

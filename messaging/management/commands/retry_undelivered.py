@@ -47,19 +47,17 @@ class Command(BaseCommand):
             ) from None
 
     def _sweep(self, what: jobs.Sweep, *, once: bool, as_json: bool) -> None:
-        stop = Stop()
         interval_s = policies.current().sweep_interval_s
         if not once:
             say(f"Sweeping every {interval_s} s until Ctrl-C.")
-        while True:
-            count = self._sweep_once(what, stop)
-            told = "1 room told" if count == 1 else f"{count} rooms told"
-            self.stdout.write(json.dumps({"rooms": count}) if as_json else told)
-            if once or stop:
-                return
-            stop.wait(interval_s)
-            if stop:
-                return
+        with Stop() as stop:
+            while not stop:
+                count = self._sweep_once(what, stop)
+                told = "1 room told" if count == 1 else f"{count} rooms told"
+                self.stdout.write(json.dumps({"rooms": count}) if as_json else told)
+                if once:
+                    return
+                stop.wait(interval_s)
 
     def _sweep_once(self, what: jobs.Sweep, stop: Stop) -> int:
         with Progress(disable=not sys.stderr.isatty(), transient=True) as progress:
