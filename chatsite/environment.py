@@ -10,6 +10,7 @@
 | DATA_DIR | `var/` beside `manage.py` |
 | EMAIL_URL, DEFAULT_FROM_EMAIL | e-mail is printed, not sent |
 | TRUSTED_PROXY_COUNT | 1 for an https site, else 0 |
+| METRICS_TOKEN | none: `/metrics` is for this machine only |
 | MESSAGING_RATE_LIMIT_SCALE | 1 |
 | MESSAGING_NETS | on; off is for `manage.py drill --without-nets` only |
 
@@ -44,6 +45,7 @@ KEY_NEEDERS = {
     "runserver",
 }  # servers: a key of their own would sign what no other process accepts
 STORE_STARTERS = {"serve"}
+METRICS_TOKEN_LEAST = 16  # characters; shorter ones can be guessed
 
 
 class BadEnvironment(ImproperlyConfigured):
@@ -218,6 +220,18 @@ def secret_key() -> str:
             " the same for every process of the site; `manage.py serve` makes and keeps one by itself."
         )
     return key
+
+
+def metrics_token() -> str:
+    """Return what a reader of `/metrics` must know, empty when only this machine may read."""
+    token = os.environ.get("METRICS_TOKEN", "").strip()
+    if token and (
+        len(token) < METRICS_TOKEN_LEAST or not token.isascii() or not token.isprintable() or " " in token
+    ):
+        raise BadEnvironment(
+            f"METRICS_TOKEN must be at least {METRICS_TOKEN_LEAST} ASCII characters without spaces, or empty."
+        )
+    return token
 
 
 def prepare_command(command: str) -> None:

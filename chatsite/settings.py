@@ -26,7 +26,8 @@ TRUSTED_PROXY_COUNT = environment.count("TRUSTED_PROXY_COUNT", 1 if SITE.secure 
 if TRUSTED_PROXY_COUNT:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SECURE_SSL_REDIRECT = SITE.secure
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # asked from inside, past the proxy
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # asked from inside, past the proxy
+METRICS_TOKEN = environment.metrics_token()
 SECURE_HSTS_SECONDS = 365 * 86_400 if SITE.secure else 0
 CSRF_FAILURE_VIEW = "messaging.endpoint.csrf_failure"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = LANGUAGE_COOKIE_SECURE = SITE.secure

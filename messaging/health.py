@@ -24,8 +24,11 @@ from django.utils import timezone
 from django_q.models import Schedule
 from django_redis import get_redis_connection
 
-from . import jobs
+from . import jobs, status
+from .crossing import run_verb
 from .errors import Unavailable
+from .records import Counts
+from .store import open_store
 
 OLDEST_STORE = (7, 0)
 LISTPACK_VALUE_BYTES = 8_192
@@ -73,6 +76,7 @@ def store() -> Part:
             "store", error, "Start it, or correct REDIS_URL; `manage.py serve` runs one by itself."
         )
     found = _settings(client)
+    counted = _counted()
     version = str(info.get("valkey_version") or info["redis_version"])
     facts: dict[str, str | int | float | bool | None] = {
         "server": str(info.get("server_name", "redis")),
@@ -82,9 +86,26 @@ def store() -> Part:
         "role": str(info["role"]),
         "aof_last_write_status": str(info.get("aof_last_write_status", "unknown")),
         "clock_difference_s": round(drift_s, 3),
+        **counted,
     }
     faults = [*_server_faults(info, drift_s), *_settings_faults(found), *_persistence_faults(info)]
     return Part(name="store", version=version, facts=facts, faults=faults)
+
+
+def _counted() -> dict[str, int]:
+    try:
+        hour = run_verb(_last_hour)
+    except (redis.RedisError, Unavailable):  # why it does not answer is a fault of its own
+        return {}
+    return {
+        "accepted_last_hour": hour.accepted,
+        "retried_last_hour": hour.retried,
+        "gave_up_last_hour": hour.gave_up,
+    }
+
+
+async def _last_hour() -> Counts:
+    return await status.last_hour(open_store())
 
 
 def _drift_s(client: redis.Redis) -> float:

@@ -9,8 +9,8 @@ import dataclasses
 from typing import Any
 
 from . import policy as policies
-from .records import Lag, RoomKey
-from .store import Store, open_store
+from .records import Counts, Lag, RoomKey
+from .store import COUNTED, Store, open_store
 
 ROOMS_IN_ONE_CALL = 100
 MEMBERS_LOOKED_AT = 1_000
@@ -20,7 +20,7 @@ MEMBERS_LOOKED_AT = 1_000
 class Status:
     """Counts of rooms and of (room, member) pairs; ages in seconds, None where there is nothing to be that old.
 
-    `lagging` members are connected, `parked` are not; `retrying` and `gave_up` are among those who lag.
+    `lagging` members are connected, `parked` are not; `retrying` and `gave_up` are among those who lag. `last_hour` is of all rooms.
     """
 
     stored: int
@@ -36,6 +36,7 @@ class Status:
     memory_limit_bytes: int
     eviction: str
     life: str
+    last_hour: Counts
 
 
 async def status(room: RoomKey | None = None) -> Status:
@@ -69,7 +70,15 @@ async def status(room: RoomKey | None = None) -> Status:
         memory_limit_bytes=memory.limit,
         eviction=memory.policy,
         life=store.life,
+        last_hour=await last_hour(store),
     )
+
+
+async def last_hour(store: Store) -> Counts:
+    """Return what was done in the last 60 minutes."""
+    minutes = await store.counts("minute", 60)
+    sums = {what: sum(getattr(minute, what) for minute in minutes) for what in COUNTED}
+    return Counts(at=minutes[0].at, **sums)
 
 
 async def _count(store: Store, lag: Lag, online: set[int], counts: dict[str, int]) -> bool:

@@ -44,6 +44,7 @@ urlpatterns = [
     path("ws/chat/check/", views.check, name="check"),
     path("healthz", views.healthz, name="healthz"),
     path("readyz", views.readyz, name="readyz"),
+    path("metrics", views.metrics, name="metrics"),
     path("api/rooms/", api.rooms_view),
     path("api/rooms/public/", api.public_rooms_view),
     path("api/rooms/<room:room>/", api.room_view),

@@ -1,11 +1,14 @@
-"""The chat page, the address that says whether a socket would be let in, and the two that machines ask for health."""
+"""The chat page, the address that says whether a socket would be let in, and those that machines ask for health and numbers."""
 
 from __future__ import annotations
 
 import asyncio
+import hmac
+import ipaddress
 import logging
 from http import HTTPStatus
 
+import prometheus_client
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
 from django.db import DatabaseError, InterfaceError, connection
@@ -16,6 +19,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_safe
 
+from . import metrics as numbers
 from . import policy
 from .crossing import in_database
 from .errors import Unavailable
@@ -25,6 +29,7 @@ from .store import open_store
 log = logging.getLogger(__name__)
 
 READY_DEADLINE_S = 4.0
+FORWARDED = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip")
 
 
 @require_safe
@@ -74,6 +79,33 @@ async def readyz(request: HttpRequest) -> HttpResponse:
     database, store = await asyncio.gather(_database_answers(), _store_answers())
     status = HTTPStatus.OK if database and store else HTTPStatus.SERVICE_UNAVAILABLE
     return JsonResponse({"database": database, "store": store}, status=status)
+
+
+@require_safe
+@never_cache
+async def metrics(request: HttpRequest) -> HttpResponse:
+    """Say what this process has done, to this machine itself or to who knows the token; to others it is not there."""
+    given = request.headers.get("Authorization")
+    if given is not None and not _knows_token(given):
+        return HttpResponse(status=HTTPStatus.FORBIDDEN)
+    if given is None and not _from_this_machine(request):
+        return HttpResponse(status=HTTPStatus.NOT_FOUND)
+    return HttpResponse(numbers.page(), content_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+
+def _knows_token(given: str) -> bool:
+    token = settings.METRICS_TOKEN
+    return bool(token) and hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+
+
+def _from_this_machine(request: HttpRequest) -> bool:
+    """Say whether no proxy is between: one on this machine makes everybody look local."""
+    if any(name in request.headers for name in FORWARDED):
+        return False
+    try:
+        return ipaddress.ip_address(request.META.get("REMOTE_ADDR", "")).is_loopback
+    except ValueError:
+        return False  # a unix socket has no address: only a proxy stands there
 
 
 async def _database_answers() -> bool:

@@ -26,6 +26,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "DJANGO_DEBUG",
         "DJANGO_SECRET_KEY",
         "TRUSTED_PROXY_COUNT",
+        "METRICS_TOKEN",
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
@@ -114,6 +115,16 @@ def test_a_proxy_count_that_is_no_count_is_refused_by_name(
     monkeypatch.setenv("TRUSTED_PROXY_COUNT", given)
     with pytest.raises(BadEnvironment, match="TRUSTED_PROXY_COUNT"):
         environment.count("TRUSTED_PROXY_COUNT", 0)
+
+
+@pytest.mark.parametrize("given", ["short", "with a space in it", "\u2603" * 20])
+def test_a_metrics_token_that_is_weak_or_no_header_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("METRICS_TOKEN", given)
+    with pytest.raises(BadEnvironment, match="METRICS_TOKEN") as refused:
+        environment.metrics_token()
+    assert given not in str(refused.value), "a secret stays out of logs"
 
 
 def test_a_data_dir_that_is_a_file_is_refused_by_name(
@@ -296,6 +307,7 @@ ENVIRONMENT = {
     "REDIS_URL",
     "DATA_DIR",
     "TRUSTED_PROXY_COUNT",
+    "METRICS_TOKEN",
     "EMAIL_URL",
     "DEFAULT_FROM_EMAIL",
     "MESSAGING_RATE_LIMIT_SCALE",

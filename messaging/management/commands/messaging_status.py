@@ -14,6 +14,7 @@ from messaging import health
 from messaging.crossing import run_verb
 from messaging.errors import MessagingError
 from messaging.management.arguments import Stop, age, room_key, say, show_table
+from messaging.records import RoomKey
 from messaging.status import Status, status
 
 WATCH_EVERY_S = 2.0
@@ -28,18 +29,18 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print JSON, a line each time")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        stop = Stop() if options["watch"] else None
-        while True:
-            try:
-                found = run_verb(status, options["room"])
-            except MessagingError as error:
-                raise CommandError(f"{error.detail} `manage.py doctor` says what is wrong.") from None
-            self._show(found, as_json=options["json"], clear=stop is not None)
-            if stop is None:
-                return
-            stop.wait(WATCH_EVERY_S)
-            if stop:
-                return
+        with Stop() as stop:
+            while not stop:
+                self._show(self._status(options["room"]), as_json=options["json"], clear=options["watch"])
+                if not options["watch"]:
+                    return
+                stop.wait(WATCH_EVERY_S)
+
+    def _status(self, room: RoomKey | None) -> Status:
+        try:
+            return run_verb(status, room)
+        except MessagingError as error:
+            raise CommandError(f"{error.detail} `manage.py doctor` says what is wrong.") from None
 
     def _show(self, found: Status, *, as_json: bool, clear: bool) -> None:
         if as_json:
@@ -54,6 +55,17 @@ class Command(BaseCommand):
             say(f"{since}: the sweep stands still. Start `manage.py worker`. Nothing is lost meanwhile.")
 
 
+def _last_hour(found: Status) -> list[tuple[str, int]]:
+    hour = found.last_hour
+    return [
+        ("accepted", hour.accepted),
+        ("delivered", hour.delivered),
+        ("retried", hour.retried),
+        ("gave up", hour.gave_up),
+        ("rejected", hour.rejected),
+    ]
+
+
 def _rows(found: Status) -> list[tuple[str, str]]:
     oldest_s = found.oldest_undelivered_s
     limit = f" of {found.memory_limit_bytes:,}" if found.memory_limit_bytes else ""
@@ -65,6 +77,7 @@ def _rows(found: Status) -> list[tuple[str, str]]:
         ("retrying", f"{found.retrying:,}"),
         ("gave up (no answer)", f"{found.gave_up:,}"),
         ("oldest undelivered", "none" if oldest_s is None else age(oldest_s)),
+        *((f"{what}, last hour", f"{number:,}") for what, number in _last_hour(found)),
         *((f"users on process {name}", f"{users:,}") for name, users in sorted(found.connections.items())),
         *((f"job {name}", f"{age(beat['age_s'])} ago") for name, beat in sorted(found.jobs.items())),
         ("store memory", f"{found.memory_bytes:,}{limit} bytes, {found.eviction}"),
