@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import limits
+from bench import limits, report
 from bench.generator import generate
 from bench.systems import (
     ROOT,
@@ -154,6 +154,7 @@ def main(arguments: list[str]) -> int:
     written = {
         "at": _now(),
         "fsync": options.fsync,
+        "repeats": options.repeats,
         "seconds": options.seconds,
         "results": results,
         "summary": summary,
@@ -161,6 +162,8 @@ def main(arguments: list[str]) -> int:
     }
     options.out.write_text(json.dumps(written, indent=1) + "\n")
     print(table(summary))
+    if options.write:
+        report.write(written, table(summary))
     return 0 if all(sound(result) for result in results if result["system"] == "chat") else 1
 
 
@@ -175,6 +178,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     known_limits = {limit.name: limit for limit in limits.LIMITS}
     parser.add_argument("--limits", type=_names(known_limits), default=[] if quick else list(known_limits))
     parser.add_argument("--out", type=Path, default=RESULTS / "latest.json")
+    parser.add_argument(
+        "--write", action="store_true", default=not (quick or arguments), help="renew docs/performance.md"
+    )
     parser.add_argument(
         "--check", action="store_true", help="small and short: does every message arrive once and in order?"
     )
@@ -244,8 +250,8 @@ def _measure(
                 scenario = SCENARIOS[scenario_name]
                 if scenario.systems and name not in scenario.systems:
                     continue
-                report = load(system, scenario, crowds[scenario.crowd], seconds=options.seconds)
-                yield {"system": name, "scenario": scenario_name, **report}
+                measured = load(system, scenario, crowds[scenario.crowd], seconds=options.seconds)
+                yield {"system": name, "scenario": scenario_name, **measured}
     except CannotMeasure as fault:
         yield {"system": name, "missing_system": str(fault)}
 
@@ -296,9 +302,11 @@ def summarise(results: list[dict[str, Any]], systems: list[str], scenarios: list
     summary: dict[str, Any] = {}
     for name in scenarios:
         figure = SCENARIOS[name].figure
+        named = SCENARIOS[name].systems
         by_system = {
             system: [r for r in results if r["system"] == system and r.get("scenario") == name]
             for system in systems
+            if not named or system in named
         }
         own = {r["repeat"]: r[figure] for r in by_system.get("chat", [])}
         summary[name] = {

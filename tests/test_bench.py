@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import measure
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,3 +31,38 @@ def test_every_message_of_the_generator_arrives_once_and_in_order(tmp_path: Path
         assert result["accepted_s"] > 0
         assert result["deliveries_s"] > 0
         assert (result["missing"], result["twice"], result["unordered"], result["errors"]) == (0, 0, 0, {})
+
+
+def a_result(**changed: object) -> dict[str, Any]:
+    counted = {"missing": 0, "twice": 0, "unordered": 0, "unanswered": 0, "closed": 0, "errors": {}}
+    measured = {
+        "deliveries_s": 100_000,
+        "accepted_s": 500,
+        "delivery_ms": {"p50": 5.0, "p99": 20.0},
+        "generator_is_the_limit": False,
+    }
+    return {"system": "chat", "scenario": "fan-4", "repeat": 0, **counted, **measured, **changed}
+
+
+@pytest.mark.parametrize(
+    "fault", [{"missing": 1}, {"twice": 1}, {"unordered": 1}, {"errors": {"not_member": 1}}]
+)
+def test_speed_without_delivery_is_a_fault(fault: dict[str, object]) -> None:
+    assert measure.sound(a_result())
+    assert not measure.sound(a_result(**fault))
+
+
+def test_ratios_are_of_the_same_repeat() -> None:
+    results = [
+        a_result(repeat=0),
+        a_result(repeat=1, deliveries_s=60_000),
+        a_result(system="tutorial", repeat=0, deliveries_s=10_000),
+        a_result(system="tutorial", repeat=1, deliveries_s=5_000),
+    ]
+    row = measure.summarise(results, ["chat", "tutorial"], ["fan-4"])["fan-4"]["tutorial"]
+    assert (row["ratio_least"], row["ratio_most"]) == (10, 12)
+
+
+def test_a_system_that_did_not_start_is_named_in_the_table() -> None:
+    summary = measure.summarise([a_result()], ["chat", "raw"], ["fan-4"])
+    assert "raw ASGI broadcast, nothing stored | missing" in measure.table(summary)
