@@ -47,6 +47,14 @@ class TestClaim:
         [claim] = await store.claim_lagging("t")
         assert (claim.room, claim.mark) == (ROOM, 2)
 
+    async def test_a_busy_room_has_a_mark_however_much_is_younger(self, store: Store) -> None:
+        await accept(store, message(), message(), message())
+        await make_due(store, ROOM)
+        for _ in range(7):
+            await accept(store, *(message() for _ in range(100)))
+        [claim] = await store.claim_lagging("t")
+        assert claim.mark == 3
+
     async def test_a_room_is_not_due_before_a_minute(self, store: Store) -> None:
         await accept(store)
         assert await store.claim_lagging("t") == []
@@ -254,6 +262,7 @@ class TestCommands:
         found = json.loads(capsys.readouterr().out)
         assert (found["stored"], found["rooms_active"], found["lagging"], found["parked"]) == (1, 1, 0, 1)
         assert found["oldest_undelivered_s"] >= 60
+        assert (found["last_hour"]["accepted"], found["last_hour"]["delivered"]) == (1, 0)
 
     def test_status_says_that_no_job_runs(
         self, lagging_room: RoomKey, capsys: pytest.CaptureFixture[str]

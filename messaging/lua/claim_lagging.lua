@@ -2,21 +2,27 @@
 -- Take the rooms of a partition whose look is due: each is a lease, due again by itself. Rooms in which nobody can lag go.
 -- KEYS[1] partition prefix; ARGV: token, most rooms, lease (ms), newest age of the mark (ms), one room or '' for the due ones
 -- Returns {room, epoch, mark, oldest accepted (epoch ms), score claimed, ...}; the same token gets the same rows
-local LOOK = 500
 local prefix, token, lease, settled = KEYS[1], ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local answered = redis.call('GET', prefix .. 'claim:' .. token)
 if answered then return cjson.decode(answered) end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
--- The newest message that has had time to be acknowledged; 0 when even the oldest looked at is younger.
+-- The newest message that has had time to be acknowledged, by halving: sent_at rises with seq. 0 when there is none.
 local function mark_of(key)
-  for _, entry in ipairs(redis.call('ZREVRANGE', key .. ':live', 0, LOOK - 1)) do
-    local seq = string.match(entry, '^%d+')
+  local old, young = 0, redis.call('ZCARD', key .. ':live')
+  local mark = '0'
+  while old < young do
+    local middle = math.floor((old + young) / 2)
+    local seq = string.match(redis.call('ZRANGE', key .. ':live', middle, middle)[1], '^%d+')
     local sent_at = redis.call('HGET', key .. ':msg:' .. seq, 'sent_at')
-    if not sent_at or tonumber(sent_at) <= now - settled then return seq end
+    if not sent_at or tonumber(sent_at) <= now - settled then
+      old, mark = middle + 1, seq
+    else
+      young = middle
+    end
   end
-  return '0'
+  return mark
 end
 
 local function look(room)
