@@ -12,6 +12,7 @@ import * as words from "./words.js";
 
 const NEAR_BOTTOM = 48; // px
 const NEAR_TOP = 600;
+const ANCHORS = ["message", "tombstone", "outbox"];
 const FADE_MS = 650; // the stylesheet's 600 and a little
 const UNREAD_PAGES_MOST = 4;
 const LINK_PAGES_MOST = 40;
@@ -363,8 +364,10 @@ export class Timeline {
     if (this.#stick) return null;
     const top = this.#scroller.getBoundingClientRect().top;
     for (const entry of this.#entries) {
+      // A day's line moves up when older messages of the day come; what fades will be gone.
+      if (!ANCHORS.includes(entry.kind) || (entry.kind === "message" && this.#leaving.has(entry.seq))) continue;
       const rect = this.#elementOf(entry)?.getBoundingClientRect();
-      if (rect && rect.bottom > top && !(entry.kind === "message" && this.#leaving.has(entry.seq))) return { key: entry.key, top: rect.top };
+      if (rect?.bottom > top) return { key: entry.key, top: rect.top };
     }
     return null;
   }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,23 @@ def browser() -> Iterator[Browser]:
         one.close()
 
 
+@pytest.fixture(scope="session")
+def demos(site: Site) -> Iterator[Callable[[], Demo]]:
+    """Return a function that gives the next three people; the ones after them are seeded while a test runs."""
+    with ThreadPoolExecutor(1) as seeding:
+        waiting = [seeding.submit(site.seed, users=3)]
+
+        def take() -> Demo:
+            waiting.append(seeding.submit(site.seed, users=3))
+            return waiting.pop(0).result()
+
+        yield take
+
+
 @pytest.fixture
-def demo(site: Site) -> Demo:
+def demo(demos: Callable[[], Demo]) -> Demo:
     """Three people who share a room that nobody has used."""
-    return site.seed(users=3)
+    return demos()
 
 
 @pytest.fixture

@@ -216,8 +216,10 @@ def test_pages_come_from_before_and_the_place_is_kept(open_screen: OpenScreen, d
     top = place.bounding_box()
     hers.sees("message number 31 ")
     assert place.bounding_box() == top
+    first = hers.message("message number 30 ")
     hers.page.locator("[data-timeline]").evaluate("(place) => place.scrollTo({top: 0, behavior: 'instant'})")
     hers.sees("message number 0 ")
+    expect(first).to_be_in_viewport()  # the day's line above it went up, what was read did not
 
 
 def test_reading_above_is_not_disturbed_by_what_comes_below(open_screen: OpenScreen, demo: Demo) -> None:
