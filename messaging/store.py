@@ -332,7 +332,7 @@ class Store:
 
     async def recipients(self, room: RoomKey, seq: int) -> Recipients:
         """Say who holds one live message, those who lack it first, at most 100. Raises NoSuchMessage."""
-        answer = await self._in_log("recipients", room, seq)
+        answer = await self._in_log("recipients", room, seq, self._attempts_most)
         if answer == -2:
             raise NoSuchMessage()
         (id_, sender, sent_at, expires_at, _now, _only), waiting, holding = answer
@@ -649,10 +649,9 @@ def _counted(attempts: str) -> tuple[int, int]:
     return int(n), int(next_at)
 
 
-def _waiting(user: int, attempts: str, outcome: str) -> Recipient:
-    if outcome:
-        reason, n = outcome.split("|")
-        return Recipient(user, "waiting", int(n), None, reason)
+def _waiting(user: int, attempts: str, rejected: str) -> Recipient:
+    if rejected:
+        return Recipient(user, "waiting", int(rejected), None, "client_rejected")
     if not attempts:
         return Recipient(user, "waiting", 0, None, None)
     n, _first_at, next_at, reason = attempts.split("|")

@@ -15,7 +15,7 @@ from django.test import AsyncClient, AsyncRequestFactory
 from prometheus_client.parser import text_string_to_metric_families
 
 from chatsite.environment import BASE_DIR
-from messaging import metrics, views
+from messaging import health, metrics, views
 from messaging import store as stores
 from messaging.delivery import Delivery
 from messaging.hub import Hub
@@ -283,6 +283,14 @@ class TestStore:
         finally:
             await store.client.config_set("maxmemory", 0)
         assert today.delivered == 1
+
+
+async def test_doctor_says_what_was_done_in_the_last_hour(store: Store) -> None:
+    await accept(store, message(), message())
+    await store.record_attempt(ROOM, GRACE, 0, 5.0)
+    facts = (await asyncio.to_thread(health.store)).facts
+    found = {name: value for name, value in facts.items() if name.endswith("_last_hour")}
+    assert found == {"accepted_last_hour": 2, "retried_last_hour": 1, "gave_up_last_hour": 0}
 
 
 # The log

@@ -93,6 +93,19 @@ class TestOutcome:
         rows = {row.user: (row.state, row.reason, row.next_at_ms) for row in found.members}
         assert rows == {GRACE: ("waiting", "client_rejected", None), ALAN: ("delivered", None, None)}
 
+    async def test_a_crowd_of_them_is_named_by_the_same_word(self, store: Store) -> None:
+        async def crowd(room: str) -> list[int]:
+            return list(range(1, 401))
+
+        store._members_of = crowd
+        await accept(store)
+        await asyncio.gather(*(reject(store, user, 1) for user in range(2, 401)))
+        await asyncio.gather(*(acknowledge(store, user, 1) for user in range(52, 401)))
+        found = await store.recipients(ROOM, 1)
+        assert (found.total, found.delivered, len(found.members)) == (399, 0, 100)
+        assert {(row.state, row.reason) for row in found.members} == {("waiting", "client_rejected")}
+        assert {row.user for row in found.members} >= set(range(2, 52)), "who lacks it altogether comes first"
+
     async def test_who_left_and_joined_again_is_not_counted_against_the_others(self, store: Store) -> None:
         await accept(store)
         await acknowledge(store, GRACE, 1)

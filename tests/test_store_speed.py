@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -92,6 +93,27 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
         "append of 100": lambda: big.append([message("x" * 100, user=SENDER, room=BIG) for _ in range(100)]),
     }
     took = {name: await slowest_us(big, verb) for name, verb in verbs.items()}
+
+    # A message that nobody's client can show, and one before it: every member says so.
+    [place] = await big.places([BIG])
+    assert place is not None
+    top = place.top
+    for seq in (top - 1, top):
+        for at in range(2, MEMBERS + 1, 500):
+            rejections = [
+                big.reject(BIG, user, place.epoch, seq) for user in range(at, min(at + 500, MEMBERS + 1))
+            ]
+            await asyncio.gather(*rejections)
+    rejected = {
+        "reject": lambda: big.reject(BIG, LAST_MEMBER, place.epoch, top),
+        "owing of 500 who rejected": lambda: big.owing(BIG, place.epoch, list(range(2, 502))),
+        "read_after in a retry": lambda: big.read_after(
+            LAST_MEMBER, [Read(room=BIG, epoch=place.epoch, since=top - 100, again=True, limit=100)]
+        ),
+        "recipients of a rejected one": lambda: big.recipients(BIG, top),
+        "receipts with rejected ones": lambda: big.receipts([(BIG, SENDER)]),
+    }
+    took |= {name: await slowest_us(big, verb) for name, verb in rejected.items()}
 
     # Nobody has processed expiry for a while: everything in the last stretch is past it.
     pipeline = big.client.pipeline(transaction=False)

@@ -14,6 +14,7 @@ from django.contrib.auth.models import User
 from django.db import OperationalError
 from django.test import AsyncClient
 
+from messaging import policy as policies
 from messaging import rooms
 from messaging.models import Membership, Room
 from messaging.records import AckRow, Append
@@ -521,8 +522,31 @@ async def test_the_sender_sees_who_holds_a_message_and_who_does_not(
     }
     waiting, holding = answer["recipients"]
     assert (waiting["user"], waiting["name"], waiting["state"]) == (grace.pk, "grace", "waiting")
-    assert (waiting["attempts"], waiting["next_at"]) == (0, None)
+    assert (waiting["attempts"], waiting["next_at"], waiting["reason"]) == (0, None, "offline")
     assert (holding["user"], holding["name"], holding["state"]) == (bob.pk, "bob", "delivered")
+
+
+async def test_offline_is_only_who_is_connected_nowhere(client: AsyncClient, ada: User, grace: User) -> None:
+    bob, eve = await person("bob"), await person("eve")
+    room = await room_of(ada, grace, bob, eve)
+    seq = await send(room, ada)
+    [place] = await open_store().places([key_of(room)])
+    assert place is not None
+    await open_store().report_presence("elsewhere", [grace.pk], 60)
+    await open_store().reject(key_of(room), bob.pk, place.epoch, seq)
+    for attempt in range(policies.current().attempts_max):
+        await open_store().record_attempt(key_of(room), eve.pk, attempt, 5.0)
+
+    _, answer = await ask(client, "GET", f"/api/rooms/{room.id}/messages/{seq}/recipients/")
+
+    assert {row["name"]: row["reason"] for row in answer["recipients"]} == {
+        "grace": None,
+        "bob": "client_rejected",
+        "eve": "no_ack",
+    }
+    await open_store().report_presence("elsewhere", [], 60)
+    _, answer = await ask(client, "GET", f"/api/rooms/{room.id}/messages/{seq}/recipients/")
+    assert {row["reason"] for row in answer["recipients"]} == {"offline", "client_rejected", "no_ack"}
 
 
 async def test_moderators_see_it_too_but_a_mere_member_sees_no_such_message(

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- Say which of some members owe a live message: at or below a mark, or any. One walk for all of them, from the newest down: as a
 -- rule its first row decides. Who stands below the last of MOST rows is said to owe, for he is that far behind. What a member
--- rejected he does not owe; past CHECKS look-ups he is said to.
+-- rejected he does not owe, as far as CHECKS look-ups reach.
 -- KEYS[1] partition prefix; ARGV: room, epoch, mark ('' top), most attempts, then at most 500 user ids
 -- Returns {user, cursor, value of attempts or '', ...}, only those who owe; {} for another epoch
 local STEP, MOST, CHECKS = 50, 1000, 1000
@@ -22,23 +22,29 @@ for i, cursor in ipairs(redis.call('ZMSCORE', key .. ':delivered', unpack(users)
   end
 end
 
-local function unshown(user, seq, exceptions)
-  if not exceptions or undecided[user] >= seq or checks == CHECKS then return false end
-  checks = checks + 1
-  return rejected(key, string.format('%.0f', seq), user, tonumber(ARGV[4]))
+-- Who of the undecided rejected a message.
+local function unshown_by(seq)
+  local below = {}
+  if some_rejected and checks < CHECKS then
+    for user, cursor in pairs(undecided) do
+      if cursor < tonumber(seq) then below[#below + 1] = user end
+    end
+  end
+  checks = checks + #below
+  return #below > 0 and rejecters(key, seq, below, tonumber(ARGV[4])) or {}
 end
 
-local function decide(user, seq, exceptions)
-  if not undecided[user] or unshown(user, seq, exceptions) then return end
+local function decide(user, seq, unshown)
+  if not undecided[user] or unshown[user] then return end
   owes[user] = undecided[user] < seq
   if owes[user] then undecided[user] = nil end
 end
 
 -- Whose own it is, and who rejected it: for them an older row decides.
-local function decide_all(seq, sender, exceptions)
+local function decide_all(seq, sender, unshown)
   lowest = math.huge
   for user, cursor in pairs(undecided) do
-    if user == sender or unshown(user, seq, exceptions) then lowest = math.min(lowest, cursor)
+    if user == sender or unshown[user] then lowest = math.min(lowest, cursor)
     else
       owes[user] = cursor < seq
       undecided[user] = nil
@@ -51,11 +57,11 @@ local function look(entry)
   local expires_at = redis.call('HGET', key .. ':msg:' .. seq, 'expires_at')
   if expires_at and tonumber(expires_at) > now then
     local only = only_some and redis.call('HGET', key .. ':only', seq)
-    local exceptions = some_rejected and redis.call('ZCOUNT', key .. ':outcome', seq, seq) > 0
-    if not only then decide_all(tonumber(seq), sender, exceptions)
+    local unshown = unshown_by(seq)
+    if not only then decide_all(tonumber(seq), sender, unshown)
     else
       for user in string.gmatch(only, '%d+') do
-        if user ~= sender then decide(user, tonumber(seq), exceptions) end
+        if user ~= sender then decide(user, tonumber(seq), unshown) end
       end
     end
   end

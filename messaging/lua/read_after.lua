@@ -81,7 +81,7 @@ for i, entry in ipairs(entries) do
   else
     local fields = visible(seq)
     if fields then
-      if not leave_out or not rejected(key, seq, user, tonumber(ARGV[10])) then
+      if not leave_out or not rejecters(key, seq, {user}, tonumber(ARGV[10]))[user] then
         messages[#messages + 1] = {tonumber(seq), fields}
         bytes = bytes + #fields[4] + 200
       end

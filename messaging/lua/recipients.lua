@@ -1,9 +1,9 @@
 #!lua flags=no-writes
 -- Say who holds one live message, those who lack it first, at most 100 in all.
--- KEYS[1] partition prefix; ARGV: room, seq
+-- KEYS[1] partition prefix; ARGV: room, seq, most attempts
 -- Returns {{id, sender, sent_at, expires_at, now, only ('' everybody)}, waiting, holding} where waiting is {user, attempts,
---   outcome, ...} with the value of `attempts` or '' and 'reason|attempts' of `outcome` or '', and holding is {user, read cursor,
---   ...}; or a code: -1 no log, -2 no such live message
+--   rejected, ...} with the value of `attempts` or '' and how many there were when he rejected it or '', and holding is {user,
+--   read cursor, ...}; or a code: -1 no log, -2 no such live message
 local MOST = 100
 local key, seq = KEYS[1] .. 'room:' .. ARGV[1], ARGV[2]
 if redis.call('EXISTS', key) == 0 then return -1 end
@@ -13,11 +13,6 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 if not fields[1] or tonumber(fields[4]) <= now then return -2 end
 
 local only = redis.call('HGET', key .. ':only', seq) or ''
-local unheld = {}
-for _, row in ipairs(redis.call('ZRANGEBYSCORE', key .. ':outcome', seq, seq)) do
-  local user, outcome = string.match(row, '^%d+|(%d+)|(.*)$')
-  unheld[user] = unheld[user] or outcome
-end
 local waiting, holding = {}, {}
 
 local function owes(user)
@@ -27,24 +22,32 @@ local function owes(user)
   return joined and tonumber(joined) < tonumber(seq)
 end
 
-local function wait(user)
+local function wait(user, rejected)
+  if #waiting == 3 * MOST or not owes(user) then return end
   waiting[#waiting + 1] = user
   waiting[#waiting + 1] = redis.call('HGET', key .. ':attempts', user) or ''
-  waiting[#waiting + 1] = unheld[user] or ''
+  waiting[#waiting + 1] = rejected or ''
 end
 
-for _, user in ipairs(redis.call('ZRANGEBYSCORE', key .. ':delivered', '-inf', '(' .. seq, 'LIMIT', 0, MOST)) do
-  if owes(user) then wait(user) end
+local function some(from, upto)
+  local users = redis.call('ZRANGEBYSCORE', key .. ':delivered', from, upto, 'LIMIT', 0, MOST)
+  return users, #users > 0 and rejecters(key, seq, users, tonumber(ARGV[3])) or {}
 end
-for user in pairs(unheld) do
-  if #waiting < 3 * MOST and owes(user) and tonumber(redis.call('ZSCORE', key .. ':delivered', user)) >= tonumber(seq) then
-    wait(user)
-  end
+
+-- Nothing else than a rejection stands in `outcome` of what has not expired.
+local behind, unshown = some('-inf', '(' .. seq)
+for _, user in ipairs(behind) do wait(user, unshown[user]) end
+for _, row in ipairs(redis.call('ZRANGEBYSCORE', key .. ':outcome', seq, seq, 'LIMIT', 0, MOST)) do
+  local user, rejected = string.match(row, '^%d+|(%d+)|[^|]*|(%d+)$')
+  local cursor = redis.call('ZSCORE', key .. ':delivered', user)
+  if cursor and tonumber(cursor) >= tonumber(seq) then wait(user, rejected) end
 end
 local left = MOST - #waiting / 3
 if left > 0 then
-  for _, user in ipairs(redis.call('ZRANGEBYSCORE', key .. ':delivered', seq, '+inf', 'LIMIT', 0, MOST)) do
-    if left > 0 and not unheld[user] and owes(user) then
+  local ahead
+  ahead, unshown = some(seq, '+inf')
+  for _, user in ipairs(ahead) do
+    if left > 0 and not unshown[user] and owes(user) then
       holding[#holding + 1] = user
       holding[#holding + 1] = redis.call('ZSCORE', key .. ':read', user) or '0'
       left = left - 1

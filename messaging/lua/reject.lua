@@ -11,7 +11,7 @@ local joined = redis.call('ZSCORE', key .. ':joined', user)
 if not joined or tonumber(joined) >= tonumber(seq) then return 0 end
 local only = redis.call('HGET', key .. ':only', seq)
 if only and not string.find(',' .. only .. ',', ',' .. user .. ',', 1, true) then return 0 end
-if rejected(key, seq, user, most) then return 0 end
+if rejecters(key, seq, {user}, most)[user] then return 0 end
 
 local clock = redis.call('TIME')
 local attempts = tonumber(string.match(redis.call('HGET', key .. ':attempts', user) or '', '^%d+') or 0)
