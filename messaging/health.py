@@ -306,7 +306,7 @@ def worker() -> Part:
     remedy = "Start `manage.py worker`; `manage.py serve` runs one by itself."
     if age_s is None:
         fault = Fault(
-            sentence="No job has ever run: nothing is retried by the sweep and no expiry is reported.",
+            sentence="No job has ever run: nothing is retried by the sweep.",
             remedy=remedy,
         )
         return Part(name="worker", reachable=False, facts={"heartbeat_age_s": None}, faults=[fault])
@@ -314,6 +314,9 @@ def worker() -> Part:
     if age_s > HEARTBEAT_S:
         sentence = f"The last job ran {age_s:.0f} s ago; one should run each minute."
         faults.append(Fault(sentence=sentence, remedy=remedy))
+    if not policies.current().nets:
+        sentence = "The retry nets are switched off: what is lost on the way stays lost."
+        faults.append(Fault(sentence=sentence, remedy="Unset MESSAGING_NETS; it is for the drill only."))
     return Part(
         name="worker", reachable=not faults, facts={"heartbeat_age_s": round(age_s, 1)}, faults=faults
     )
