@@ -25,6 +25,7 @@ from django_q.models import Schedule
 from django_redis import get_redis_connection
 
 from . import jobs, status
+from . import policy as policies
 from .crossing import run_verb
 from .errors import Unavailable
 from .records import Counts
