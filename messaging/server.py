@@ -11,7 +11,7 @@ import gc
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from channels.layers import get_channel_layer
@@ -219,9 +219,10 @@ class Server:
         except (DatabaseError, Unavailable) as fault:
             log.warning("connections cannot be checked: %s", type(fault).__name__)
 
-    async def _check_sessions(self, connections: Any) -> None:
-        here = await directory.still_here({connection.visitor for connection in connections})
-        for connection in list(connections):
+    async def _check_sessions(self, connections: Iterable[Connection]) -> None:
+        asked = list(connections)  # who comes while the database is asked was not asked about
+        here = await directory.still_here({connection.visitor for connection in asked})
+        for connection in asked:
             if connection.visitor not in here:
                 connection.close(Close.NO_SESSION)
 
