@@ -56,8 +56,7 @@ class Retry:
     def pushed(self, connection: Connection, feed: Feed) -> None:
         """Begin a silence: called for a push when none is open."""
         feed.silence = Silence(asyncio.get_running_loop().time() + self.policy.ack_timeout_s)
-        if connection not in self._timers:
-            self._arm(connection)
+        self._arm_sooner(connection, feed)
 
     def forget(self, connection: Connection) -> None:
         """Stop a connection's timer."""
@@ -74,6 +73,13 @@ class Retry:
         if dues and connection.closed is None:
             loop = asyncio.get_running_loop()
             self._timers[connection] = loop.call_at(min(dues), self._look, connection)
+
+    def _arm_sooner(self, connection: Connection, feed: Feed) -> None:
+        """Set the timer anew when this silence is due before what it waits for: another room's may be a minute away."""
+        due_s = feed.silence.due_s if feed.silence else None
+        timer = self._timers.get(connection)
+        if due_s is not None and (timer is None or timer.when() > due_s):
+            self._arm(connection)
 
     def _look(self, connection: Connection) -> None:
         self._timers.pop(connection, None)
@@ -162,23 +168,28 @@ class Retry:
         room = self.hub.rooms.get(room_id)
         if room is None or not self.policy.nets:
             return
-        feeds = {connection.user: (connection, feed) for connection, feed in room.feeds.items()}
+        feeds = {
+            connection.user: (connection, feed)
+            for connection, feed in room.feeds.items()
+            if _reachable(connection, feed)
+        }
         users = list(feeds)
         for at in range(0, len(users), ASK_MOST):
             owing = await self.store.owing(room.key, epoch, users[at : at + ASK_MOST], mark=mark)
             await self._attempt_all(feeds, owing)
 
     async def _attempt_all(self, feeds: dict[int, tuple[Connection, Feed]], owing: Iterable[Owing]) -> None:
+        """Also where this connection was given up: an ack of the user's other device may have begun the count anew."""
         for row in owing:
             connection, feed = feeds[row.user]
-            if feed.silence is not None and feed.silence.due_s is None:
-                continue
-            if (
-                feed.state is State.READING
-                or connection.sending_since_s is not None
-                or connection.closed is not None
-            ):
+            if not _reachable(connection, feed):
                 continue
             await self.attempt(connection, feed, row)
-            if connection not in self._timers:
-                self._arm(connection)
+            self._arm_sooner(connection, feed)
+
+
+def _reachable(connection: Connection, feed: Feed) -> bool:
+    """Say whether a push would go out now: while a send is under way, the client cannot be blamed for its silence."""
+    return (
+        feed.state is not State.READING and connection.sending_since_s is None and connection.closed is None
+    )

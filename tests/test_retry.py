@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 
@@ -17,7 +17,7 @@ from messaging.errors import Unavailable
 from messaging.hub import Hub
 from messaging.policy import Policy
 from messaging.protocol import Close
-from messaging.records import Owing
+from messaging.records import Owing, RoomKey
 from messaging.retry import Retry
 from messaging.store import Store
 from tests.messages import ADA, ALAN, GRACE, ROOM, accept, acknowledge, expire, message, missing
@@ -177,6 +177,22 @@ class TestSilence:
         assert feed.silence is None
         assert connection not in process.retry._timers
 
+    async def test_of_one_room_is_noticed_in_time_though_another_waits_longer(
+        self, new_process: NewProcess
+    ) -> None:
+        process = await new_process(PATIENT)
+        connection, feed, _ = await process.open(GRACE)
+        late = process.retry
+        late.pushed(connection, feed)
+        assert late._timers[connection].when() == feed.silence.due_s
+        feed.silence.due_s += 60
+        late._arm(connection)
+        second = Feed(dataclasses.replace(feed.room, key=RoomKey("second", 7)))
+        connection.feeds["second"] = second
+        late.pushed(connection, second)
+        assert late._timers[connection].when() == second.silence.due_s
+        del connection.feeds["second"]
+
 
 class TestThirdAndLast:
     async def test_the_third_silence_closes_the_connection(self, new_process: NewProcess) -> None:
@@ -292,6 +308,21 @@ class TestSweep:
         await self.sweep(process, mark=1)
         assert await counted(process.store, GRACE) == 1
 
+    async def test_pushes_anew_where_it_gave_up_before_another_device_acknowledged(
+        self, new_process: NewProcess
+    ) -> None:
+        process = await new_process(attempts_max=2)
+        _, feed, socket = await process.open(GRACE)
+        other, other_feed, _ = await process.open(GRACE)
+        await accept(process.store)
+        await until(lambda: feed.silence is not None and feed.silence.due_s is None)
+        await ack(process, other, other_feed, 1)
+        process.end(other)
+        await accept(process.store, message("after the ack"))
+        await until(lambda: 2 in socket.seqs)
+        await self.sweep(process, mark=2)
+        await until(lambda: any(f["seq"] == 2 and f.get("attempt") == 1 for f in socket.of("message")))
+
     async def test_of_a_room_that_is_not_here_does_nothing(self, new_process: NewProcess) -> None:
         process = await new_process(PATIENT)
         await process.retry.sweep("elsewhere", "e", 1)
@@ -319,3 +350,22 @@ async def test_a_store_that_does_not_answer_costs_no_attempt_and_the_silence_sta
     monkeypatch.setattr(process.store, "owing", owing)
     await until(lambda: attempts(socket))
     assert attempts(socket)[0] == 1
+
+
+async def test_an_attempt_whose_answer_was_lost_is_not_asked_for_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await accept(store)
+    pipelines = store.scripts._pipelines
+    call, asked = pipelines.call, []
+
+    async def lose_answer(commands: Sequence[tuple[object, ...]]) -> list[object]:
+        asked.append(commands)
+        await call(commands)
+        raise ConnectionError("the answer was on its way")
+
+    monkeypatch.setattr(pipelines, "call", lose_answer)
+    with pytest.raises(Unavailable):
+        await store.record_attempt(ROOM, GRACE, 0, 5.0)
+    assert len(asked) == 1
+    assert await counted(store, GRACE) == 1
