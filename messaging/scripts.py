@@ -44,17 +44,17 @@ class Scripts:
         self._shas: dict[str, str] = {}
         self._loading = asyncio.Lock()
 
-    async def run(self, calls: Sequence[Call]) -> list[Any]:
+    async def run(self, calls: Sequence[Call], *, idempotent: bool = True) -> list[Any]:
         """Run scripts in one round trip; errors stand in their places, `Unavailable` where nothing is known.
 
-        Every script is idempotent, so a lost connection is tried once more within the deadline.
+        What is idempotent is tried once more, within the deadline, when the connection is lost.
         """
         answers: list[Any] = [Unavailable(retry_after_ms=RETRY_AFTER_MS)] * len(calls)
         todo = list(range(len(calls)))
         try:
             async with asyncio.timeout(self._deadline_s):
                 for _ in range(3):
-                    todo = await self._try(calls, todo, answers)
+                    todo = await self._try(calls, todo, answers, again=idempotent)
                     if not todo:
                         break
                     await self._load()
@@ -79,23 +79,27 @@ class Scripts:
         if not self.life:
             await self._load()
 
-    async def _try(self, calls: Sequence[Call], todo: list[int], answers: list[Any]) -> list[int]:
+    async def _try(
+        self, calls: Sequence[Call], todo: list[int], answers: list[Any], *, again: bool
+    ) -> list[int]:
         """Run the calls in `todo`; return those whose script the store does not have."""
         if not self._shas:
             return todo
         commands = [("EVALSHA", self._shas[calls[i][0]], 1, *calls[i][1]) for i in todo]
         unknown = []
-        for index, result in zip(todo, await self._execute(commands), strict=True):
+        for index, result in zip(todo, await self._execute(commands, again=again), strict=True):
             if isinstance(result, NoScriptError):
                 unknown.append(index)
             else:
                 answers[index] = _fault(result) if isinstance(result, Exception) else result
         return unknown
 
-    async def _execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def _execute(self, commands: Sequence[tuple[Any, ...]], *, again: bool = True) -> list[Any]:
         try:
             return await self._pipelines.call(commands)
         except _LOST:
+            if not again:
+                raise
             return await self._pipelines.call(commands)
 
     async def _load(self) -> None:

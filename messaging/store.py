@@ -367,10 +367,13 @@ class Store:
         ]
 
     async def record_attempt(self, room: RoomKey, user: int, expected: int, next_s: float) -> bool:
-        """Count one push, if `expected` is still the count; False when somebody else counted first."""
+        """Count one push, if `expected` is still the count; False when somebody else counted first.
+
+        Never asked twice: the second answer would be False for what the first has counted.
+        """
         most = self.policy.attempts_max
         args = (room.prefix, room.id, user, expected, int(next_s * 1000), most)
-        [answer] = await self.scripts.run([("record_attempt", args)])
+        [answer] = await self.scripts.run([("record_attempt", args)], idempotent=False)
         if isinstance(answer, MessagingError):
             raise answer
         return bool(answer == 1)
