@@ -385,16 +385,24 @@ class Store:
         """
         policy = self.policy
         numbers = (most, policy.lease_s * 1000, int(policy.ack_timeout_s * 1000))
-        partitions = range(PARTITIONS) if room is None else [room.partition]
-        calls = [
-            ("claim_lagging", (partition_prefix(partition), token, *numbers, room.id if room else ""))
-            for partition in partitions
-        ]
-        claims = []
-        for partition, answer in zip(partitions, _all(await self.scripts.run(calls)), strict=True):
-            for at in range(0, len(answer), 5):
-                name, epoch, mark, oldest, score = map(_text, answer[at : at + 5])
-                claims.append(Claim(RoomKey(name, partition), epoch, int(mark), int(oldest), score))
+        partitions = list(range(PARTITIONS)) if room is None else [room.partition]
+        claims: list[Claim] = []
+        while partitions:
+            calls = [
+                ("claim_lagging", (partition_prefix(partition), token, *numbers, room.id if room else ""))
+                for partition in partitions
+            ]
+            answers = dict(zip(partitions, _all(await self.scripts.run(calls)), strict=True))
+            for partition, (_, *rows) in answers.items():
+                for at in range(0, len(rows), 5):
+                    name, epoch, mark, oldest, score = map(_text, rows[at : at + 5])
+                    claims.append(Claim(RoomKey(name, partition), epoch, int(mark), int(oldest), score))
+            # Where nobody lagged in any room looked at, these are gone from the index, and those behind them are due.
+            partitions = [
+                partition
+                for partition, answer in answers.items()
+                if room is None and len(answer) == 1 and answer[0] == most
+            ]
         return claims
 
     async def settle_lagging(self, claims: Sequence[Claim]) -> int:

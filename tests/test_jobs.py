@@ -105,6 +105,24 @@ class TestClaim:
         [claim] = await store.claim_lagging("t", room=ROOM)
         assert claim.room == ROOM
 
+    async def test_rooms_in_which_nobody_lags_hide_none_behind_them(self, store: Store) -> None:
+        settled = [RoomKey(f"r{number}", 7) for number in range(3)]
+        for room in settled:
+            await accept(store, message(room=room))
+            for user in (GRACE, ALAN):
+                await acknowledge(store, user, 1, room=room)
+        await accept(store)
+        await make_due(store, *settled)
+        await store.client.zadd(f"{ROOM.prefix}unacked", {ROOM.id: 2})
+        [claim] = await store.claim_lagging("t", most=2)
+        assert claim.room == ROOM
+
+    async def test_one_room_in_which_nobody_lags_is_looked_at_once(self, store: Store) -> None:
+        await accept(store)
+        for user in (GRACE, ALAN):
+            await acknowledge(store, user, 1)
+        assert await store.claim_lagging("t", most=1, room=ROOM) == []
+
     async def test_a_limit_leaves_the_rest_due(self, store: Store) -> None:
         rooms = [RoomKey(f"r{number}", 7) for number in range(3)]
         for room in rooms:

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Take the rooms of a partition whose look is due: each is a lease, due again by itself. Rooms in which nobody can lag go.
 -- KEYS[1] partition prefix; ARGV: token, most rooms, lease (ms), newest age of the mark (ms), one room or '' for the due ones
--- Returns {room, epoch, mark, oldest accepted (epoch ms), score claimed, ...}; the same token gets the same rows
+-- Returns {rooms looked at, room, epoch, mark, oldest accepted (epoch ms), score claimed, ...}; the same token gets the same rows
 local prefix, token, lease, settled = KEYS[1], ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local answered = redis.call('GET', prefix .. 'claim:' .. token)
 if answered then return cjson.decode(answered) end
@@ -42,7 +42,7 @@ end
 local rooms
 if ARGV[5] ~= '' then rooms = {ARGV[5]}
 else rooms = redis.call('ZRANGEBYSCORE', prefix .. 'unacked', '-inf', now, 'LIMIT', 0, tonumber(ARGV[2])) end
-local answer = {}
+local answer = {#rooms}
 local due = string.format('%.0f', now + lease)
 for _, room in ipairs(rooms) do
   local epoch, mark, oldest = look(room)
@@ -51,5 +51,5 @@ for _, room in ipairs(rooms) do
     for _, value in ipairs({room, epoch, mark, oldest, due}) do answer[#answer + 1] = value end
   end
 end
-if #answer > 0 then redis.call('SET', prefix .. 'claim:' .. token, cjson.encode(answer), 'PX', lease) end
+if #answer > 1 then redis.call('SET', prefix .. 'claim:' .. token, cjson.encode(answer), 'PX', lease) end
 return answer
