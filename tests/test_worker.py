@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django_q.status import Stat
 
 from chatsite.children import MARK, end, mark, marked, wait_for
 from chatsite.environment import BASE_DIR
@@ -132,3 +133,36 @@ def test_a_cluster_that_does_not_stop_is_killed_after_its_patience() -> None:
     cluster = subprocess.Popen(["sleep", "600"], process_group=0, preexec_fn=ignore)
     worker.end_group(cluster, patience_s=0.2)
     assert cluster.returncode == -signal.SIGKILL
+
+
+# ── A cluster that lost a part: the scheduler looks every 30 s, so this takes a minute ──
+
+JOBS_WITHIN_S = 75.0
+
+
+def parts() -> list[Stat]:
+    return Stat.get_all()
+
+
+def beat_after(moment_s: float) -> bool:
+    age_s = jobs.heartbeat_age_s()
+    return age_s is not None and time.time() - age_s > moment_s
+
+
+def test_jobs_go_on_with_a_stopped_monitor_and_again_after_a_killed_sentinel(
+    process: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    wait_until_up(process, tmp_path)
+    assert wait_for(lambda: bool(parts()), deadline_s=DEADLINE_S)
+    [cluster] = parts()
+    os.kill(cluster.monitor, signal.SIGSTOP)
+    stopped_s = time.time()
+    assert wait_for(lambda: beat_after(stopped_s), deadline_s=JOBS_WITHIN_S), "they need no monitor"
+
+    old = cluster_of(process, tmp_path)
+    os.kill(cluster.sentinel, signal.SIGKILL)
+    killed_s = time.time()
+    assert wait_for(lambda: not set(old) & set(cluster_of(process, tmp_path)), deadline_s=DEADLINE_S), (
+        "no orphan is left"
+    )
+    assert wait_for(lambda: beat_after(killed_s + 1), deadline_s=JOBS_WITHIN_S)
