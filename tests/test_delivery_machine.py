@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -207,7 +208,9 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.processes = [await self._start(), await self._start()]
         self.faults: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, fault: self.faults.append(fault))
-        await self._settle()
+        for at, device in enumerate(self.devices):
+            await self._connect(device, self.processes[at % 2])
+            await self._receive(device)
 
     async def _start(self) -> Process:
         process = Process(self.store)
@@ -246,7 +249,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         """Without `heard` the connection is cut before any answer arrives."""
         self.run(self._send(self.devices[device], count, heard))
 
-    @rule(device=DEVICES, most=st.sampled_from([1, 1_000]))
+    @rule(device=DEVICES, most=st.sampled_from([1, 2, 1_000]))
     def receive(self, device: int, most: int) -> None:
         self.run(self._receive(self.devices[device], most))
 
@@ -333,7 +336,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             for frame in asks:
                 await self._tell(device, frame)
             await self._settle()
-            if most == 1 or not device.inbox:
+            if most < 1_000 or not device.inbox:
                 return
         raise AssertionError("a device asks for ever")
 
@@ -553,3 +556,48 @@ def explore(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Explore:
 
 def test_every_accepted_message_ends_acknowledged_or_parked_or_due(explore: Explore) -> None:
     explore()
+
+
+class AcknowledgesTooMuch(DeliveryMachine):
+    """Clients that acknowledge what they have not got."""
+
+    async def _tell(self, device: Device, frame: dict[str, Any]) -> None:
+        if frame["type"] == "ack":
+            [place] = await self.store.places([self.room])
+            assert place is not None
+            frame["rooms"][0]["delivered"] = place.top
+        await super()._tell(device, frame)
+
+
+class CountsNothing(DeliveryMachine):
+    """A store that forgets attempts."""
+
+    async def _record_attempt(self, room: RoomKey, user: int, expected: int, next_s: float) -> bool:
+        counted = await super()._record_attempt(room, user, expected, next_s)
+        await self.store.client.delete(f"{room.key}:attempts")
+        return counted
+
+
+class LosesEverySilence(DeliveryMachine):
+    """A process whose first net is gone, and a store that does not remember who owes."""
+
+    async def _settle(self) -> None:
+        for process in self.processes:
+            process.server.hub.on_pushed = lambda connection, feed: None
+        await self.store.client.delete(f"{self.room.prefix}unacked")
+        await super()._settle()
+
+
+class PushesForEver(DeliveryMachine):
+    """Processes that never give up."""
+
+    async def _start(self) -> Process:
+        process = await super()._start()
+        process.server.retry.policy = dataclasses.replace(POLICY, attempts_max=99)
+        return process
+
+
+@pytest.mark.parametrize("broken", [AcknowledgesTooMuch, CountsNothing, LosesEverySilence, PushesForEver])
+def test_the_machine_sees_a_broken_rule(explore: Explore, broken: type[DeliveryMachine]) -> None:
+    with pytest.raises(AssertionError):
+        explore(broken, examples=39)
