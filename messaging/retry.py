@@ -157,6 +157,10 @@ class Retry:
         [slice_] = await self.store.read_after(connection.user, [read])
         if not isinstance(slice_, Slice) or feed.state is not State.OPEN:
             return
+        if slice_.messages and slice_.messages[0].seq > feed.last:
+            # The fan-out was lost: a sync brings it in order.
+            connection.fall_behind(feed, slice_.top, slice_.rev)
+            return
         for stored in slice_.messages:
             if stored.seq > feed.last:
                 break  # not sent yet: the fan-out's, or the position's, to bring in order

@@ -323,6 +323,19 @@ class TestSweep:
         await self.sweep(process, mark=2)
         await until(lambda: any(f["seq"] == 2 and f.get("attempt") == 1 for f in socket.of("message")))
 
+    async def test_tells_the_position_where_the_fan_out_was_lost(
+        self, new_process: NewProcess, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        process = await new_process(PATIENT)
+        _, feed, socket = await process.open(GRACE)
+        monkeypatch.setattr(process.hub, "_on_messages", lambda room, text: None)
+        await accept(process.store)
+        await self.sweep(process, mark=1)
+        [position] = await socket.until("position")
+        assert position["top"] == 1
+        assert feed.state is State.BEHIND
+        assert await counted(process.store, GRACE) == 1
+
     async def test_of_a_room_that_is_not_here_does_nothing(self, new_process: NewProcess) -> None:
         process = await new_process(PATIENT)
         await process.retry.sweep("elsewhere", "e", 1)
