@@ -550,7 +550,7 @@ def _refused_read(
         epoch=epoch,
         ok=False,
         from_=since,
-        upto=since,
+        upto=top,
         top=top,
         rev=rev,
         more=False,

@@ -34,7 +34,18 @@ log = logging.getLogger(__name__)
 class HubRoom:
     """A room in this process: its feeds, and the position up to which it was heard."""
 
-    __slots__ = ("cursors_moved", "empty_since_s", "epoch", "feeds", "key", "members", "people", "rev", "top")
+    __slots__ = (
+        "cursors_moved",
+        "empty_since_s",
+        "epoch",
+        "feeds",
+        "key",
+        "members",
+        "moves_counted",
+        "people",
+        "rev",
+        "top",
+    )
 
     def __init__(self, key: RoomKey) -> None:
         self.key = key
@@ -44,7 +55,8 @@ class HubRoom:
         self.rev = 0
         self.members = -1  # the store's count of joins and leaves when the memberships were last read
         self.people: frozenset[int] = frozenset()  # the members, while few enough for presence
-        self.cursors_moved = False
+        self.cursors_moved = 0  # how often, as heard here
+        self.moves_counted = 0  # of these, how many the receipts know
         self.empty_since_s: float | None = None
 
     def heard(self, epoch: str, top: int) -> None:
@@ -173,7 +185,7 @@ class Hub:
         if kind == "M":
             self._on_messages(room, text)
         elif kind == "A":
-            room.cursors_moved = True
+            room.cursors_moved += 1
         elif kind == "T":
             self._on_typing(room, int(text[2:]))
         elif kind == "C":

@@ -355,7 +355,7 @@ class Error(ServerFrame, frozen=True, tag="error"):
     code: str
     detail: str
     retryable: bool
-    of: str | None
+    of: str  # '' where it could not be read
     id: str | UnsetType = UNSET
     room: str | UnsetType = UNSET
     seq: int | UnsetType = UNSET
@@ -381,7 +381,7 @@ def error_frame(refused: Refused) -> Error:
         code=error.code,
         detail=error.detail,
         retryable=error.retryable,
-        of=refused.of,
+        of=refused.of or "",
         id=UNSET if refused.id is None else refused.id,
         room=UNSET if refused.room is None else refused.room,
         seq=UNSET if refused.seq is None else refused.seq,

@@ -30,9 +30,11 @@ class Receipts:
         self.hub = hub
         self.policy = policy
         self._told: dict[tuple[str, int], set[Row]] = {}
-        self._fresh: dict[
-            tuple[str, int], int
-        ] = {}  # top when the sender connected: complete rows above it are news
+        # (top, moves of cursors) when a sender connected: complete rows above that top, or counted after a move, are news.
+        self._fresh: dict[tuple[str, int], tuple[int, int]] = {}
+        self._again: set[tuple[str, int]] = (
+            set()
+        )  # one more connection is to be told what is not yet complete
         self._open: defaultdict[str, set[int]] = defaultdict(
             set
         )  # room -> senders with a row not yet complete
@@ -46,11 +48,13 @@ class Receipts:
 
     def connected(self, connection: Connection) -> None:
         """Tell a new connection, after its `resumed`, the rows that are not yet complete."""
-        for room in connection.feeds:
-            name = room, connection.user
-            self._told.pop(name, None)
-            self._fresh[name] = self.hub.rooms[room].top
-            if self._fresh[name] > 0:
+        for room_id in connection.feeds:
+            name = room_id, connection.user
+            room = self.hub.rooms[room_id]
+            if name in self._told:
+                self._again.add(name)  # what changed is still news to his other connections
+            self._fresh.setdefault(name, (room.top, room.cursors_moved))
+            if room.top > 0:
                 self._due[name] = None
 
     def forget(self, user: int, rooms: set[str]) -> None:
@@ -58,6 +62,7 @@ class Receipts:
         for room in rooms:
             self._told.pop((room, user), None)
             self._fresh.pop((room, user), None)
+            self._again.discard((room, user))
             self._due.pop((room, user), None)
             self._open[room].discard(user)
             if not self._open[room]:
@@ -74,9 +79,9 @@ class Receipts:
     def _collect(self) -> None:
         for room_id, senders in self._open.items():
             room = self.hub.rooms.get(room_id)
-            if room is None or not room.cursors_moved:
+            if room is None or room.moves_counted == room.cursors_moved:
                 continue
-            room.cursors_moved = False
+            room.moves_counted = room.cursors_moved
             self._due.update(dict.fromkeys((room_id, sender) for sender in senders))
 
     async def _tell_due(self) -> None:
@@ -95,21 +100,28 @@ class Receipts:
             self._tell(room, user, epoch, rows)
 
     def _tell(self, room: str, user: int, epoch: str, rows: list[Row]) -> None:
+        if room not in self.hub.rooms:
+            return  # the last connection went while the store was asked
         told = self._told.get((room, user))
         self._told[room, user] = now = set(rows)
         if any(read < total for _, _, read, total in reversed(rows)):  # the newest are the likeliest
             self._open[room].add(user)
         elif room in self._open:
             self._open[room].discard(user)
-        # A connection that is new is told what is not yet complete, and from then on what changed.
-        if told is None:
-            old = self._fresh.get((room, user), 0)
-            changed = [row for row in rows if row[0] > old or row[2] < row[3]]
-        else:
-            changed = sorted(now - told)
+        changed = now - told if told is not None else self._first(room, user, rows)
+        if (room, user) in self._again:
+            self._again.discard((room, user))
+            changed |= {row for row in rows if row[2] < row[3]}
         if not changed:
             return
-        frame = protocol.encode(protocol.Receipt(room=room, epoch=epoch, receipts=changed)).decode()
+        frame = protocol.encode(protocol.Receipt(room=room, epoch=epoch, receipts=sorted(changed))).decode()
         for connection in self.hub.connections_of(user):
             if room in connection.feeds:
                 connection.push(frame)
+
+    def _first(self, room: str, user: int, rows: list[Row]) -> set[Row]:
+        """Return what a sender is told at his first count: what is not complete, or became so since he connected."""
+        top, moves = self._fresh.get((room, user), (0, 0))
+        if self.hub.rooms[room].cursors_moved != moves:
+            return set(rows)
+        return {row for row in rows if row[0] > top or row[2] < row[3]}

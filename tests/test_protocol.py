@@ -365,7 +365,7 @@ class TestErrorFrame:
             "code": "bad_frame",
             "detail": "The frame is not what the contract says.",
             "retryable": False,
-            "of": None,
+            "of": "",
         }
 
     def test_it_says_when_to_try_again(self) -> None:

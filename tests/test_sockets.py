@@ -249,6 +249,27 @@ async def test_the_sender_is_told_who_holds_and_who_has_read(site: Site, open_wi
     assert not grace.heard("receipt")
 
 
+async def test_what_was_read_while_a_second_tab_opened_is_told_to_both(site: Site, open_wire: Open) -> None:
+    atlas, [ada, grace], [ada_self, _] = await talk(site, open_wire)
+    *_, sent = [await ada.post(atlas, f"m{n}") for n in range(3)]
+    await ada.told(3, 0, 0, 1)
+    tab = await open_wire(site, ada_self)
+    await tab.hello()
+    await grace.ack(atlas, sent["epoch"], delivered=3, read=3)
+    await ada.told(1, 1, 1, 1)
+    await tab.told(1, 1, 1, 1)
+
+
+async def test_what_was_read_while_the_only_tab_came_back_is_told(site: Site, open_wire: Open) -> None:
+    atlas, [ada, grace], [ada_self, _] = await talk(site, open_wire)
+    sent = await ada.post(atlas, "hello")
+    await ada.aclose()
+    again = await open_wire(site, ada_self)
+    await again.hello()
+    await grace.ack(atlas, sent["epoch"], delivered=1, read=1)
+    await again.told(1, 1, 1, 1)
+
+
 async def test_read_is_cut_to_delivered_and_cursors_only_rise(site: Site, open_wire: Open) -> None:
     atlas, [ada, grace], [_, grace_self] = await talk(site, open_wire)
     *_, sent = [await ada.post(atlas, f"m{n}") for n in range(3)]
