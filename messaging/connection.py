@@ -143,7 +143,6 @@ class Connection:
         self.unsent = 0  # messages waiting here
         self.sending_since_s: float | None = None
         self._written = asyncio.Event()
-        self.last_ack_s = time.monotonic()
         self.reading = asyncio.Lock()  # one store read at a time
         self.failed_reads = 0
         self.buckets: dict[str, Bucket] = {}

@@ -284,7 +284,6 @@ class Delivery:
 
     def acknowledge(self, connection: Connection, frame: protocol.Ack) -> None:
         """Take cumulative acks; unknown rooms and other epochs are ignored, one above top is refused by itself."""
-        connection.last_ack_s = time.monotonic()
         for ack in frame.rooms:
             feed = connection.feeds.get(ack.room)
             if feed is None or ack.epoch != feed.epoch:
