@@ -37,6 +37,9 @@ class Append:
     body: str
     ttl_ms: int
     reply_to: int | None = None
+    only: tuple[int, ...] = ()  # who it is for, where it is for some: a resend
+    resends: int | None = None  # seq of the expired message that it sends again
+    tracked: bool = True  # False: nobody owes it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,7 +121,28 @@ class Slice:
     more: bool
     messages: list[Stored]
     gone: list[tuple[int, str]]
-    changed: list[Stored]
+    changed: list[tuple[int, Stored]]  # each with the rev of its last change, ascending
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Changed:
+    """What an edit, a delete or an extend did. `edited_at` is None where the text is the same."""
+
+    epoch: str
+    rev: int
+    seq: int
+    id: str
+    expires_at: int
+    edited_at: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shortened:
+    """How many live messages of a room were looked at, got a shorter life, and ended with it."""
+
+    looked: int
+    shortened: int
+    ended: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -194,6 +218,56 @@ class Claim:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Due:
+    """A claimed row of the expiry index. `due_at`: when it was due; `score` fences a second claim."""
+
+    room: RoomKey
+    seq: int
+    due_at: int
+    score: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Missed:
+    """A member who owed a message and did not have it at its end. `reason`: offline, no_ack, client_rejected, left_room."""
+
+    user: int
+    reason: str
+    attempts: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Expired:
+    """What the store knows of a claimed message. `live` False: deleted, so that there is nothing to report.
+
+    `body` is None and `name` '' where the Hash is gone; `total` members owed it, `missed` of them did not have it (one tuple is
+    shared by the messages that the same members missed).
+    """
+
+    due: Due
+    epoch: str
+    live: bool
+    sender: int
+    id: str
+    name: str
+    body: str | None
+    sent_at: int
+    expires_at: int
+    reply_to: int | None
+    resends: int | None
+    total: int
+    missed: tuple[Missed, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Overdue:
+    """Rows of the expiry index that are due now, and the age in seconds of the oldest of them."""
+
+    due: int
+    oldest_s: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Laggard:
     """A member whose cursor is below the newest live message."""
 
@@ -218,7 +292,8 @@ class Lag:
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """What was done in a minute or a day, which began at `at`. `accepted` and `rejected` are messages, `retried` and `gave_up`
-    pushes to a member, `delivered` live messages that cursors passed when they were acknowledged, one for each member.
+    pushes to a member, `delivered` live messages that cursors passed when they were acknowledged, one for each member. Of the
+    messages that `expired`, `expired_to_all` reached everybody and `expired_missed` did not; `missed_...` are members who missed one.
     """
 
     at: int
@@ -227,6 +302,13 @@ class Counts:
     retried: int = 0
     gave_up: int = 0
     rejected: int = 0
+    expired: int = 0
+    expired_to_all: int = 0
+    expired_missed: int = 0
+    missed_offline: int = 0
+    missed_no_ack: int = 0
+    missed_client_rejected: int = 0
+    missed_left_room: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
