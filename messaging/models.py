@@ -1,4 +1,8 @@
-"""What the database keeps: rooms and who may be in them. Messages live in the store, never here.
+"""What the database keeps: rooms, who may be in them, and what became of messages that not everybody had in time.
+
+Live messages are the store's, never here. Of one that expired before somebody had it a `DeadLetter` stays, with its text only as
+long as the policy says; `reports` writes them, `retention` ends them. Their `_key` columns are numbers and ids that outlive the row
+they name.
 
 A membership is written first here and then in the store (`join`); leaving marks the row, then the store's `leave`, then the
 row goes. A crash between two of these is repaired at the next `hello` or by the sweep. Knows nothing of Redis.
@@ -7,6 +11,7 @@ row goes. A crash between two of these is repaired at the next `hello` or by the
 from __future__ import annotations
 
 import zlib
+from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
 from django.core.exceptions import ObjectDoesNotExist
@@ -112,3 +117,214 @@ class Membership(models.Model):
     @property
     def moderates(self) -> bool:
         return self.role in (self.Role.OWNER, self.Role.MODERATOR)
+
+
+# ── What expired before everybody had it ──
+
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def moment(ms: int) -> datetime:
+    """Return the moment of epoch ms of the store's clock, exactly. Raises OverflowError after the year 9999."""
+    return EPOCH + timedelta(milliseconds=ms)
+
+
+def epoch_ms(at: datetime) -> int:
+    """Return a moment in epoch ms."""
+    return (at - EPOCH) // timedelta(milliseconds=1)
+
+
+class FormerUser(models.Model):
+    """The name of a deleted user, so that who missed a message can still be called by it."""
+
+    user_key = models.BigIntegerField(_("user number"), unique=True)
+    name = models.CharField(_("user name"), max_length=150)
+    deleted_at = models.DateTimeField(_("deleted"), db_index=True)
+
+    class Meta:
+        verbose_name = _("former user")
+        verbose_name_plural = _("former users")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class DeadLetter(models.Model):
+    """A message that expired before everybody who owed it had it. Room and people are named as text too: they may go first."""
+
+    class State(models.TextChoices):
+        OPEN = "open", _("open")
+        REQUEUED = "requeued", _("sent again")
+        DISCARDED = "discarded", _("discarded")
+
+    # Derived from room, sender and message (`reports`): whoever reports it once more writes the same row.
+    id = models.UUIDField(primary_key=True, editable=False)
+    room = models.ForeignKey(Room, models.SET_NULL, null=True, related_name="+", verbose_name=_("room"))
+    room_key = models.CharField(_("room number"), max_length=32)
+    room_name = models.CharField(_("room name"), max_length=80, blank=True)
+    epoch = models.CharField(_("life of the log"), max_length=64)
+    seq = models.BigIntegerField(_("seq"))
+    message_id = models.CharField(_("message number"), max_length=64)
+    sender = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("sender")
+    )
+    sender_key = models.BigIntegerField(_("sender's number"))
+    sender_name = models.CharField(_("sender's name"), max_length=150)
+    body = models.TextField(_("text"), null=True)  # NULL: not kept, or scrubbed
+    reply_to = models.BigIntegerField(_("in reply to seq"), null=True)
+    resends = models.BigIntegerField(_("sends seq again"), null=True)
+    sent_at = models.DateTimeField(_("sent"))
+    expired_at = models.DateTimeField(_("expired"))
+    processed_at = models.DateTimeField(_("reported"))
+    delivered = models.PositiveIntegerField(_("reached"))
+    total = models.PositiveIntegerField(_("recipients"))
+    missing_total = models.PositiveIntegerField(_("missed by"))
+    missing = models.TextField(_("who missed it, packed"), editable=False)  # `packing.pack`
+    state = models.CharField(_("state"), max_length=9, choices=State, default=State.OPEN)
+    resolved_at = models.DateTimeField(_("resolved"), null=True)
+    resolved_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("resolved by")
+    )
+    resend_started_at = models.DateTimeField(_("resend begun"), null=True)
+    answer = models.JSONField(_("sent again as"), null=True)  # {epoch, seq, sent_at, expires_at}
+    fault = models.CharField(
+        _("set aside for"), max_length=100, blank=True
+    )  # an exception's class, never its words
+
+    class Meta:
+        verbose_name = _("dead letter")
+        verbose_name_plural = _("dead letters")
+        ordering = ["-expired_at", "id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["room_key", "sender_key", "message_id"], name="one_dead_letter_per_message"
+            )
+        ]
+        indexes = [
+            models.Index(fields=["state", "expired_at"], name="dead_letter_state"),
+            models.Index(fields=["expired_at"], name="dead_letter_expired"),
+            models.Index(fields=["room_key", "seq"], name="dead_letter_seq"),
+            models.Index(
+                fields=["expired_at"], name="dead_letter_text", condition=models.Q(body__isnull=False)
+            ),
+            models.Index(
+                fields=["resend_started_at"],
+                name="dead_letter_resending",
+                condition=models.Q(resend_started_at__isnull=False, answer__isnull=True),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.room_name or self.room_key} · {self.seq}"
+
+
+class MissedRecipient(models.Model):
+    """One of those who missed a message; a dead letter has rows for the first 100, the others are in its `missing`."""
+
+    class Reason(models.TextChoices):
+        OFFLINE = "offline", _("offline")
+        NO_ACK = "no_ack", _("no answer")
+        CLIENT_REJECTED = "client_rejected", _("could not show it")
+        LEFT_ROOM = "left_room", _("left the room")
+
+    dead_letter = models.ForeignKey(
+        DeadLetter, models.CASCADE, related_name="missed_recipients", verbose_name=_("dead letter")
+    )
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("user")
+    )
+    user_key = models.BigIntegerField(_("user number"))
+    name = models.CharField(_("user name"), max_length=150)
+    reason = models.CharField(_("reason"), max_length=20, choices=Reason)
+    attempts = models.PositiveIntegerField(_("attempts"))
+
+    class Meta:
+        verbose_name = _("missed recipient")
+        verbose_name_plural = _("missed recipients")
+        ordering = ["pk"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Notice(models.Model):
+    """Something a user must be told, until he dismisses it. Holds no text of messages."""
+
+    class Kind(models.TextChoices):
+        UNDELIVERED = "undelivered", _("undelivered")
+        SUMMARY = "summary", _("summary")
+
+    id = models.CharField(primary_key=True, max_length=32, editable=False)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", db_index=False, verbose_name=_("user")
+    )
+    kind = models.CharField(_("kind"), max_length=12, choices=Kind)
+    at = models.DateTimeField(_("at"))
+    room_key = models.CharField(_("room number"), max_length=32, blank=True)
+    dead_letter = models.OneToOneField(
+        DeadLetter, models.SET_NULL, null=True, related_name="notice", verbose_name=_("dead letter")
+    )
+    data = models.JSONField(
+        _("data")
+    )  # as in the contract; of a summary {messages, from_at, to_at, rooms: {room: n}}
+    dismissed_at = models.DateTimeField(_("dismissed"), null=True)
+
+    class Meta:
+        verbose_name = _("notice")
+        verbose_name_plural = _("notices")
+        ordering = ["-at", "id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["user"],
+                name="one_summary_per_user",
+                condition=models.Q(kind="summary", dismissed_at__isnull=True),
+            )
+        ]
+        indexes = [
+            models.Index(fields=["user", "dismissed_at", "at"], name="notice_user"),
+            models.Index(
+                fields=["at"], name="notice_dismissed", condition=models.Q(dismissed_at__isnull=False)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class AuditEntry(models.Model):
+    """Who changed what: times and numbers, never a text."""
+
+    class Verb(models.TextChoices):
+        EDIT = "edit", _("edited a message")
+        DELETE = "delete", _("deleted a message")
+        EXTEND = "extend", _("extended a message's life")
+        SHORTEN = "shorten", _("shortened the lives of a room's messages")
+        LIFETIME = "lifetime", _("changed a room's lifetime")
+        RESEND = "resend", _("sent a message again")
+        REQUEUE = "requeue", _("sent a dead letter again")
+        DISCARD = "discard", _("discarded a dead letter")
+        UNDO_DISCARD = "undo_discard", _("took back a discard")
+        PRUNE = "prune", _("dropped open dead letters, there being too many")
+
+    at = models.DateTimeField(_("at"), db_index=True)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("user")
+    )
+    user_key = models.BigIntegerField(_("user number"), null=True)
+    user_name = models.CharField(_("user name"), max_length=150, blank=True)
+    verb = models.CharField(_("what was done"), max_length=12, choices=Verb)
+    room_key = models.CharField(_("room number"), max_length=32, blank=True)
+    seq = models.BigIntegerField(_("seq"), null=True)
+    message_id = models.CharField(_("message number"), max_length=64, blank=True)
+    rev = models.BigIntegerField(_("rev"), null=True)
+    detail = models.JSONField(_("details"), default=dict)
+
+    class Meta:
+        verbose_name = _("audit entry")
+        verbose_name_plural = _("audit entries")
+        ordering = ["-at", "-pk"]
+        indexes = [models.Index(fields=["room_key", "verb", "at"], name="audit_room")]
+
+    def __str__(self) -> str:
+        return f"{self.verb} · {self.room_key}"

@@ -5,6 +5,7 @@
 | a session is deleted: log-out, flush, a new key        | session_ended                                     |
 | a user is deactivated, or has another password         | user_ended                                        |
 | a user is deleted                                      | user_ended; memberships are marked, then finished |
+|                                                        | (in the same transaction the name is kept)        |
 | a room is deleted                                      | membership_changed for each member                |
 
 Whatever goes past Django's signals (an UPDATE) is found by the sockets' own look every 60 s.
@@ -22,10 +23,11 @@ from django.contrib.sessions.models import Session
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save, pre_delete, pre_save
 from django.dispatch import receiver
+from django.utils import timezone
 
 from . import control, rooms, roster
 from .crossing import run_verb
-from .models import Membership, Room
+from .models import FormerUser, Membership, Room
 from .roster import Departure
 
 
@@ -53,6 +55,9 @@ def end_user(instance: User, **_: Any) -> None:
 @receiver(pre_delete, sender=get_user_model())
 def delete_user(instance: User, **_: Any) -> None:
     """Mark what a user is a member of; the store and the sockets are told once it is certain that the user is gone."""
+    FormerUser.objects.update_or_create(
+        user_key=instance.pk, defaults={"name": instance.get_username(), "deleted_at": timezone.now()}
+    )
     departures = roster.mark_user_leaving(instance.pk)
     _announce_after_commit("user_ended", user=instance.pk)
     if departures:
