@@ -2,15 +2,9 @@
 import * as api from "./api.js";
 import { avatar, button, el, fillWith, find, setText } from "./dom.js";
 import { fill, gettext } from "./i18n.js";
-import { PRESETS } from "./lifetime.js";
+import { fillLifetimes } from "./lifetime.js";
+import { Shorten } from "./shorten.js";
 import * as words from "./words.js";
-
-/** Fill a select with lifetimes up to `longest`, keeping `current` even when it is none of the presets. */
-export function fillLifetimes(select, { current, longest }) {
-  const listed = [...new Set([...PRESETS.filter((seconds) => seconds <= longest), current])].sort((a, b) => a - b);
-  select.replaceChildren(...listed.map((seconds) => el("option", { value: seconds }, words.duration(seconds))));
-  select.value = String(current);
-}
 
 export class About {
   #page;
@@ -18,6 +12,7 @@ export class About {
   #error = find("[data-error]", this.#sheet);
   #form = find("[data-room-form]");
   #add = find("[data-add-member]");
+  #shorten = new Shorten({ failed: (error) => this.#say(error) });
   #room = null;
 
   /** page: {chat, currentRoom(), loadMembers(room) -> Promise, ask, muted(room, is), changed(room)}. */
@@ -42,7 +37,10 @@ export class About {
   refresh(room) {
     if (room !== this.#room) return;
     const direct = room.kind === "direct";
-    this.#form.hidden = !room.moderates || direct || room.left;
+    this.#form.hidden = !(room.moderates || direct) || room.left;
+    for (const field of ["name", "topic"]) this.#form.elements[field].closest(".field").hidden = direct; // it is called after the two
+    this.#shorten.hidden = !(room.moderates || direct) || room.left;
+    find("[data-untracked]", this.#sheet).hidden = room.tracked;
     this.#add.hidden = !(room.kind === "private" && room.moderates) || room.left;
     const topic = find("[data-topic]", this.#sheet);
     topic.hidden = !room.topic || !this.#form.hidden;
@@ -73,6 +71,7 @@ export class About {
     const longest = this.#page.chat.limits.ttl_max;
     fillLifetimes(elements.ttl, { current: ttl, longest });
     fillLifetimes(elements.ttl_max, { current: ttl_max, longest });
+    this.#shorten.open(this.#room, longest);
     api.roomDetails(this.#room.id).then((details) => {
       this.#room && details.room === this.#room.id && (this.#room.topic = details.topic) && !elements.topic.value && (elements.topic.value = details.topic);
     }, () => {});
@@ -83,7 +82,9 @@ export class About {
     const room = this.#room;
     const { name, topic, ttl, ttl_max } = this.#form.elements;
     const wanted = { name: name.value.trim(), topic: topic.value.trim(), ttl: Number(ttl.value), ttl_max: Number(ttl_max.value) };
-    const changed = Object.fromEntries(Object.entries(wanted).filter(([field, value]) => value !== (room[field] ?? "")));
+    if (wanted.ttl > wanted.ttl_max) return this.#say({ code: "bad_ttl" }, wanted.ttl_max);
+    const mine = room.kind === "direct" ? ["ttl", "ttl_max"] : Object.keys(wanted);
+    const changed = Object.fromEntries(mine.filter((field) => wanted[field] !== (room[field] ?? "")).map((field) => [field, wanted[field]]));
     if (!Object.keys(changed).length) return this.#sheet.hidePopover();
     await this.#try(async () => {
       await api.changeRoom(room.id, changed);
@@ -130,8 +131,10 @@ export class About {
     }
   }
 
-  #say(error) {
+  /** longest: of a lifetime that was refused, in seconds. */
+  #say(error, longest = this.#page.chat.limits.ttl_max) {
     this.#error.hidden = !error;
-    setText(this.#error, error ? words.refused(error.code) : "");
+    const bounds = error?.code === "bad_ttl" ? `: ${words.lifetimeBounds(this.#page.chat.limits.ttl_min, longest)}` : "";
+    setText(this.#error, error ? words.refused(error.code) + bounds : "");
   }
 }

@@ -40,6 +40,8 @@ export const leaveRoom = (id) => call("POST", `${room(id)}leave/`);
 export const members = (id) => call("GET", `${room(id)}members/`);
 export const addMember = (id, name) => call("POST", `${room(id)}members/`, { name });
 export const removeMember = (id, user) => call("DELETE", `${room(id)}members/${user}/`);
+export const lifetimes = (id) => call("GET", `${room(id)}lifetimes/`);
+export const shorten = (id, fields) => call("POST", `${room(id)}shorten/`, fields);
 export const openDirect = (name) => call("POST", "/api/direct/", { name });
 export const recipients = (id, seq) => call("GET", `${room(id)}messages/${seq}/recipients/`);
 

@@ -13,7 +13,11 @@ import * as protocol from "./protocol.js";
 const PAGE = 50;
 const TYPING_EVERY_MS = 3000;
 const ASK_AGAIN_MS = 1000;
+const NAMED_MOST = 5; // on a tombstone; the notice names more
+const NOTICES_COME_MS = 3000; // after `welcome`; what is not among them was put aside elsewhere
 
+const NEVER_RESENT = ["too_late", "nobody_missed_it", "no_such_message"];
+const GONE = ["no_such_message", "too_late"];
 const blank = () => ({ added: [], changed: [], removed: [], reset: false, left: false });
 
 export class Chat extends Emitter {
@@ -30,6 +34,9 @@ export class Chat extends Emitter {
   #acks;
   #changes = new Map(); // key -> frame of an edit, delete or extend that waits for its answer
   #resends = new Map(); // id -> frame
+  #dismissals = new Set(); // notices put aside here, until the server says so
+  #unrepeated = new Set(); // notices that this connection has not told of yet
+  #notices_timer = null;
   #typed_at = new Map();
 
   /** clock: {now, set, clear} of this machine; serverClock: ServerClock. */
@@ -65,7 +72,8 @@ export class Chat extends Emitter {
 
   /** The socket is open: ask again what the last connection left unanswered. */
   connected() {
-    for (const frame of [...this.#changes.values(), ...this.#resends.values()]) this.#transmit(frame);
+    const dismissals = [...this.#dismissals].map(protocol.dismiss);
+    for (const frame of [...this.#changes.values(), ...this.#resends.values(), ...dismissals]) this.#transmit(frame);
   }
 
   /** One WebSocket text has been taken in full. */
@@ -80,7 +88,10 @@ export class Chat extends Emitter {
 
   disconnected() {
     this.#acks.disconnected();
-    for (const room of this.rooms.values()) room.log.disconnected();
+    for (const room of this.rooms.values()) {
+      room.log.disconnected();
+      room.lifetimes_known = false;
+    }
   }
 
   // ---- what the user does
@@ -135,9 +146,11 @@ export class Chat extends Emitter {
     return [...this.#resends.values()].some((frame) => frame.room === room && frame.seq === seq);
   }
 
+  /** Put a notice aside, here at once and for all devices as soon as the server hears of it. */
   dismiss(notice) {
-    if (!this.#transmit(protocol.dismiss(notice))) return;
+    this.#dismissals.add(notice);
     this.notices.delete(notice);
+    this.#transmit(protocol.dismiss(notice));
     this.emit("notices");
   }
 
@@ -145,10 +158,10 @@ export class Chat extends Emitter {
     return this.#changes.has(`${kind}|${room_id}|${seq}`);
   }
 
-  /** Everything that its own lifetime has ended, in every room. */
-  expire() {
+  /** Everything that its own lifetime has ended. */
+  expire(rooms = this.rooms.values()) {
     const now = this.#server_clock.now();
-    for (const room of this.rooms.values()) this.#apply(room, room.log.expireUntil(now));
+    for (const room of rooms) this.#apply(room, room.log.expireUntil(now));
   }
 
   tombstones(room) {
@@ -170,6 +183,8 @@ export class Chat extends Emitter {
     const present = new Set(frame.rooms.map((info) => info.room));
     for (const room of this.rooms.values()) if (!present.has(room.id)) this.#leave(room);
     for (const info of frame.rooms) this.#place(info);
+    this.expire(); // the clock may have been set
+    this.#awaitNotices();
     this.emit("welcome");
     this.emit("rooms");
   }
@@ -246,9 +261,11 @@ export class Chat extends Emitter {
   }
 
   _notice(frame) {
-    if (frame.dismissed) this.notices.delete(frame.notice);
+    this.#unrepeated.delete(frame.notice);
+    if (frame.dismissed) this.#dismissals.delete(frame.notice);
+    if (frame.dismissed || this.#dismissals.has(frame.notice)) this.notices.delete(frame.notice);
     else this.notices.set(frame.notice, frame);
-    if (frame.kind === "undelivered") this.#bury(frame);
+    if (frame.kind === "undelivered" && !frame.dismissed) this.#bury(frame);
     this.emit("notices");
   }
 
@@ -271,6 +288,7 @@ export class Chat extends Emitter {
     if (frame.of === "send" && this.#outbox.refused(frame)) return;
     if (frame.of === "resend") return this.#resendRefused(frame);
     if (["edit", "delete", "extend"].includes(frame.of)) return this.#changeRefused(frame);
+    if (frame.of === "dismiss") return this.#dismissalRefused(frame);
     const room = this.rooms.get(frame.room);
     if (!room) return;
     if (frame.of === "history") room.log.pageFailed();
@@ -307,7 +325,7 @@ export class Chat extends Emitter {
 
   #apply(room, out, { own_doing = false } = {}) {
     for (const message of [...out.added, ...out.changed]) if (message.unshowable) this.#reject(room, message);
-    for (const message of out.added) if (room.isOwn(message)) this.#outbox.sent({ ...message, room: room.id, epoch: room.log.epoch });
+    for (const message of out.added) if (room.isOwn(message)) this.#cameBack(room, message);
     for (const { message, reason } of out.removed) this.#ended(room, message, reason, own_doing);
     room.settleAccepted();
     this.#askAndAcknowledge(room);
@@ -341,9 +359,26 @@ export class Chat extends Emitter {
   /** A notice knows more than the page's own tombstone, and may be the first to tell of the end. */
   #bury({ notice, data }) {
     const { room, epoch, seq, id, sent_at, expired_at, delivered, total, missing, missing_total, resendable } = data;
-    if (!this.rooms.has(room) || expired_at === undefined) return;
-    this.#tombstones.put({ room, epoch, seq, id, sent_at, ended_at: expired_at, why: "expired", delivered, total, missing, missing_total, resendable, notice });
+    if (!this.rooms.has(room)) return;
+    this.#tombstones.put({ room, epoch, seq, id, sent_at, ended_at: expired_at, why: "expired", delivered, total, missing: missing.slice(0, NAMED_MOST), missing_total, resendable, notice });
     this.emit("room", { ...blank(), room: this.rooms.get(room) });
+  }
+
+  /** Only the newest are repeated at a connect, and none that was put aside meanwhile. */
+  #awaitNotices() {
+    this.#unrepeated = new Set(this.notices.keys());
+    this.#clock.clear(this.#notices_timer);
+    this.#notices_timer = this.#clock.set(() => {
+      for (const notice of this.#unrepeated) this.notices.delete(notice);
+      this.#unrepeated.clear();
+      this.emit("notices");
+    }, NOTICES_COME_MS);
+  }
+
+  /** An answer does not name the notice: whatever is in doubt is asked again, and what is final is over. */
+  #dismissalRefused(frame) {
+    if (!frame.retryable) return this.#dismissals.clear();
+    this.#later(frame, () => this.#dismissals.forEach((notice) => this.#transmit(protocol.dismiss(notice))));
   }
 
   #ask(key, frame) {
@@ -361,6 +396,7 @@ export class Chat extends Emitter {
     const asked = this.#changes.get(key);
     if (frame.retryable) return this.#later(frame, () => this.#changes.has(key) && this.#transmit(asked));
     this.#changes.delete(key);
+    if (frame.of === "delete" && GONE.includes(frame.code)) return; // as it was wished
     this.emit("problem", { room: this.rooms.get(asked.room), seq: asked.seq, code: frame.code, of: frame.of });
   }
 
@@ -369,20 +405,33 @@ export class Chat extends Emitter {
     if (!asked) return;
     if (frame.retryable) return this.#later(frame, () => this.#resends.has(asked.id) && this.#transmit(asked));
     this.#resends.delete(frame.id);
-    const stone = this.#tombstones.get(asked.room, asked.seq);
-    if (stone) this.#tombstones.put({ ...stone, problem: frame.code });
-    for (const notice of this.notices.values()) if (notice.data.room === asked.room && notice.data.seq === asked.seq) notice.problem = frame.code;
+    this.#noteResend(asked.room, asked.seq, { problem: frame.code, ...(NEVER_RESENT.includes(frame.code) ? { resendable: false } : {}) });
     this.emit("notices");
     if (this.rooms.has(asked.room)) this.emit("room", { ...blank(), room: this.rooms.get(asked.room) });
   }
 
   #resent(asked, { sent_at }) {
     this.#resends.delete(asked.id);
-    this.#tombstones.put({ room: asked.room, seq: asked.seq, resent_at: sent_at, problem: null });
-    const told = [...this.notices.values()].filter(({ data }) => data.room === asked.room && data.seq === asked.seq);
-    for (const { notice } of told) this.dismiss(notice);
+    this.#noteResend(asked.room, asked.seq, { resent_at: sent_at, problem: null, resendable: false });
+    for (const { notice } of this.#noticesOf(asked.room, asked.seq)) this.dismiss(notice);
     this.emit("notices");
     if (this.rooms.has(asked.room)) this.emit("room", { ...blank(), room: this.rooms.get(asked.room) });
+  }
+
+  /** An own message: one that the outbox waits for, or one sent again, here, on another device or by the staff. */
+  #cameBack(room, message) {
+    this.#outbox.sent({ ...message, room: room.id, epoch: room.log.epoch });
+    if (message.resends) this.#noteResend(room.id, message.resends, { resent_at: message.sent_at, problem: null, resendable: false });
+  }
+
+  /** known: what is known now of an expired message's resend. */
+  #noteResend(room, seq, known) {
+    if (this.#tombstones.get(room, seq)) this.#tombstones.put({ room, seq, ...known });
+    for (const { data } of this.#noticesOf(room, seq)) Object.assign(data, known);
+  }
+
+  #noticesOf(room, seq) {
+    return [...this.notices.values()].filter(({ data }) => data.room === room && data.seq === seq);
   }
 
   #later({ retry_after_ms }, action, room) {

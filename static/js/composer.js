@@ -2,7 +2,7 @@
  * Where a message is written: keys, drafts, length, reply and edit. The text leaves the box only when the device's outbox
  * holds it.
  */
-import { find, setAttribute, setIcon, setText } from "./dom.js";
+import { find, live, setAttribute, setIcon, setText } from "./dom.js";
 import { fill, gettext, ngettext } from "./i18n.js";
 import { cleanBody, codePoints } from "./protocol.js";
 import * as words from "./words.js";
@@ -80,6 +80,19 @@ export class Composer {
     this.#saveDraft();
   }
 
+  /** These messages are over: none of them is answered, edited or quoted any more. */
+  ended(messages) {
+    const about = this.#context?.message;
+    if (!about || !messages.some(({ seq }) => seq === about.seq)) return;
+    const had_focus = this.#form.contains(document.activeElement);
+    if (this.#context.kind === "edit") this.#text.value = this.#keep.draft(this.#room.id);
+    this.#context = null;
+    this.#describe();
+    this.#measure();
+    live(gettext("This message is gone"));
+    if (had_focus) this.focus();
+  }
+
   #set(context) {
     this.#context = context;
     this.#describe();
@@ -105,6 +118,7 @@ export class Composer {
     setIcon(this.#send, context?.kind === "edit" ? "sent" : "send");
     setAttribute(find("svg", this.#send), "class", context?.kind === "edit" ? "tick" : "icon");
     setAttribute(this.#send, "aria-label", context?.kind === "edit" ? gettext("Save") : gettext("Send"));
+    if (!context) for (const place of [find("b", this.#quote), find(".quote span", this.#quote)]) setText(place, "");
     if (context) {
       setText(find("b", this.#quote), context.kind === "edit" ? gettext("Editing") : fill(gettext("Replying to %(name)s"), { name: whom }));
       setText(find(".quote span", this.#quote), context.message.body);

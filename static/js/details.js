@@ -66,6 +66,7 @@ export class Details {
     this.#turn += 1;
     this.#message = null;
     this.#room = null;
+    this.#place.replaceChildren(); // no text outlives its message in a closed sheet
   }
 
   #draw() {
@@ -88,7 +89,7 @@ export class Details {
     const by = (state) => answer.recipients.filter((one) => one.state === state);
     const counts = { waiting: answer.total - answer.delivered, delivered: answer.delivered - answer.read, read: answer.read };
     const line = answer.total > 0 && answer.total <= SEGMENTS_MOST && reach(segments(answer), "large");
-    return [line, ...this.#group(gettext("Still trying"), counts.waiting, by("waiting"), now), ...this.#group(gettext("Delivered"), counts.delivered, by("delivered"), now), ...this.#group(gettext("Read"), counts.read, by("read"), now), answer.total === 0 && el("p", {}, gettext("Nobody else is to have this message."))];
+    return [line, ...this.#group(gettext("Still trying"), counts.waiting, by("waiting"), now), ...this.#group(gettext("Delivered"), counts.delivered, by("delivered"), now), ...this.#group(gettext("Read"), counts.read, by("read"), now), answer.total === 0 && el("p", {}, this.#room.tracked ? gettext("Nobody else is to have this message.") : gettext("This room is not tracked: who has this message is not known."))];
   }
 
   #group(title, count, people, now) {

@@ -21,12 +21,21 @@ export function entriesOf(context) {
 function logLines(context) {
   const { room, stones, leaving } = context;
   const buried = new Set(stones.map((stone) => stone.seq));
-  const accepted = [...room.accepted.values()].filter((message) => !room.log.messages.has(message.seq));
+  const accepted = [...room.accepted.values()].filter((message) => message.expires_at > context.now && !room.log.messages.has(message.seq));
   const alive = [...room.log.list, ...accepted].filter((message) => !buried.has(message.seq));
   const messages = [...alive, ...leaving.filter((message) => !room.log.messages.has(message.seq))].map((message) => messageLine(message, context));
   const graves = stones.filter((stone) => stone.seq > room.log.floor || !room.log.hasMore).filter((stone) => !room.log.messages.has(stone.seq)).map((stone) => tombstoneLine(stone, context));
-  const events = room.events.map((event, i) => ({ kind: "event", key: `event${i}`, seq: event.after_seq + 0.5, at: event.at, shown: event }));
-  return [...messages, ...graves, ...events].sort((a, b) => a.seq - b.seq || a.at - b.at);
+  const lines = [...messages, ...graves].sort((a, b) => a.seq - b.seq);
+  return [...lines, ...lifetimeLines(lines, room)].sort((a, b) => a.seq - b.seq || a.at - b.at);
+}
+
+/** Where the time of each change falls; one from before what is loaded comes with the page it belongs to. */
+function lifetimeLines(lines, room) {
+  return room.lifetimes.flatMap((change) => {
+    const before = lines.findLast(({ at }) => at > 0 && at <= change.at);
+    if (!before && room.log.hasMore) return [];
+    return [{ kind: "event", key: `event${change.at}`, seq: (before?.seq ?? 0) + 0.5, at: change.at, shown: change }];
+  });
 }
 
 const keyOf = (message, own) => (own && message.id ? `own:${message.id}` : `seq:${message.seq}`);

@@ -1,6 +1,6 @@
 /**
- * What the socket does not say and the page asks over HTTP: a room's members, who still lacks a message, and receipts of
- * messages that everybody has (the server tells at once only what is not complete).
+ * What the socket does not say and the page asks over HTTP: a room's members, how its lifetime was changed, who still lacks a
+ * message, and receipts of messages that everybody has (the server tells at once only what is not complete).
  */
 import * as api from "./api.js";
 
@@ -28,6 +28,19 @@ export class Learner {
     const { members, total } = await api.members(room.id);
     room.members = members;
     room.members_total = total;
+    this.#learned(room);
+  }
+
+  /** Who changed the room's lifetime, and when, unless nothing can have changed since it was asked. */
+  async lifetimes(room) {
+    if (room.lifetimes_known) return;
+    room.lifetimes_known = true;
+    try {
+      room.lifetimes = (await api.lifetimes(room.id)).lifetimes;
+    } catch {
+      room.lifetimes_known = false; // the next look asks again
+      return;
+    }
     this.#learned(room);
   }
 

@@ -6,13 +6,20 @@ import * as words from "./words.js";
 export const PRESETS = [30, 300, 3600, 28_800, 86_400, 604_800, 2_419_200]; // s
 const UNITS = [[1, () => gettext("seconds")], [60, () => gettext("minutes")], [3600, () => gettext("hours")], [86_400, () => gettext("days")]];
 
-/** What the menu lists, ascending: the presets, the room's own and the longest allowed. */
-export function choices({ own, longest }) {
-  return [...new Set([...PRESETS, own, longest])].sort((a, b) => a - b).map((seconds) => ({
+/** What the menu lists, ascending: the presets from the shortest allowed on, the room's own and the longest allowed. */
+export function choices({ own, least, longest }) {
+  return [...new Set([...PRESETS, own, longest])].filter((seconds) => seconds >= least).sort((a, b) => a - b).map((seconds) => ({
     seconds,
     allowed: seconds <= longest,
     note: seconds > longest ? "over" : seconds === own ? "own" : seconds === longest ? "longest" : null,
   }));
+}
+
+/** Fill a select with lifetimes up to `longest`, keeping `current` even when it is none of the presets. */
+export function fillLifetimes(select, { current, longest }) {
+  const listed = [...new Set([...PRESETS.filter((seconds) => seconds <= longest), current])].sort((a, b) => a - b);
+  select.replaceChildren(...listed.map((seconds) => el("option", { value: seconds }, words.duration(seconds))));
+  select.value = String(current);
 }
 
 export class Lifetime {
@@ -24,11 +31,12 @@ export class Lifetime {
   #limits;
   #chosen = null; // s, null: the room's
   #changed;
+  #retention_s;
 
   /** retention_s: how long the text of what somebody missed is kept for a resend. */
   constructor({ retention_s, changed }) {
     this.#changed = changed;
-    setText(find("[data-retention]", this.#root), retention_s > 0 ? fill(gettext("If somebody missed it, its text is kept for %(life)s, so that you can resend it."), { life: words.duration(retention_s) }) : gettext("Its text is not kept after that."));
+    this.#retention_s = retention_s;
     this.#root.addEventListener("toggle", () => this.#root.open && this.#opened());
     this.#root.addEventListener("keydown", (event) => this.#key(event));
     document.addEventListener("pointerdown", (event) => {
@@ -45,6 +53,14 @@ export class Lifetime {
     this.#limits = limits;
     this.#draw();
     this.#label();
+    setText(find("[data-after]", this.#root), this.#whatComesAfter());
+  }
+
+  #whatComesAfter() {
+    if (!this.#room.tracked) return gettext("Starts when it is sent. This room is not tracked: nobody is told who missed it, and its text is not kept.");
+    const told = gettext("Starts when it is sent. Whoever has not got it by then is named to you.");
+    const kept = this.#retention_s > 0 ? fill(gettext("If somebody missed it, its text is kept for %(life)s, so that you can resend it."), { life: words.duration(this.#retention_s) }) : gettext("Its text is not kept after that.");
+    return words.sentences(told, kept);
   }
 
   /** Seconds for `send`; null for the room's own. */
@@ -69,7 +85,7 @@ export class Lifetime {
 
   #draw() {
     const notes = { over: gettext("over the maximum"), own: gettext("the room’s"), longest: gettext("the longest here") };
-    const listed = choices({ own: this.#room.ttl, longest: this.#longest });
+    const listed = choices({ own: this.#room.ttl, least: this.#limits.ttl_min, longest: this.#longest });
     const known = listed.some(({ seconds }) => seconds === this.life);
     const line = ({ seconds, allowed, note }) => el("label", { class: "choice" }, el("input", { type: "radio", name: "ttl", value: seconds, disabled: !allowed, on: { change: () => this.#choose(seconds) } }), el("span", { class: "choice-text" }, words.duration(seconds)), note && el("small", {}, notes[note]));
     this.#custom = this.#customFields();
@@ -102,7 +118,7 @@ export class Lifetime {
     const { ttl_min } = this.#limits;
     if (!Number.isSafeInteger(seconds) || seconds < ttl_min || seconds > this.#longest) {
       setAttribute(amount, "aria-invalid", "true");
-      setText(error, fill(gettext("From %(least)s to %(most)s"), { least: words.duration(ttl_min), most: words.duration(this.#longest) }));
+      setText(error, words.lifetimeBounds(ttl_min, this.#longest));
       return;
     }
     this.#choose(seconds);

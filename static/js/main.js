@@ -151,6 +151,7 @@ function show() {
     timeline.open(its, wanted.seq);
     composer.open(its);
     learner.members(its).catch(() => {});
+    learner.lifetimes(its);
     learner.receipts(its);
     if (matchMedia("(width >= 900px) and (pointer: fine)").matches) composer.focus();
   } else if (wanted.seq !== null) {
@@ -249,6 +250,7 @@ chat.on("welcome", () => {
   rooms.render();
   show();
   learner.direct();
+  ticker.run(); // the clock may have been set
 });
 chat.on("rooms", () => {
   rooms.draw();
@@ -267,7 +269,9 @@ chat.on("room", (out) => {
     return;
   }
   timeline.changed(out);
+  composer.ended(out.removed.map(({ message }) => message));
   if (out.info) learner.members(its).catch(() => {});
+  if (out.info) learner.lifetimes(its);
   if (out.receipts || out.info) draw();
   else drawSoon();
   if (details.isOpen && (out.receipts || out.changed.length || out.removed.length)) details.refresh(its);
@@ -408,6 +412,7 @@ document.addEventListener("visibilitychange", () => !document.hidden && wake());
 addEventListener("pagehide", () => chat.leaving());
 addEventListener("pageshow", (event) => event.persisted && wake());
 addEventListener("focus", () => ticker.run());
+document.addEventListener("resume", wake);
 addEventListener("online", () => socket.wake());
 addEventListener("offline", () => socket.probe());
 

@@ -167,8 +167,7 @@ export class MessageView {
     const missing = whoOf(stone);
     who.hidden = !missing;
     who.replaceChildren(...(missing ?? []));
-    const problem = stone.problem ? ` ${words.refused(stone.problem)}` : "";
-    if (problem) who.append(problem);
+    if (stone.problem) who.append(` ${words.notResent(stone.problem)}`);
     const send = this.#part("resend");
     send.hidden = !resendable;
     send.disabled = resending;
@@ -205,11 +204,17 @@ function lineOf(stone) {
 function whoOf(stone) {
   if (stone.why === "deleted" || !stone.missing?.length) return null;
   const bold = (name) => el("b", { dir: "auto" }, name);
-  if (stone.resent_at) return sentence(gettext("Resent to %(names)s at %(time)s."), { names: joined(stone.missing.map(({ name }) => [bold(name)])), time: words.clockTime(stone.resent_at) });
+  const others = (stone.missing_total ?? 0) - stone.missing.length;
+  if (stone.resent_at) return resentTo(stone, others, bold);
   const people = stone.missing.map((one) => [bold(one.name), fill(gettext(" (%(reason)s)"), { reason: words.reason(one) })]);
-  const others = (stone.missing_total ?? 0) - people.length;
   if (others > 0) return sentence(ngettext("Never reached %(names)s and %(n)s more.", "Never reached %(names)s and %(n)s more.", others), { names: joined(people), n: words.number(others) });
   return sentence(gettext("Never reached %(names)s."), { names: joined(people) });
+}
+
+function resentTo({ missing, resent_at }, others, bold) {
+  const values = { names: joined(missing.map(({ name }) => [bold(name)])), n: words.number(others), time: words.clockTime(resent_at) };
+  if (others > 0) return sentence(ngettext("Resent to %(names)s and %(n)s more at %(time)s.", "Resent to %(names)s and %(n)s more at %(time)s.", others), values);
+  return sentence(gettext("Resent to %(names)s at %(time)s."), values);
 }
 
 /** Put nodes into %(name)s. */

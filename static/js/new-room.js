@@ -1,7 +1,7 @@
 /** Making a room. */
 import * as api from "./api.js";
-import { fillLifetimes } from "./about.js";
 import { find, setText } from "./dom.js";
+import { fillLifetimes } from "./lifetime.js";
 import * as words from "./words.js";
 
 export class NewRoom {

@@ -8,6 +8,7 @@ import { offersExtend } from "./ladder.js";
 import * as words from "./words.js";
 
 const NAMES_MOST = 3; // in a headline
+const ROOMS_MOST = 5; // of a summary
 
 export class Notices {
   #page;
@@ -21,21 +22,30 @@ export class Notices {
   /** page: {chat, serverClock, extend(room, message), lacking(room, seq) -> [name]|null, show(room, seq)}. */
   constructor(page) {
     this.#page = page;
-    this.#sheet.addEventListener("toggle", () => this.render());
+    this.#sheet.addEventListener("toggle", () => this.#toggled());
+  }
+
+  #toggled() {
+    this.render();
+    if (this.#sheet.matches(":popover-open")) return;
+    this.#list.replaceChildren(); // an offer shows a text, and none outlives its message in a closed sheet
+    this.#drawn = "";
   }
 
   render() {
     const groups = this.#groups();
     const offers = this.#offers();
-    const count = [...groups.values()].reduce((sum, list) => sum + list.length, 0) + offers.length;
+    const summaries = [...this.#page.chat.notices.values()].filter(({ kind }) => kind === "summary");
+    const count = [...groups.values()].reduce((sum, list) => sum + list.length, 0) + offers.length + summaries.length;
     this.#ring(count);
     if (!this.#sheet.matches(":popover-open")) return;
-    const fingerprint = JSON.stringify([[...groups].map(([room, list]) => [room, list.map(({ notice, problem, data }) => [notice, problem, this.#page.chat.isResending(data.room, data.seq)])]), offers.map(({ message, title }) => [message.seq, title])]);
+    const state = ({ notice, data }) => [notice, data.problem, data.resendable, this.#page.chat.isResending(data.room, data.seq)];
+    const fingerprint = JSON.stringify([[...groups].map(([room, list]) => [this.#roomName(room), list.map(state)]), offers.map(({ message, title }) => [message.seq, title]), summaries]);
     if (fingerprint === this.#drawn) return;
     this.#drawn = fingerprint;
     this.#nothing.hidden = count > 0;
     const had_focus = this.#list.contains(document.activeElement);
-    fillWith(this.#list, offers.map((offer) => this.#offer(offer)), [...groups].map(([room, list]) => (list.length === 1 ? this.#one(list[0]) : this.#group(room, list))));
+    fillWith(this.#list, offers.map((offer) => this.#offer(offer)), [...groups].map(([room, list]) => (list.length === 1 ? this.#one(list[0]) : this.#group(room, list))), summaries.map((notice) => this.#summary(notice)));
     if (had_focus) find("button", this.#list)?.focus() ?? find(".sheet-head button", this.#sheet).focus();
   }
 
@@ -50,7 +60,7 @@ export class Notices {
 
   #groups() {
     const groups = new Map();
-    const told = [...this.#page.chat.notices.values()].filter(({ kind, dismissed }) => kind === "undelivered" && !dismissed);
+    const told = [...this.#page.chat.notices.values()].filter(({ kind }) => kind === "undelivered");
     for (const notice of told.sort((a, b) => b.at - a.at)) {
       const room = notice.data.room;
       groups.set(room, [...(groups.get(room) ?? []), notice]);
@@ -85,7 +95,7 @@ export class Notices {
     return this.#article("undelivered", "missed", headline(data), [
       el("p", { class: "notice-where" }, fill(gettext("%(room)s, sent %(sent)s, expired %(expired)s"), { room: this.#roomName(data.room), sent: this.#when(data.sent_at), expired: this.#when(data.expired_at) })),
       el("ul", { class: "people" }, data.missing.map((one) => el("li", {}, el("b", { dir: "auto" }, one.name), el("span", {}, words.reasonLong(one)))), others > 0 && el("li", {}, el("span", {}, fill(ngettext("and %(n)s more", "and %(n)s more", others), { n: words.number(others) })))),
-      notice.problem && el("p", { class: "field-error" }, words.refused(notice.problem)),
+      data.problem && el("p", { class: "field-error" }, words.notResent(data.problem)),
       el("div", { class: "notice-actions" }, data.resendable && this.#resendButton([notice]), button(gettext("Dismiss"), () => this.#page.chat.dismiss(notice.notice))),
     ]);
   }
@@ -101,6 +111,17 @@ export class Notices {
     return this.#article("undelivered", "missed", title, [
       el("div", { class: "notice-actions" }, resendable.length > 0 && this.#resendButton(resendable), button(gettext("Dismiss all"), () => notices.forEach(({ notice }) => this.#page.chat.dismiss(notice)))),
       each,
+    ]);
+  }
+
+  /** What was too much to be told one by one. */
+  #summary({ notice, data: { messages, from_at, to_at, rooms } }) {
+    const most = Object.entries(rooms).sort(([, a], [, b]) => b - a);
+    const others = most.length - ROOMS_MOST;
+    return this.#article("undelivered", "missed", fill(ngettext("and %(n)s older message that did not reach everybody", "and %(n)s older messages that did not reach everybody", messages), { n: words.number(messages) }), [
+      el("p", { class: "notice-where" }, fill(gettext("expired between %(from)s and %(to)s"), { from: this.#when(from_at), to: this.#when(to_at) })),
+      el("ul", { class: "people" }, most.slice(0, ROOMS_MOST).map(([room, n]) => el("li", {}, el("b", { dir: "auto" }, this.#roomName(room)), el("span", {}, words.number(n)))), others > 0 && el("li", {}, el("span", {}, fill(ngettext("and %(n)s more", "and %(n)s more", others), { n: words.number(others) })))),
+      el("div", { class: "notice-actions" }, button(gettext("Dismiss"), () => this.#page.chat.dismiss(notice))),
     ]);
   }
 

@@ -83,7 +83,13 @@ const person = (value) => object(value) && whole(value.id) && text(value.name);
 
 const PLACE = { room: text, epoch: text, seq: whole };
 const MESSAGE = { seq: whole, id: text, from: person, body: text, sent_at: whole, expires_at: whole, reply_to: maybe(whole), edited_at: maybe(whole), resends: maybe(whole) };
-const ROOM = { room: text, name: text, kind: text, role: text, epoch: text, top: whole, rev: whole, delivered: whole, read: whole, unread: whole, ttl: whole, ttl_max: whole, online: maybe(list) };
+const ROOM = { room: text, name: text, kind: text, role: text, epoch: text, top: whole, rev: whole, delivered: whole, read: whole, unread: whole, ttl: whole, ttl_max: whole, tracked: maybe(flag), online: maybe(list) };
+
+const MISSED = { user: whole, name: text, reason: text, attempts: maybe(whole) };
+const NOTICES = {
+  undelivered: { room: text, epoch: text, seq: whole, id: text, sent_at: whole, expired_at: whole, delivered: whole, total: whole, missing: list, missing_total: whole, resendable: flag },
+  summary: { messages: whole, from_at: whole, to_at: whole, rooms: object },
+};
 
 const SHAPES = {
   welcome: { connection: text, user: person, now: whole, store: text, limits: object, rooms: list },
@@ -129,8 +135,17 @@ function check(frame) {
   if (frame.type === "resumed") return { ...frame, messages: readable(frame.messages), changed: frame.changed ? readable(frame.changed) : undefined, gone: frame.gone.filter(pair) };
   if (frame.type === "history") return { ...frame, messages: readable(frame.messages) };
   if (frame.type === "receipt") return { ...frame, receipts: frame.receipts.filter((row) => list(row) && row.length >= 4 && row.every(whole)) };
+  if (frame.type === "notice") return noticeOf(frame);
   if (frame.type === "expired") return { ...frame, seqs: frame.seqs.filter(whole) };
   return frame;
+}
+
+/** A notice of a kind that this page does not know is none that it could show; of one that is put aside the name will do. */
+function noticeOf(frame) {
+  if (frame.dismissed) return frame;
+  if (!Object.hasOwn(NOTICES, frame.kind) || !fits(frame.data, NOTICES[frame.kind])) return null;
+  if (frame.kind === "summary") return frame;
+  return { ...frame, data: { ...frame.data, missing: frame.data.missing.filter((one) => object(one) && fits(one, MISSED)) } };
 }
 
 /** Read one WebSocket text: the frames in it that are known and well formed, in order. */

@@ -37,7 +37,8 @@ export class RoomHead {
       return room.online.has(partner.user) ? gettext("Online") : gettext("Offline");
     }
     if (room.members_total === null) return room.topic ?? "";
-    return words.membersLine(room.members_total, room.has_presence ? room.online.size : null);
+    const members = words.membersLine(room.members_total, room.has_presence ? room.online.size : null);
+    return room.tracked ? members : fill(gettext("%(members)s, not tracked"), { members });
   }
 
   #faces(room) {

@@ -7,7 +7,8 @@ const TYPING_MS = 6000; // frames come each 3 s while somebody types
 export class Room {
   receipts = new Map(); // seq -> {delivered, read, total}
   accepted = new Map(); // id -> an own message that has its seq but has not come back yet
-  events = []; // {at, after_seq, kind, ...}: lines between messages
+  lifetimes = []; // its changes of lifetime: {at, by: {id, name}|null, from, to}, lines between messages
+  lifetimes_known = false; // up to now
   online = new Set();
   members = null; // [{user, name, role}] once asked
   members_total = null;
@@ -28,8 +29,8 @@ export class Room {
 
   /** info: the room object of `welcome` or `room`. */
   update(info) {
-    this.#noteLifetime(info);
-    Object.assign(this, { name: info.name, kind: info.kind, role: info.role, ttl: info.ttl, ttl_max: info.ttl_max, topic: info.topic ?? this.topic ?? "" });
+    if (this.ttl !== info.ttl) this.lifetimes_known = false;
+    Object.assign(this, { name: info.name, kind: info.kind, role: info.role, ttl: info.ttl, ttl_max: info.ttl_max, tracked: info.tracked ?? true, topic: info.topic ?? this.topic ?? "" });
     this.left = false;
     this.read = Math.max(this.read, info.read);
     this.read_sent = Math.max(this.read_sent, info.read);
@@ -131,10 +132,5 @@ export class Room {
     const message = this.log.list.find((one) => one.from && !this.isOwn(one));
     if (message) return { user: message.from.id, name: message.from.name };
     return null;
-  }
-
-  #noteLifetime(info) {
-    if (this.ttl === undefined || this.ttl === info.ttl) return;
-    this.events.push({ kind: "lifetime", at: this.now(), after_seq: this.log.last, by: info.by ?? null, from: this.ttl, to: info.ttl });
   }
 }

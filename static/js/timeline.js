@@ -8,12 +8,14 @@ import { fill, gettext } from "./i18n.js";
 import { offerAt, offersExtend } from "./ladder.js";
 import { MessageView } from "./message-view.js";
 import { Roving } from "./roving.js";
+import { Tombstones } from "./tombstones.js";
 import * as words from "./words.js";
 
 const NEAR_BOTTOM = 48; // px
 const NEAR_TOP = 600;
 const ANCHORS = ["message", "tombstone", "outbox"];
 const FADE_MS = 650; // the stylesheet's 600 and a little
+const LATE_MS = 2000; // what ended longer ago is not shown once more in order to fade: the machine has slept
 const UNREAD_PAGES_MOST = 4;
 const LINK_PAGES_MOST = 40;
 const PROBLEM_MS = 8000;
@@ -132,6 +134,7 @@ export class Timeline {
     if (!room) return;
     const page = this.#page;
     const now = page.serverClock.now();
+    page.chat.expire([room]); // a frame may come before the timer does
     if (this.#stick && this.#settled && room.log.list.length > HELD_MOST) room.log.trim(HELD_AFTER);
     const place = this.#place();
     const before = new Set(this.#entries.map(({ key }) => key));
@@ -159,6 +162,11 @@ export class Timeline {
       if (entry.kind === "outbox" && entry.item.not_before > this.#page.clock.now()) {
         stale ||= entry.shown.aside?.text !== waitingText(entry.item, this.#page.clock.now());
         wait = Math.min(wait, 1000);
+      }
+      if (entry.kind === "tombstone") {
+        const left = Tombstones.endOf(entry.stone) - now;
+        stale ||= left <= 0;
+        wait = left > 0 ? Math.min(wait, left) : wait;
       }
       if (entry.kind !== "message") continue;
       this.#views.get(entry.key)?.tick(now);
@@ -274,17 +282,17 @@ export class Timeline {
 
   #showEmpty() {
     const { room } = this;
-    const any = this.#entries.some(({ kind }) => ["message", "outbox", "tombstone", "event"].includes(kind));
+    const any = this.#entries.some(({ kind }) => ["message", "outbox", "tombstone"].includes(kind));
     this.#had_messages ||= any;
     const waiting = room.log.hasMore && !any;
     this.#empty.hidden = any || waiting || room.left;
-    this.#log.hidden = !any;
+    this.#log.hidden = this.#entries.length === 0;
     if (this.#empty.hidden) return;
     const ended = this.#had_messages || room.log.last > 0;
     const life = { life: words.duration(room.ttl) };
     setText(find("h3", this.#empty), ended ? gettext("All messages here have expired") : gettext("Nothing here yet"));
-    setText(find("p", this.#empty), ended ? fill(gettext("New ones live for %(life)s. If one of yours missed somebody, it is in your notices."), life) : fill(gettext("What you write lives for %(life)s. It is delivered, or still being tried, or you are told who missed it."), life));
-    find("button", this.#empty).hidden = !ended;
+    setText(find("p", this.#empty), ended ? fill(room.tracked ? gettext("New ones live for %(life)s. If one of yours missed somebody, it is in your notices.") : gettext("New ones live for %(life)s."), life) : fill(room.tracked ? gettext("What you write lives for %(life)s. It is delivered, or still being tried, or you are told who missed it.") : gettext("What you write lives for %(life)s. This room is not tracked: nobody is told who missed it."), life));
+    find("button", this.#empty).hidden = !ended || !room.tracked;
   }
 
   #afterDrawing(now) {
@@ -336,6 +344,7 @@ export class Timeline {
 
   #fade(message) {
     if (this.room.isOwn(message)) return; // its tombstone takes its place
+    if (this.#page.serverClock.now() - message.expires_at > LATE_MS) return;
     this.#leaving.set(message.seq, message);
     this.#page.clock.set(() => {
       this.#leaving.delete(message.seq);

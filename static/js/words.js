@@ -8,6 +8,7 @@ const WEEK = 7 * DAY;
 
 const format = (options) => new Intl.DateTimeFormat(language(), options);
 
+export const sentences = (first, second) => fill(gettext("%(first)s %(second)s"), { first, second });
 export const number = (n) => new Intl.NumberFormat(language()).format(n);
 export const clockTime = (ms) => format({ hour: "2-digit", minute: "2-digit", hourCycle: "h23" }).format(ms);
 export const clockSeconds = (ms) => format({ hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" }).format(ms);
@@ -156,6 +157,29 @@ export function refused(code) {
     unreachable: gettext("The server cannot be reached. Try again"),
   };
   return words[code] ?? gettext("This did not work. Try again");
+}
+
+/** Why an expired message was not sent again. */
+export function notResent(code) {
+  const words = {
+    too_late: gettext("Its text is not kept any more, so it cannot be resent"),
+    no_such_message: gettext("Its text is not kept any more, so it cannot be resent"),
+  };
+  return words[code] ?? refused(code);
+}
+
+/** Why a lifetime was refused: within which bounds it may be, in seconds. */
+export const lifetimeBounds = (least, most) => fill(gettext("From %(least)s to %(most)s"), { least: duration(least), most: duration(most) });
+
+/** What shortening would do, or has done, to the messages that are there: {looked, shortened, ended}. */
+export function wouldShorten({ looked, shortened, ended }) {
+  const all = fill(ngettext("%(n)s of %(looked)s messages would end sooner.", "%(n)s of %(looked)s messages would end sooner.", shortened), { n: number(shortened), looked: number(looked) });
+  return ended ? sentences(all, fill(ngettext("%(n)s of them at once.", "%(n)s of them at once.", ended), { n: number(ended) })) : all;
+}
+
+export function hasShortened({ shortened: n, ended }) {
+  const all = fill(ngettext("%(n)s message ends sooner.", "%(n)s messages end sooner.", n), { n: number(n) });
+  return ended ? sentences(all, fill(ngettext("%(n)s of them has ended.", "%(n)s of them have ended.", ended), { n: number(ended) })) : all;
 }
 
 export function stateText(state, receipt) {

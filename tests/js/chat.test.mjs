@@ -6,7 +6,8 @@ import { entriesOf } from "../../static/js/entries.js";
 import { Outbox } from "../../static/js/outbox.js";
 import { MemoryStore } from "../../static/js/outbox-store.js";
 import { Tombstones } from "../../static/js/tombstones.js";
-import { FakeClock } from "./clock.mjs";
+import * as words from "../../static/js/words.js";
+import { FakeClock, settle } from "./clock.mjs";
 
 const ADA = { id: 1, name: "ada" };
 const GRACE = { id: 2, name: "grace" };
@@ -135,7 +136,7 @@ test("a duplicate of what has long expired leaves nothing behind", async () => {
   assert.deepEqual([w.room().accepted.size, w.outbox.items.size], [0, 0]);
 });
 
-test("an own message that expires leaves a tombstone with counts and without its text", () => {
+test("an own message that expires leaves a tombstone with counts and without its text", async () => {
   const w = world();
   w.welcome();
   w.chat.take(w.message(1, { from: ADA, body: "secret", expires_at: w.clock.now() + 1000 }));
@@ -146,7 +147,10 @@ test("an own message that expires leaves a tombstone with counts and without its
   assert.equal(w.room().log.list.length, 0);
   const [stone, ...more] = w.chat.tombstones(w.room());
   assert.deepEqual([stone.seq, stone.why, stone.delivered, stone.total, more.length], [1, "expired", 3, 5, 0]);
-  assert.equal(JSON.stringify(w.storage.getItem("chat.tombstones.1")).includes("secret"), false);
+  await settle();
+  const kept = w.storage.getItem("chat.tombstones.1");
+  assert.equal(kept.includes('"delivered":3'), true);
+  assert.equal(kept.includes("secret"), false);
 });
 
 test("tombstones are gone after a day", () => {
@@ -185,6 +189,80 @@ test("a resend is asked once, repeated with its id after a cut, and its answer d
   assert.equal(w.chat.notices.size, 0);
 });
 
+test("a notice put aside while the connection is away stays away, and the server hears of it at the next connect", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(notice());
+  w.cut();
+  w.up = false;
+  w.chat.dismiss("n1");
+  assert.deepEqual([w.chat.notices.size, w.types()], [0, []]);
+  w.up = true;
+  w.welcome();
+  assert.deepEqual(w.sent, [{ type: "dismiss", notice: "n1" }]);
+  w.chat.take(notice()); // repeated before the server heard
+  assert.equal(w.chat.notices.size, 0);
+  w.chat.take(notice({}, true));
+  w.cut();
+  w.welcome();
+  assert.equal(w.sent.length, 1);
+});
+
+test("a notice put aside on another device while this one was away goes when it is not repeated", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(notice());
+  w.chat.take({ ...notice({ seq: 2 }), notice: "n2" });
+  w.cut();
+  w.welcome();
+  w.chat.take({ ...notice({ seq: 2 }), notice: "n2" });
+  assert.equal(w.chat.notices.size, 2);
+  w.clock.advance(3000);
+  assert.deepEqual([...w.chat.notices.keys()], ["n2"]);
+});
+
+test("a dismissal that is refused for now is asked again, one that is refused for good is forgotten", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(notice());
+  w.chat.dismiss("n1");
+  w.chat.take({ type: "error", code: "unavailable", retryable: true, of: "dismiss", retry_after_ms: 500 });
+  w.clock.advance(500);
+  assert.deepEqual(w.types(), ["dismiss", "dismiss"]);
+  w.chat.take({ type: "error", code: "no_such_message", retryable: false, of: "dismiss" });
+  w.cut();
+  w.welcome();
+  assert.deepEqual(w.types(), ["dismiss", "dismiss"]);
+});
+
+test("what another device or the staff sent again cannot be resent here", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(notice());
+  w.chat.take(w.message(7, { from: ADA, resends: 1, after: 0 }));
+  const [stone] = w.chat.tombstones(w.room());
+  assert.deepEqual([stone.resent_at, stone.resendable], [w.clock.now(), false]);
+  assert.equal(w.chat.notices.get("n1").data.resendable, false);
+});
+
+test("a tombstone names five and counts the rest, so that many of them fit the device", () => {
+  const w = world();
+  w.welcome();
+  const missing = Array.from({ length: 100 }, (_, i) => ({ user: i, name: `user ${i}`, reason: "offline", attempts: 0 }));
+  w.chat.take(notice({ missing, missing_total: 240 }));
+  const [stone] = w.chat.tombstones(w.room());
+  assert.deepEqual([stone.missing.length, stone.missing_total], [5, 240]);
+});
+
+test("a resend that can never happen is not offered again", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(notice());
+  w.chat.resend({ room: "r", epoch: "e", seq: 1 });
+  w.chat.take({ type: "error", code: "too_late", retryable: false, of: "resend", id: w.sent.at(-1).id, room: "r" });
+  assert.deepEqual([w.chat.tombstones(w.room())[0].resendable, w.chat.notices.get("n1").data.problem], [false, "too_late"]);
+});
+
 test("a refused resend says why on the tombstone", () => {
   const w = world();
   w.welcome();
@@ -208,6 +286,18 @@ test("an edit in doubt is asked again, and a refused one tells where", () => {
   const [, problem] = w.events.find(([name]) => name === "problem");
   assert.deepEqual([problem.seq, problem.code], [1, "too_late"]);
   assert.equal(w.chat.isChanging("edit", "r", 1), false);
+});
+
+test("a deletion in doubt that turns out to be done is no problem", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(1, { from: ADA }));
+  w.chat.delete(w.room(), 1);
+  w.cut();
+  w.welcome([{ ...w.info, delivered: 1, top: 1 }]);
+  w.chat.take({ type: "error", code: "no_such_message", retryable: false, of: "delete", room: "r", seq: 1 });
+  assert.equal(w.events.some(([name]) => name === "problem"), false);
+  assert.equal(w.chat.isChanging("delete", "r", 1), false);
 });
 
 test("an own deletion leaves a tombstone that says so", () => {
@@ -252,11 +342,35 @@ test("removed from a room: nothing more is said or taken for it, and joining aga
   assert.deepEqual([w.room().left, w.room().log.last], [false, 5]);
 });
 
-test("a changed lifetime writes a line", () => {
+test("how the lifetime was changed is asked again after a change and after a cut", () => {
   const w = world();
   w.welcome();
-  w.chat.take({ type: "room", ...w.info, ttl: 28_800, by: GRACE });
-  assert.deepEqual(w.room().events.map(({ from, to, by }) => [from, to, by.name]), [[3600, 28_800, "grace"]]);
+  w.room().lifetimes_known = true;
+  w.chat.take({ type: "room", ...w.info });
+  assert.equal(w.room().lifetimes_known, true);
+  w.chat.take({ type: "room", ...w.info, ttl: 28_800 });
+  assert.equal(w.room().lifetimes_known, false);
+  w.room().lifetimes_known = true;
+  w.cut();
+  assert.equal(w.room().lifetimes_known, false);
+});
+
+test("a room is tracked unless it says otherwise", () => {
+  const w = world();
+  w.welcome();
+  assert.equal(w.room().tracked, true);
+  w.chat.take({ type: "room", ...w.info, tracked: false });
+  assert.equal(w.room().tracked, false);
+});
+
+test("a clock that the next welcome sets right ends what is over", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(1, { from: ADA, expires_at: w.clock.now() + HOUR }));
+  w.chat.greeting();
+  w.chat.take({ type: "welcome", v: 1, connection: "c", user: ADA, now: w.clock.now() + HOUR, store: "s", limits: LIMITS, rooms: [{ ...w.info, delivered: 1, top: 1 }] });
+  assert.equal(w.room().log.list.length, 0);
+  assert.equal(w.chat.tombstones(w.room()).length, 1);
 });
 
 // ---- the timeline's lines
@@ -311,4 +425,53 @@ test("extend is offered at four fifths of a life while somebody lacks it, and na
   assert.deepEqual(lines(w, { lacking: new Map([[1, ["bob"]]]) }).at(-1).shown.aside, { kind: "expiring", icon: "warning", text: "Expires in 12 min, not with bob yet", actions: ["extend"] });
   w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 2]] });
   assert.equal(lines(w).at(-1).shown.aside, null);
+});
+
+test("a machine that slept past an expiry has the text in no line when it wakes", async () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(1, { body: "secret of grace", expires_at: w.clock.now() + 10 }));
+  const item = await w.outbox.add({ room: "r", body: "secret of ada", life_s: 3600 });
+  w.chat.take({ type: "sent", id: item.id, room: "r", epoch: "e", seq: 2, sent_at: w.clock.now(), expires_at: w.clock.now() + 10, duplicate: false });
+  assert.match(JSON.stringify(lines(w)), /secret of grace.*secret of ada/);
+  w.clock.advance(HOUR); // no timer of the page has run
+  w.chat.expire([w.room()]); // what the timeline does before it draws
+  assert.doesNotMatch(JSON.stringify(lines(w)), /secret/);
+});
+
+for (const wrong of [-HOUR, HOUR]) {
+  test(`a browser clock that is ${wrong} ms wrong shows the lives that the server means`, () => {
+    const server_now = 1_000_000_000;
+    let local = server_now + wrong;
+    const serverClock = new ServerClock(() => local);
+    serverClock.set(server_now);
+    local += 600_000;
+    assert.equal(serverClock.now(), server_now + 600_000);
+    assert.equal(words.remaining(server_now + HOUR - serverClock.now()), "50 min");
+  });
+}
+
+const change = (at, fields = {}) => ({ at, by: GRACE, from: 3600, to: 60, ...fields });
+
+test("a change of lifetime stands where its time falls", () => {
+  const w = world();
+  w.welcome();
+  const start = w.clock.now();
+  for (const seq of [1, 2, 3]) {
+    w.chat.take(w.message(seq));
+    w.clock.advance(1000);
+  }
+  w.room().lifetimes = [change(start - 1), change(start + 1500), change(start + 9000)];
+  assert.deepEqual(kinds(lines(w)), ["day", "event", "message 1", "message 2", "event", "message 3", "event"]);
+});
+
+test("a change from before what is loaded comes with its page", () => {
+  const w = world({ top: 9, delivered: 9, read: 9 });
+  w.welcome();
+  w.chat.take(w.message(10));
+  w.room().lifetimes = [change(w.clock.now() - 1)];
+  assert.deepEqual(kinds(lines(w)), ["day", "message 10"]);
+  w.chat.page("r");
+  w.chat.take({ type: "history", room: "r", epoch: "e", before: 10, messages: [], more: false });
+  assert.deepEqual(kinds(lines(w)), ["day", "event", "message 10"]);
 });

@@ -55,3 +55,17 @@ test("only the contract's codes end the connection for good", () => {
   assert.deepEqual(codes.filter((code) => !protocol.mayReconnect(code)), [4501, 4503, 4504]);
   assert.deepEqual(codes.filter((code) => !protocol.mayResetBackoff(code)), [4400, 4429]);
 });
+
+const data = { room: "r", epoch: "e", seq: 1, id: "x", sent_at: 1, expired_at: 2, delivered: 1, total: 2, missing: [{ user: 3, name: "bob", reason: "offline", attempts: 0 }], missing_total: 1, resendable: true };
+const told = (fields) => protocol.parse(JSON.stringify({ type: "notice", notice: "n", kind: "undelivered", at: 1, data, dismissed: false, ...fields }));
+
+test("a notice says who missed what, row by row", () => {
+  assert.deepEqual(told({})[0].data, data);
+  assert.deepEqual(told({ data: { ...data, missing: [...data.missing, { user: "4" }, null] } })[0].data, data);
+  assert.equal(told({ kind: "summary", data: { messages: 240, from_at: 1, to_at: 2, rooms: { r: 240 } } }).length, 1);
+});
+
+test("a notice that cannot be shown is dropped, one that is put aside needs no more than its name", () => {
+  assert.deepEqual([told({ kind: "news" }), told({ data: {} }), told({ data: { ...data, missing: "bob" } }), told({ kind: "summary" })], [[], [], [], []]);
+  assert.equal(told({ data: {}, dismissed: true })[0].notice, "n");
+});
