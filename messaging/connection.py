@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from typing import Any
 
 from . import metrics, protocol
-from .errors import Unavailable
+from .errors import NotMember, Unavailable
 from .policy import Policy, Rate
 from .protocol import Close
 from .records import RoomKey
@@ -84,20 +84,57 @@ class Visitor:
     credential: str
 
 
-class Feed:
-    """One room as one connection gets it. `last`: newest seq sent; `acked`: newest seq acknowledged over this connection."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """An `edited` or `deleted` frame as it fans out. `bare` tells only its rev, for those whom the message is not for."""
 
-    __slots__ = ("acked", "epoch", "held", "last", "room", "silence", "state", "told")
+    epoch: str
+    rev: int
+    seq: int
+    sender: int
+    text: str
+    bare: str
+    only: frozenset[int] | None = None
+
+
+class Feed:
+    """One room as one connection gets it. `last`: newest seq sent; `acked`: newest seq acknowledged over this connection;
+    `rev`: newest change the client knows of, `rev_told`: newest sent by itself; `joined`: where the user's own history begins.
+    """
+
+    __slots__ = (
+        "acked",
+        "epoch",
+        "held",
+        "held_changes",
+        "joined",
+        "last",
+        "rev",
+        "rev_told",
+        "room",
+        "silence",
+        "state",
+        "told",
+    )
 
     def __init__(self, room: MemberRoom) -> None:
         self.room = room
         self.state = State.READING
         self.epoch = ""
         self.last = 0
+        self.rev = 0
+        self.rev_told = 0
+        self.joined = 0
         self.acked = 0
         self.told = (0, 0)  # the position, (top, rev), that the client heard last
         self.held: list[Batch] = []
+        self.held_changes: list[Change] = []
         self.silence: Any = None  # the retry net's note, None while nothing is unacknowledged
+
+    def begin(self, epoch: str) -> None:
+        """Note which life of the log this is about; in another one changes are numbered anew."""
+        if epoch != self.epoch:
+            self.epoch, self.rev, self.rev_told = epoch, 0, 0
 
 
 class Bucket:
@@ -154,6 +191,13 @@ class Connection:
         self._waiting: deque[tuple[str, int]] = deque()
         self._writing = False  # a write is due or under way
         self._writer: asyncio.Task[None] | None = None  # while the socket is full
+
+    def feed(self, room: str) -> Feed:
+        """Return the feed of a room that is the user's. Raises NotMember."""
+        found = self.feeds.get(room)
+        if found is None:
+            raise NotMember()
+        return found
 
     def push(self, text: str, messages: int = 0) -> None:
         """Queue one frame, or several joined by commas, of which `messages` are messages."""

@@ -18,6 +18,7 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 
 from . import directory, metrics, protocol
+from .changes import Changes
 from .connection import Connection
 from .errors import BadFrame, MessagingError
 from .origins import origin_allowed
@@ -137,10 +138,25 @@ class ChatConsumer(AsyncConsumer):
             await self._beside(connection, frame, delivery.sync(connection, frame))
         elif isinstance(frame, protocol.History):
             await self._beside(connection, frame, delivery.history(connection, frame))
-        elif isinstance(frame, protocol.Reject):
-            await self._beside(connection, frame, delivery.reject(connection, frame))
-        else:
+        elif isinstance(frame, protocol.Typing):
             await self._beside(connection, frame, delivery.typing(connection, frame))
+        else:
+            await self._beside(connection, frame, self._change(here.changes, connection, frame))
+
+    def _change(self, changes: Changes, connection: Connection, frame: protocol.AnyChange) -> Awaitable[None]:
+        match frame:
+            case protocol.Edit():
+                return changes.edit(connection, frame)
+            case protocol.Delete():
+                return changes.delete(connection, frame)
+            case protocol.Extend():
+                return changes.extend(connection, frame)
+            case protocol.Resend():
+                return changes.resend(connection, frame)
+            case protocol.Reject():
+                return changes.reject(connection, frame)
+            case protocol.Dismiss():
+                return changes.dismiss(connection, frame)
 
     async def _beside(self, connection: Connection, frame: Any, work: Awaitable[None]) -> None:
         """Let a verb that reads the store run beside the receiving; with many under way the peer waits."""

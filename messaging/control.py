@@ -11,8 +11,7 @@ store, is re-read every 60 s and after each reconnect, so a lost one is late, ne
 | control.user_ended           | user                | deactivated, deleted, password changed: check their sessions  |
 | control.close_user           | user                | staff closes the user's connections; they may come back       |
 | control.sweep                | room, epoch, mark   | push to connected laggards who owe something up to the mark   |
-| control.expired              | room, epoch, seqs   | these have been processed: remove from the screens            |
-| control.noticed              | user, notice        | a notice was made or dismissed: show it                       |
+| control.noticed              | user, notices, by   | notices were made or dismissed: show them; `by`: not to oneself |
 """
 
 from __future__ import annotations

@@ -19,10 +19,12 @@ from django.db import Error as DatabaseError
 from msgspec import UNSET
 
 from . import directory, metrics, protocol
-from .connection import Bucket, Connection, Feed, MemberRoom, State
-from .errors import AckTooHigh, BadFrame, MessagingError, NotMember, RateLimited, Unavailable
+from .connection import Connection, Feed, MemberRoom, State
+from .errors import AckTooHigh, BadFrame, MessagingError, Unavailable
 from .hub import Hub
-from .policy import Policy, Rate
+from .limits import Limits
+from .notifier import Notifier
+from .policy import Policy
 from .presence import Presence
 from .protocol import Close
 from .receipts import Receipts
@@ -31,8 +33,6 @@ from .store import Store
 
 COMMIT_MOST = 400  # messages in one round trip
 READS_MOST = 20  # rooms read in one round trip
-USER_SHARE = 4  # a user's bucket over all connections, in those of one
-REFUSED_MOST = 1_000  # frames refused for rate in a row: that is flooding
 
 log = logging.getLogger(__name__)
 
@@ -41,20 +41,22 @@ class Delivery:
     """One process's verbs over its store and hub."""
 
     def __init__(
-        self, store: Store, hub: Hub, presence: Presence, receipts: Receipts, policy: Policy
+        self,
+        store: Store,
+        hub: Hub,
+        presence: Presence,
+        receipts: Receipts,
+        limits: Limits,
+        notifier: Notifier,
+        policy: Policy,
     ) -> None:
         self.store = store
         self.hub = hub
         self.presence = presence
         self.receipts = receipts
+        self.limits = limits
+        self.notifier = notifier
         self.policy = policy
-        self._rates = {
-            "send": policy.send_rate,
-            "history": policy.history_rate,
-            "ping": policy.ping_rate,
-            "change": policy.change_rate,
-        }
-        self._user_buckets: dict[tuple[int, str], Bucket] = {}
         self._unsent: list[tuple[Connection, Append]] = []
         self._committing = False
         self._acks: dict[tuple[str, int], AckRow] = {}
@@ -93,6 +95,7 @@ class Delivery:
         for at in range(0, len(wanted), READS_MOST):
             await self._resume_all(connection, wanted[at : at + READS_MOST])
         self.receipts.connected(connection)
+        await self.notifier.repeat(connection)
 
     async def _stand(
         self, connection: Connection, feeds: Sequence[Feed], named: Mapping[str, protocol.Since]
@@ -114,7 +117,8 @@ class Delivery:
         room.members, room.people = standing.members, standing.people
         room.heard(standing.epoch, standing.top)
         room.rev = max(room.rev, standing.rev)
-        feed.epoch = standing.epoch
+        feed.begin(standing.epoch)
+        feed.joined = standing.joined
 
     def _presence_rooms(self, feeds: Iterable[Feed]) -> set[str]:
         return {feed.room.key.id for feed in feeds if self.hub.rooms[feed.room.key.id].people}
@@ -158,6 +162,7 @@ class Delivery:
             "unread": standing.unread,
             "ttl": self.policy.ttl(None, room_s=room.ttl_s, room_max_s=room.ttl_max_s),
             "ttl_max": min(room.ttl_max_s, self.policy.ttl_max_s),
+            "tracked": room.tracked,
             "online": self.presence.online_of(standing.people) if standing.people else UNSET,
         }
 
@@ -226,8 +231,8 @@ class Delivery:
 
     def send(self, connection: Connection, frame: protocol.Send) -> None:
         """Queue a message for the next commit; `sent` or `error` answers it."""
-        feed = self._feed(connection, frame.room)
-        self._take("send", connection)
+        feed = connection.feed(frame.room)
+        self.limits.take("send", connection)
         room = feed.room
         ttl_s = self.policy.ttl(frame.ttl, room_s=room.ttl_s, room_max_s=room.ttl_max_s)
         append = Append(
@@ -238,6 +243,7 @@ class Delivery:
             body=frame.body,
             ttl_ms=ttl_s * 1000,
             reply_to=frame.reply_to,
+            tracked=room.tracked,
         )
         self._unsent.append((connection, append))
         if not self._committing:
@@ -397,20 +403,17 @@ class Delivery:
                     more=slice_.more,
                     messages=[wire(room_id, slice_.epoch, stored) for stored in slice_.messages],
                     gone=slice_.gone[:500],
-                    changed=[wire(room_id, slice_.epoch, stored) for stored in slice_.changed],
+                    changed=[wire(room_id, slice_.epoch, stored) for _, stored in slice_.changed],
                 )
             )
-            if len(encoded) <= self.policy.answer_max or len(slice_.messages) <= 1:
+            if len(encoded) <= self.policy.answer_max or len(slice_.messages) + len(slice_.changed) <= 1:
                 return encoded.decode(), slice_
-            kept = slice_.messages[: len(slice_.messages) // 2]
-            upto = kept[-1].seq
-            gone = [row for row in slice_.gone if row[0] <= upto]
-            slice_ = dataclasses.replace(slice_, messages=kept, upto=upto, gone=gone, more=True)
+            slice_ = _shorter(slice_, since)
 
     async def history(self, connection: Connection, frame: protocol.History) -> None:
         """Answer with the newest messages below `before`."""
-        feed = self._feed(connection, frame.room)
-        self._take("history", connection)
+        feed = connection.feed(frame.room)
+        self.limits.take("history", connection)
         limit = min(frame.limit or 50, 100)
         async with connection.one_read():
             await connection.wait_for_room()
@@ -436,33 +439,11 @@ class Delivery:
                 return
             messages, more = messages[len(messages) // 2 :], True
 
-    # Reject
-
-    async def reject(self, connection: Connection, frame: protocol.Reject) -> None:
-        """Note that the client cannot show a message. Not answered; a room that is not the user's is ignored."""
-        feed = connection.feeds.get(frame.room)
-        if feed is None:
-            return
-        self._take("change", connection)
-        if not await self.store.reject(feed.room.key, connection.user, frame.epoch, frame.seq):
-            return
-        metrics.done.rejected += 1
-        log.info(
-            "rejected",
-            extra={
-                "room": frame.room,
-                "user": connection.user,
-                "seq": frame.seq,
-                "connection": connection.id,
-                "reason": "client_rejected",
-            },
-        )
-
     # Typing, ping
 
     async def typing(self, connection: Connection, frame: protocol.Typing) -> None:
         """Tell the room, at most once in 3 s; more are dropped."""
-        feed = self._feed(connection, frame.room)
+        feed = connection.feed(frame.room)
         now_s = time.monotonic()
         if now_s - connection.typed_s.get(frame.room, -1e9) < self.policy.typing_interval_s:
             return
@@ -471,41 +452,8 @@ class Delivery:
 
     def ping(self, connection: Connection, frame: protocol.Ping) -> None:
         """Answer with `pong`."""
-        self._take("ping", connection)
+        self.limits.take("ping", connection)
         connection.push_frame(protocol.Pong(n=frame.n))
-
-    # May I?
-
-    def _feed(self, connection: Connection, room_id: str) -> Feed:
-        feed = connection.feeds.get(room_id)
-        if feed is None:
-            raise NotMember()
-        return feed
-
-    def _take(self, kind: str, connection: Connection) -> None:
-        """Take a token of the connection and one of its user; raise RateLimited when there is none."""
-        now_s = time.monotonic()
-        bucket = connection.buckets.get(kind)
-        if bucket is None:
-            bucket = connection.buckets[kind] = Bucket(self.policy.rate(self._rates[kind]), now_s)
-        shared = self._user_buckets.get((connection.user, kind))
-        if shared is None:
-            rate = self.policy.rate(self._rates[kind])
-            together = Rate(rate.per_s * USER_SHARE, rate.burst * USER_SHARE)
-            shared = self._user_buckets[connection.user, kind] = Bucket(together, now_s)
-        wait_s = bucket.take(now_s) or shared.take(now_s)
-        if not wait_s:
-            connection.refused = 0
-            return
-        connection.refused += 1
-        if connection.refused > REFUSED_MOST:
-            connection.close(Close.TOO_MUCH)
-        raise RateLimited(retry_after_ms=max(1, int(wait_s * 1000)))
-
-    def forget_user(self, user: int) -> None:
-        """Drop a user's shared buckets once no connection is left."""
-        for kind in self._rates:
-            self._user_buckets.pop((user, kind), None)
 
 
 def _count(batch: Sequence[tuple[Connection, Append]], answers: Sequence[Accepted | MessagingError]) -> None:
@@ -538,6 +486,20 @@ def wire(room_id: str, epoch: str, stored: Stored, *, attempt: int | None = None
         edited_at=UNSET if stored.edited_at is None else stored.edited_at,
         resends=UNSET if stored.resends is None else stored.resends,
         attempt=UNSET if attempt is None else attempt,
+    )
+
+
+def _shorter(slice_: Slice, since: int) -> Slice:
+    """Cut what came last: half of the messages, and once they are no more than one, it and half of the changes."""
+    if len(slice_.messages) > 1 or not slice_.changed:
+        kept = slice_.messages[: len(slice_.messages) // 2]
+        upto = kept[-1].seq
+        gone = [row for row in slice_.gone if row[0] <= upto]
+        return dataclasses.replace(slice_, messages=kept, upto=upto, gone=gone, more=True)
+    changed = slice_.changed[: max(1, len(slice_.changed) // 2)]
+    gone = [row for row in slice_.gone if row[0] <= since]
+    return dataclasses.replace(
+        slice_, messages=[], upto=since, gone=gone, changed=changed, rev=changed[-1][0], more=True
     )
 
 

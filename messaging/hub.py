@@ -4,8 +4,8 @@ A batch's way: the append script publishes it -> the subscription hears it -> `_
 each feed: OPEN passes it on, READING holds it until the read is merged, BEHIND drops it, for its client will `sync`. What pub/sub
 loses, `position` reveals. Knows no SQL and no rules of who may do what.
 
-Lines of a room's channel: `M <epoch>` then for each message `<seq> <after> <sender> <only|->` and its frame; `C <epoch> <rev>
-<seq>` and a frame; `A`: cursors moved; `T <user>`: types.
+Lines of a room's channel: `M <epoch>` then for each message `<seq> <after> <sender> <only|->` and its frame; `C <epoch>`, then
+`<rev> <seq> <sender> <only|->` and a frame; `X <epoch> <seq,...>`: expired; `A`: cursors moved; `T <user>`: types.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
 from . import metrics, protocol
-from .connection import Batch, Connection, Feed, MemberRoom, State
+from .connection import Batch, Change, Connection, Feed, MemberRoom, State
 from .errors import Unavailable
 from .policy import Policy
 from .records import Place, RoomKey, Slice
@@ -151,13 +151,16 @@ class Hub:
             if feed.state is State.READING:
                 feed.state = State.BEHIND
             feed.held.clear()
+            feed.held_changes.clear()
 
     def merge(self, connection: Connection, feed: Feed, slice_: Slice) -> None:
         """Go on from an answered read: what was held and is newer follows it, unless the client must ask for more first."""
         room = self.rooms[feed.room.key.id]
         room.heard(slice_.epoch, slice_.top)
         room.rev = max(room.rev, slice_.rev)
-        feed.epoch, feed.last, feed.told = slice_.epoch, slice_.upto, (slice_.top, slice_.rev)
+        feed.begin(slice_.epoch)
+        feed.last, feed.told = slice_.upto, (slice_.top, slice_.rev)
+        feed.rev = slice_.rev
         if slice_.more:
             feed.state = State.BEHIND
         elif feed.state is State.BEHIND:  # more came meanwhile than may be held
@@ -169,7 +172,10 @@ class Hub:
                     feed.state is State.OPEN
                 ):  # else it fell behind on the way: nothing may follow the position
                     self._give(connection, feed, batch)
+            for change in feed.held_changes:
+                self.tell_change(connection, feed, change)
         feed.held.clear()
+        feed.held_changes.clear()
 
     # What fans out
 
@@ -189,7 +195,9 @@ class Hub:
         elif kind == "T":
             self._on_typing(room, int(text[2:]))
         elif kind == "C":
-            self._on_change(room, text)
+            self._on_change(room, cut_change(room.key.id, text))
+        elif kind == "X":
+            self._on_expired(room, text)
 
     def _on_messages(self, room: HubRoom, text: str) -> None:
         for batch in cut(text):
@@ -209,7 +217,8 @@ class Hub:
 
     def _give(self, connection: Connection, feed: Feed, batch: Batch) -> None:
         if batch.epoch != feed.epoch:
-            feed.epoch, feed.last = batch.epoch, batch.after
+            feed.begin(batch.epoch)
+            feed.last = batch.after
         elif batch.last <= feed.last:
             return
         if batch.only is not None and connection.user not in batch.only | batch.senders:
@@ -243,13 +252,40 @@ class Hub:
             )
         )
 
-    def _on_change(self, room: HubRoom, text: str) -> None:
-        header, frame = text.split("\n", 1)
-        _, epoch, rev, _seq = header.split(" ")
-        if epoch == room.epoch:
-            room.rev = max(room.rev, int(rev))
+    def _on_change(self, room: HubRoom, change: Change) -> None:
+        if change.epoch == room.epoch:
+            room.rev = max(room.rev, change.rev)
         for connection, feed in room.feeds.items():
-            if connection.welcomed and feed.state is not State.BEHIND:
+            self.tell_change(connection, feed, change)
+
+    def tell_change(self, connection: Connection, feed: Feed, change: Change) -> None:
+        """Give a feed a change that it has not had; one that is being read for gets it after the read, one behind by its `sync`."""
+        if feed.state is State.READING:
+            if len(feed.held_changes) < self.policy.unsent_max:  # else the `rev` after these reveals it
+                feed.held_changes.append(change)
+            return
+        if feed.state is State.BEHIND or change.epoch != feed.epoch or change.rev <= feed.rev:
+            return
+        feed.rev = feed.rev_told = change.rev
+        mine = change.only is None or connection.user in change.only or connection.user == change.sender
+        shown = feed.room.open_history or change.seq > feed.joined
+        connection.push(change.text if mine and shown else change.bare)
+
+    def answer_change(self, connection: Connection, feed: Feed, change: Change) -> None:
+        """Answer who asked for a change, unless the fan-out was quicker; then it is not told again."""
+        if change.epoch == feed.epoch and change.rev <= feed.rev_told:
+            return
+        feed.rev_told = max(feed.rev_told, change.rev)
+        if feed.state is State.OPEN and change.epoch == feed.epoch:
+            feed.rev = max(feed.rev, change.rev)
+        connection.push(change.text)
+
+    def _on_expired(self, room: HubRoom, text: str) -> None:
+        _, epoch, seqs = text.split(" ")
+        ended = protocol.Expired(room=room.key.id, epoch=epoch, seqs=[int(seq) for seq in seqs.split(",")])
+        frame = protocol.encode(ended).decode()
+        for connection in room.feeds:
+            if connection.welcomed:
                 connection.push(frame)
 
     def _on_typing(self, room: HubRoom, user: int) -> None:
@@ -309,6 +345,16 @@ class Hub:
             del self.rooms[room.key.id]
             task = asyncio.ensure_future(self._subscription.remove(room.key.key))
             task.add_done_callback(lambda done: done.exception())
+
+
+def cut_change(room: str, text: str) -> Change:
+    """Cut a published `C` payload; for those whom the message is not for it is an `edited` that says only its rev."""
+    first, header, frame = text.split("\n", 2)
+    epoch = first[2:]
+    rev, seq, sender, only = header.split(" ")
+    bare = protocol.encode(protocol.Edited(room=room, epoch=epoch, rev=int(rev), seq=int(seq))).decode()
+    names = None if only == "-" else frozenset(map(int, only.split(",")))
+    return Change(epoch, int(rev), int(seq), int(sender), frame, bare, names)
 
 
 def cut(text: str) -> Iterator[Batch]:

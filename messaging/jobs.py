@@ -19,7 +19,7 @@ from typing import Any
 
 from django_q.models import Schedule
 
-from . import control, rooms
+from . import control, expiry, rooms
 from . import policy as policies
 from .crossing import run_verb
 from .records import Claim, Lag, RoomKey
@@ -27,6 +27,7 @@ from .store import Store, open_store
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "retry_undelivered": {"func": "messaging.jobs.retry_undelivered", "minutes": 1},
+    "process_expired": {"func": "messaging.jobs.process_expired", "minutes": 1},
     "rewrite_log": {"func": "messaging.jobs.rewrite_log", "minutes": 60},
 }
 
@@ -75,6 +76,11 @@ async def _heartbeat_age_s() -> float | None:
 def retry_undelivered() -> int:
     """Sweep once, within the deadline of a job; return how many rooms were told. The schedule calls this."""
     return run_verb(sweep, Sweep())
+
+
+def process_expired() -> int:
+    """Process what has expired, within the deadline of a job; return how many messages. The schedule calls this."""
+    return run_verb(expiry.process, expiry.Expiring()).expired
 
 
 def rewrite_log() -> None:

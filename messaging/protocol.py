@@ -104,6 +104,38 @@ class Reject(ClientFrame, frozen=True, tag="reject"):
     reason: str
 
 
+class Edit(ClientFrame, frozen=True, tag="edit"):
+    room: str
+    seq: Count
+    body: str
+    epoch: str | None = None
+
+
+class Delete(ClientFrame, frozen=True, tag="delete"):
+    room: str
+    seq: Count
+    epoch: str | None = None
+
+
+class Extend(ClientFrame, frozen=True, tag="extend"):
+    room: str
+    seq: Count
+    ttl: Count
+    epoch: str | None = None
+
+
+class Resend(ClientFrame, frozen=True, tag="resend"):
+    room: str
+    seq: Count
+    id: MessageId
+    epoch: str | None = None
+    ttl: Count | None = None
+
+
+class Dismiss(ClientFrame, frozen=True, tag="dismiss"):
+    notice: str
+
+
 class Typing(ClientFrame, frozen=True, tag="typing"):
     room: str
 
@@ -112,7 +144,8 @@ class Ping(ClientFrame, frozen=True, tag="ping"):
     n: Count
 
 
-AnyClientFrame = Hello | Send | Ack | Sync | History | Reject | Typing | Ping
+AnyChange = Edit | Delete | Extend | Resend | Reject | Dismiss
+AnyClientFrame = Hello | Send | Ack | Sync | History | Typing | Ping | AnyChange
 
 
 class Refused(Struct, frozen=True):
@@ -261,6 +294,7 @@ class RoomFields(Struct, frozen=True):
     unread: int
     ttl: int
     ttl_max: int
+    tracked: bool
     online: list[int] | UnsetType = UNSET
 
 
@@ -323,6 +357,37 @@ class Receipt(ServerFrame, frozen=True, tag="receipt"):
     room: str
     epoch: str
     receipts: list[tuple[int, int, int, int]]  # seq, delivered, read, total
+
+
+class Edited(ServerFrame, frozen=True, tag="edited"):
+    room: str
+    epoch: str
+    rev: int
+    seq: int
+    body: str | UnsetType = UNSET
+    edited_at: int | UnsetType = UNSET
+    expires_at: int | UnsetType = UNSET
+
+
+class Deleted(ServerFrame, frozen=True, tag="deleted"):
+    room: str
+    epoch: str
+    rev: int
+    seq: int
+
+
+class Expired(ServerFrame, frozen=True, tag="expired"):
+    room: str
+    epoch: str
+    seqs: list[int]
+
+
+class Notice(ServerFrame, frozen=True, tag="notice"):
+    notice: str
+    kind: str
+    at: int
+    data: dict[str, Any]
+    dismissed: bool
 
 
 class Messages(ServerFrame, frozen=True, tag="history"):

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -18,6 +21,7 @@ from .crossing import in_database
 from .errors import BadRequest, Unavailable
 from .models import Room
 from .names import clean_name, clean_topic
+from .records import Shortened
 from .roster import Change, Departure
 from .store import open_store
 
@@ -89,8 +93,8 @@ async def remove_member(by: int, room_id: str, user: int) -> None:
     await finish(await in_database(roster.mark_removed, by, room_id, user))
 
 
-async def change_room(by: int, room_id: str, change: Change) -> Room:
-    """Change a room's name, topic or lifetimes; these hold for new messages.
+async def change_room(by: int | None, room_id: str, change: Change) -> Room:
+    """Change a room's name, topic or lifetimes; these hold for new messages. `by` None: the staff.
 
     Raises NotMember, Forbidden, BadName, BadTtl, Conflict for the name of a direct room.
     """
@@ -100,9 +104,32 @@ async def change_room(by: int, room_id: str, change: Change) -> Room:
         ttl_s=change.ttl_s,
         ttl_max_s=change.ttl_max_s,
     )
-    room = await in_database(roster.update_room, by, room_id, checked)
+    now_ms = await clock_ms()
+    room = await in_database(partial(roster.update_room, by, room_id, checked, now_ms=now_ms))
     await announce("room_changed", room=room.id)
     return room
+
+
+async def shorten(by: int | None, room_id: str, ttl_s: int, *, dry_run: bool) -> Shortened:
+    """Let the messages that are in a room end at most `ttl_s` after they were sent; only count them with `dry_run`.
+
+    By owner and moderators, either one of a direct room; None is the staff. Repeated, it finds less to do. Raises NotMember,
+    Forbidden, BadTtl, Unavailable.
+    """
+    room = await in_database(roster.shortenable_room, by, room_id, ttl_s)
+    done = await open_store().shorten(roster.key_of(room), ttl_s, dry_run=dry_run)
+    if not dry_run:
+        now_ms = await clock_ms()
+        await in_database(partial(roster.note_shortening, room, by, ttl_s, done, now_ms=now_ms))
+    return done
+
+
+async def clock_ms() -> int:
+    """Return the store's time, this machine's while the store is away: a room can be changed without it."""
+    try:
+        return await open_store().now_ms()
+    except Unavailable:
+        return round(time.time() * 1000)
 
 
 async def finish_leaving() -> int:
@@ -161,8 +188,8 @@ async def finish_all(departures: Sequence[Departure]) -> None:
         await finish(departure)
 
 
-async def announce(kind: str, **fields: str | int) -> bool:
-    """Send a control event; say whether it went. It is a hint, read again within 60 s: its loss fails nothing."""
+async def announce(kind: str, **fields: Any) -> bool:
+    """Send a control event of JSON values; say whether it went. It is a hint, read again within 60 s: its loss fails nothing."""
     try:
         async with asyncio.timeout(ANNOUNCE_DEADLINE_S):
             await control.announce(kind, **fields)

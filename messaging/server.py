@@ -20,10 +20,13 @@ from redis.exceptions import RedisError
 
 from . import control, directory, pools, protocol
 from . import policy as policies
+from .changes import Changes
 from .connection import Connection, MemberRoom
 from .delivery import Delivery
 from .errors import MessagingError, Unavailable
 from .hub import Hub
+from .limits import Limits
+from .notifier import Notifier
 from .presence import Presence
 from .protocol import Close
 from .receipts import Receipts
@@ -46,7 +49,12 @@ class Server:
         self.presence = Presence(store, self.hub)
         self.receipts = Receipts(store, self.hub, policy)
         self.retry = Retry(store, self.hub, policy)
-        self.delivery = Delivery(store, self.hub, self.presence, self.receipts, policy)
+        self.limits = Limits(policy)
+        self.notifier = Notifier(store, self.hub)
+        self.delivery = Delivery(
+            store, self.hub, self.presence, self.receipts, self.limits, self.notifier, policy
+        )
+        self.changes = Changes(store, self.hub, self.limits, self.notifier, policy)
         self.hub.on_members = lambda room: self._spawn(self._read_members_again(room))
         self.hub.on_presence = self.presence.on_change
         # The channel layer does not say that it was away; the store is its neighbour, as a rule the same server.
@@ -80,7 +88,7 @@ class Server:
         self.presence.leave(connection.user)
         if connection.user not in self.hub.by_user:
             self.receipts.forget(connection.user, rooms)
-            self.delivery.forget_user(connection.user)
+            self.limits.forget_user(connection.user)
 
     async def say_bye(self, after_ms: int) -> None:
         """Tell every connection to come back at a random moment within `after_ms`, and wait until they were written to."""
@@ -160,6 +168,9 @@ class Server:
 
     async def _on_sweep(self, event: dict[str, Any]) -> None:
         await self.retry.sweep(event["room"], event["epoch"], event["mark"])
+
+    async def _on_noticed(self, event: dict[str, Any]) -> None:
+        await self.notifier.on_noticed(event["user"], event["notices"], event.get("by", ""))
 
     # Memberships and sessions, read again
 

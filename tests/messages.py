@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import uuid
 
-from messaging.records import Accepted, AckRow, Append, Read, RoomKey, Slice
+from messaging.records import Accepted, AckRow, Append, Due, Read, RoomKey, Slice
 from messaging.store import Store
 
 ADA, GRACE, ALAN = MEMBERS = (1, 2, 3)
@@ -95,11 +95,10 @@ async def cursors(store: Store, user: int, *, room: RoomKey = ROOM) -> tuple[int
 
 async def missing(store: Store, seq: int, *, room: RoomKey = ROOM) -> dict[int, str]:
     """Return {user: reason} of those who owe a live message and do not hold it."""
-    [row] = await store._run("missing", room, 1_000, seq)
-    if row == 0:
-        return {}
-    named = {int(row[i]): row[i + 1].decode() for i in range(3, len(row), 3)}
-    assert row[2] == len(named), "the total counts each user once"
+    [one] = await store.expired([Due(room, seq, 0, "")])
+    named = {missed.user: missed.reason for missed in one.missed}
+    assert len(named) == len(one.missed), "each user once"
+    assert one.total >= len(named)
     return named
 
 

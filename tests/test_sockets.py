@@ -15,6 +15,7 @@ Open = Callable[..., Any]
 
 ROOM_FIELDS = {
     *("room", "name", "kind", "role", "epoch", "top", "rev", "delivered", "read", "unread", "ttl", "ttl_max"),
+    "tracked",
 }
 MESSAGE_FIELDS = {"type", "room", "epoch", "seq", "id", "from", "body", "sent_at", "expires_at"}
 RESUMED_FIELDS = {

@@ -2,11 +2,12 @@
 -- Accept a batch of messages: number, store, index, remember the id, fan out. The same id again gets the first answer.
 -- Everything is checked before the first write, for a script has no rollback.
 -- KEYS[1] partition prefix of the first message; in a Cluster all messages of a call are of that partition
--- ARGV: grace (ms), life of an id (ms), sweep interval (ms); then for each message, 10 values:
---   partition prefix, room, user, name, id, body, ttl (ms), content hash, reply_to (seq or ''), untracked ('1' or '')
+-- ARGV: grace (ms), life of an id (ms), sweep interval (ms); then for each message, 12 values:
+--   partition prefix, room, user, name, id, body, ttl (ms), content hash, reply_to (seq or ''), untracked ('1' or ''), only (user
+--   ids by commas, '' everybody), resends (seq or '')
 -- Returns for each an answer 'epoch|seq|sent_at|expires_at|hash', with '=' before it where it is a repeat, or a code:
 --   -1 the room has no log, -2 not a member, -3 the id was used for other content, -4 reply_to is no message
-local STRIDE, SKIP = 10, 1048576
+local STRIDE, SKIP = 12, 1048576
 local grace, id_life, sweep = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local call, format = redis.call, string.format
 local clock = call('TIME')
@@ -59,19 +60,24 @@ for at = 4, #ARGV, STRIDE do
   answers[#answers + 1] = answer
 end
 
+local function field(key, name, value)
+  if value ~= '' then call('HSET', key, name, value) end
+end
+
 for _, room in ipairs(order) do call('HSET', room.key, 'top', format('%d', room.top), 'top_life', LIFE) end
 for _, message in ipairs(accepted) do
   local at, room, seq, after = message.at, message.room, message.seq, message.after
   local user, name, id, body, reply_to = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 8]
+  local untracked, only, resends = ARGV[at + 9] ~= '', ARGV[at + 10], ARGV[at + 11]
   local seq_text, expires_at = format('%d', seq), format('%d', message.expires_at)
   local message_key = room.key .. ':msg:' .. seq_text
-  if reply_to == '' then
-    call('HSET', message_key, 'id', id, 'sender', user, 'name', name, 'body', body, 'sent_at', sent_at, 'expires_at', expires_at)
-  else
-    call('HSET', message_key, 'id', id, 'sender', user, 'name', name, 'body', body, 'sent_at', sent_at, 'expires_at', expires_at, 'reply_to', reply_to)
-  end
+  call('HSET', message_key, 'id', id, 'sender', user, 'name', name, 'body', body, 'sent_at', sent_at, 'expires_at', expires_at)
+  field(message_key, 'reply_to', reply_to)
+  field(message_key, 'resends', resends)
+  field(room.key .. ':only', seq_text, only)
   call('PEXPIREAT', message_key, format('%d', message.expires_at + grace))
-  call('ZADD', room.key .. ':live', seq_text, seq_text .. '|' .. user .. '|' .. id)
+  call('ZADD', room.key .. ':live', seq_text, seq_text .. '|' .. user .. '|' .. id .. (untracked and '|u' or ''))
+  room.tracked = room.tracked or not untracked
   call('ZADD', room.prefix .. 'expiring', expires_at, room.id .. '|' .. seq_text)
   call('SET', message.sent_key, message.answer, 'PX', id_life)
   -- Anything else than seq-1 would skip what this sender has not got yet.
@@ -80,16 +86,16 @@ for _, message in ipairs(accepted) do
     room.moved[user] = seq_text
   end
   local lines = room.lines
-  lines[#lines + 1] = seq_text .. ' ' .. format('%d', after) .. ' ' .. user .. ' -'
+  lines[#lines + 1] = seq_text .. ' ' .. format('%d', after) .. ' ' .. user .. ' ' .. (only == '' and '-' or only)
   lines[#lines + 1] = '{"type":"message","room":"' .. room.id .. '","epoch":"' .. room.epoch .. '","seq":' .. seq_text
     .. ',"id":"' .. id .. '","from":{"id":' .. user .. ',"name":' .. cjson.encode(name) .. '},"body":' .. cjson.encode(body)
     .. ',"sent_at":' .. sent_at .. ',"expires_at":' .. expires_at
-    .. (reply_to ~= '' and ',"reply_to":' .. reply_to or '')
+    .. (reply_to ~= '' and ',"reply_to":' .. reply_to or '') .. (resends ~= '' and ',"resends":' .. resends or '')
     .. (after ~= seq - 1 and ',"after":' .. format('%d', after) or '') .. '}'
 end
 for _, room in ipairs(order) do
   for user, cursor in pairs(room.moved) do call('ZADD', room.key .. ':delivered', 'XX', 'GT', cursor, user) end
-  call('ZADD', room.prefix .. 'unacked', 'NX', format('%d', now + sweep), room.id)
+  if room.tracked then call('ZADD', room.prefix .. 'unacked', 'NX', format('%d', now + sweep), room.id) end
   call('PUBLISH', room.key, table.concat(room.lines, '\n'))
 end
 count(KEYS[1], now, 'accepted', #accepted)

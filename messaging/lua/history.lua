@@ -22,6 +22,7 @@ for _, entry in ipairs(entries) do
   if #messages == limit or bytes > most or looked == LOOK then break end
   local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
   local only = only_some and sender ~= user and redis.call('HGET', key .. ':only', seq)
+  bytes = bytes + (only and #only / 8 or 0)
   if not only or string.find(',' .. only .. ',', ',' .. user .. ',', 1, true) then
     local fields = redis.call('HMGET', key .. ':msg:' .. seq, unpack(FIELDS))
     if fields[1] and tonumber(fields[6]) > now then

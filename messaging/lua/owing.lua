@@ -13,7 +13,7 @@ local only_some = redis.call('EXISTS', key .. ':only') == 1
 local some_rejected = redis.call('EXISTS', key .. ':outcome') == 1
 
 local users, checks = {unpack(ARGV, 5)}, 0
-local cursors, undecided, owes, lowest = {}, {}, {}, math.huge
+local cursors, undecided, owes, lowest, some_tracked = {}, {}, {}, math.huge, false
 for i, cursor in ipairs(redis.call('ZMSCORE', key .. ':delivered', unpack(users))) do
   if cursor then
     cursors[users[i]] = cursor
@@ -52,14 +52,18 @@ local function decide_all(seq, sender, unshown)
   end
 end
 
+local looked = 0
 local function look(entry)
   local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
-  local expires_at = redis.call('HGET', key .. ':msg:' .. seq, 'expires_at')
+  local tracked = string.sub(entry, -2) ~= '|u'
+  some_tracked = some_tracked or tracked
+  local expires_at = tracked and redis.call('HGET', key .. ':msg:' .. seq, 'expires_at')
   if expires_at and tonumber(expires_at) > now then
     local only = only_some and redis.call('HGET', key .. ':only', seq)
     local unshown = unshown_by(seq)
     if not only then decide_all(tonumber(seq), sender, unshown)
     else
+      looked = looked + #only / 64 -- thousands of names are as much work as many rows
       for user in string.gmatch(only, '%d+') do
         if user ~= sender then decide(user, tonumber(seq), unshown) end
       end
@@ -68,20 +72,20 @@ local function look(entry)
   return tonumber(seq)
 end
 
-local from, looked = ARGV[3] == '' and '+inf' or ARGV[3], 0
+local from = ARGV[3] == '' and '+inf' or ARGV[3]
 while lowest < math.huge do
   local entries = redis.call('ZREVRANGEBYSCORE', key .. ':live', from, string.format('(%.0f', lowest), 'LIMIT', 0, STEP)
   local seq
   for _, entry in ipairs(entries) do
     seq = look(entry)
-    if seq <= lowest or lowest == math.huge then break end
+    if seq <= lowest or lowest == math.huge or looked >= MOST then break end
   end
   looked = looked + #entries
-  if #entries < STEP then break end
   if looked >= MOST then
-    for user in pairs(undecided) do owes[user] = undecided[user] < seq end
+    for user in pairs(undecided) do owes[user] = some_tracked and undecided[user] < seq end
     break
   end
+  if #entries < STEP then break end
   from = string.format('(%.0f', seq)
 end
 

@@ -5,7 +5,8 @@
 -- ARGV: room, user, epoch, since, rev ('' none), limit (messages), most (bytes of bodies), visible from (seq: all after it,
 --   '' joining), sweep interval (ms), most attempts where what the user rejected is left out, as in a retry, else ''
 -- Returns {epoch, top, rev, upto, more (0|1), messages, gone, changed} where a message is
---   {seq, {id, sender, name, body, sent_at, expires_at, reply_to, edited_at, resends}} and gone is {seq, reason, ...}
+--   {seq, {id, sender, name, body, sent_at, expires_at, reply_to, edited_at, resends}}, one in `changed` has its rev as third,
+--   and gone is {seq, reason, ...}
 --   or a code: -1 the room has no log, -2 not a member, {epoch} another epoch or `since` above top
 local FIELDS = {'id', 'sender', 'name', 'body', 'sent_at', 'expires_at', 'reply_to', 'edited_at', 'resends'}
 local prefix, name, user = KEYS[1], ARGV[1], ARGV[2]
@@ -24,13 +25,14 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local cursor = tonumber(redis.call('ZSCORE', key .. ':delivered', user) or joined)
 local only_some = redis.call('EXISTS', key .. ':only') == 1
 local leave_out = ARGV[10] ~= '' and redis.call('EXISTS', key .. ':outcome') == 1
-local messages, gone, changed, bytes = {}, {}, {}, 0
+local messages, gone, changed, bytes, owed = {}, {}, {}, 0, false
 local attempts = string.match(redis.call('HGET', key .. ':attempts', user) or '', '^%d+') or '0'
 local unheld = '|' .. user .. '|' .. (attempts == '0' and 'offline' or 'no_ack') .. '|' .. attempts
 
 local function addressed(seq, sender)
   if not only_some or sender == user then return true end
   local only = redis.call('HGET', key .. ':only', seq)
+  bytes = bytes + (only and #only / 8 or 0) -- a resend to thousands: looking through its names takes time too
   return not only or string.find(',' .. only .. ',', ',' .. user .. ',', 1, true) ~= nil
 end
 
@@ -54,8 +56,8 @@ if ARGV[5] ~= '' and tonumber(ARGV[5]) < rev then
       local entry = redis.call('ZRANGEBYSCORE', key .. ':live', seq, seq)[1]
       local fields = entry and visible(seq)
       if fields and addressed(seq, fields[2]) and tonumber(seq) > from then
-        changed[#changed + 1] = {tonumber(seq), fields}
-        bytes = bytes + #fields[4]
+        changed[#changed + 1] = {tonumber(seq), fields, tonumber(rows[i + 1])}
+        bytes = bytes + #fields[4] + 200
       elseif not fields then
         gone[#gone + 1] = tonumber(seq)
         gone[#gone + 1] = entry and 'expired' or 'deleted'
@@ -71,6 +73,7 @@ local cut = #entries > limit
 if cut then entries[#entries] = nil end
 for i, entry in ipairs(entries) do
   local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
+  local tracked = string.sub(entry, -2) ~= '|u'
   if bytes > most then
     cut = true
     break
@@ -84,11 +87,12 @@ for i, entry in ipairs(entries) do
       if not leave_out or not rejecters(key, seq, {user}, tonumber(ARGV[10]))[user] then
         messages[#messages + 1] = {tonumber(seq), fields}
         bytes = bytes + #fields[4] + 200
+        owed = owed or tracked
       end
     else
       gone[#gone + 1] = tonumber(seq)
       gone[#gone + 1] = 'expired'
-      if sender ~= user and cursor < tonumber(seq) and joined < tonumber(seq) then
+      if tracked and sender ~= user and cursor < tonumber(seq) and joined < tonumber(seq) then
         redis.call('ZADD', key .. ':outcome', seq, seq .. unheld)
       end
     end
@@ -96,5 +100,5 @@ for i, entry in ipairs(entries) do
   upto = tonumber(seq)
 end
 if cut then more = 1 else upto = top end
-if #messages > 0 then redis.call('ZADD', prefix .. 'unacked', 'NX', now + tonumber(ARGV[9]), name) end
+if owed then redis.call('ZADD', prefix .. 'unacked', 'NX', now + tonumber(ARGV[9]), name) end
 return {room[1], top, rev, upto, more, messages, gone, changed}

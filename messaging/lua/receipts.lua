@@ -2,7 +2,7 @@
 -- Count who holds a sender's messages among the room's newest 1,000 live ones, for at most 200 of them.
 -- KEYS[1] partition prefix; ARGV: room, user
 -- Returns {epoch, seq, delivered, read, total, ...} ascending; rows that nobody owes are left out
-local LOOK, STEP, MOST, FEW, CHECKS = 1000, 250, 200, 1000, 300
+local LOOK, STEP, MOST, FEW, CHECKS, NAMES = 1000, 250, 200, 1000, 300, 16384
 local key, user = KEYS[1] .. 'room:' .. ARGV[1], ARGV[2]
 local epoch = redis.call('HGET', key, 'epoch')
 if not epoch then return {} end
@@ -43,8 +43,11 @@ local function at_or_above(cursors, seq, member)
   return tonumber(redis.call('ZSCORE', key .. ':' .. cursors, member) or -1) >= tonumber(seq) and 1 or 0
 end
 
+local named = 0
 local function addressed(seq, only)
   local delivered, read, total = 0, 0, 0
+  named = named + #only
+  if named > NAMES then return 0, 0, 0 end -- a resend to thousands has no receipt
   for member in string.gmatch(only, '%d+') do
     local joined = redis.call('ZSCORE', key .. ':joined', member)
     if joined and member ~= user and tonumber(joined) < tonumber(seq) then
@@ -92,7 +95,7 @@ for from = 0, LOOK - 1, STEP do
   local entries = redis.call('ZREVRANGE', key .. ':live', from, from + STEP - 1)
   for _, entry in ipairs(entries) do
     local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
-    if sender == user and #rows < MOST then add(seq) end
+    if sender == user and #rows < MOST and string.sub(entry, -2) ~= '|u' then add(seq) end
   end
   if #entries < STEP or #rows == MOST then break end
 end

@@ -14,9 +14,11 @@ if not fields[1] or tonumber(fields[4]) <= now then return -2 end
 
 local only = redis.call('HGET', key .. ':only', seq) or ''
 local waiting, holding = {}, {}
+local entry = redis.call('ZRANGEBYSCORE', key .. ':live', seq, seq)[1] or ''
+local tracked = string.sub(entry, -2) ~= '|u'
 
 local function owes(user)
-  if user == fields[2] then return false end
+  if user == fields[2] or not tracked then return false end
   if only ~= '' and not string.find(',' .. only .. ',', ',' .. user .. ',', 1, true) then return false end
   local joined = redis.call('ZSCORE', key .. ':joined', user)
   return joined and tonumber(joined) < tonumber(seq)

@@ -6,7 +6,7 @@ local prefix, user, seq, most = KEYS[1], ARGV[2], ARGV[4], tonumber(ARGV[5])
 local key = prefix .. 'room:' .. ARGV[1]
 if redis.call('HGET', key, 'epoch') ~= ARGV[3] then return 0 end
 local entry = redis.call('ZRANGEBYSCORE', key .. ':live', seq, seq)[1]
-if not entry or string.match(entry, '^%d+|(%d+)|') == user then return 0 end
+if not entry or string.sub(entry, -2) == '|u' or string.match(entry, '^%d+|(%d+)|') == user then return 0 end
 local joined = redis.call('ZSCORE', key .. ':joined', user)
 if not joined or tonumber(joined) >= tonumber(seq) then return 0 end
 local only = redis.call('HGET', key .. ':only', seq)

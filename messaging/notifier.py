@@ -1,0 +1,49 @@
+"""Notices to open sockets: the newest at each connect, a new or dismissed one at once. The rows are `notices`'."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+
+from . import notices, protocol, rooms
+from .connection import Connection
+from .crossing import in_database
+from .errors import NoSuchMessage
+from .hub import Hub
+from .store import Store
+
+
+class Notifier:
+    """One process's telling of notices. `id` marks the control events that this process sent itself."""
+
+    def __init__(self, store: Store, hub: Hub) -> None:
+        self.store = store
+        self.hub = hub
+        self.id = secrets.token_hex(4)
+
+    async def repeat(self, connection: Connection) -> None:
+        """Show a new connection what waits for its user."""
+        for fields in await in_database(notices.notices_of, connection.user):
+            connection.push_frame(protocol.Notice(**fields))
+
+    async def tell(self, user: int, ids: Collection[str]) -> None:
+        """Show notices to the connections that a user has here."""
+        if not self.hub.connections_of(user):
+            return
+        for fields in await in_database(notices.notices_by_id, user, list(ids)):
+            frame = protocol.encode(protocol.Notice(**fields)).decode()
+            for connection in self.hub.connections_of(user):
+                if connection.welcomed:
+                    connection.push(frame)
+
+    async def dismiss(self, user: int, notice: str) -> None:
+        """End a notice on all of a user's screens. Idempotent. Raises NoSuchMessage when the user has none like that."""
+        if not await in_database(notices.dismiss, user, notice, await self.store.now_ms()):
+            raise NoSuchMessage("You have no such notice.")
+        await self.tell(user, [notice])
+        await rooms.announce("noticed", user=user, notices=[notice], by=self.id)
+
+    async def on_noticed(self, user: int, ids: Collection[str], by: str) -> None:
+        """Take the news of a notice, unless this process is where it comes from."""
+        if by != self.id:
+            await self.tell(user, ids)

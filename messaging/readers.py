@@ -1,0 +1,78 @@
+"""Who missed a message: arithmetic over a room's cursors and exceptions, for many messages of the room at once. No I/O.
+
+A member owes a message that is not his own, was accepted after he joined and is for him; he missed it while his cursor is below
+it. An exception (`outcome`) names one who does not hold it whatever his cursor; a leaver owes up to the top at which he left.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from .records import Missed
+
+_STRENGTH = {"offline": 0, "no_ack": 1, "client_rejected": 2}  # which of one member's exceptions is told
+
+Leaver = tuple[int, int, int, int]  # user, joined, cursor, top when leaving
+
+
+class Readers:
+    """A room's members with their cursors: `joined` and `cursors` are seqs by user, `attempts` counts by user."""
+
+    def __init__(
+        self,
+        joined: Mapping[int, int],
+        cursors: Mapping[int, int],
+        attempts: Mapping[int, int],
+        left: Sequence[Leaver] = (),
+    ) -> None:
+        self._joined = joined
+        self._attempts = attempts
+        self._left = left
+        self._users = sorted(joined, key=lambda user: (cursors.get(user, joined[user]), user))
+        self._cursors = [cursors.get(user, joined[user]) for user in self._users]
+        self._joinings = sorted(joined.values())
+        self._shared: dict[tuple[int, int, int], tuple[Missed, ...]] = {}
+
+    def of(
+        self, seq: int, sender: int, *, only: frozenset[int] | None = None, outcome: Iterable[str] = ()
+    ) -> tuple[int, tuple[Missed, ...]]:
+        """Return how many owed a message and who missed it; messages that the same members missed get the same tuple."""
+        behind = self._behind(seq, sender)
+        total = bisect.bisect_left(self._joinings, seq) - self._owes(sender, seq)
+        if only is not None:
+            behind = tuple(missed for missed in behind if missed.user in only)
+            total = sum(self._owes(user, seq) for user in only if user != sender)
+        exceptions = self._exceptions(seq, sender, only, outcome)
+        if not exceptions:
+            return total, behind
+        named = {missed.user: missed for missed in behind} | exceptions
+        return total + sum(not self._owes(user, seq) for user in exceptions), tuple(named.values())
+
+    def _owes(self, user: int, seq: int) -> bool:
+        return self._joined.get(user, math.inf) < seq
+
+    def _behind(self, seq: int, sender: int) -> tuple[Missed, ...]:
+        below = bisect.bisect_left(self._cursors, seq)
+        name = below, bisect.bisect_left(self._joinings, seq), sender
+        if name not in self._shared:
+            owing = (user for user in self._users[:below] if user != sender and self._joined[user] < seq)
+            self._shared[name] = tuple(self._missed(user) for user in owing)
+        return self._shared[name]
+
+    def _missed(self, user: int) -> Missed:
+        attempts = self._attempts.get(user, 0)
+        return Missed(user, "no_ack" if attempts else "offline", attempts)
+
+    def _exceptions(
+        self, seq: int, sender: int, only: frozenset[int] | None, outcome: Iterable[str]
+    ) -> dict[int, Missed]:
+        found: dict[int, Missed] = {}
+        for user, joined, cursor, top in self._left:
+            if joined < seq <= top and cursor < seq and user != sender and (only is None or user in only):
+                found[user] = Missed(user, "left_room", 0)
+        written = [row.split("|") for row in outcome]
+        for _, name, reason, attempts in sorted(written, key=lambda row: _STRENGTH[row[2]]):
+            found[int(name)] = Missed(int(name), reason, int(attempts))
+        return found
