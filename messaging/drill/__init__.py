@@ -2,5 +2,5 @@
 
 `run` conducts -> `instance` is the site, known by `serve`, its processes and its addresses only -> `client` keeps the contract
 (docs/protocol.md) -> `faults` loses, doubles and reorders its frames -> `ledger` is what each client wrote down on disk ->
-`report` judges that. Nothing here knows how the server works: what it got wrong, the drill would get wrong too.
+`books` reads all of it -> `report` and, where lives were short, `misses` judge that. Nothing here knows how the server works: what it got wrong, the drill would get wrong too.
 """

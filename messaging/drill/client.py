@@ -2,7 +2,8 @@
 
 A message out: `offer` -> outbox -> `send` with its id until `sent`, its own `message` or a final error, one unanswered in a room
 -> the next. A message in: follows the log's last seq -> held, written down, acknowledged within 250 ms; leaves a gap -> kept
-aside, `sync`; known -> acknowledged again. What is asked and not answered is asked again: over these lines anything may be lost.
+aside, `sync`; known -> acknowledged again; after its life -> acknowledged, not shown. A notice: written down, then dismissed.
+What is asked and not answered is asked again: over these lines anything may be lost.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import asyncio
 import dataclasses
 import random
 import time
-import uuid
-from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,13 +20,14 @@ from websockets.exceptions import InvalidHandshake, InvalidMessage
 from websockets.typing import Origin
 
 from .faults import Faults, Frame, Line
-from .ledger import Ledger, digest
+from .ledger import Ledger, digest, now_ms
+from .outbox import Outbox
+from .tally import Place, Tally
 
 OPEN_WITHIN_S = 15.0  # a server that was killed takes its time to come back
 WELCOME_WITHIN_S = 6.0
 ACK_AFTER_S = 0.25
 LOOK_EVERY_S = 0.5
-SEND_AGAIN_AFTER_S = 3.0
 SYNC_AGAIN_AFTER_S = 3.0
 RETRY_AFTER_MS = 1_000
 HEALTHY_S = 10.0
@@ -35,6 +35,8 @@ BACKOFF_MOST_S = 30.0
 BACKOFF_FIRST_S = 0.5
 UNHEALTHY = (4400, 4429)
 FINAL = (4501, 4503, 4504)
+# A line of the drill delays a frame by 0.3 s, and both programs share a machine that is busy.
+UNDER_WAY_MS = 2_000
 
 
 @dataclasses.dataclass(slots=True)
@@ -47,26 +49,6 @@ class Log:
     rev: int = 0
     ahead: dict[int, Frame] = dataclasses.field(default_factory=dict)
     asked_s: float | None = None  # when the unanswered `sync` was sent
-
-
-@dataclasses.dataclass(slots=True)
-class Item:
-    """A message in the outbox; `due_s` None: not said over this connection yet."""
-
-    id: str
-    body: str
-    due_s: float | None = None
-
-
-@dataclasses.dataclass(slots=True)
-class Tally:
-    """What all clients of a drill count together. `holders`: (room, epoch, seq) -> recipients who hold it, the sender not."""
-
-    holders: Counter[tuple[str, str, int]] = dataclasses.field(default_factory=Counter)
-    accepted: int = 0
-    refused: int = 0
-    held: int = 0
-    closes: Counter[int] = dataclasses.field(default_factory=Counter)  # connections, by how they ended
 
 
 class Client:
@@ -86,8 +68,11 @@ class Client:
         self._faults = faults
         self._tally = tally
         self._dice: random.Random = faults.dice
-        self._outbox: dict[str, deque[Item]] = {}
-        self._numbers: Counter[str] = Counter()
+        self._outbox = Outbox(ledger, faults.dice)
+        self._name = ""
+        self._away_until_s = 0.0
+        self._told: dict[Place, int] = {}  # how many recipients a receipt said
+        self._notices: dict[str, str] = {}  # notice -> digest of what it said
         self._mine: dict[str, tuple[str, int]] = {}  # id -> where it was accepted
         self._line: Line | None = None
         self._owed: set[str] = set()
@@ -96,17 +81,13 @@ class Client:
     @property
     def unsettled(self) -> int:
         """Messages offered and neither accepted nor refused."""
-        return sum(map(len, self._outbox.values()))
+        return len(self._outbox)
 
     # What its person does
 
-    def offer(self, room: str, body: str) -> None:
-        """Put a message into the outbox."""
-        item = Item(str(uuid.UUID(int=self._dice.getrandbits(128), version=4)), body)
-        self._numbers[room] += 1
-        self._ledger.write("offered", room, item.id, self._numbers[room], digest(body), _now_ms())
-        self._ledger.flush()
-        self._outbox.setdefault(room, deque()).append(item)
+    def offer(self, room: str, body: str, ttl: int | None = None) -> None:
+        """Put a message into the outbox; `ttl` in seconds, None: the room's."""
+        self._outbox.offer(room, body, ttl)
         self._say_next(room)
 
     def cut(self) -> None:
@@ -114,12 +95,18 @@ class Client:
         if self._line is not None:
             self._line.cut()
 
+    def stay_away(self, seconds: float) -> None:
+        """Lose the connection and do not come back before that."""
+        self._away_until_s = time.monotonic() + seconds
+        self.cut()
+
     # The connection
 
     async def live(self) -> None:
         """Connect and come back for as long as the server lets it; ends when cancelled."""
         failures = 0
         while self.ended is None:
+            await asyncio.sleep(max(0.0, self._away_until_s - time.monotonic()))
             began_s = time.monotonic()
             code = await self._connect()
             self._tally.closes[code] += 1
@@ -148,7 +135,7 @@ class Client:
             return 1006
         looking = asyncio.create_task(self._look_for_ever())
         try:
-            self._line = Line(socket, self._faults, self._take)
+            self._line = Line(socket, self._faults, self._take, self._gone)
             held = [
                 {"room": log.room, "epoch": log.epoch, "since": log.last, "rev": log.rev}
                 for log in self.logs.values()
@@ -161,13 +148,12 @@ class Client:
             self._forget_connection()
 
     def _forget_connection(self) -> None:
+        self._ledger.write("closed", now_ms())
         self._line = None
         self.welcomed = False
         for log in self.logs.values():
             log.asked_s = None
-        for items in self._outbox.values():
-            for item in items:
-                item.due_s = None
+        self._outbox.forget_connection()
 
     async def _look_for_ever(self) -> None:
         """Ask again for what was not answered in time."""
@@ -179,7 +165,7 @@ class Client:
                 if now_s - opened_s > WELCOME_WITHIN_S:
                     self.cut()
                 continue
-            for room in self._outbox:
+            for room in self._outbox.rooms:
                 self._say_next(room)
             for log in self.logs.values():
                 if log.asked_s is not None and now_s - log.asked_s > SYNC_AGAIN_AFTER_S:
@@ -206,15 +192,19 @@ class Client:
         if self.welcomed:
             return  # came twice
         self.welcomed = True
+        if not self._name:
+            self._name = frame["user"]["name"]
+            self._ledger.write("me", self.user, self._name)
         for room in frame["rooms"]:
             if room["room"] not in self.logs:
                 log = Log(room["room"], room["epoch"], room["delivered"], room["rev"])
                 self.logs[room["room"]] = log
-        for name in self._outbox:
+        for name in self._outbox.rooms:
             self._say_next(name)
 
     def _on_message(self, frame: Frame) -> None:
         log = self.logs[frame["room"]]
+        self._look_at_life(log.room, frame)
         if frame["epoch"] != log.epoch:
             self._begin_anew(log, frame["epoch"])
         elif frame["seq"] <= log.last:
@@ -240,6 +230,7 @@ class Client:
             self._sync(log)
             return
         for message in frame["messages"]:
+            self._look_at_life(log.room, message)
             if message["seq"] > log.last:
                 self._hold(log, message)
         log.last = max(log.last, frame["upto"])
@@ -260,48 +251,84 @@ class Client:
 
     def _on_sent(self, frame: Frame) -> None:
         """Take the answer for the message itself, which its writer has: nobody owes it to him, so no net would bring it."""
-        items = self._outbox.get(frame["room"])
+        item = self._outbox.first(frame["room"], frame["id"])
         log = self.logs[frame["room"]]
-        if items and items[0].id == frame["id"] and frame["epoch"] == log.epoch and frame["seq"] > log.last:
-            own = {"from": {"id": self.user}, "body": items[0].body}
+        if item and frame["epoch"] == log.epoch and frame["seq"] > log.last:
+            own = {"from": {"id": self.user}, "body": item.body}
             log.ahead.setdefault(frame["seq"], frame | own)
-        self._settle(frame["room"], frame["id"], frame["epoch"], frame["seq"])
+        self._settle(frame["room"], frame["epoch"], frame)
         if frame["seq"] == log.last + 1:
             self._take_ahead(log)
 
     def _on_error(self, frame: Frame) -> None:
-        if frame["of"] != "send":
-            return
-        items = self._outbox.get(frame.get("room", ""))
-        if not items or items[0].id != frame.get("id"):
+        room = frame.get("room", "")
+        item = self._outbox.first(room, frame.get("id", ""))
+        if frame["of"] != "send" or item is None:
             return
         if frame["retryable"]:
-            items[0].due_s = time.monotonic() + frame.get("retry_after_ms", RETRY_AFTER_MS) / 1000
+            item.due_s = time.monotonic() + frame.get("retry_after_ms", RETRY_AFTER_MS) / 1000
             return
-        self._ledger.write("refused", frame["room"], frame["id"], frame["code"])
+        self._ledger.write("refused", room, item.id, frame["code"])
         self._tally.refused += 1
-        items.popleft()
-        self._say_next(frame["room"])
+        self._outbox.settle(room, item.id)
+        self._say_next(room)
 
     def _on_receipt(self, frame: Frame) -> None:
         for seq, delivered, _read, _total in frame["receipts"]:
-            held = self._tally.holders[frame["room"], frame["epoch"], seq]
+            place = frame["room"], frame["epoch"], seq
+            self._told[place] = max(delivered, self._told.get(place, 0))
+            held = self._tally.holders[place]
             if delivered > held:
                 self._ledger.write("overclaimed", frame["room"], seq, delivered, held)
 
+    def _on_expired(self, frame: Frame) -> None:
+        for seq in frame["seqs"]:
+            place = frame["room"], frame["epoch"], seq
+            self._tally.ended.add(place)
+            life = self._tally.lives.get(place)
+            if life and life.expires_at > now_ms():
+                self._ledger.write("before_expiry", frame["room"], seq, life.expires_at - now_ms())
+
+    def _on_notice(self, frame: Frame) -> None:
+        """Write down what is news in it, then dismiss it: only the newest 100 are repeated."""
+        if frame["dismissed"]:
+            return
+        data = {name: value for name, value in frame["data"].items() if name != "resendable"}
+        place = data.get("room", ""), data.get("epoch", ""), data.get("seq", 0)
+        said = digest(repr((frame["kind"], data)))
+        if self._notices.get(frame["notice"]) != said:
+            self._notices[frame["notice"]] = said
+            told = self._told.get(place, 0)
+            self._ledger.write("notice", frame["notice"], frame["kind"], now_ms(), told, data)
+            self._ledger.flush()
+            self._tally.missed(place, [missing["user"] for missing in data.get("missing", ())])
+        self._say({"type": "dismiss", "notice": frame["notice"]})
+
     # The log of a room
 
+    def _look_at_life(self, room: str, message: Frame) -> None:
+        """Note a text that came although nobody may read it any more."""
+        after_ms = now_ms() - message["expires_at"]
+        if after_ms > UNDER_WAY_MS:
+            self._ledger.write("after_expiry", room, message["seq"], after_ms)
+
     def _hold(self, log: Log, message: Frame) -> None:
+        """Take a message into the log. After its life, while it was under way or waited for others, it is not shown."""
         log.last = message["seq"]
-        late_ms = _now_ms() - message["sent_at"]
-        self._ledger.write(
-            "held", log.room, log.epoch, message["seq"], message["id"], digest(message["body"]), late_ms
-        )
-        self._tally.held += 1
-        if message["from"]["id"] == self.user:
-            self._settle(log.room, message["id"], log.epoch, message["seq"])
+        at_ms, expires_at = now_ms(), message["expires_at"]
+        what = log.room, log.epoch, message["seq"], message["id"]
+        if at_ms < expires_at:
+            late_ms = at_ms - message["sent_at"]
+            self._ledger.write("held", *what, digest(message["body"]), late_ms, expires_at)
+            self._tally.held += 1
         else:
-            self._tally.holders[log.room, log.epoch, message["seq"]] += 1
+            self._ledger.write("late", *what, expires_at)
+        sender, place = message["from"]["id"], (log.room, log.epoch, message["seq"])
+        self._tally.heard(place, sender, expires_at)
+        if sender == self.user:
+            self._settle(log.room, log.epoch, message)
+        else:
+            self._tally.reached(place, self.user)
         self._owe(log)
 
     def _take_ahead(self, log: Log) -> None:
@@ -341,40 +368,39 @@ class Client:
         rooms: list[dict[str, Any]] = []
         for room in self._owed:
             log = self.logs[room]
-            self._ledger.write("acknowledged", room, log.epoch, log.last)
             rooms.append({"room": room, "epoch": log.epoch, "delivered": log.last})
         self._owed.clear()
         self._ledger.flush()
         self._say({"type": "ack", "rooms": rooms})
 
+    def _gone(self, frame: Frame) -> None:
+        """Note what the server was told to be held here: in an `ack`, or in the `hello` of a new connection."""
+        name = {"ack": "delivered", "hello": "since"}.get(frame["type"])
+        if name is None:
+            return
+        for room in frame["rooms"]:
+            self._ledger.write("acknowledged", room["room"], room["epoch"], room[name], now_ms())
+
     # The outbox
 
     def _say_next(self, room: str) -> None:
-        items = self._outbox.get(room)
-        now_s = time.monotonic()
-        if not items or not self.welcomed or (items[0].due_s is not None and items[0].due_s > now_s):
-            return
-        items[0].due_s = now_s + SEND_AGAIN_AFTER_S * self._dice.uniform(0.5, 1)
-        self._say({"type": "send", "id": items[0].id, "room": room, "body": items[0].body})
+        if self.welcomed and (frame := self._outbox.due(room, time.monotonic())) is not None:
+            self._say(frame)
 
-    def _settle(self, room: str, message_id: str, epoch: str, seq: int) -> None:
+    def _settle(self, room: str, epoch: str, own: Frame) -> None:
         """Take the word that a message of one's own is accepted; it may come twice, and must agree."""
+        message_id, seq, expires_at = own["id"], own["seq"], own["expires_at"]
         if self._mine.get(message_id) == (epoch, seq):
             return
-        self._ledger.write("accepted", room, message_id, epoch, seq)
+        self._ledger.write("accepted", room, message_id, epoch, seq, expires_at)
+        self._tally.heard((room, epoch, seq), self.user, expires_at)
         if message_id not in self._mine:
             self._tally.accepted += 1
         self._mine[message_id] = epoch, seq
-        items = self._outbox.get(room)
-        if items and items[0].id == message_id:
-            items.popleft()
+        if self._outbox.settle(room, message_id):
             self._say_next(room)
 
 
 def _follows(log: Log, message: Frame) -> bool:
     after = message.get("after", message["seq"] - 1)
     return bool(after <= log.last < message["seq"])
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -58,12 +58,19 @@ class Faults:
 
 
 class Line:
-    """One socket behind faults. What is still late when it ends never arrives."""
+    """One socket behind faults. What is still late when it ends never arrives. `gone`: told of each frame that got through."""
 
-    def __init__(self, socket: ClientConnection, faults: Faults, take: Callable[[Frame], None]) -> None:
+    def __init__(
+        self,
+        socket: ClientConnection,
+        faults: Faults,
+        take: Callable[[Frame], None],
+        gone: Callable[[Frame], None],
+    ) -> None:
         self._socket = socket
         self._faults = faults
         self._take = take
+        self._gone = gone
         self._open = True
         self._waiting: list[Frame] = []
         self._news = asyncio.Event()
@@ -109,6 +116,8 @@ class Line:
                 while self._waiting:
                     frames, self._waiting = self._waiting[:ARRAY_MOST], self._waiting[ARRAY_MOST:]
                     await self._socket.send(text_of(frames))
+                    for frame in frames:
+                        self._gone(frame)
 
 
 def _messages_in(frame: Frame) -> int:

@@ -76,6 +76,8 @@ class Instance:
 
     def _start(self) -> None:
         command = ["serve", "--port", "0", "--no-seed", "--processes", str(self.plan.processes)]
+        if not self.plan.worker:
+            command.append("--no-worker")
         with self.log.open("wb") as log:
             self._serve = subprocess.Popen(
                 _manage(*command),

@@ -4,19 +4,28 @@ One JSON array a line, times in epoch ms:
 
 | line                                                        | when                                                    |
 |-------------------------------------------------------------|---------------------------------------------------------|
+| `me`, user, name                                            | the first `welcome`                                     |
 | `offered`, room, id, number, digest, at                     | put into the outbox; numbered by sender and room from 1 |
-| `accepted`, room, id, epoch, seq                            | `sent`, or one's own message came back                  |
+| `renewed`, room, id, id of the new one                      | too old to be repeated; offered again with its number   |
+| `accepted`, room, id, epoch, seq, expires_at                | `sent`, or one's own message came back                  |
 | `refused`, room, id, code                                   | a final error                                           |
-| `held`, room, epoch, seq, id, digest, late (ms)             | taken into the log: shown                               |
+| `held`, room, epoch, seq, id, digest, late (ms), expires_at | taken into the log: shown                               |
+| `late`, room, epoch, seq, id, expires_at                    | taken into the log after its life: not shown            |
 | `dropped`, room, epoch                                      | the log began anew with this epoch                      |
-| `acknowledged`, room, epoch, seq                            | said to hold everything up to seq                       |
+| `acknowledged`, room, epoch, seq, at                        | handed to the socket: everything up to seq is held      |
+| `closed`, at                                                | a connection ended                                      |
+| `notice`, notice, kind, at, told, data                      | told what expired unheld, each content once; `told`:    |
+|                                                             | to how many the receipts said it was delivered          |
 | `overclaimed`, room, seq, told, held                        | a receipt told of more recipients than held it then     |
+| `after_expiry`, room, seq, after (ms)                       | the text came so long after its life                    |
+| `before_expiry`, room, seq, before (ms)                     | `expired` came so long before the end of its life       |
 | `disagreed`, text                                           | the server contradicted itself                          |
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,3 +61,8 @@ def read(path: Path) -> Iterator[list[Any]]:
 def digest(body: str) -> str:
     """Return what stands for a text in a ledger."""
     return hashlib.blake2b(body.encode(), digest_size=8).hexdigest()
+
+
+def now_ms() -> int:
+    """Return the time as the ledgers say it."""
+    return time.time_ns() // 1_000_000

@@ -9,31 +9,16 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
-from . import ledger
+from .books import Books, Offer
+from .findings import FINDINGS, Findings, who
+from .misses import Missed, Misses
 from .plan import Plan
 from .witness import Cursor, Entry
-
-EXAMPLES = 5
-
-# Each is a promise broken, in the order in which they are shown.
-FINDINGS = {
-    "lost": "accepted, and not in the room's log any more",
-    "unexpected": "held or stored, and never offered like that",
-    "twice": "accepted, stored or held twice",
-    "out_of_order": "held in another order than it was sent in",
-    "disagreeing": "at one place in the order for one and at another for others",
-    "acknowledged_never_held": "the site counts it as delivered to somebody who does not hold it",
-    "undelivered": "accepted, and not held by somebody though everyone is connected",
-    "unacknowledged": "held, and the site does not know it",
-    "unaccepted": "offered, and never answered",
-    "refused": "offered, and refused for good",
-    "disagreed": "the site contradicted itself",
-}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a run leaves besides the ledgers. `cursors` are in the order of the ledgers."""
+    """What a run leaves besides the ledgers. `cursors` are in the order of the ledgers; `store_kills` ascending epoch ms."""
 
     seconds: float
     killed: int
@@ -41,11 +26,12 @@ class Outcome:
     faults: dict[str, int]
     cursors: list[dict[str, Cursor]]
     logs: dict[str, list[Entry]]
+    store_kills: list[int] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The verdict. `examples` are sentences, at most 5 of each kind."""
+    """The verdict. `examples` are sentences, at most 5 of each kind; `missed` None: nothing was to expire."""
 
     ok: bool
     plan: Plan
@@ -60,61 +46,29 @@ class Report:
     killed: int
     closes: dict[str, int]
     faults: dict[str, int]
+    renewed: int
+    missed: Missed | None
 
-
-@dataclasses.dataclass(slots=True)
-class Offer:
-    """What a sender knows of his message."""
-
-    sender: int
-    room: str
-    number: int
-    digest: str
-    places: set[tuple[str, int]] = dataclasses.field(default_factory=set)
-    refused: str = ""
-
-
-class Findings:
-    """Counts by kind, with the first examples."""
-
-    def __init__(self) -> None:
-        self.counts = dict.fromkeys(FINDINGS, 0)
-        self.examples: defaultdict[str, list[str]] = defaultdict(list)
-
-    def add(self, kind: str, example: str) -> None:
-        self.counts[kind] += 1
-        if len(self.examples[kind]) < EXAMPLES:
-            self.examples[kind].append(example)
-
-
-class Holding:
-    """What one client wrote down that he holds: {room: entries in the order in which he took them}."""
-
-    def __init__(self) -> None:
-        self.rooms: defaultdict[str, list[Entry]] = defaultdict(list)
+    @property
+    def proves_nothing(self) -> bool:
+        """Say whether nobody missed anything though lives were short: then nothing had to be told."""
+        return self.missed is not None and not self.missed.missed
 
 
 def judge(plan: Plan, folder: Path, outcome: Outcome) -> Report:
     """Read the ledgers and compare each with the others and with the site."""
     found = Findings()
-    offers: dict[str, Offer] = {}
-    holdings: list[Holding] = []
-    late: list[int] = []
-    for index, path in enumerate(sorted(folder.glob("*.jsonl"))):
-        holdings.append(_read(index, path, offers, late, found))
-    _judge_acceptance(offers, outcome.logs, found)
-    _judge_logs(offers, outcome.logs, found)
-    for index, (holding, cursors) in enumerate(zip(holdings, outcome.cursors, strict=True)):
-        for room, log in outcome.logs.items():
-            held = holding.rooms[room]
-            _judge_order(f"{_who(index)} in {room}", held, log, offers, found)
-            own = {message_id for message_id, offer in offers.items() if offer.sender == index}
-            _judge_delivery(f"{_who(index)} in {room}", held, log, cursors.get(room), own, found)
-    late.sort()
-    return Report(
+    books = Books(folder, found)
+    missed = None
+    if plan.ttl is None:
+        _judge_held(books, outcome, found)
+    else:
+        missed = _judge_ended(books, outcome, found)
+    late = sorted(books.late_ms)
+    report = Report(
         ok=not any(found.counts.values()),
         plan=plan,
-        accepted=sum(bool(offer.places) for offer in offers.values()),
+        accepted=sum(bool(offer.places) for offer in books.offers.values()),
         deliveries=len(late),
         findings=found.counts,
         examples=dict(found.examples),
@@ -125,49 +79,52 @@ def judge(plan: Plan, folder: Path, outcome: Outcome) -> Report:
         killed=outcome.killed,
         closes=outcome.closes,
         faults=outcome.faults,
+        renewed=sum(offer.renewed for offer in books.offers.values()),
+        missed=missed,
     )
+    return dataclasses.replace(report, ok=report.ok and not report.proves_nothing)
 
 
-def _read(index: int, path: Path, offers: dict[str, Offer], late: list[int], found: Findings) -> Holding:
-    """Take one ledger into `offers` and `late`; return what its client holds in the end."""
-    holding = Holding()
-    for line in ledger.read(path):
-        kind, *fields = line
-        if kind == "held":
-            room, _epoch, seq, message_id, digest, late_ms = fields
-            holding.rooms[room].append(Entry(seq, message_id, digest))
-            late.append(late_ms)
-        elif kind == "offered":
-            room, message_id, number, digest, _at = fields
-            offers[message_id] = Offer(index, room, number, digest)
-        elif kind == "accepted":
-            offers[fields[1]].places.add((fields[2], fields[3]))
-        elif kind == "refused":
-            offers[fields[1]].refused = fields[2]
-        elif kind == "dropped":
-            holding.rooms.pop(fields[0], None)
-        elif kind == "overclaimed":
-            room, seq, told, held = fields
-            found.add(
-                "acknowledged_never_held", f"{room} {seq}: a receipt told of {told} when {held} held it"
-            )
-        elif kind == "disagreed":
-            found.add("disagreed", f"{_who(index)}: {fields[0]}")
-    return holding
+def _judge_held(books: Books, outcome: Outcome, found: Findings) -> None:
+    """Judge lives that outlast the drill: everything is in the log and held by everybody."""
+    _judge_acceptance(books.offers, outcome.logs, found)
+    _judge_logs(books.offers, outcome.logs, found)
+    for index, (book, cursors) in enumerate(zip(books.each, outcome.cursors, strict=True)):
+        own = {message_id for message_id, offer in books.offers.items() if offer.sender == index}
+        for room, log in outcome.logs.items():
+            where = f"{who(index)} in {room}"
+            _judge_order(where, book.rooms[room], log, books.offers, found)
+            _judge_delivery(where, book.rooms[room], log, cursors.get(room), own, found)
+
+
+def _judge_ended(books: Books, outcome: Outcome, found: Findings) -> Missed:
+    """Judge lives that are over: the site gives out none of them any more, so the log is what the clients heard of it."""
+    missed = Misses(books, outcome.store_kills, found).judge()
+    logs = books.logs()
+    _judge_acceptance(books.offers, logs, found)
+    _judge_logs(books.offers, logs, found)
+    for index, book in enumerate(books.each):
+        for room, log in logs.items():
+            _judge_order(f"{who(index)} in {room}", book.rooms[room], log, books.offers, found)
+    for room, log in outcome.logs.items():
+        for entry in log:
+            if entry.after_ms:
+                found.add("after_expiry", f"{room} {entry.seq} in the room's log, {entry.after_ms} ms after")
+    return missed
 
 
 def _judge_acceptance(offers: dict[str, Offer], logs: dict[str, list[Entry]], found: Findings) -> None:
     """Is all that was offered accepted, once, and still there?"""
     stored = {entry.id for log in logs.values() for entry in log}
     for message_id, offer in offers.items():
-        what = f"{offer.room} {message_id} of {_who(offer.sender)}"
+        what = f"{offer.room} {message_id} of {who(offer.sender)}"
         if len(offer.places) > 1:
             found.add("twice", f"{what}: accepted at {sorted(offer.places)}")
         if offer.refused:
             found.add("refused", f"{what}: {offer.refused}")
-        elif not offer.places:
+        elif not offer.places and not offer.renewed:
             found.add("unaccepted", what)
-        elif message_id not in stored:
+        elif offer.places and message_id not in stored:
             found.add("lost", f"{what}: accepted at {sorted(offer.places)}")
 
 
@@ -188,7 +145,7 @@ def _judge_logs(offers: dict[str, Offer], logs: dict[str, list[Entry]], found: F
             if offer.number < numbers[offer.sender]:
                 found.add(
                     "out_of_order",
-                    f"{where}: number {offer.number} of {_who(offer.sender)} after {numbers[offer.sender]}",
+                    f"{where}: number {offer.number} of {who(offer.sender)} after {numbers[offer.sender]}",
                 )
             numbers[offer.sender] = offer.number
             if offer.places and entry.seq not in {seq for _, seq in offer.places}:
@@ -238,20 +195,12 @@ def _judge_delivery(
             found.add("unacknowledged", f"{where}: {entry.seq}, acknowledged up to {delivered}")
 
 
-def _who(index: int) -> str:
-    return f"client {index + 1}"
-
-
 def as_data(report: Report) -> dict[str, Any]:
     """Return a report as JSON can say it."""
-    plan = dataclasses.asdict(report.plan)
-    rest = {
-        field.name: getattr(report, field.name)
-        for field in dataclasses.fields(report)
-        if field.name != "plan"
-    }
-    findings = rest.pop("findings")
-    return {"ok": rest.pop("ok"), "seed": plan["seed"], **findings, **rest, "plan": plan}
+    rest = dataclasses.asdict(report)
+    plan, findings, missed = rest.pop("plan"), rest.pop("findings"), rest.pop("missed")
+    verdict = {"ok": rest.pop("ok"), "proves_nothing": report.proves_nothing, "seed": plan["seed"]}
+    return {**verdict, **findings, **rest, **(missed or {}), "plan": plan}
 
 
 def sentences(report: Report) -> list[str]:
@@ -266,8 +215,30 @@ def sentences(report: Report) -> list[str]:
         f" {faults.get('overtaken', 0)} overtaken;"
         f" {report.killed} processes killed, connections ended: {closes}.",
     ]
+    if report.missed:
+        lines.append(_of_missed(report.missed, report.renewed))
     for kind, meaning in FINDINGS.items():
         lines.append(f"{report.findings[kind]:>7}  {kind.replace('_', ' '):<24} {meaning}")
         lines += [f"{'':>9}{example}" for example in report.examples.get(kind, [])]
-    verdict = "Nothing was lost." if report.ok else "The promise was broken."
-    return [*lines, f"{verdict} Seed {report.plan.seed}."]
+    return [*lines, f"{_verdict(report)} Seed {report.plan.seed}."]
+
+
+def _of_missed(missed: Missed, renewed: int) -> str:
+    return (
+        f"{missed.told} messages expired before somebody had them: {missed.missed} times somebody missed one and was named,"
+        f" {missed.slowest_told_ms / 1000:.0f} s after the end at the latest; {missed.in_doubt} times somebody was named whose"
+        f" acknowledgement was under way; {missed.late} came too late to be shown; {renewed} too old to be repeated went"
+        " again as new messages."
+    )
+
+
+def _verdict(report: Report) -> str:
+    if any(report.findings.values()):
+        return "The promise was broken."
+    if report.proves_nothing:
+        return "Nobody missed anything, so nothing had to be told, and this proves nothing about expiry."
+    return (
+        "Nothing was lost."
+        if report.missed is None
+        else "Nothing was lost, and nobody was missed in silence."
+    )

@@ -7,33 +7,39 @@ import contextlib
 import dataclasses
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
 from . import witness
-from .client import Client, Tally
+from .client import Client
 from .faults import Faults
 from .instance import Instance
-from .ledger import Ledger
+from .ledger import Ledger, now_ms
 from .plan import DrillError, Plan
 from .report import Outcome, Report, judge
+from .tally import Tally
 
 GREETED_WITHIN_S = 120.0  # over the same bad lines, with the contract's backoff
 LOOK_EVERY_S = 0.2
 # Without any change for so long it is over. The longest wait of the nets is 60 s, and their last word may be lost.
 PATIENCE_S = 150.0
 PATIENCE_WITHOUT_NETS_S = 12.0
+# Short lives: the job comes each minute, found by a scheduler that looks each 30 s, 5 s late, perhaps in a cluster just replaced.
+PROCESSED_WITHIN_MS = 110_000
+LOOK_AGAIN_EVERY_S = 15.0  # the frame that tells a sender may be lost; a new connection repeats it
+AWAY = 5  # each how many-th client stays away for longer than a life
 KILL_AGAIN_AFTER_S = 0.5  # where there was nobody to kill just then
 WORDS = ["mañana", "消息", "tomorrow", "naïve", "\U0001f642", "lunch", "ключ", "report", "ok", "then", "fine"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a drill is. `phase` is one of: starting, sending, waiting, looking."""
+    """How far a drill is. `phase` is one of: starting, sending, waiting, looking. `missed`: times somebody was named."""
 
     phase: str
     seconds: float = 0.0
     accepted: int = 0
     held: int = 0
+    missed: int = 0
     connected: int = 0
     killed: int = 0
     frames_lost: int = 0
@@ -48,7 +54,7 @@ class Drill:
         self._tell = tell
         self._dice = random.Random(plan.seed)  # noqa: S311  (to be repeated, not to be secret)
         self._faults = Faults(plan, random.Random(f"{plan.seed} lines"))  # noqa: S311
-        self._tally = Tally()
+        self._tally = Tally(recipients=plan.clients - 1, short=plan.ttl is not None)
         self._ledgers = [Ledger(instance.ledgers / f"{index + 1:03}.jsonl") for index in range(plan.clients)]
         self._clients = [
             Client(
@@ -65,17 +71,19 @@ class Drill:
         self._began_s = time.monotonic()
         self._phase = "sending"
         self._killed = 0
+        self._store_kills: list[int] = []
 
     async def run(self) -> Report:
         """Run to the end and judge. Raises DrillError when the site cannot be asked any more."""
         async with self._alive():
             await self._until_greeted()
-            await asyncio.gather(self._offer(), self._kill(), *map(self._cut, self._clients))
+            faults = [*map(self._cut, self._clients), *self._absences()]
+            await asyncio.gather(self._offer(), self._kill(), *faults)
             self._phase = "waiting"
-            await self._until_quiet(lambda: (self._tally.accepted, self._tally.held), self._all_held)
+            await (self._until_held() if self._plan.ttl is None else self._until_told())
             self._phase = "looking"
             logs = await self._logs()
-            cursors = await self._settled_cursors(logs)
+            cursors = [] if self._plan.ttl else await self._settled_cursors(logs)
         for ledger in self._ledgers:
             ledger.close()
         outcome = Outcome(
@@ -85,6 +93,7 @@ class Drill:
             faults=dict(self._faults.done),
             cursors=cursors,
             logs=logs,
+            store_kills=self._store_kills,
         )
         return judge(self._plan, self._instance.ledgers, outcome)
 
@@ -110,6 +119,7 @@ class Drill:
                     seconds=time.monotonic() - self._began_s,
                     accepted=self._tally.accepted,
                     held=self._tally.held,
+                    missed=self._tally.named,
                     connected=sum(client.welcomed for client in self._clients),
                     killed=self._killed,
                     frames_lost=self._faults.done["lost"],
@@ -138,7 +148,8 @@ class Drill:
             await self._wait_until(number / plan.messages * plan.seconds)
             client = self._clients[number % len(self._clients)]
             words = self._dice.choices(WORDS, k=self._dice.randint(1, 20))
-            client.offer(self._dice.choice(self._instance.rooms), f"{number + 1}: {' '.join(words)}")
+            ttl = self._dice.randint(*plan.ttl) if plan.ttl else None
+            client.offer(self._dice.choice(self._instance.rooms), f"{number + 1}: {' '.join(words)}", ttl)
 
     async def _kill(self) -> None:
         dice = random.Random(f"{self._plan.seed} kills")  # noqa: S311
@@ -148,6 +159,8 @@ class Drill:
             while not self._instance.kill(kind, dice):  # noqa: ASYNC110  (it is being started again)
                 await asyncio.sleep(KILL_AGAIN_AFTER_S)
             self._killed += 1
+            if kind == "store":
+                self._store_kills.append(now_ms())
 
     async def _cut(self, client: Client) -> None:
         dice = random.Random(f"{self._plan.seed} cuts {client.user}")  # noqa: S311
@@ -155,18 +168,66 @@ class Drill:
             await self._wait_until(at_s)
             client.cut()
 
+    def _absences(self) -> Iterator[Coroutine[None, None, None]]:
+        """Let some stay away for longer than a life, so that there is somebody to be missed."""
+        if self._plan.ttl is None:
+            return
+        dice = random.Random(f"{self._plan.seed} absences")  # noqa: S311
+        shortest_s, longest_s = self._plan.ttl
+        for client in dice.sample(self._clients, max(1, len(self._clients) // AWAY)):
+            at_s = dice.uniform(0, self._plan.seconds / 2)
+            yield self._stay_away(client, at_s, dice.uniform(shortest_s + 2, longest_s + 5))
+
+    async def _stay_away(self, client: Client, at_s: float, seconds: float) -> None:
+        await self._wait_until(at_s)
+        client.stay_away(seconds)
+
     async def _wait_until(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, self._began_s + at_s - time.monotonic()))
 
     # Quiet
 
+    async def _until_held(self) -> None:
+        await self._until_quiet(lambda: (self._tally.accepted, self._tally.held), self._all_held)
+
     def _all_held(self) -> bool:
-        unsettled = any(client.unsettled for client in self._clients)
-        return not unsettled and self._tally.held >= self._tally.accepted * len(self._clients)
+        return not self._unsettled and self._tally.held >= self._tally.accepted * len(self._clients)
+
+    @property
+    def _unsettled(self) -> bool:
+        return any(client.unsettled for client in self._clients)
+
+    async def _until_told(self) -> None:
+        """Wait until every life is over and explained. Who was not told of his by then connects again, as his page would."""
+        tally = self._tally
+        looking = asyncio.create_task(self._look_again_for_ever())
+        try:
+            await self._until_quiet(
+                lambda: (tally.accepted, tally.held, tally.named, len(tally.ended)), self._all_told
+            )
+        finally:
+            looking.cancel()
+
+    def _all_told(self) -> bool:
+        """Also what everybody held must be over: a notice that names somebody falsely comes only then."""
+        tally = self._tally
+        if self._unsettled or any(tally.unexplained()):
+            return False
+        return tally.ended >= tally.lives.keys() or now_ms() > tally.last_expires_at + PROCESSED_WITHIN_MS
+
+    async def _look_again_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_EVERY_S)
+            over = {life.sender for life in self._tally.unexplained() if life.expires_at < now_ms()}
+            for client in self._clients:
+                if client.user in over:
+                    client.cut()
 
     @property
     def _patience_s(self) -> float:
-        return PATIENCE_S if self._plan.nets else PATIENCE_WITHOUT_NETS_S
+        if self._plan.ttl is None:
+            return PATIENCE_S if self._plan.nets else PATIENCE_WITHOUT_NETS_S
+        return self._plan.ttl[1] + (PATIENCE_S if self._plan.worker else PATIENCE_WITHOUT_NETS_S)
 
     async def _until_quiet(self, state: Callable[[], object], quiet: Callable[[], bool]) -> None:
         """Wait until it is quiet, or nothing has changed for longer than anything waits."""

@@ -14,7 +14,7 @@ from websockets.typing import Origin
 
 from .faults import Frame, frames_of, text_of
 from .instance import Instance, Person
-from .ledger import digest
+from .ledger import digest, now_ms
 from .plan import DrillError
 
 ANSWER_WITHIN_S = 20.0
@@ -31,12 +31,16 @@ class Cursor:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """A message in a room's log, or as somebody holds it; `sender` as the site says it, 0 where that is not asked."""
+    """A message in a room's log, or as somebody holds it.
+
+    `sender` as the site says it, 0 where that is not asked; `after_ms`: how long after its life the site gave it out.
+    """
 
     seq: int
     id: str
     digest: str
     sender: int = 0
+    after_ms: int = 0
 
 
 async def cursors(instance: Instance, person: Person) -> dict[str, Cursor]:
@@ -56,7 +60,13 @@ async def room_log(instance: Instance, person: Person, room: str, epoch: str) ->
             await answers.say({"type": "sync", "room": room, "epoch": epoch, "since": since})
             answer = await answers.next(type="resumed", room=room, from_=since)
             entries += [
-                Entry(one["seq"], one["id"], digest(one["body"]), one["from"]["id"])
+                Entry(
+                    one["seq"],
+                    one["id"],
+                    digest(one["body"]),
+                    one["from"]["id"],
+                    max(0, now_ms() - one["expires_at"]),
+                )
                 for one in answer["messages"]
             ]
             since, more = answer["upto"], answer["more"]

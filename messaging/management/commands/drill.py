@@ -17,8 +17,9 @@ from rich.live import Live
 from rich.table import Table
 
 from messaging.drill import instance, report
-from messaging.drill.plan import KINDS, DrillError, Plan
+from messaging.drill.plan import KINDS, TTL_HIGHEST_S, TTL_LOWEST_S, DrillError, Plan
 from messaging.drill.run import Progress, drill
+from messaging.management.arguments import duration_s
 
 LINE_EVERY_S = 5.0
 
@@ -83,12 +84,25 @@ class Command(BaseCommand):
             "--processes", type=whole(1, 64), default=1, metavar="N", help="server processes (default: 1)"
         )
         parser.add_argument(
+            "--ttl",
+            type=_ttl,
+            metavar="T",
+            help="let messages live so long only, like 10s or 10s-40s, and keep some people away for longer: whoever missed one"
+            " must be named to its sender",
+        )
+        parser.add_argument(
+            "--without-worker", action="store_true", help="run no jobs: with --ttl this must fail"
+        )
+        parser.add_argument(
             "--without-nets", action="store_true", help="switch the server's repairs off: this must fail"
         )
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        plan = _plan(options)
+        try:
+            plan = _plan(options)
+        except DrillError as error:
+            raise CommandError(str(error), returncode=2) from None
         if plan.kill and not instance.can_kill():
             raise CommandError("--kill needs a /proc that tells whose child a process is.", returncode=2)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -147,6 +161,7 @@ class Display:
             (progress.phase, f"{progress.seconds:.0f} s"),
             ("accepted", f"{progress.accepted}/{plan.messages}"),
             ("held", f"{progress.held}/{deliveries}"),
+            *([("missed", str(progress.missed))] if plan.ttl else []),
             ("connected", f"{progress.connected}/{plan.clients}"),
             ("killed", f"{progress.killed}/{len(plan.kill)}"),
             ("frames lost", str(progress.frames_lost)),
@@ -174,6 +189,8 @@ def _plan(options: dict[str, Any]) -> Plan:
         seed=seed,
         nets=not options["without_nets"],
         processes=options["processes"],
+        ttl=options["ttl"],
+        worker=not options["without_worker"],
     )
 
 
@@ -184,6 +201,18 @@ def _whole(lowest: int, highest: int) -> Callable[[str], int]:
         return int(given)
 
     return parse
+
+
+def _ttl(given: str) -> tuple[int, int]:
+    """Return `10s` as (10, 10) and `10s-2m` as (10, 120)."""
+    first, _, last = given.partition("-")
+    shortest_s = duration_s(first)
+    longest_s = duration_s(last) if "-" in given else shortest_s
+    if not TTL_LOWEST_S <= shortest_s <= longest_s <= TTL_HIGHEST_S:
+        raise argparse.ArgumentTypeError(
+            f"lives from {TTL_LOWEST_S}s to {TTL_HIGHEST_S}s, like 10s-40s, not {given!r}"
+        )
+    return shortest_s, longest_s
 
 
 def _share(given: str) -> float:
