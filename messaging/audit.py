@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from django.contrib.auth import get_user_model
 
-from .models import AuditEntry, moment
+from .models import AuditEntry, DeadLetter, moment
+
+WRITTEN_AT_ONCE = 500
 
 Verb = AuditEntry.Verb
 
@@ -23,16 +26,31 @@ def note(
     detail: Mapping[str, int | None] | None = None,
 ) -> None:
     """Write down that `user` (None: a job or a command) did something. `detail` holds what else is a number."""
-    person = None if user is None else get_user_model().objects.filter(pk=user).first()
     AuditEntry.objects.create(
-        at=moment(now_ms),
-        user=person,
-        user_key=user,
-        user_name=person.get_username() if person else "",
-        verb=Verb(verb),
+        **_signed(verb, now_ms, user),
         room_key=room_key,
         seq=seq,
         message_id=message_id,
         rev=rev,
         detail=dict(detail or {}),
     )
+
+
+def note_letters(verb: str, letters: Iterable[DeadLetter], *, now_ms: int, user: int | None) -> None:
+    """Write down that `user` did the same to each of these dead letters."""
+    signed = _signed(verb, now_ms, user)
+    entries = [
+        AuditEntry(**signed, room_key=one.room_key, seq=one.seq, message_id=one.message_id) for one in letters
+    ]
+    AuditEntry.objects.bulk_create(entries, batch_size=WRITTEN_AT_ONCE)
+
+
+def _signed(verb: str, now_ms: int, user: int | None) -> dict[str, Any]:
+    person = None if user is None else get_user_model().objects.filter(pk=user).first()
+    return {
+        "verb": Verb(verb),
+        "at": moment(now_ms),
+        "user": person,
+        "user_key": user,
+        "user_name": person.get_username() if person else "",
+    }

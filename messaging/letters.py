@@ -92,10 +92,17 @@ def end_resend(
         if row.answer is not None:
             kept: dict[str, Any] = row.answer
             return kept
-        row.answer = answer
-        _resolve(row, State.REQUEUED, by, now_ms)
-        row.save(update_fields=["answer", *RESOLVED])
-        _note(row, verb, by, now_ms, **{name: answer.get(name) for name in ("seq", "sent_at", "expires_at")})
+        resolution = _resolution(State.REQUEUED, by, now_ms)
+        DeadLetter.objects.filter(pk=letter).update(answer=answer, **resolution)
+        audit.note(
+            verb,
+            now_ms=now_ms,
+            user=by,
+            room_key=row.room_key,
+            seq=row.seq,
+            message_id=row.message_id,
+            detail={name: answer[name] for name in ("seq", "sent_at", "expires_at")},
+        )
     return answer
 
 
@@ -149,43 +156,27 @@ def _each(
     now_ms: int,
 ) -> Resolved:
     found = Resolved([], [])
-    for some in _portions(list(dict.fromkeys(letters))):
+    for some in _portions(dict.fromkeys(letters)):
         with transaction.atomic():
-            locked = DeadLetter.objects.select_for_update().defer("body", "missing")
-            rows = {
-                row.pk: row for row in locked.annotate(has_text=Q(body__isnull=False)).filter(pk__in=some)
-            }
-            for key in some:
-                why = hindrance(rows[key]) if key in rows else "unknown"
-                if why:
-                    found.skipped.append((key, why))
-                    continue
-                _resolve(rows[key], state, by, now_ms)
-                rows[key].save(update_fields=RESOLVED)
-                _note(rows[key], verb, by, now_ms)
-                found.done.append(key)
+            rows = _locked(some)
+            why = {key: hindrance(rows[key]) if key in rows else "unknown" for key in some}
+            done = [key for key in some if not why[key]]
+            DeadLetter.objects.filter(pk__in=done).update(**_resolution(state, by, now_ms))
+            audit.note_letters(verb, [rows[key] for key in done], now_ms=now_ms, user=by)
+        found.done.extend(done)
+        found.skipped.extend((key, said) for key, said in why.items() if said)
     return found
 
 
-RESOLVED = ["state", "resolved_at", "resolved_by"]
+def _locked(letters: Collection[UUID]) -> dict[UUID, DeadLetter]:
+    rows = DeadLetter.objects.select_for_update().filter(pk__in=letters).order_by("pk")
+    return {row.pk: row for row in rows.defer("body", "missing").annotate(has_text=Q(body__isnull=False))}
 
 
-def _resolve(row: DeadLetter, state: str, by: int | None, now_ms: int) -> None:
-    row.state = state
-    row.resolved_at = None if state == State.OPEN else moment(now_ms)
-    row.resolved_by_id = None if state == State.OPEN else by
-
-
-def _note(row: DeadLetter, verb: str, by: int | None, now_ms: int, **detail: int | None) -> None:
-    audit.note(
-        verb,
-        now_ms=now_ms,
-        user=by,
-        room_key=row.room_key,
-        seq=row.seq,
-        message_id=row.message_id,
-        detail=detail,
-    )
+def _resolution(state: str, by: int | None, now_ms: int) -> dict[str, Any]:
+    if state == State.OPEN:
+        return {"state": state, "resolved_at": None, "resolved_by": None}
+    return {"state": state, "resolved_at": moment(now_ms), "resolved_by": by}
 
 
 def _portions(keys: Iterable[Any]) -> Iterator[list[Any]]:

@@ -47,9 +47,9 @@ def dismiss(user: int, notice: str, now_ms: int) -> bool:
 
 def insert(rows: Sequence[Notice], now_ms: int) -> dict[int, str]:
     """Write notices; return {user: his summary} where that made too many: part of the caller's transaction."""
-    # All of a batch come in one millisecond; microseconds keep them in their order.
+    # All of a batch come in one millisecond; microseconds keep them in their order, a summary after them.
     for number, row in enumerate(rows):
-        row.at = moment(now_ms) + timedelta(microseconds=min(number, 999))
+        row.at = moment(now_ms) + timedelta(microseconds=min(number, 998))
     Notice.objects.bulk_create(rows, batch_size=INSERTED_AT_ONCE)
     users = sorted({row.user_id for row in rows})
     waiting = (
@@ -83,7 +83,7 @@ def _sum(user: int, most: int, now_ms: int) -> str:
     summary = summaries.first() or Notice(id=uuid4().hex, user_id=user, kind=Kind.SUMMARY, data={})
     if oldest:
         summary.data = _added(summary.data, oldest)
-        summary.at = moment(now_ms)
+        summary.at = moment(now_ms) + timedelta(microseconds=999)
         summary.save()
         Notice.objects.filter(pk__in=[pk for pk, _, _ in oldest]).delete()
     return summary.pk

@@ -33,7 +33,7 @@ def scrub(now_ms: int) -> int:
     until = moment(now_ms - policy.current().dead_letter_retention_s * 1_000)
     with transaction.atomic():
         due = DeadLetter.objects.filter(body__isnull=False, expired_at__lte=until).order_by("expired_at")
-        scrubbed = DeadLetter.objects.filter(pk__in=_first(due)).update(body=None)
+        scrubbed = DeadLetter.objects.filter(pk__in=_first(due, AT_ONCE)).update(body=None)
     _empty_log()
     return scrubbed
 
@@ -74,15 +74,15 @@ def _delete_surplus(most: int, now_ms: int) -> int:
     return resolved + dropped
 
 
-def _delete(rows: QuerySet[Any], most: int = AT_ONCE) -> int:
-    """Delete the first `most` rows; return how many, what hangs on them not counted."""
-    keys = _first(rows, most)
+def _delete(rows: QuerySet[Any], most: int | None = None) -> int:
+    """Delete the first `most` rows, or as many as one call may; return how many, what hangs on them not counted."""
+    keys = _first(rows, AT_ONCE if most is None else most)
     if keys:
         rows.model._default_manager.filter(pk__in=keys).only("pk").delete()
     return len(keys)
 
 
-def _first(rows: QuerySet[Any], most: int = AT_ONCE) -> Sequence[Any]:
+def _first(rows: QuerySet[Any], most: int) -> Sequence[Any]:
     return list(rows.values_list("pk", flat=True)[:most])
 
 
