@@ -20,13 +20,14 @@ from . import rooms, roster
 from .crossing import in_database
 from .endpoint import Answer, body_of, endpoint, number_of, text_of
 from .errors import NoSuchMessage
-from .models import Membership, Room
+from .models import Membership, Room, epoch_ms
 from .records import Recipient
 from .store import open_store
 
 PUBLIC_ROOMS_MOST = 100
 MEMBERS_MOST = 200
 PEOPLE_MOST = 20
+LIFETIMES_MOST = 20
 
 
 class NewRoom(Struct, frozen=True):
@@ -47,6 +48,13 @@ class RoomChange(Struct, frozen=True):
     topic: str | None = None
     ttl: int | None = None
     ttl_max: int | None = None
+
+
+class Shortening(Struct, frozen=True):
+    """`ttl` in seconds after each message was sent; who does not say otherwise only counts."""
+
+    ttl: int
+    dry_run: bool = True
 
 
 class Named(Struct, frozen=True):
@@ -79,7 +87,7 @@ async def make_room(user: User, request: HttpRequest) -> Answer:
 
 
 async def show_room(user: User, request: HttpRequest, room: str) -> Answer:
-    """{room, name, kind, topic, ttl, ttl_max, role, members_total}"""
+    """{room, name, kind, topic, ttl, ttl_max, tracked, role, members_total}"""
     return HTTPStatus.OK, await in_database(_details, user.pk, room)
 
 
@@ -89,6 +97,18 @@ async def change_room(user: User, request: HttpRequest, room: str) -> Answer:
     change = roster.Change(name=wanted.name, topic=wanted.topic, ttl_s=wanted.ttl, ttl_max_s=wanted.ttl_max)
     await rooms.change_room(user.pk, room, change)
     return HTTPStatus.OK, await in_database(_details, user.pk, room)
+
+
+async def list_lifetimes(user: User, request: HttpRequest, room: str) -> Answer:
+    """{lifetimes: [{at, by: {id, name} or null, from, to}]}: the newest 20 changes of the room's lifetime, the oldest first."""
+    return HTTPStatus.OK, {"lifetimes": await in_database(_lifetimes, user.pk, room)}
+
+
+async def shorten(user: User, request: HttpRequest, room: str) -> Answer:
+    """{looked, shortened, ended}: what is there, what of it ends sooner, and what of that at once."""
+    wanted = body_of(request, Shortening)
+    done = await rooms.shorten(user.pk, room, wanted.ttl, dry_run=wanted.dry_run)
+    return HTTPStatus.OK, {"looked": done.looked, "shortened": done.shortened, "ended": done.ended}
 
 
 async def open_direct(user: User, request: HttpRequest) -> Answer:
@@ -192,9 +212,22 @@ def _details(user: int, room_id: str) -> dict[str, Any]:
         "topic": room.topic,
         "ttl": room.ttl_s,
         "ttl_max": room.ttl_max_s,
+        "tracked": room.tracked,
         "role": membership.role,
         "members_total": Membership.objects.filter(room=room, leaving_at=None).count(),
     }
+
+
+def _lifetimes(user: int, room: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "at": epoch_ms(entry.at),
+            "by": None if entry.user_key is None else {"id": entry.user_key, "name": entry.user_name},
+            "from": entry.detail["from"],
+            "to": entry.detail["to"],
+        }
+        for entry in roster.lifetime_changes(user, room, LIFETIMES_MOST)
+    ]
 
 
 def _members(user: int, room: str, after: int) -> dict[str, Any]:
@@ -238,6 +271,8 @@ rooms_view = endpoint(POST=make_room)
 room_view = endpoint(GET=show_room, PATCH=change_room)
 join_view = endpoint(POST=join)
 leave_view = endpoint(POST=leave)
+lifetimes_view = endpoint(GET=list_lifetimes)
+shorten_view = endpoint(POST=shorten)
 members_view = endpoint(GET=list_members, POST=add_member)
 member_view = endpoint(DELETE=remove_member)
 direct_view = endpoint(POST=open_direct)

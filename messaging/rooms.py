@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Sequence
-from functools import partial
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -105,7 +104,7 @@ async def change_room(by: int | None, room_id: str, change: Change) -> Room:
         ttl_max_s=change.ttl_max_s,
     )
     now_ms = await clock_ms()
-    room = await in_database(partial(roster.update_room, by, room_id, checked, now_ms=now_ms))
+    room = await in_database(roster.update_room, by, room_id, checked, now_ms=now_ms)
     await announce("room_changed", room=room.id)
     return room
 
@@ -120,7 +119,7 @@ async def shorten(by: int | None, room_id: str, ttl_s: int, *, dry_run: bool) ->
     done = await open_store().shorten(roster.key_of(room), ttl_s, dry_run=dry_run)
     if not dry_run:
         now_ms = await clock_ms()
-        await in_database(partial(roster.note_shortening, room, by, ttl_s, done, now_ms=now_ms))
+        await in_database(roster.note_shortening, room, by, ttl_s, done, now_ms=now_ms)
     return done
 
 

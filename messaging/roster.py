@@ -16,11 +16,11 @@ from django.db import IntegrityError, transaction
 from django.db.models import Case, QuerySet, Value, When
 from django.utils import timezone
 
-from . import policy
+from . import audit, policy
 from .errors import BadTtl, Conflict, Forbidden, NoSuchUser, NotMember
-from .models import Membership, Room
+from .models import AuditEntry, Membership, Room
 from .names import NAME_MOST, shows
-from .records import RoomKey
+from .records import RoomKey, Shortened
 
 STUCK_LEAVING = timedelta(
     minutes=1
@@ -159,21 +159,67 @@ def insert_membership(room: Room, user: int) -> bool:
         raise NotMember() from None
 
 
-def update_room(by: int, room_id: str, change: Change) -> Room:
-    """Change a room: owner and moderators, in a direct room either one its lifetimes. Raises NotMember, Forbidden, BadTtl."""
+def changeable_room(by: int | None, room_id: str) -> Room:
+    """Return a room, locked, that `by` may change: owner and moderators, either one of a direct room; None is the staff.
+
+    Part of its caller's transaction. Raises NotMember, Forbidden.
+    """
+    room = Room.objects.select_for_update().filter(pk=room_id).first()
+    if room is None:
+        raise NotMember()
+    if by is not None and not membership_of(by, room_id).moderates and room.kind != Room.Kind.DIRECT:
+        raise Forbidden()
+    return room
+
+
+def update_room(by: int | None, room_id: str, change: Change, *, now_ms: int) -> Room:
+    """Change a room: of a direct one only the lifetimes. Another lifetime is written down. Raises NotMember, Forbidden, BadTtl."""
     with transaction.atomic():
-        membership = membership_of(by, room_id)
-        room = Room.objects.select_for_update().get(pk=room_id)
-        if room.kind != Room.Kind.DIRECT and not membership.moderates:
-            raise Forbidden()
+        room = changeable_room(by, room_id)
         if change.name is not None or change.topic is not None:
             _refuse_direct(room, "A direct room has no name or topic of its own.")
         room.name = room.name if change.name is None else change.name
         room.topic = room.topic if change.topic is None else change.topic
         if change.ttl_s is not None or change.ttl_max_s is not None:
+            before_s = room.ttl_s
             room.ttl_s, room.ttl_max_s = lifetimes(change.ttl_s, change.ttl_max_s, room)
+            note_lifetime(room, by, before_s=before_s, now_ms=now_ms)
         room.save(update_fields=["name", "topic", "ttl_s", "ttl_max_s"])
     return room
+
+
+def note_lifetime(room: Room, by: int | None, *, before_s: int, now_ms: int) -> None:
+    """Write down who changed a room's lifetime, if it is another one: its timeline shows it."""
+    if room.ttl_s == before_s:
+        return
+    detail = {"from": before_s, "to": room.ttl_s}
+    audit.note(audit.Verb.LIFETIME, now_ms=now_ms, user=by, room_key=room.id, detail=detail)
+
+
+def lifetime_changes(user: int, room_id: str, most: int) -> list[AuditEntry]:
+    """Return the newest changes of a room's lifetime, the oldest of them first. Raises NotMember.
+
+    As with messages, only a public room shows what was before one's joining.
+    """
+    membership = membership_of(user, room_id)
+    found = AuditEntry.objects.filter(room_key=room_id, verb=audit.Verb.LIFETIME)
+    if membership.room.kind != Room.Kind.PUBLIC:
+        found = found.filter(at__gte=membership.joined_at)
+    return list(found.order_by("-at", "-pk")[:most])[::-1]
+
+
+def shortenable_room(by: int | None, room_id: str, ttl_s: int) -> Room:
+    """Return a room whose messages `by` may give another lifetime. Raises NotMember, Forbidden, BadTtl."""
+    with transaction.atomic():
+        room = changeable_room(by, room_id)
+    lifetimes(ttl_s, None)
+    return room
+
+
+def note_shortening(room: Room, by: int | None, ttl_s: int, done: Shortened, *, now_ms: int) -> None:
+    """Write down who shortened the lives of a room's messages, and of how many."""
+    detail = {"ttl": ttl_s, "looked": done.looked, "shortened": done.shortened, "ended": done.ended}
+    audit.note(audit.Verb.SHORTEN, now_ms=now_ms, user=by, room_key=room.id, detail=detail)
 
 
 def lifetimes(ttl_s: int | None, ttl_max_s: int | None, room: Room | None = None) -> tuple[int, int]:

@@ -50,6 +50,8 @@ urlpatterns = [
     path("api/rooms/<room:room>/", api.room_view),
     path("api/rooms/<room:room>/join/", api.join_view),
     path("api/rooms/<room:room>/leave/", api.leave_view),
+    path("api/rooms/<room:room>/lifetimes/", api.lifetimes_view),
+    path("api/rooms/<room:room>/shorten/", api.shorten_view),
     path("api/rooms/<room:room>/members/", api.members_view),
     path("api/rooms/<room:room>/members/<number:member>/", api.member_view),
     path("api/rooms/<room:room>/messages/<number:seq>/recipients/", api.recipients_view),

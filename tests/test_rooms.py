@@ -21,9 +21,11 @@ from messaging.errors import (
     NotMember,
     Unavailable,
 )
-from messaging.models import Membership, Room
+from messaging.models import AuditEntry, Membership, Room
+from messaging.records import Shortened, Stored
 from messaging.roster import Change, Departure, key_of
 from messaging.store import Store, open_store
+from tests.messages import accept, message
 from tests.people import Events, in_store, person, room_of, rows_of
 
 pytestmark = pytest.mark.usefixtures("verbs")
@@ -460,6 +462,95 @@ async def test_a_room_refuses_lifetimes_that_contradict_each_other(ada: User, ch
     room = await room_of(ada, ttl_s=60, ttl_max_s=600)
     with pytest.raises(BadTtl):
         await rooms.change_room(ada.pk, room.id, change)
+
+
+async def audited(room: Room) -> list[tuple[str, int | None, str, dict[str, int]]]:
+    rows = AuditEntry.objects.filter(room_key=room.id).order_by("pk")
+    return [row async for row in rows.values_list("verb", "user_key", "user_name", "detail")]
+
+
+async def test_who_changed_the_lifetime_is_written_down_and_nothing_else_is(ada: User) -> None:
+    room = await room_of(ada, ttl_s=60)
+
+    await rooms.change_room(ada.pk, room.id, Change(ttl_s=60, topic="the same lifetime"))
+    await rooms.change_room(ada.pk, room.id, Change(ttl_s=120))
+    await rooms.change_room(None, room.id, Change(ttl_s=30))
+
+    assert await audited(room) == [
+        ("lifetime", ada.pk, "ada", {"from": 60, "to": 120}),
+        ("lifetime", None, "", {"from": 120, "to": 30}),
+    ]
+
+
+async def test_a_lifetime_is_changed_while_the_store_is_away(
+    ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = await room_of(ada)
+    monkeypatch.setattr(Store, "now_ms", _unavailable)
+
+    await rooms.change_room(ada.pk, room.id, Change(ttl_s=60))
+
+    [entry] = [row async for row in AuditEntry.objects.filter(room_key=room.id)]
+    assert timezone.now() - entry.at < timedelta(minutes=1)
+
+
+async def test_a_private_room_shows_changes_of_its_lifetime_since_one_joined_and_a_public_one_all(
+    ada: User, grace: User
+) -> None:
+    for kind, seen in (("private", 0), ("public", 1)):
+        room = await room_of(ada, kind=kind)
+        await rooms.change_room(ada.pk, room.id, Change(ttl_s=60))
+        await rooms.add_member(ada.pk, room.id, "grace")
+        assert len(await in_database(roster.lifetime_changes, grace.pk, room.id, 20)) == seen
+
+
+async def test_the_newest_changes_come_oldest_first(ada: User) -> None:
+    room = await room_of(ada)
+    for ttl_s in range(10, 15):
+        await rooms.change_room(ada.pk, room.id, Change(ttl_s=ttl_s))
+
+    changes = await in_database(roster.lifetime_changes, ada.pk, room.id, 3)
+
+    assert [change.detail["to"] for change in changes] == [12, 13, 14]
+
+
+async def test_shortening_is_counted_first_and_written_down_once_it_is_done(ada: User, grace: User) -> None:
+    room = await room_of(ada, grace)
+    await accept(open_store(), *[message(user=grace.pk, room=key_of(room)) for _ in range(3)])
+    [short] = await accept(open_store(), message(user=grace.pk, room=key_of(room), ttl_ms=20_000))
+
+    counted = await rooms.shorten(ada.pk, room.id, 30, dry_run=True)
+    assert counted == Shortened(looked=4, shortened=3, ended=0)
+    assert await audited(room) == []
+    assert await rooms.shorten(ada.pk, room.id, 30, dry_run=False) == counted
+
+    detail = {"ttl": 30, "looked": 4, "shortened": 3, "ended": 0}
+    assert await audited(room) == [("shorten", ada.pk, "ada", detail)]
+    ends = [one.expires_at - one.sent_at for one in await newest(room, grace)]
+    assert ends == [30_000, 30_000, 30_000, short.expires_at - short.sent_at]
+
+
+async def newest(room: Room, reader: User) -> list[Stored]:
+    return (await open_store().history(key_of(room), reader.pk, before=2**53 - 1)).messages
+
+
+async def test_only_who_may_change_a_room_shortens_what_is_in_it(ada: User, grace: User) -> None:
+    room = await room_of(ada, grace)
+    direct = await rooms.open_direct(ada.pk, "grace")
+    with pytest.raises(Forbidden):
+        await rooms.shorten(grace.pk, room.id, 30, dry_run=True)
+    with pytest.raises(NotMember):
+        await rooms.shorten((await person("eve")).pk, room.id, 30, dry_run=True)
+    for one in (ada, grace):
+        assert await rooms.shorten(one.pk, direct.id, 30, dry_run=True) == Shortened(0, 0, 0)
+    assert await rooms.shorten(None, room.id, 30, dry_run=True) == Shortened(0, 0, 0)
+
+
+@pytest.mark.parametrize("ttl_s", [9, -1, 28 * 86_400 + 1, 10**30])
+async def test_existing_messages_get_no_lifetime_outside_the_sites_bounds(ada: User, ttl_s: int) -> None:
+    room = await room_of(ada)
+    with pytest.raises(BadTtl):
+        await rooms.shorten(ada.pk, room.id, ttl_s, dry_run=False)
 
 
 async def test_a_verb_needs_no_channel_layer(ada: User, grace: User, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,8 +190,15 @@ ADDRESSES = [
     ("POST", "/api/direct/"),
     ("GET", "/api/people/"),
     ("GET", "/api/rooms/abc/messages/7/recipients/"),
+    ("GET", "/api/rooms/abc/lifetimes/"),
+    ("POST", "/api/rooms/abc/shorten/"),
 ]
-TAKING_A_BODY = [("POST", "/api/rooms/"), ("PATCH", "/api/rooms/abc/"), ("POST", "/api/direct/")]
+TAKING_A_BODY = [
+    ("POST", "/api/rooms/"),
+    ("PATCH", "/api/rooms/abc/"),
+    ("POST", "/api/direct/"),
+    ("POST", "/api/rooms/abc/shorten/"),
+]
 
 
 @pytest.mark.parametrize(("method", "path"), ADDRESSES)
@@ -300,6 +307,7 @@ async def test_a_room_is_made_with_what_was_asked(client: AsyncClient, grace: Us
             "topic": "launch",
             "ttl": 60,
             "ttl_max": 600,
+            "tracked": True,
             "role": "owner",
             "members_total": 2,
         },
@@ -379,6 +387,68 @@ async def test_a_member_may_not_change_a_room(client: AsyncClient, ada: User, gr
     assert await refusal(client, "PATCH", f"/api/rooms/{room.id}/", {"name": "mine"}) == (403, "forbidden")
 
 
+async def test_who_changed_the_lifetime_is_told_oldest_first(
+    client: AsyncClient, ada: User, grace: User
+) -> None:
+    room = await room_of(ada, grace)
+    for ttl in (60, 600):
+        await ask(client, "PATCH", f"/api/rooms/{room.id}/", {"ttl": ttl})
+    await ask(client, "PATCH", f"/api/rooms/{room.id}/", {"ttl": 600, "topic": "the same lifetime"})
+
+    status, answer = await ask(await browser_of(grace), "GET", f"/api/rooms/{room.id}/lifetimes/")
+
+    assert status == HTTPStatus.OK
+    by = {"id": ada.pk, "name": "ada"}
+    assert [{**change, "at": 0} for change in answer["lifetimes"]] == [
+        {"at": 0, "by": by, "from": 3600, "to": 60},
+        {"at": 0, "by": by, "from": 60, "to": 600},
+    ]
+    first, second = (change["at"] for change in answer["lifetimes"])
+    assert 0 <= await open_store().now_ms() - second < 60_000
+    assert first <= second
+
+
+async def test_what_is_there_is_shortened_after_a_count(client: AsyncClient, ada: User, grace: User) -> None:
+    room = await room_of(ada, grace)
+    await send(room, grace)
+    path = f"/api/rooms/{room.id}/shorten/"
+
+    counted = await ask(client, "POST", path, {"ttl": 30})
+    done = await ask(client, "POST", path, {"ttl": 30, "dry_run": False})
+    again = await ask(client, "POST", path, {"ttl": 30, "dry_run": False})
+
+    assert counted == done == (200, {"looked": 1, "shortened": 1, "ended": 0})
+    assert again == (200, {"looked": 1, "shortened": 0, "ended": 0})
+
+
+@pytest.mark.parametrize("ttl", [9, 0, -1, 28 * 86_400 + 1, 10**12])
+async def test_a_lifetime_outside_the_bounds_is_refused_with_them(
+    client: AsyncClient, ada: User, ttl: int
+) -> None:
+    room = await room_of(ada)
+    for method, path in (("POST", f"/api/rooms/{room.id}/shorten/"), ("PATCH", f"/api/rooms/{room.id}/")):
+        status, answer = await ask(client, method, path, {"ttl": ttl})
+        assert (status, answer["error"]["code"]) == (400, "bad_ttl")
+        assert "10 and 2419200" in answer["error"]["detail"]
+
+
+@pytest.mark.parametrize("ttl", [b"1e999", b"NaN", b'"60"', b"60.5", b"true", b"null", b"[]"])
+async def test_a_lifetime_that_is_no_whole_number_is_refused(
+    client: AsyncClient, ada: User, ttl: bytes
+) -> None:
+    room = await room_of(ada)
+    body = b'{"ttl": ' + ttl + b"}"
+    assert await refusal(client, "POST", f"/api/rooms/{room.id}/shorten/", body) == (400, "bad_request")
+
+
+async def test_a_member_may_not_shorten_but_sees_the_lifetimes(
+    client: AsyncClient, ada: User, grace: User
+) -> None:
+    room = await room_of(grace, ada)
+    assert await refusal(client, "POST", f"/api/rooms/{room.id}/shorten/", {"ttl": 60}) == (403, "forbidden")
+    assert await ask(client, "GET", f"/api/rooms/{room.id}/lifetimes/") == (200, {"lifetimes": []})
+
+
 async def test_a_room_of_others_looks_like_none(client: AsyncClient, grace: User) -> None:
     room = await room_of(grace)
     for room_id in (room.id, "none"):
@@ -388,8 +458,11 @@ async def test_a_room_of_others_looks_like_none(client: AsyncClient, grace: User
             ("GET", "members/"),
             ("POST", "join/"),
             ("POST", "leave/"),
+            ("GET", "lifetimes/"),
+            ("POST", "shorten/"),
         ):
-            assert await refusal(client, method, f"/api/rooms/{room_id}/{path}", {}) == (404, "not_member")
+            answer = await refusal(client, method, f"/api/rooms/{room_id}/{path}", {"ttl": 60})
+            assert answer == (404, "not_member")
 
 
 async def test_joining_and_leaving_a_public_room(client: AsyncClient, ada: User, grace: User) -> None:

@@ -1,8 +1,10 @@
-"""`manage.py room create|list|show`: rooms from the command line. Data on stdout, talk on stderr."""
+"""`manage.py room create|list|show|lifetime|shorten`: rooms from the command line. Data on stdout, talk on stderr."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,10 +26,10 @@ Fields = dict[str, Any]
 
 
 class Command(BaseCommand):
-    help = "Make, list and show rooms."
+    help = "Make, list and show rooms; change how long their messages live."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        verbs = parser.add_subparsers(dest="verb", required=True, metavar="create|list|show")
+        verbs = parser.add_subparsers(dest="verb", required=True, metavar="create|list|show|lifetime|shorten")
         create = verbs.add_parser("create", help="make a room and print its id")
         create.add_argument("name")
         create.add_argument("--private", action="store_true", help="only who is added may come in")
@@ -44,13 +46,32 @@ class Command(BaseCommand):
         lister.add_argument("--kind", choices=Room.Kind.values)
         show = verbs.add_parser("show", help="show a room, its members and its place in the store")
         show.add_argument("room", help="the room's id")
-        for verb in (create, lister, show):
+        lifetime = verbs.add_parser("lifetime", help="change the lifetime of new messages")
+        lifetime.add_argument("room", help="the room's id")
+        lifetime.add_argument("--ttl", type=int, metavar="S", help="lifetime of new messages in seconds")
+        lifetime.add_argument(
+            "--ttl-max", type=int, metavar="S", help="the longest one a message may be given"
+        )
+        shorten = verbs.add_parser("shorten", help="let messages that are already there end sooner")
+        shorten.add_argument("room", help="the room's id")
+        shorten.add_argument(
+            "--ttl", type=int, metavar="S", required=True, help="seconds after which they end at the latest"
+        )
+        shorten.add_argument("--dry-run", action="store_true", help="only count them")
+        shorten.add_argument("--yes", action="store_true", help="do not ask")
+        for verb in (create, lister, show, lifetime, shorten):
             verb.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        verb = {"create": self._create, "list": self._list, "show": self._show}[options["verb"]]
+        verbs = {
+            "create": self._create,
+            "list": self._list,
+            "show": self._show,
+            "lifetime": self._lifetime,
+            "shorten": self._shorten,
+        }
         try:
-            verb(options)
+            verbs[options["verb"]](options)
         except MessagingError as error:
             raise CommandError(error.detail) from None
 
@@ -85,9 +106,7 @@ class Command(BaseCommand):
             self._write_table(rows, ("room", "name", "kind", "members", "ttl", "ttl_max", "topic"))
 
     def _show(self, options: Fields) -> None:
-        room = Room.objects.filter(pk=options["room"]).first()
-        if room is None:
-            raise CommandError(f"There is no room {options['room']}.")
+        room = _room(options["room"])
         fields = _room_fields(room) | self._place(room)
         members = _members(room)
         if options["json"]:
@@ -96,6 +115,38 @@ class Command(BaseCommand):
         for name, value in fields.items():
             self.stdout.write(f"{name:<10}{'' if value is None else value}".rstrip())
         self._write_table(members, ("user", "name", "role"))
+
+    def _lifetime(self, options: Fields) -> None:
+        if options["ttl"] is None and options["ttl_max"] is None:
+            raise CommandError("Give --ttl, --ttl-max or both.", returncode=2)
+        before = _room(options["room"])
+        change = roster.Change(ttl_s=options["ttl"], ttl_max_s=options["ttl_max"])
+        room = run_verb(rooms.change_room, None, before.id, change)
+        if options["json"]:
+            self._write_json(_room_fields(room))
+        else:
+            self.stderr.write(
+                f"New messages in {room.name} live for {room.ttl_s} s, at most {room.ttl_max_s} s."
+            )
+
+    def _shorten(self, options: Fields) -> None:
+        room = _room(options["room"])
+        found = run_verb(rooms.shorten, None, room.id, options["ttl"], dry_run=True)
+        self.stderr.write(
+            f"{found.shortened} of {found.looked} messages in {room.name} end sooner, {found.ended} of them at once."
+        )
+        goes_on = bool(found.shortened and not options["dry_run"] and (options["yes"] or self._agreed()))
+        if goes_on:
+            found = run_verb(rooms.shorten, None, room.id, options["ttl"], dry_run=False)
+            self.stderr.write(f"Shortened {found.shortened}.")
+        if options["json"]:
+            self._write_json(dataclasses.asdict(found) | {"done": goes_on})
+
+    def _agreed(self) -> bool:
+        if not sys.stdin.isatty():
+            raise CommandError("There is nobody to ask: give --yes or --dry-run.", returncode=2)
+        self.stderr.write("This cannot be undone. Shorten them? [y/N] ", ending="")
+        return input().strip().lower() in ("y", "yes")
 
     def _place(self, room: Room) -> Fields:
         """Return where the room's log stands; nulls where it has none yet, or the store is away."""
@@ -119,6 +170,13 @@ class Command(BaseCommand):
         for row in cells:
             table.add_row(*row)
         Console(markup=False).print(table)
+
+
+def _room(id_: str) -> Room:
+    room = Room.objects.filter(pk=id_).first()
+    if room is None:
+        raise CommandError(f"There is no room {id_}.")
+    return room
 
 
 async def _places(room: Room) -> list[Place | None]:
