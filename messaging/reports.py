@@ -23,6 +23,7 @@ NAMED_MOST = 100  # people by name in a letter and in its notice: the contract
 NAME_MOST = 150  # what the columns hold
 FOUND_AT_ONCE = 5_000  # keys in one query; SQLite takes 32,766
 INSERTED_AT_ONCE = 1_000
+TRIES = 3  # as many as report at once: each failure is another one's commit
 LETTERS = UUID(
     "c1d7a8f2-6a0e-4e57-9d0b-2f3a5a4f0c55"
 )  # the name space of the letters' keys; changed, all were reported twice
@@ -48,12 +49,14 @@ def record(expired: Sequence[Expired], now_ms: int) -> Recorded:
     Raises OperationalError or InterfaceError when the database is away; anything else: something in `expired` is bad.
     """
     owed = [one for one in expired if one.live and one.missed]
-    try:
-        return _record(owed, now_ms)
-    except (
-        IntegrityError
-    ):  # another worker was quicker, or somebody was deleted meanwhile: what is there now decides
-        return _record(owed, now_ms)
+    for _ in range(TRIES - 1):
+        try:
+            return _record(owed, now_ms)
+        except (
+            IntegrityError
+        ):  # another worker was quicker, or somebody was deleted meanwhile: what is there now decides
+            continue
+    return _record(owed, now_ms)
 
 
 def set_aside(expired: Expired, now_ms: int, fault: str) -> Recorded:
