@@ -24,15 +24,10 @@ NAME_MOST = 150  # what the columns hold
 FOUND_AT_ONCE = 5_000  # keys in one query; SQLite takes 32,766
 INSERTED_AT_ONCE = 1_000
 TRIES = 3  # as many as report at once: each failure is another one's commit
-LETTERS = UUID(
-    "c1d7a8f2-6a0e-4e57-9d0b-2f3a5a4f0c55"
-)  # the name space of the letters' keys; changed, all were reported twice
-ODD = (
-    DatabaseError,
-    ValueError,
-    OverflowError,
-    TypeError,
-)  # what a row that fits no table raises, here and there
+# The name space of the letters' keys: with another one everything not yet finalized would be reported twice.
+LETTERS = UUID("c1d7a8f2-6a0e-4e57-9d0b-2f3a5a4f0c55")
+# What a row that fits no table raises, here and there.
+ODD = (DatabaseError, ValueError, OverflowError, TypeError)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,10 +47,8 @@ def record(expired: Sequence[Expired], now_ms: int) -> Recorded:
     for _ in range(TRIES - 1):
         try:
             return _record(owed, now_ms)
-        except (
-            IntegrityError
-        ):  # another worker was quicker, or somebody was deleted meanwhile: what is there now decides
-            continue
+        except IntegrityError:
+            continue  # another worker was quicker, or somebody was deleted meanwhile: what is there now decides
     return _record(owed, now_ms)
 
 
