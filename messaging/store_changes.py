@@ -95,7 +95,7 @@ class Changes(Rooms):
     ) -> Changed:
         visible_from = "0" if open_history else ""
         answer = await self._in_log(script, room, user, epoch or "", seq, visible_from, *args)
-        if answer in _REFUSED:
+        if isinstance(answer, int):
             raise _REFUSED[answer]()
         found_epoch, rev, id_, expires_at, edited_at = map(text, answer)
         return Changed(
