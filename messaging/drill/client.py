@@ -71,6 +71,7 @@ class Client:
         self._outbox = Outbox(ledger, faults.dice)
         self._name = ""
         self._away_until_s = 0.0
+        self._failures = 0  # connections in a row that did not last
         self._told: dict[Place, int] = {}  # how many recipients a receipt said
         self._notices: dict[str, str] = {}  # notice -> digest of what it said
         self._mine: dict[str, tuple[str, int]] = {}  # id -> where it was accepted
@@ -100,11 +101,15 @@ class Client:
         self._away_until_s = time.monotonic() + seconds
         self.cut()
 
+    def reload(self) -> None:
+        """Connect again at once, as a page that is loaded again."""
+        self._failures = 0
+        self.cut()
+
     # The connection
 
     async def live(self) -> None:
         """Connect and come back for as long as the server lets it; ends when cancelled."""
-        failures = 0
         while self.ended is None:
             await asyncio.sleep(max(0.0, self._away_until_s - time.monotonic()))
             began_s = time.monotonic()
@@ -115,9 +120,10 @@ class Client:
                 self._ledger.write("disagreed", f"closed for good with {code}")
                 return
             if time.monotonic() - began_s > HEALTHY_S and code not in UNHEALTHY:
-                failures = 0
-            await asyncio.sleep(self._dice.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2.0**failures)))
-            failures += 1
+                self._failures = 0
+            most_s = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2.0**self._failures)
+            await asyncio.sleep(self._dice.uniform(0, most_s))
+            self._failures += 1
 
     async def _connect(self) -> int:
         """Talk until the connection ends; return its close code."""

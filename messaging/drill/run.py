@@ -25,7 +25,7 @@ PATIENCE_S = 150.0
 PATIENCE_WITHOUT_NETS_S = 12.0
 # Short lives: the job comes each minute, found by a scheduler that looks each 30 s, 5 s late, perhaps in a cluster just replaced.
 PROCESSED_WITHIN_MS = 110_000
-LOOK_AGAIN_EVERY_S = 15.0  # the frame that tells a sender may be lost; a new connection repeats it
+RELOAD_EVERY_S = 10.0  # the frame that tells a sender may be lost; a new connection repeats it
 AWAY = 5  # each how many-th client stays away for longer than a life
 KILL_AGAIN_AFTER_S = 0.5  # where there was nobody to kill just then
 WORDS = ["mañana", "消息", "tomorrow", "naïve", "\U0001f642", "lunch", "ключ", "report", "ok", "then", "fine"]
@@ -198,15 +198,15 @@ class Drill:
         return any(client.unsettled for client in self._clients)
 
     async def _until_told(self) -> None:
-        """Wait until every life is over and explained. Who was not told of his by then connects again, as his page would."""
+        """Wait until every life is over and explained."""
         tally = self._tally
-        looking = asyncio.create_task(self._look_again_for_ever())
+        reloading = asyncio.create_task(self._reload_for_ever())
         try:
             await self._until_quiet(
                 lambda: (tally.accepted, tally.held, tally.named, len(tally.ended)), self._all_told
             )
         finally:
-            looking.cancel()
+            reloading.cancel()
 
     def _all_told(self) -> bool:
         """Also what everybody held must be over: a notice that names somebody falsely comes only then."""
@@ -215,13 +215,14 @@ class Drill:
             return False
         return tally.ended >= tally.lives.keys() or now_ms() > tally.last_expires_at + PROCESSED_WITHIN_MS
 
-    async def _look_again_for_ever(self) -> None:
+    async def _reload_for_ever(self) -> None:
+        """Let those look again who are connected and could have been told of something by now."""
         while True:
-            await asyncio.sleep(LOOK_AGAIN_EVERY_S)
+            await asyncio.sleep(RELOAD_EVERY_S)
             over = {life.sender for life in self._tally.unexplained() if life.expires_at < now_ms()}
             for client in self._clients:
-                if client.user in over:
-                    client.cut()
+                if client.welcomed and client.user in over:
+                    client.reload()
 
     @property
     def _patience_s(self) -> float:
