@@ -58,7 +58,10 @@ def insert(rows: Sequence[Notice], now_ms: int) -> dict[int, str]:
         .annotate(waiting=Count("pk"))
         .order_by("user")
     )
-    return {user: _sum(user, count - WAITING_MOST, now_ms) for user, count in waiting if count > WAITING_MOST}
+    summed = {
+        user: _sum(user, count - WAITING_MOST, now_ms) for user, count in waiting if count > WAITING_MOST
+    }
+    return {user: summary for user, summary in summed.items() if summary}
 
 
 def waiting_for(letters: Collection[UUID]) -> dict[int, list[str]]:
@@ -70,8 +73,8 @@ def waiting_for(letters: Collection[UUID]) -> dict[int, list[str]]:
     return dict(found)
 
 
-def _sum(user: int, most: int, now_ms: int) -> str:
-    """Put the user's `most` oldest notices into his summary; return its id."""
+def _sum(user: int, most: int, now_ms: int) -> str | None:
+    """Put the user's `most` oldest notices into his summary; return its id, None where another worker was quicker."""
     # Locked: what another worker sums, or the user dismisses, at this moment is not among them.
     oldest = list(
         Notice.objects.select_for_update()
@@ -79,13 +82,14 @@ def _sum(user: int, most: int, now_ms: int) -> str:
         .order_by("at", "id")
         .values_list("pk", "room_key", "data__expired_at")[:most]
     )
+    if not oldest:
+        return None
     summaries = Notice.objects.select_for_update().filter(user=user, kind=Kind.SUMMARY, dismissed_at=None)
     summary = summaries.first() or Notice(id=uuid4().hex, user_id=user, kind=Kind.SUMMARY, data={})
-    if oldest:
-        summary.data = _added(summary.data, oldest)
-        summary.at = moment(now_ms) + timedelta(microseconds=999)
-        summary.save()
-        Notice.objects.filter(pk__in=[pk for pk, _, _ in oldest]).delete()
+    summary.data = _added(summary.data, oldest)
+    summary.at = moment(now_ms) + timedelta(microseconds=999)
+    summary.save()
+    Notice.objects.filter(pk__in=[pk for pk, _, _ in oldest]).delete()
     return summary.pk
 
 

@@ -110,7 +110,8 @@ class TestSumming:
         assert notices.WAITING_MOST == 1_000
 
     def test_up_to_the_bound_all_stay(self, room: Room, ada: User, grace: User) -> None:
-        report(room, ada, grace, *range(1, 11))
+        recorded = report(room, ada, grace, *range(1, 11))
+        assert len(recorded.notices[ada.pk]) == 10
         assert set(Notice.objects.values_list("kind", flat=True)) == {"undelivered"}
 
     def test_above_it_the_oldest_become_one(self, room: Room, ada: User, grace: User) -> None:

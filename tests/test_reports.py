@@ -356,15 +356,15 @@ class TestOddRows:
 class TestTwoWorkers:
     def test_at_once_they_write_each_message_once(self, room: Room) -> None:
         ada, grace, linus = people("ada", "grace", "linus")
-        some = [expired(room, ada, missed(grace, linus), seq) for seq in range(1, 101)]
+        some = [expired(room, ada, missed(grace, linus), seq) for seq in range(1, 501)]
         faults, letters = self.at_once(
             lambda: reports.record(some, NOW),
             lambda: reports.record(some[::-1], NOW),
-            lambda: reports.record(some[50:], NOW),
+            lambda: reports.record(some[250:], NOW),
         )
         assert faults == []
         assert sorted(letters) == sorted(reports.key_of(one) for one in some)
-        assert counts() == (100, 200, 100)
+        assert counts() == (500, 1_000, 500)
 
     def test_together_past_the_bound_they_count_every_notice_once(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
