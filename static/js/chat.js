@@ -33,6 +33,7 @@ export class Chat extends Emitter {
   #transmit = () => false;
   #acks;
   #changes = new Map(); // key -> frame of an edit, delete or extend that waits for its answer
+  #deletions = new Set(); // "room|seq" of what this page asked to delete
   #resends = new Map(); // id -> frame
   #dismissals = new Set(); // notices put aside here, until the server says so
   #unrepeated = new Set(); // notices that this connection has not told of yet
@@ -125,6 +126,7 @@ export class Chat extends Emitter {
   }
 
   delete(room, seq) {
+    this.#deletions.add(`${room.id}|${seq}`);
     this.#ask(`delete|${room.id}|${seq}`, protocol.remove(room.id, room.log.epoch, seq));
   }
 
@@ -221,8 +223,8 @@ export class Chat extends Emitter {
   }
 
   _deleted(frame) {
-    const mine = this.#answered(["delete"], frame);
-    this.#withRoom(frame, (room) => this.#apply(room, room.log.deleted(frame), { own_doing: mine }));
+    this.#answered(["delete"], frame);
+    this.#withRoom(frame, (room) => this.#apply(room, room.log.deleted(frame)));
   }
 
   _expired(frame) {
@@ -323,10 +325,10 @@ export class Chat extends Emitter {
     this.emit("rooms");
   }
 
-  #apply(room, out, { own_doing = false } = {}) {
+  #apply(room, out) {
     for (const message of [...out.added, ...out.changed]) if (message.unshowable) this.#reject(room, message);
     for (const message of out.added) if (room.isOwn(message)) this.#cameBack(room, message);
-    for (const { message, reason } of out.removed) this.#ended(room, message, reason, own_doing);
+    for (const { message, reason } of out.removed) this.#ended(room, message, reason);
     room.settleAccepted();
     this.#askAndAcknowledge(room);
     if (!out.added.length && !out.changed.length && !out.removed.length && !out.reset && !out.resumed && !out.paged) return;
@@ -348,9 +350,10 @@ export class Chat extends Emitter {
     this.#transmit(protocol.reject(room.id, room.log.epoch, message.seq, "unreadable"));
   }
 
-  #ended(room, message, reason, own_doing) {
+  #ended(room, message, reason) {
     const receipt = room.receipts.get(message.seq);
     room.receipts.delete(message.seq);
+    const own_doing = this.#deletions.delete(`${room.id}|${message.seq}`);
     if (!room.isOwn(message) || !["expired", "deleted"].includes(reason)) return;
     const ended_at = reason === "expired" ? message.expires_at : this.#server_clock.now();
     this.#tombstones.put({ room: room.id, epoch: room.log.epoch, seq: message.seq, id: message.id, sent_at: message.sent_at, ended_at, why: reason, own_doing, ...receipt });
@@ -396,6 +399,7 @@ export class Chat extends Emitter {
     const asked = this.#changes.get(key);
     if (frame.retryable) return this.#later(frame, () => this.#changes.has(key) && this.#transmit(asked));
     this.#changes.delete(key);
+    if (frame.of === "delete") this.#deletions.delete(`${asked.room}|${asked.seq}`);
     if (frame.of === "delete" && GONE.includes(frame.code)) return; // as it was wished
     this.emit("problem", { room: this.rooms.get(asked.room), seq: asked.seq, code: frame.code, of: frame.of });
   }

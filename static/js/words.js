@@ -164,6 +164,7 @@ export function notResent(code) {
   const words = {
     too_late: gettext("Its text is not kept any more, so it cannot be resent"),
     no_such_message: gettext("Its text is not kept any more, so it cannot be resent"),
+    nobody_missed_it: gettext("Nobody who missed it can be sent to any more"),
   };
   return words[code] ?? refused(code);
 }

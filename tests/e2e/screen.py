@@ -107,6 +107,14 @@ class Screen:
             self.box.fill(text)
             self.box.press("Enter")
 
+    def live_for(self, seconds: int) -> None:
+        """Choose a lifetime of one's own for the next message."""
+        self.page.locator("[data-lifetime] summary").click()
+        self.page.locator('[data-lifetime] input[value="custom"]').check()
+        self.page.locator("#custom-ttl").fill(str(seconds))
+        self.page.locator("[data-lifetime] select").select_option("1")
+        self.page.locator("[data-lifetime] .field button").click()
+
     def sees(self, *texts: str, timeout_s: float = 10) -> None:
         for text in texts:
             expect(self.message(text)).to_have_count(1, timeout=timeout_s * 1000)

@@ -136,19 +136,10 @@ def talk(here: list[Screen], words: list[tuple[int, str]]) -> None:
         for screen in here:
             screen.sees(text)
         if number == 3:
-            live_for(ada, 12)
+            ada.live_for(12)
             ada.say("1174 4711")
             ada.waits_for_state("1174 4711", "delivering")
     expect(ada.log.locator('[data-state="expired"]')).to_contain_text("reached 3 of 5", timeout=20_000)
-
-
-def live_for(screen: Screen, seconds: int) -> None:
-    """Choose a lifetime of one's own for the next message."""
-    screen.page.locator("[data-lifetime] summary").click()
-    screen.page.get_by_label("Custom…").check()
-    screen.page.get_by_label("How long").fill(str(seconds))
-    screen.page.get_by_label("Unit").select_option("1")
-    screen.page.get_by_role("button", name="Use").click()
 
 
 def alone(ada: Screen, whom: str, text: str) -> None:

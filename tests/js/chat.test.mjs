@@ -288,6 +288,16 @@ test("an edit in doubt is asked again, and a refused one tells where", () => {
   assert.equal(w.chat.isChanging("edit", "r", 1), false);
 });
 
+test("an own deletion is known for one also when a sync brings it", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(1, { from: ADA }));
+  w.chat.delete(w.room(), 1);
+  w.chat.take({ type: "deleted", room: "r", epoch: "e", rev: 2, seq: 1 }); // rev 1 was not heard
+  w.chat.take({ type: "resumed", room: "r", epoch: "e", ok: true, from: 1, upto: 1, top: 1, rev: 2, more: false, messages: [], gone: [[1, "deleted"]], changed: [] });
+  assert.deepEqual(w.chat.tombstones(w.room()).map(({ why, own_doing }) => [why, own_doing]), [["deleted", true]]);
+});
+
 test("a deletion in doubt that turns out to be done is no problem", () => {
   const w = world();
   w.welcome();

@@ -1,0 +1,480 @@
+"""The end of a message's life on the screens: who missed it is named, it is sent again, and no text outlives it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+from tests.e2e.conftest import OpenScreen
+from tests.e2e.screen import Screen
+from tests.e2e.site import Demo, Site, wait_for
+from tests.e2e.test_page import look, standing
+
+PROCESS = """
+from messaging import expiry
+from messaging.crossing import run_verb
+print(run_verb(expiry.process, expiry.Expiring()).missed)
+"""
+SHORT_S = 10  # the shortest life there is
+
+
+def room_of(open_screen: OpenScreen, demo: Demo, who: int = 0, **options: object) -> Screen:
+    screen = open_screen(demo.people[who], f"/r/{demo.room}/", **options)
+    screen.wait_ready()
+    return screen
+
+
+def process(site: Site, until: Locator) -> None:
+    """Run the job, which is 5 s late on purpose, until the screen shows what comes of it."""
+
+    def once() -> bool:
+        site.manage("shell", "-c", PROCESS)
+        until.page.wait_for_timeout(100)  # playwright hears of the page only while it waits
+        return until.count() > 0
+
+    wait_for("what the job tells", once, 40)
+
+
+def bell(screen: Screen, count: int) -> Locator:
+    """The bell in sight that shows so many notices."""
+    return screen.page.locator("[data-bell]:visible").and_(
+        screen.page.locator(f'[aria-label="Notices, {count} new"]')
+    )
+
+
+def notices(screen: Screen) -> Locator:
+    return screen.page.locator("#notices")
+
+
+def open_bell(screen: Screen) -> Locator:
+    screen.page.locator("[data-bell]:visible").click()
+    expect(notices(screen)).to_be_visible()
+    return notices(screen)
+
+
+def missed(site: Site, hers: Screen, text: str) -> None:
+    """Let ada say something that somebody misses, and let the job tell her."""
+    hers.live_for(SHORT_S)
+    hers.say(text)
+    hers.waits_for_state(text, "sent", "delivering")
+    expect(hers.message(text)).to_have_count(0, timeout=20_000)
+    process(site, bell(hers, 1))
+
+
+def frames_to_server(screen: Screen) -> list[str]:
+    """The types of what this screen's page sends from its next connect on."""
+    types: list[str] = []
+
+    def note(payload: str | bytes) -> None:
+        frames = json.loads(payload)
+        types.extend(one["type"] for one in (frames if isinstance(frames, list) else [frames]))
+
+    screen.page.on("websocket", lambda socket: socket.on("framesent", note))
+    return types
+
+
+def test_who_missed_a_message_is_named_and_the_resend_reaches_nobody_else(
+    open_screen: OpenScreen, site: Site, demo: Demo
+) -> None:
+    _, bob, carol = demo.people
+    hers, carols = room_of(open_screen, demo), room_of(open_screen, demo, 2)
+    sent_by_carol = frames_to_server(carols)
+    carols.page.reload()
+    carols.wait_ready()
+    hers.live_for(SHORT_S)
+    hers.say("the gate code")
+    carols.sees("the gate code")
+    hers.waits_for_state("the gate code", "delivering")
+    expect(carols.message("the gate code")).to_have_count(0, timeout=15_000)
+    grave = hers.log.locator('[data-state="expired"]')
+    expect(grave).to_contain_text("reached 1 of 2")
+    assert "the gate code" not in hers.page.content()
+
+    process(site, bell(hers, 1))
+
+    expect(grave).to_contain_text(f"Never reached {bob.name} (offline).")
+    told = open_bell(hers)
+    expect(told).to_contain_text(f"Never reached {bob.name}")
+    expect(told).to_contain_text("offline the whole time")
+    expect(told).not_to_contain_text(carol.name)
+    before = len(sent_by_carol)
+    bobs = room_of(open_screen, demo, 1)
+    bobs.say("back again")  # and what he missed is not here
+    carols.sees("back again")
+    assert "the gate code" not in bobs.page.content()
+
+    told.get_by_role("button", name="Resend to them").click()
+
+    bobs.sees("the gate code")
+    expect(told.locator(".notice")).to_have_count(0)
+    expect(grave).to_contain_text(f"Resent to {bob.name} at ")
+    expect(grave.get_by_role("button", name="Resend to them")).to_have_count(0)
+    hers.waits_for_state("the gate code", "delivered", "read")
+    bobs.say("thank you")
+    carols.sees("thank you")
+    assert "the gate code" not in carols.page.content()
+    assert "sync" not in sent_by_carol[before:]
+
+
+def test_the_tombstone_resends_too_and_a_reload_keeps_what_was_told(
+    open_screen: OpenScreen, site: Site, demo: Demo
+) -> None:
+    hers = room_of(open_screen, demo)
+    missed(site, hers, "for two who are away")
+    hers.page.reload()
+    hers.wait_ready()
+    expect(bell(hers, 1)).to_have_count(1)
+    grave = hers.log.locator('[data-state="expired"]')
+    for person in demo.people[1:]:
+        expect(grave).to_contain_text(f"{person.name} (offline)")
+    grave.get_by_role("button", name="Resend to them").click()
+    expect(grave).to_contain_text("Resent to ")
+    theirs = room_of(open_screen, demo, 2)
+    theirs.sees("for two who are away")
+    hers.page.reload()
+    hers.wait_ready()
+    expect(grave).to_contain_text("Resent to ")
+    expect(bell(hers, 1)).to_have_count(0)
+
+
+def test_what_is_put_aside_on_one_device_goes_on_the_other_also_when_it_was_away(
+    open_screen: OpenScreen, site: Site, demo: Demo
+) -> None:
+    hers, phone = room_of(open_screen, demo), room_of(open_screen, demo, width=390, height=844, phone=True)
+    missed(site, hers, "never received")
+    expect(bell(phone, 1)).to_have_count(1)
+    phone.context.set_offline(True)
+    expect(phone.connection).to_be_visible(timeout=20_000)
+    open_bell(hers).get_by_role("button", name="Dismiss").click()
+    expect(bell(hers, 1)).to_have_count(0)
+    expect(bell(phone, 1)).to_have_count(1)
+    phone.context.set_offline(False)
+    expect(bell(phone, 1)).to_have_count(0, timeout=20_000)
+
+
+def test_many_missed_in_one_room_are_one_group_by_name(
+    open_screen: OpenScreen, site: Site, demo: Demo
+) -> None:
+    hers = room_of(open_screen, demo)
+    for text in ("one", "two", "three"):
+        hers.live_for(SHORT_S)
+        hers.say(text)
+    expect(hers.log.locator('[data-state="expired"]')).to_have_count(3, timeout=25_000)
+    process(site, bell(hers, 3))
+    told = open_bell(hers)
+    names = [person.name for person in demo.people[1:]]
+    expect(told.locator(".notice")).to_have_count(4)  # the group, and each of them folded into it
+    expect(told.locator(".notice > div > h3").first).to_contain_text(
+        f"3 messages in {demo.rooms[0]['name']} expired before {names[0]} and 1 other had them"
+    )
+    told.get_by_role("button", name="Dismiss all").click()
+    expect(told).to_contain_text("Nothing undelivered")
+    expect(bell(hers, 3)).to_have_count(0)
+
+
+def test_a_change_or_deletion_is_seen_on_every_screen_also_on_one_that_was_away(
+    open_screen: OpenScreen, demo: Demo
+) -> None:
+    hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
+    phone = room_of(open_screen, demo, width=390, height=844, phone=True)
+    hers.say("first of ada", "second of ada")
+    theirs.say("first of grace", "second of grace")
+    for screen in (hers, theirs, phone):
+        screen.sees("first of ada", "second of ada", "first of grace", "second of grace")
+    phone.context.set_offline(True)
+    expect(phone.connection).to_be_visible(timeout=20_000)
+    edit(hers, "first of ada", "first, better")
+    edit(theirs, "first of grace", "grace was here")
+    delete(hers, "second of ada")
+    delete(theirs, "second of grace")
+    for screen in (hers, theirs):
+        seen_as_changed(screen)
+    expect(hers.log.locator('[data-state="expired"]')).to_contain_text("You deleted this message")
+    phone.context.set_offline(False)
+    seen_as_changed(phone)
+    theirs.page.reload()
+    theirs.wait_ready()
+    seen_as_changed(theirs)
+
+
+def edit(screen: Screen, text: str, better: str) -> None:
+    screen.message(text).hover()
+    screen.message(text).locator('[data-action="edit"]').click()
+    screen.box.fill(better)
+    screen.box.press("Enter")
+
+
+def delete(screen: Screen, text: str) -> None:
+    screen.message(text).hover()
+    screen.message(text).locator('[data-action="delete"]').click()
+    screen.page.locator("[data-confirm] [value=yes]").click()
+
+
+def seen_as_changed(screen: Screen) -> None:
+    for text in ("first, better", "grace was here"):
+        expect(screen.message(text)).to_have_count(1, timeout=20_000)
+        expect(screen.message(text)).to_contain_text("edited")
+    for text in ("first of ada", "second of ada", "first of grace", "second of grace"):
+        expect(screen.message(text)).to_have_count(0)
+
+
+def test_an_owner_deletes_what_another_wrote_and_its_author_learns_it(
+    open_screen: OpenScreen, demo: Demo
+) -> None:
+    hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
+    theirs.say("not here, please")
+    hers.sees("not here, please")
+    delete(hers, "not here, please")
+    expect(theirs.message("not here, please")).to_have_count(0)
+    expect(theirs.log.locator('[data-state="expired"]')).to_contain_text("This message was deleted")
+    hers.say("still here")
+    theirs.sees("still here")
+    assert theirs.message("still here").locator('[data-action="delete"]').count() == 0
+
+
+def test_extend_is_offered_while_somebody_lacks_it_and_every_screen_learns_the_new_time(
+    open_screen: OpenScreen, demo: Demo
+) -> None:
+    hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
+    hers.live_for(20)
+    hers.say("wait for me")
+    theirs.sees("wait for me")
+    offer = hers.message("wait for me").locator(".aside")
+    expect(offer).to_contain_text(f"not with {demo.people[2].name} yet", timeout=20_000)
+    expect(bell(hers, 1)).to_have_count(1)
+    offer.get_by_role("button", name="Extend").click()
+    expect(offer).to_contain_text("Extended by 20 seconds, until ")
+    expect(bell(hers, 1)).to_have_count(0)
+    theirs.page.wait_for_function(
+        "() => Number.parseInt(document.querySelector('[data-part=\"left-text\"]').textContent) > 10"
+    )
+
+
+def test_a_reply_or_an_edit_of_what_expires_meanwhile_shows_its_text_no_more(
+    open_screen: OpenScreen, demo: Demo
+) -> None:
+    hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
+    hers.live_for(SHORT_S)
+    hers.say("hers and secret")
+    theirs.sees("hers and secret")
+    theirs.message("hers and secret").hover()
+    theirs.message("hers and secret").locator('[data-action="reply"]').click()
+    theirs.box.fill("an answer that is not finished")
+    hers.box.press("ArrowUp")
+    expect(hers.page.locator("[data-context]")).to_contain_text("Editing")
+    for screen in (hers, theirs):
+        expect(screen.page.locator("[data-context]")).to_be_hidden(timeout=15_000)
+        expect(screen.message("hers and secret")).to_have_count(0)  # faded
+        assert "hers and secret" not in screen.page.content()
+    expect(hers.box).to_have_value("")
+    expect(theirs.box).to_have_value("an answer that is not finished")
+
+
+WAKES = """(text) => {
+  const real = Date.now;
+  Date.now = () => real() + 2 * 3600_000;  // asleep for two hours: not one timer has run
+  const seen = [];
+  const look = () => {
+    seen.push(document.querySelector("main").textContent.includes(text));
+    if (seen.length < 60) requestAnimationFrame(look);
+    else window.seen = seen;
+  };
+  document.dispatchEvent(new Event("visibilitychange"));
+  requestAnimationFrame(look);
+}"""
+
+
+def test_a_laptop_that_slept_past_an_expiry_shows_nothing_expired_in_any_frame(
+    open_screen: OpenScreen, demo: Demo
+) -> None:
+    hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
+    theirs.say("hers is over by then")
+    hers.say("mine is over by then")
+    hers.sees("hers is over by then", "mine is over by then")
+    hers.page.evaluate(WAKES, "is over by then")
+    seen = hers.page.wait_for_function("() => window.seen").json_value()
+    assert seen == [False] * 60
+
+
+def test_a_message_that_fades_above_leaves_what_is_read_where_it_is(
+    open_screen: OpenScreen, demo: Demo
+) -> None:
+    hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
+    theirs.say(*[f"line {n}." for n in range(10)])
+    theirs.live_for(SHORT_S)
+    theirs.say("gone soon\n" * 8)
+    theirs.say(*[f"line {n}." for n in range(10, 60)])
+    hers.sees("line 59.", "gone soon")
+    place = hers.message("line 30.")
+    place.scroll_into_view_if_needed()
+    before = standing(place)
+    expect(hers.message("gone soon")).to_have_count(0, timeout=20_000)
+    assert standing(place) == before
+
+
+def test_a_change_of_lifetime_stands_in_the_timeline_after_a_reload(
+    open_screen: OpenScreen, demo: Demo
+) -> None:
+    hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
+    hers.say("before")
+    theirs.sees("before")
+    about(hers)
+    hers.page.locator("#about-ttl").select_option("300")
+    hers.page.get_by_role("button", name="Save").click()
+    line = f"{demo.people[0].name} changed the lifetime from 1 hour to 5 minutes"
+    for screen in (hers, theirs):
+        expect(screen.log.locator(".event")).to_contain_text(line)
+    hers.say("after")
+    theirs.sees("after")
+    for screen in (hers, theirs):
+        screen.page.reload()
+        screen.wait_ready()
+        expect(screen.log.locator(".event")).to_contain_text(line)
+        order = screen.log.locator(":scope > .event, :scope > article").all_inner_texts()
+        assert [next(word for word in ("before", "changed", "after") if word in one) for one in order] == [
+            "before",
+            "changed",
+            "after",
+        ]
+
+
+def about(screen: Screen) -> Locator:
+    screen.page.get_by_role("button", name="About this room").click()
+    return screen.page.locator("#about")
+
+
+def test_existing_messages_are_shortened_only_after_their_count(open_screen: OpenScreen, demo: Demo) -> None:
+    hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
+    hers.say("one", "two")
+    theirs.sees("one", "two")
+    sheet = about(hers)
+    sheet.locator("#about-shorten").select_option("30")
+    sheet.get_by_role("button", name="Shorten existing messages too").click()
+    expect(sheet.locator("[data-found]")).to_contain_text("2 of 2 messages would end sooner.")
+    expect(theirs.message("two").locator(".left")).to_contain_text(" min")
+    sheet.get_by_role("button", name="Shorten 2 messages").click()
+    expect(sheet.locator("[data-found]")).to_contain_text("2 messages end sooner.")
+    expect(theirs.message("two").locator('.left[data-left="last-minute"]')).to_contain_text(" s left")
+    sheet.get_by_role("button", name="Shorten existing messages too").click()
+    expect(sheet.locator("[data-found]")).to_contain_text("No message there would end sooner.")
+    theirs.page.get_by_role("button", name="About this room").click()
+    expect(theirs.page.locator("#about-shorten")).to_be_hidden()
+
+
+def test_a_room_that_is_not_tracked_says_so(open_screen: OpenScreen, site: Site, demo: Demo) -> None:
+    untrack = (
+        f"from messaging.models import Room; Room.objects.filter(pk={demo.room!r}).update(tracked=False)"
+    )
+    site.manage("shell", "-c", untrack)
+    hers = room_of(open_screen, demo)
+    expect(hers.page.locator("[data-room-line]")).to_contain_text("not tracked")
+    expect(hers.page.locator("[data-empty-room]")).to_contain_text("nobody is told who missed it")
+    hers.page.locator("[data-lifetime] summary").click()
+    expect(hers.page.locator("[data-after]")).to_contain_text("This room is not tracked")
+    hers.page.keyboard.press("Escape")
+    expect(about(hers)).to_contain_text("nobody is told who missed one")
+
+
+SUMMARIZE = """
+from django.utils import timezone
+from messaging.models import Notice
+hour = 3_600_000
+now = timezone.now()
+ms = int(now.timestamp() * 1000)
+data = {{"messages": 240, "from_at": ms - 9 * hour, "to_at": ms - hour, "rooms": {{{room!r}: 200, "gone": 40}}}}
+Notice.objects.create(id="summary-{user}", user_id={user}, kind="summary", at=now, data=data)
+"""
+
+
+def test_what_was_summed_is_one_row_that_can_be_put_aside(
+    open_screen: OpenScreen, site: Site, demo: Demo
+) -> None:
+    site.manage("shell", "-c", SUMMARIZE.format(room=demo.room, user=demo.people[0].id))
+    hers = room_of(open_screen, demo)
+    expect(bell(hers, 1)).to_have_count(1)
+    told = open_bell(hers)
+    expect(told.locator(".notice")).to_have_count(1)
+    expect(told).to_contain_text("and 240 older messages that did not reach everybody")
+    expect(told.locator("li", has_text=demo.rooms[0]["name"])).to_contain_text("200")
+    expect(told.locator("li", has_text="A room you have left")).to_contain_text("40")
+    told.get_by_role("button", name="Dismiss").click()
+    expect(told).to_contain_text("Nothing undelivered")
+    hers.page.reload()
+    hers.wait_ready()
+    expect(bell(hers, 1)).to_have_count(0)
+
+
+def test_the_tombstone_and_the_notices_work_from_the_keyboard_alone(
+    open_screen: OpenScreen, site: Site, demo: Demo
+) -> None:
+    hers = room_of(open_screen, demo)
+    missed(site, hers, "by keyboard")
+    keys = hers.page.keyboard
+    grave = hers.log.locator('[data-state="expired"]')
+    tab_to(hers, "[data-log] article")
+    expect(grave).to_be_focused()
+    keys.press("ArrowRight")
+    expect(grave.get_by_role("button", name="Resend to them")).to_be_focused()
+    tab_to(hers, "[data-bell]", back=True)
+    keys.press("Enter")
+    expect(notices(hers)).to_be_visible()
+    tab_to(hers, "#notices .notice-actions button:last-child")
+    keys.press("Enter")
+    expect(notices(hers)).to_contain_text("Nothing undelivered")
+    assert hers.page.evaluate("document.activeElement.closest('#notices') !== null")
+    keys.press("Escape")
+    expect(notices(hers)).to_be_hidden()
+    tab_to(hers, "[data-log] article", back=False)
+    keys.press("Enter")
+    keys.press("Enter")
+    expect(grave).to_contain_text("Resent to ")
+
+
+def tab_to(screen: Screen, selector: str, *, back: bool = False) -> None:
+    key = "Shift+Tab" if back else "Tab"
+
+    def there() -> bool:
+        if screen.page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
+            return True
+        screen.page.keyboard.press(key)
+        return False
+
+    wait_for(f"{selector} in the tab order", there)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"dark": True},
+        {"width": 390, "height": 844, "phone": True},
+        {"width": 320, "height": 640, "phone": True, "language": "zh-CN", "reduced_motion": "reduce"},
+    ],
+)
+def test_axe_finds_nothing_serious_in_what_expiry_shows(
+    open_screen: OpenScreen, site: Site, demo: Demo, options: dict[str, object]
+) -> None:
+    hers = open_screen(demo.people[0], f"/r/{demo.room}/", **options)
+    hers.wait_ready()
+    hers.live_for(SHORT_S)
+    hers.say("gone soon")
+    hers.live_for(40)
+    hers.say("soon to be extended")
+    grave = hers.log.locator('[data-state="expired"]')
+    expect(grave).to_have_count(1, timeout=20_000)
+    process(site, grave.locator("button:visible"))
+    look(hers, "tombstone")
+    open_bell(hers)
+    expect(notices(hers).locator(".notice")).to_have_count(1)
+    look(hers, "notices")
+    assert hers.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    hers.page.keyboard.press("Escape")
+    expect(hers.message("soon to be extended").locator(".aside")).to_be_visible(timeout=40_000)
+    look(hers, "extend")
+    hers.page.locator("#about").evaluate("(sheet) => sheet.showPopover()")
+    hers.page.locator("#about-shorten").select_option("30")
+    hers.page.locator("[data-look]").click()
+    expect(hers.page.locator("[data-found]")).to_be_visible()
+    look(hers, "shorten")
