@@ -59,7 +59,7 @@ export class About {
     return el("li", { class: "recipient" },
       avatar({ id: user, name }, { presence: online === null ? null : online ? "online" : "offline" }),
       el("b", { dir: "auto" }, user === this.#page.chat.me.id ? fill(gettext("%(name)s (you)"), { name }) : name),
-      says.length > 0 && el("small", {}, says.join(", ")),
+      says.length > 0 && el("small", {}, says.join(gettext(", "))),
       removable && button(gettext("Remove"), () => this.#remove(user, name), { kind: "plain", "aria-label": fill(gettext("Remove %(name)s"), { name }) }));
   }
 

@@ -118,7 +118,7 @@ export class Notices {
   #summary({ notice, data: { messages, from_at, to_at, rooms } }) {
     const most = Object.entries(rooms).sort(([, a], [, b]) => b - a);
     const others = most.length - ROOMS_MOST;
-    return this.#article("undelivered", "missed", fill(ngettext("and %(n)s older message that did not reach everybody", "and %(n)s older messages that did not reach everybody", messages), { n: words.number(messages) }), [
+    return this.#article("undelivered", "missed", fill(ngettext("%(n)s older message did not reach everybody", "%(n)s older messages did not reach everybody", messages), { n: words.number(messages) }), [
       el("p", { class: "notice-where" }, fill(gettext("expired between %(from)s and %(to)s"), { from: this.#when(from_at), to: this.#when(to_at) })),
       el("ul", { class: "people" }, most.slice(0, ROOMS_MOST).map(([room, n]) => el("li", {}, el("b", { dir: "auto" }, this.#roomName(room)), el("span", {}, words.number(n)))), others > 0 && el("li", {}, el("span", {}, fill(ngettext("and %(n)s more", "and %(n)s more", others), { n: words.number(others) })))),
       el("div", { class: "notice-actions" }, button(gettext("Dismiss"), () => this.#page.chat.dismiss(notice))),

@@ -38,7 +38,7 @@ export class RoomHead {
     }
     if (room.members_total === null) return room.topic ?? "";
     const members = words.membersLine(room.members_total, room.has_presence ? room.online.size : null);
-    return room.tracked ? members : fill(gettext("%(members)s, not tracked"), { members });
+    return room.tracked ? members : fill(gettext("Not tracked, %(members)s"), { members });
   }
 
   #faces(room) {
