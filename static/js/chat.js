@@ -6,6 +6,7 @@
  * code}, left {room}, presence {room}, typing {room}, welcome.
  */
 import { Acks } from "./acks.js";
+import { Dismissals } from "./dismissals.js";
 import { Emitter } from "./emitter.js";
 import { Room } from "./room.js";
 import * as protocol from "./protocol.js";
@@ -35,7 +36,7 @@ export class Chat extends Emitter {
   #changes = new Map(); // key -> frame of an edit, delete or extend that waits for its answer
   #deletions = new Set(); // "room|seq" of what this page asked to delete
   #resends = new Map(); // id -> frame
-  #dismissals = new Set(); // notices put aside here, until the server says so
+  #dismissals;
   #unrepeated = new Set(); // notices that this connection has not told of yet
   #notices_timer = null;
   #typed_at = new Map();
@@ -48,6 +49,7 @@ export class Chat extends Emitter {
     this.#server_clock = serverClock;
     this.#newId = newId;
     this.#tombstones = tombstones;
+    this.#dismissals = new Dismissals({ transmit: (frame) => this.#transmit(frame), clock });
     this.#acks = new Acks({ collect: () => this.#collectAcks(), send: (frame) => this.#transmit(frame), clock, hidden });
   }
 
@@ -73,8 +75,8 @@ export class Chat extends Emitter {
 
   /** The socket is open: ask again what the last connection left unanswered. */
   connected() {
-    const dismissals = [...this.#dismissals].map(protocol.dismiss);
-    for (const frame of [...this.#changes.values(), ...this.#resends.values(), ...dismissals]) this.#transmit(frame);
+    for (const frame of [...this.#changes.values(), ...this.#resends.values()]) this.#transmit(frame);
+    this.#dismissals.ask();
   }
 
   /** One WebSocket text has been taken in full. */
@@ -89,6 +91,7 @@ export class Chat extends Emitter {
 
   disconnected() {
     this.#acks.disconnected();
+    this.#dismissals.disconnected();
     for (const room of this.rooms.values()) {
       room.log.disconnected();
       room.lifetimes_known = false;
@@ -150,9 +153,8 @@ export class Chat extends Emitter {
 
   /** Put a notice aside, here at once and for all devices as soon as the server hears of it. */
   dismiss(notice) {
-    this.#dismissals.add(notice);
     this.notices.delete(notice);
-    this.#transmit(protocol.dismiss(notice));
+    this.#dismissals.add(notice);
     this.emit("notices");
   }
 
@@ -264,7 +266,7 @@ export class Chat extends Emitter {
 
   _notice(frame) {
     this.#unrepeated.delete(frame.notice);
-    if (frame.dismissed) this.#dismissals.delete(frame.notice);
+    if (frame.dismissed) this.#dismissals.done(frame.notice);
     if (frame.dismissed || this.#dismissals.has(frame.notice)) this.notices.delete(frame.notice);
     else this.notices.set(frame.notice, frame);
     if (frame.kind === "undelivered" && !frame.dismissed) this.#bury(frame);
@@ -290,7 +292,7 @@ export class Chat extends Emitter {
     if (frame.of === "send" && this.#outbox.refused(frame)) return;
     if (frame.of === "resend") return this.#resendRefused(frame);
     if (["edit", "delete", "extend"].includes(frame.of)) return this.#changeRefused(frame);
-    if (frame.of === "dismiss") return this.#dismissalRefused(frame);
+    if (frame.of === "dismiss") return this.#dismissals.refused(frame);
     const room = this.rooms.get(frame.room);
     if (!room) return;
     if (frame.of === "history") room.log.pageFailed();
@@ -376,12 +378,6 @@ export class Chat extends Emitter {
       this.#unrepeated.clear();
       this.emit("notices");
     }, NOTICES_COME_MS);
-  }
-
-  /** An answer does not name the notice: whatever is in doubt is asked again, and what is final is over. */
-  #dismissalRefused(frame) {
-    if (!frame.retryable) return this.#dismissals.clear();
-    this.#later(frame, () => this.#dismissals.forEach((notice) => this.#transmit(protocol.dismiss(notice))));
   }
 
   #ask(key, frame) {

@@ -235,6 +235,20 @@ test("a dismissal that is refused for now is asked again, one that is refused fo
   assert.deepEqual(w.types(), ["dismiss", "dismiss"]);
 });
 
+test("a hundred notices put aside at once are asked for twenty at a time", () => {
+  const w = world();
+  w.welcome();
+  const told = Array.from({ length: 100 }, (_, i) => ({ ...notice({ seq: i + 1 }), notice: `n${i}` }));
+  for (const one of told) w.chat.take(one);
+  for (const one of told) w.chat.dismiss(one.notice);
+  assert.equal(w.sent.length, 20);
+  for (let i = 0; i < 20; i += 1) w.chat.take({ type: "error", code: "rate_limited", retryable: true, of: "dismiss", retry_after_ms: 500 });
+  w.clock.advance(500);
+  assert.equal(w.sent.length, 40);
+  for (const one of told) w.chat.take({ ...one, dismissed: true });
+  assert.deepEqual([w.sent.length, new Set(w.sent.map((frame) => frame.notice)).size, w.chat.notices.size], [120, 100, 0]);
+});
+
 test("what another device or the staff sent again cannot be resent here", () => {
   const w = world();
   w.welcome();
