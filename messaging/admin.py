@@ -65,8 +65,11 @@ class RoomAdmin(admin.ModelAdmin[Room]):
 
     def save_model(self, request: HttpRequest, obj: Room, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
-        if change:
-            transaction.on_commit(partial(run_verb, rooms.announce, "room_changed", room=obj.pk))
+        if not change:
+            return
+        now_ms = run_verb(rooms.clock_ms)
+        roster.note_lifetime(obj, request.user.pk, before_s=form.initial["ttl_s"], now_ms=now_ms)
+        transaction.on_commit(partial(run_verb, rooms.announce, "room_changed", room=obj.pk))
 
 
 class MembershipForm(forms.ModelForm[Membership]):

@@ -12,6 +12,7 @@ from django.test import Client
 from messaging import jobs
 from messaging.crossing import in_database
 from messaging.models import Membership, Room
+from messaging.roster import lifetime_changes
 from messaging.store import JOBS_KEY, open_store
 from tests.people import Events, in_store, person, room_of, rows_of
 
@@ -44,6 +45,16 @@ async def test_a_room_is_made_and_changed(staff: Client, events: Events) -> None
 
     assert await post(staff, f"room/{room.pk}/change/", ROOM | {"name": "Borealis"}) == 302
     await events.until(type="room_changed", room=room.pk)
+
+
+async def test_the_staff_who_changed_a_lifetime_are_named_to_its_room(staff: Client, ada: User) -> None:
+    room = await room_of(ada, ttl_s=60, ttl_max_s=600)
+    assert await post(staff, f"room/{room.pk}/change/", ROOM | {"topic": "the same lifetime"}) == 302
+    assert await post(staff, f"room/{room.pk}/change/", ROOM | {"ttl_s": 120}) == 302
+
+    [change] = await in_database(lifetime_changes, ada.pk, room.pk, 20)
+
+    assert (change.user_name, change.detail) == ("staff", {"from": 60, "to": 120})
 
 
 @pytest.mark.parametrize(
