@@ -14,7 +14,7 @@ export function el(tag, attributes = {}, ...children) {
 function furnish(element, { on = {}, ...attributes }, children) {
   for (const [name, value] of Object.entries(attributes)) setAttribute(element, name, value);
   for (const [event, listener] of Object.entries(on)) element.addEventListener(event, listener);
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -71,7 +71,7 @@ export function setText(element, text) {
 
 /** Replace the children; the same nodes stay where they are, so that focus does. */
 export function fillWith(element, ...children) {
-  element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
 }
 
 export const live = (text) => setText(find("[data-announce]"), text);

@@ -397,7 +397,7 @@ function tick() {
     details.tick();
     wait = Math.min(wait, 1000);
   }
-  if (wait < Infinity) notices.render();
+  notices.render();
   return Math.max(50, wait);
 }
 

@@ -9,6 +9,7 @@ import * as words from "./words.js";
 
 const NAMES_MOST = 3; // in a headline
 const ROOMS_MOST = 5; // of a summary
+const LISTED_MOST = 10; // people in sight; a notice may name a hundred
 
 export class Notices {
   #page;
@@ -91,10 +92,9 @@ export class Notices {
 
   #one(notice) {
     const { data } = notice;
-    const others = (data.missing_total ?? data.missing.length) - data.missing.length;
     return this.#article("undelivered", "missed", headline(data), [
       el("p", { class: "notice-where" }, fill(gettext("%(room)s, sent %(sent)s, expired %(expired)s"), { room: this.#roomName(data.room), sent: this.#when(data.sent_at), expired: this.#when(data.expired_at) })),
-      el("ul", { class: "people" }, data.missing.map((one) => el("li", {}, el("b", { dir: "auto" }, one.name), el("span", {}, words.reasonLong(one)))), others > 0 && el("li", {}, el("span", {}, fill(ngettext("and %(n)s more", "and %(n)s more", others), { n: words.number(others) })))),
+      peopleOf(data),
       data.problem && el("p", { class: "field-error" }, words.notResent(data.problem)),
       el("div", { class: "notice-actions" }, data.resendable && this.#resendButton([notice]), button(gettext("Dismiss"), () => this.#page.chat.dismiss(notice.notice))),
     ]);
@@ -102,12 +102,19 @@ export class Notices {
 
   #group(room, notices) {
     const people = new Map(notices.flatMap(({ data }) => data.missing.map((one) => [one.user, one.name])));
-    const [first, ...rest] = people.values();
-    const values = { n: words.number(notices.length), room: this.#roomName(room), name: first, others: rest.length };
-    const title = rest.length ? fill(ngettext("%(n)s messages in %(room)s expired before %(name)s and %(others)s other had them", "%(n)s messages in %(room)s expired before %(name)s and %(others)s others had them", rest.length), values) : fill(gettext("%(n)s messages in %(room)s expired before %(name)s had them"), values);
+    const [first] = people.values();
+    const others = Math.max(people.size, ...notices.map(({ data }) => data.missing_total)) - 1;
+    const values = { n: words.number(notices.length), room: this.#roomName(room), name: first, others: words.number(others) };
+    const title = others ? fill(ngettext("%(n)s messages in %(room)s expired before %(name)s and %(others)s other had them", "%(n)s messages in %(room)s expired before %(name)s and %(others)s others had them", others), values) : fill(gettext("%(n)s messages in %(room)s expired before %(name)s had them"), values);
     const resendable = notices.filter(({ data }) => data.resendable);
-    const each = el("details", { open: this.#open_groups.has(room) }, el("summary", { class: "notice-where" }, gettext("Each of them")), notices.map((notice) => this.#one(notice)));
-    each.addEventListener("toggle", () => (each.open ? this.#open_groups.add(room) : this.#open_groups.delete(room)));
+    const each = el("details", { open: this.#open_groups.has(room) }, el("summary", { class: "notice-where" }, gettext("Each of them")));
+    const unfold = () => each.open && each.children.length === 1 && each.append(...notices.map((notice) => this.#one(notice)));
+    unfold();
+    each.addEventListener("toggle", () => {
+      if (each.open) this.#open_groups.add(room);
+      else this.#open_groups.delete(room);
+      unfold(); // a hundred messages with a hundred names each are made only to be looked at
+    });
     return this.#article("undelivered", "missed", title, [
       el("div", { class: "notice-actions" }, resendable.length > 0 && this.#resendButton(resendable), button(gettext("Dismiss all"), () => notices.forEach(({ notice }) => this.#page.chat.dismiss(notice)))),
       each,
@@ -160,6 +167,17 @@ export class Notices {
     const now = this.#page.serverClock.now();
     return words.isoDay(ms) === words.isoDay(now) ? words.clockTime(ms) : `${words.listWhen(ms, now)} ${words.clockTime(ms)}`;
   }
+}
+
+/** Who missed it and why; what is too long to read at once is folded. */
+function peopleOf({ missing, missing_total }) {
+  const row = (one) => el("li", {}, el("b", { dir: "auto" }, one.name), el("span", {}, words.reasonLong(one)));
+  const more = (n) => fill(ngettext("and %(n)s more", "and %(n)s more", n), { n: words.number(n) });
+  const nameless = missing_total - missing.length;
+  const last = nameless > 0 && el("li", {}, el("span", {}, more(nameless)));
+  const shown = el("ul", { class: "people" }, missing.slice(0, LISTED_MOST).map(row), missing.length <= LISTED_MOST && last);
+  if (missing.length <= LISTED_MOST) return shown;
+  return [shown, el("details", { class: "people-more" }, el("summary", { class: "notice-where" }, more(missing_total - LISTED_MOST)), el("ul", { class: "people" }, missing.slice(LISTED_MOST).map(row), last))];
 }
 
 function headline({ missing, missing_total }) {

@@ -83,6 +83,7 @@ export class Room {
 
   /** Own messages of which nothing was told, newest first: after a reload the complete ones are not told again. */
   get untold() {
+    if (!this.tracked) return [];
     return this.log.list.filter((message) => this.isOwn(message) && !this.receipts.has(message.seq)).reverse();
   }
 

@@ -165,13 +165,19 @@ def test_many_missed_in_one_room_are_one_group_by_name(
     process(site, bell(hers, 3))
     told = open_bell(hers)
     names = [person.name for person in demo.people[1:]]
-    expect(told.locator(".notice")).to_have_count(4)  # the group, and each of them folded into it
+    expect(told.locator(".notice")).to_have_count(1)
     expect(told.locator(".notice > div > h3").first).to_contain_text(
         f"3 messages in {demo.rooms[0]['name']} expired before {names[0]} and 1 other had them"
     )
+    told.get_by_text("Each of them").click()
+    expect(told.locator(".notice .notice")).to_have_count(3)
+    look(hers, "group")
+    told.locator(".notice .notice").last.get_by_role("button", name="Dismiss").click()
+    expect(bell(hers, 2)).to_have_count(1)
+    expect(told.locator(".notice .notice")).to_have_count(2)
     told.get_by_role("button", name="Dismiss all").click()
     expect(told).to_contain_text("Nothing undelivered")
-    expect(bell(hers, 3)).to_have_count(0)
+    expect(bell(hers, 2)).to_have_count(0)
 
 
 def test_a_change_or_deletion_is_seen_on_every_screen_also_on_one_that_was_away(
@@ -404,6 +410,42 @@ def test_what_was_summed_is_one_row_that_can_be_put_aside(
     hers.page.reload()
     hers.wait_ready()
     expect(bell(hers, 1)).to_have_count(0)
+
+
+CROWD = """
+from django.utils import timezone
+from messaging.models import Notice
+now = timezone.now()
+ms = int(now.timestamp() * 1000)
+missing = [{{"user": n, "name": f"member {{n}}", "reason": "offline", "attempts": 0}} for n in range(100, 200)]
+for seq in {seqs}:
+    data = {{
+        "room": {room!r}, "epoch": "e", "seq": seq, "id": "x", "sent_at": ms - 60_000, "expired_at": ms,
+        "delivered": 9760, "total": 10_000, "missing": missing, "missing_total": 240,
+    }}
+    Notice.objects.create(id=f"crowd-{user}-{{seq}}", user_id={user}, kind="undelivered", at=now, data=data)
+"""
+
+
+@pytest.mark.parametrize("seqs", [[1], [1, 2]])
+def test_a_notice_names_ten_at_once_a_hundred_when_asked_and_counts_the_rest(
+    open_screen: OpenScreen, site: Site, demo: Demo, seqs: list[int]
+) -> None:
+    site.manage("shell", "-c", CROWD.format(room=demo.room, user=demo.people[0].id, seqs=seqs))
+    hers = room_of(open_screen, demo)
+    expect(bell(hers, len(seqs))).to_have_count(1)
+    told = open_bell(hers)
+    if len(seqs) > 1:
+        expect(told.locator("h3")).to_contain_text(["expired before member 100 and 239 others had them"])
+        told.get_by_text("Each of them").click()
+    one = told.locator(
+        '.notice:has-text("Never reached member 100, member 101 and member 102 and 237 more")'
+    ).last
+    expect(one.locator("li:visible")).to_have_count(10)
+    one.get_by_text("and 230 more").click()
+    expect(one.locator("li:visible")).to_have_count(101)
+    expect(one.locator("li").last).to_have_text("and 140 more")
+    assert told.evaluate("(sheet) => sheet.scrollWidth <= sheet.clientWidth")
 
 
 def test_the_tombstone_and_the_notices_work_from_the_keyboard_alone(
