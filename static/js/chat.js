@@ -3,7 +3,7 @@
  * tells the views by events and never touches the DOM.
  *
  * Events: rooms (the list changed), room {room, ...out} (something in this room changed), notices, problem {room, seq,
- * code}, left {room}, presence {room}, typing {room}, welcome.
+ * code, of, body}, left {room}, presence {room}, typing {room}, welcome.
  */
 import { Acks } from "./acks.js";
 import { Dismissals } from "./dismissals.js";
@@ -158,8 +158,9 @@ export class Chat extends Emitter {
     this.emit("notices");
   }
 
-  isChanging(kind, room_id, seq) {
-    return this.#changes.has(`${kind}|${room_id}|${seq}`);
+  /** An edit, a deletion or an extension of this message waits for its answer. */
+  isChanging(room_id, seq) {
+    return ["edit", "delete", "extend"].some((kind) => this.#changes.has(`${kind}|${room_id}|${seq}`));
   }
 
   /** Everything that its own lifetime has ended. */
@@ -382,7 +383,7 @@ export class Chat extends Emitter {
 
   #ask(key, frame) {
     this.#changes.set(key, frame);
-    this.#transmit(frame);
+    if (!this.#transmit(frame)) this.emit("room", { ...blank(), room: this.rooms.get(frame.room) });
   }
 
   #answered(kinds, { room, seq }) {
@@ -397,7 +398,7 @@ export class Chat extends Emitter {
     this.#changes.delete(key);
     if (frame.of === "delete") this.#deletions.delete(`${asked.room}|${asked.seq}`);
     if (frame.of === "delete" && GONE.includes(frame.code)) return; // as it was wished
-    this.emit("problem", { room: this.rooms.get(asked.room), seq: asked.seq, code: frame.code, of: frame.of });
+    this.emit("problem", { room: this.rooms.get(asked.room), seq: asked.seq, code: frame.code, of: frame.of, body: asked.body });
   }
 
   #resendRefused(frame) {

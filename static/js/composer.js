@@ -80,6 +80,14 @@ export class Composer {
     this.#saveDraft();
   }
 
+  /** An edit was refused: its text is not lost while nothing else is being written. */
+  giveBack(room, body) {
+    if (room !== this.#room || this.#context || this.#text.value) return;
+    this.#text.value = body;
+    this.#measure();
+    this.#saveDraft();
+  }
+
   /** These messages are over: none of them is answered, edited or quoted any more. */
   ended(messages) {
     const about = this.#context?.message;

@@ -11,7 +11,7 @@ const RUN_MS = 10 * 60_000; // a run of one author keeps one avatar
 
 /**
  * context: {room, now, me, outbox: items, online, inFlight(id), stones, leaving: messages, divider, linked, problems:
- * Map(seq -> {code}), lacking: Map(seq -> [name]), extended: Map(seq -> at), resending(seq), limit, mayEdit(message)}.
+ * Map(seq -> {code}), lacking: Map(seq -> [name]), extended: Map(seq -> at), resending(seq), changing(seq), limit}.
  */
 export function entriesOf(context) {
   const lines = [...logLines(context), ...outboxLines(context)];
@@ -129,7 +129,8 @@ const problemOf = (message, { problems }) => (problems.has(message.seq) ? { kind
 function asideOf(message, receipt, context) {
   const problem = problemOf(message, context);
   if (problem) return problem;
-  const { now, lacking, extended } = context;
+  const { now, lacking, extended, online, changing } = context;
+  if (!online && changing(message.seq)) return { kind: "waiting", icon: "lost", text: words.stateText("waiting"), actions: [] };
   if (extended.has(message.seq) && !offersExtend(message, receipt, now)) {
     const { by, until } = extended.get(message.seq);
     return { kind: "waiting", icon: "extend", text: fill(gettext("Extended by %(by)s, until %(time)s"), { by: words.duration(by), time: words.clockTime(until) }), actions: [] };

@@ -293,8 +293,9 @@ chat.on("notices", () => {
   notices.render();
   timeline.draw();
 });
-chat.on("problem", ({ room: its, seq, code }) => {
+chat.on("problem", ({ room: its, seq, code, of, body }) => {
   live(words.refused(code));
+  if (of === "edit") composer.giveBack(its, body);
   if (its?.id === current) timeline.problem(seq, code);
 });
 

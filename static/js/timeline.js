@@ -143,7 +143,7 @@ export class Timeline {
       outbox: page.outbox.inRoom(room.id), inFlight: (id) => page.outbox.isInFlight(id), stones: page.chat.tombstones(room),
       leaving: [...this.#leaving.values()], divider: this.#divider, linked: this.#linked, problems: this.#problems,
       lacking: this.#lacking, extended: new Map([...this.#extended].filter(([, { until }]) => until > 0)),
-      resending: (seq) => page.chat.isResending(room.id, seq),
+      resending: (seq) => page.chat.isResending(room.id, seq), changing: (seq) => page.chat.isChanging(room.id, seq),
     });
     this.#announce(before);
     this.#sync(now);

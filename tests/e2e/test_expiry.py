@@ -205,6 +205,24 @@ def test_a_change_or_deletion_is_seen_on_every_screen_also_on_one_that_was_away(
     seen_as_changed(theirs)
 
 
+def test_what_is_changed_offline_waits_in_sight_and_is_done_once_the_connection_is_back(
+    open_screen: OpenScreen, demo: Demo
+) -> None:
+    hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
+    hers.say("to be changed", "to be deleted")
+    theirs.sees("to be changed", "to be deleted")
+    hers.context.set_offline(True)
+    expect(hers.connection).to_be_visible(timeout=20_000)
+    edit(hers, "to be changed", "changed offline")
+    delete(hers, "to be deleted")
+    for text in ("to be changed", "to be deleted"):
+        expect(hers.message(text).locator(".aside")).to_contain_text("Waiting for the connection")
+    hers.context.set_offline(False)
+    for screen in (theirs, hers):
+        screen.sees("changed offline", timeout_s=20)
+        expect(screen.message("to be deleted")).to_have_count(0)
+
+
 def edit(screen: Screen, text: str, better: str) -> None:
     screen.message(text).hover()
     screen.message(text).locator('[data-action="edit"]').click()

@@ -298,8 +298,8 @@ test("an edit in doubt is asked again, and a refused one tells where", () => {
   assert.deepEqual(w.sent.filter(({ type }) => type === "edit").map(({ body }) => body), ["better", "better"]);
   w.chat.take({ type: "error", code: "too_late", retryable: false, of: "edit", room: "r", seq: 1 });
   const [, problem] = w.events.find(([name]) => name === "problem");
-  assert.deepEqual([problem.seq, problem.code], [1, "too_late"]);
-  assert.equal(w.chat.isChanging("edit", "r", 1), false);
+  assert.deepEqual([problem.seq, problem.code, problem.of, problem.body], [1, "too_late", "edit", "better"]);
+  assert.equal(w.chat.isChanging("r", 1), false);
 });
 
 test("an own deletion is known for one also when a sync brings it", () => {
@@ -321,7 +321,7 @@ test("a deletion in doubt that turns out to be done is no problem", () => {
   w.welcome([{ ...w.info, delivered: 1, top: 1 }]);
   w.chat.take({ type: "error", code: "no_such_message", retryable: false, of: "delete", room: "r", seq: 1 });
   assert.equal(w.events.some(([name]) => name === "problem"), false);
-  assert.equal(w.chat.isChanging("delete", "r", 1), false);
+  assert.equal(w.chat.isChanging("r", 1), false);
 });
 
 test("an own deletion leaves a tombstone that says so", () => {
@@ -401,7 +401,7 @@ test("a clock that the next welcome sets right ends what is over", () => {
 
 function lines(w, more = {}) {
   const room = w.room();
-  return entriesOf({ room, now: w.clock.now(), local_now: w.clock.now(), me: ADA, online: true, limit: 4000, outbox: w.outbox.inRoom("r"), inFlight: () => true, stones: w.chat.tombstones(room), leaving: [], divider: null, linked: null, problems: new Map(), lacking: new Map(), extended: new Map(), resending: () => false, ...more });
+  return entriesOf({ room, now: w.clock.now(), local_now: w.clock.now(), me: ADA, online: true, limit: 4000, outbox: w.outbox.inRoom("r"), inFlight: () => true, stones: w.chat.tombstones(room), leaving: [], divider: null, linked: null, problems: new Map(), lacking: new Map(), extended: new Map(), resending: () => false, changing: (seq) => w.chat.isChanging("r", seq), ...more });
 }
 
 const kinds = (list) => list.map(({ kind, seq }) => (kind === "message" || kind === "tombstone" ? `${kind} ${seq}` : kind));
@@ -498,4 +498,15 @@ test("a change from before what is loaded comes with its page", () => {
   w.chat.page("r");
   w.chat.take({ type: "history", room: "r", epoch: "e", before: 10, messages: [], more: false });
   assert.deepEqual(kinds(lines(w)), ["day", "event", "message 10"]);
+});
+
+test("a change that waits for the connection says so beside its message", () => {
+  const w = world();
+  w.welcome();
+  w.chat.take(w.message(1, { from: ADA }));
+  w.cut();
+  w.up = false;
+  w.chat.edit(w.room(), 1, "better");
+  assert.equal(lines(w, { online: false }).at(-1).shown.aside.text, "Waiting for the connection");
+  assert.equal(lines(w).at(-1).shown.aside, null);
 });
