@@ -32,7 +32,7 @@ const ROOM_MEMORY_MOST = 1500;
 const boot = JSON.parse(find("#boot").textContent);
 const app = find("[data-app]");
 const clock = { now: () => Date.now(), set: (action, ms) => setTimeout(action, ms), clear: (handle) => clearTimeout(handle) };
-const serverClock = new ServerClock();
+const serverClock = new ServerClock(() => Date.now(), () => performance.now());
 const storage = (() => {
   try {
     return globalThis.localStorage;

@@ -475,6 +475,18 @@ for (const wrong of [-HOUR, HOUR]) {
   });
 }
 
+test("a clock that is set back while the page runs, and one that stood still in a sleep, prolong no life", () => {
+  let [local, steady] = [5_000_000, 0];
+  const serverClock = new ServerClock(() => local, () => steady);
+  serverClock.set(1_000_000_000);
+  steady += 60_000;
+  local += 60_000 - HOUR; // set back
+  assert.equal(serverClock.now(), 1_000_060_000);
+  serverClock.set(1_000_060_000);
+  local += HOUR; // slept
+  assert.equal(serverClock.now(), 1_000_060_000 + HOUR);
+});
+
 const change = (at, fields = {}) => ({ at, by: GRACE, from: 3600, to: 60, ...fields });
 
 test("a change of lifetime stands where its time falls", () => {
