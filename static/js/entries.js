@@ -11,7 +11,7 @@ const RUN_MS = 10 * 60_000; // a run of one author keeps one avatar
 
 /**
  * context: {room, now, me, outbox: items, online, inFlight(id), stones, leaving: messages, divider, linked, problems:
- * Map(seq -> {code}), lacking: Map(seq -> [name]), extended: Map(seq -> at), resending(seq), changing(seq), limit}.
+ * Map(seq -> {code}), lacking(seq): [name]|null, extended: Map(seq -> at), resending(seq), changing(seq), limit}.
  */
 export function entriesOf(context) {
   const lines = [...logLines(context), ...outboxLines(context)];
@@ -136,7 +136,7 @@ function asideOf(message, receipt, context) {
     return { kind: "waiting", icon: "extend", text: fill(gettext("Extended by %(by)s, until %(time)s"), { by: words.duration(by), time: words.clockTime(until) }), actions: [] };
   }
   if (!offersExtend(message, receipt, now)) return null;
-  return { kind: "expiring", icon: "warning", text: expiringText(message, receipt, lacking.get(message.seq), now), actions: ["extend"] };
+  return { kind: "expiring", icon: "warning", text: expiringText(message, receipt, lacking(message.seq), now), actions: ["extend"] };
 }
 
 export function expiringText(message, receipt, names, now) {

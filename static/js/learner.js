@@ -13,7 +13,7 @@ export class Learner {
   #chat;
   #is_open;
   #learned;
-  #lacking = new Map(); // "room|seq" -> [name]
+  #lacking = new Map(); // "room|seq" -> {delivered, names}: as of so many deliveries
   #receipts_timer = null;
   #direct_timer = null;
 
@@ -46,15 +46,21 @@ export class Learner {
 
   /** The first names of those who lack a message, as far as they were asked for. */
   lacking(room, seq) {
-    return this.#lacking.get(`${room.id}|${seq}`) ?? null;
+    return this.#lacking.get(`${room.id}|${seq}`)?.names ?? null;
   }
 
+  /** Ask who lacks a message, once for each count of deliveries. */
   async askLacking(room, seq) {
-    const { recipients } = await api.recipients(room.id, seq);
-    const names = recipients.filter((one) => one.state === "waiting").map(({ name }) => name);
-    this.#lacking.set(`${room.id}|${seq}`, names.slice(0, NAMES_MOST));
+    const place = `${room.id}|${seq}`;
+    const known = this.#lacking.get(place);
+    const delivered = room.receipts.get(seq)?.delivered ?? 0;
+    if (known?.delivered === delivered) return;
+    this.#lacking.set(place, { delivered, names: known?.names ?? null });
+    const answer = await api.recipients(room.id, seq).catch(() => null);
+    if (!answer) return;
+    const names = answer.recipients.filter((one) => one.state === "waiting").map(({ name }) => name);
+    this.#lacking.set(place, { delivered, names: names.slice(0, NAMES_MOST) });
     this.#learned(room);
-    return this.lacking(room, seq);
   }
 
   /** How far the open room's own messages have come, newest first. */

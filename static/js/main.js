@@ -23,6 +23,7 @@ import { ask } from "./confirm.js";
 import { avatar, fillWith, find, live, setAttribute, setText } from "./dom.js";
 import { encode, send as sendFrame } from "./protocol.js";
 import { gettext } from "./i18n.js";
+import { offerAt } from "./ladder.js";
 import { openOutboxStore, shared } from "./outbox-store.js";
 import * as words from "./words.js";
 
@@ -393,7 +394,10 @@ function tick() {
   const now = serverClock.now();
   chat.expire();
   let wait = timeline.tick(now);
-  for (const its of chat.rooms.values()) for (const message of its.log.list) if (message.expires_at - now < wait) wait = message.expires_at - now;
+  for (const its of chat.rooms.values()) {
+    for (const { expires_at } of its.log.list) wait = Math.min(wait, expires_at - now);
+    for (const message of its.onTheWay) if (offerAt(message) > now) wait = Math.min(wait, offerAt(message) - now);
+  }
   if (details.isOpen) {
     details.tick();
     wait = Math.min(wait, 1000);

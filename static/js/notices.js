@@ -20,7 +20,7 @@ export class Notices {
   #open_groups = new Set();
   #drawn = "";
 
-  /** page: {chat, serverClock, extend(room, message), lacking(room, seq) -> [name]|null, show(room, seq)}. */
+  /** page: {chat, serverClock, extend(room, message), askLacking(room, seq), lacking(room, seq) -> [name]|null, extensionOf(room, message)}. */
   constructor(page) {
     this.#page = page;
     this.#sheet.addEventListener("toggle", () => this.#toggled());
@@ -77,6 +77,7 @@ export class Notices {
         const receipt = room.receipts.get(message.seq);
         const key = `${room.id}|${message.seq}|${message.expires_at}`;
         if (!offersExtend(message, receipt, now) || this.#dismissed.has(key)) continue;
+        this.#page.askLacking(room, message.seq);
         const names = this.#page.lacking(room, message.seq);
         const left = words.remaining(message.expires_at - now);
         const title = names?.length ? fill(gettext("Expires in %(left)s, not with %(names)s yet"), { left, names: words.names(names) }) : fill(gettext("Expires in %(left)s, delivered %(delivered)s/%(total)s"), { left, ...receipt });

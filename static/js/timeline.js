@@ -36,7 +36,6 @@ export class Timeline {
   #entries = [];
   #leaving = new Map(); // seq -> message, while it fades
   #problems = new Map();
-  #lacking = new Map();
   #extended = new Map();
   #divider = null;
   #linked = null;
@@ -47,7 +46,7 @@ export class Timeline {
   #roving;
   #drawn_at = 0;
 
-  /** page: {chat, outbox, clock, serverClock, me, act, isOnline, askLacking(room, seq) -> Promise<[name]>}. */
+  /** page: {chat, outbox, clock, serverClock, me, act, isOnline, askLacking(room, seq), lacking(room, seq) -> [name]|null}. */
   constructor(page) {
     this.#page = page;
     this.#scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
@@ -64,7 +63,6 @@ export class Timeline {
     this.#entries = [];
     this.#leaving.clear();
     this.#problems.clear();
-    this.#lacking.clear();
     this.#extended.clear();
     this.#log.replaceChildren();
     this.#roving.forget();
@@ -142,7 +140,7 @@ export class Timeline {
       room, now, local_now: page.clock.now(), me: page.me(), online: page.isOnline(), limit: page.chat.limits.body,
       outbox: page.outbox.inRoom(room.id), inFlight: (id) => page.outbox.isInFlight(id), stones: page.chat.tombstones(room),
       leaving: [...this.#leaving.values()], divider: this.#divider, linked: this.#linked, problems: this.#problems,
-      lacking: this.#lacking, extended: new Map([...this.#extended].filter(([, { until }]) => until > 0)),
+      lacking: (seq) => page.lacking(room, seq), extended: new Map([...this.#extended].filter(([, { until }]) => until > 0)),
       resending: (seq) => page.chat.isResending(room.id, seq), changing: (seq) => page.chat.isChanging(room.id, seq),
     });
     this.#announce(before);
@@ -176,7 +174,7 @@ export class Timeline {
       const receipt = this.room.receipts.get(message.seq);
       const offers = entry.own && offersExtend(message, receipt, now);
       if (entry.own && !offers && now < offerAt(message)) wait = Math.min(wait, offerAt(message) - now);
-      if (offers && entry.shown.aside?.text !== expiringText(message, receipt, this.#lacking.get(message.seq), now)) stale = true;
+      if (offers && entry.shown.aside?.text !== expiringText(message, receipt, this.#page.lacking(this.room, message.seq), now)) stale = true;
     }
     if (stale) this.draw();
     return wait;
@@ -330,16 +328,9 @@ export class Timeline {
     this.#stick = this.#atBottom();
   }
 
-  async #askWhoLacks(now) {
+  #askWhoLacks(now) {
     const { room } = this;
-    for (const message of room.onTheWay) {
-      if (!offersExtend(message, room.receipts.get(message.seq), now) || this.#lacking.has(message.seq)) continue;
-      this.#lacking.set(message.seq, null);
-      const names = await this.#page.askLacking(room, message.seq).catch(() => null);
-      if (room !== this.room) return;
-      this.#lacking.set(message.seq, names);
-      this.draw();
-    }
+    for (const message of room.onTheWay) if (offersExtend(message, room.receipts.get(message.seq), now)) this.#page.askLacking(room, message.seq);
   }
 
   #fade(message) {

@@ -276,6 +276,46 @@ def test_extend_is_offered_while_somebody_lacks_it_and_every_screen_learns_the_n
     )
 
 
+def test_the_bell_offers_to_extend_what_is_in_another_room(open_screen: OpenScreen, site: Site) -> None:
+    demo = site.seed(users=2, rooms=2)
+    hers = room_of(open_screen, demo)
+    hers.live_for(20)
+    hers.say("in the first room")
+    hers.waits_for_state("in the first room", "sent")
+    hers.page.locator(f'.room-link[href="/r/{demo.rooms[1]["id"]}/"]').click()
+    expect(hers.page.locator("#room-name")).to_have_text(demo.rooms[1]["name"])
+    expect(bell(hers, 1)).to_have_count(1, timeout=20_000)
+    told = open_bell(hers)
+    expect(told.locator(".notice h3")).to_contain_text(f"not with {demo.people[1].name} yet")
+    told.get_by_role("button", name="Extend by 20 seconds").click()
+    expect(told).to_contain_text("Nothing undelivered")
+
+
+def test_a_direct_room_has_a_lifetime_that_either_of_the_two_may_change(
+    open_screen: OpenScreen, demo: Demo
+) -> None:
+    hers = room_of(open_screen, demo)
+    hers.page.locator("#room-search").fill(demo.people[1].name)
+    hers.page.locator('[data-list="people"] a', has_text=demo.people[1].name).click()
+    expect(hers.page.locator("#room-name")).to_have_text(demo.people[1].name)
+    hers.say("only for you")
+    theirs = open_screen(demo.people[1], "/")
+    theirs.page.locator('[data-list="direct"] .room-link').click()
+    theirs.sees("only for you")
+    sheet = about(theirs)
+    expect(sheet.locator("#about-name")).to_be_hidden()
+    sheet.locator("#about-ttl").select_option("300")
+    sheet.get_by_role("button", name="Save").click()
+    for screen in (hers, theirs):
+        expect(screen.log.locator(".event")).to_contain_text(
+            f"{demo.people[1].name} changed the lifetime from 1 hour to 5 minutes"
+        )
+    sheet = about(hers)
+    sheet.locator("#about-ttl-max").select_option("30")
+    sheet.get_by_role("button", name="Save").click()
+    expect(sheet.locator("[data-error]")).to_contain_text("From 10 seconds to 30 seconds")
+
+
 def test_a_reply_or_an_edit_of_what_expires_meanwhile_shows_its_text_no_more(
     open_screen: OpenScreen, demo: Demo
 ) -> None:
