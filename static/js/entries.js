@@ -11,7 +11,7 @@ const RUN_MS = 10 * 60_000; // a run of one author keeps one avatar
 
 /**
  * context: {room, now, me, outbox: items, online, inFlight(id), stones, leaving: messages, divider, linked, problems:
- * Map(seq -> {code}), lacking(seq): [name]|null, extended: Map(seq -> at), resending(seq), changing(seq), limit}.
+ * Map(seq -> {code}), lacking(seq): [{name}]|null, extended: Map(seq -> at), resending(seq), changing(seq), limit}.
  */
 export function entriesOf(context) {
   const lines = [...logLines(context), ...outboxLines(context)];
@@ -139,9 +139,10 @@ function asideOf(message, receipt, context) {
   return { kind: "expiring", icon: "warning", text: expiringText(message, receipt, lacking(message.seq), now), actions: ["extend"] };
 }
 
-export function expiringText(message, receipt, names, now) {
+/** people: [{name}] or null. */
+export function expiringText(message, receipt, people, now) {
   const left = words.remaining(message.expires_at - now);
-  if (names?.length) return fill(gettext("Expires in %(left)s, not with %(names)s yet"), { left, names: words.names(names) });
+  if (people?.length) return fill(gettext("Expires in %(left)s, not with %(names)s yet"), { left, names: words.names(people.map(({ name }) => name)) });
   return fill(gettext("Expires in %(left)s, delivered %(delivered)s/%(total)s"), { left, ...receipt });
 }
 

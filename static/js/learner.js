@@ -13,7 +13,7 @@ export class Learner {
   #chat;
   #is_open;
   #learned;
-  #lacking = new Map(); // "room|seq" -> {delivered, names}: as of so many deliveries
+  #lacking = new Map(); // "room|seq" -> {delivered, people}: as of so many deliveries
   #receipts_timer = null;
   #direct_timer = null;
 
@@ -44,9 +44,9 @@ export class Learner {
     this.#learned(room);
   }
 
-  /** The first names of those who lack a message, as far as they were asked for. */
+  /** The first of those who lack a message, [{name, reason, attempts}], as far as they were asked for. */
   lacking(room, seq) {
-    return this.#lacking.get(`${room.id}|${seq}`)?.names ?? null;
+    return this.#lacking.get(`${room.id}|${seq}`)?.people ?? null;
   }
 
   /** Ask who lacks a message, once for each count of deliveries. */
@@ -55,11 +55,11 @@ export class Learner {
     const known = this.#lacking.get(place);
     const delivered = room.receipts.get(seq)?.delivered ?? 0;
     if (known?.delivered === delivered) return;
-    this.#lacking.set(place, { delivered, names: known?.names ?? null });
+    this.#lacking.set(place, { delivered, people: known?.people ?? null });
     const answer = await api.recipients(room.id, seq).catch(() => null);
     if (!answer) return;
-    const names = answer.recipients.filter((one) => one.state === "waiting").map(({ name }) => name);
-    this.#lacking.set(place, { delivered, names: names.slice(0, NAMES_MOST) });
+    const people = answer.recipients.filter((one) => one.state === "waiting");
+    this.#lacking.set(place, { delivered, people: people.slice(0, NAMES_MOST) });
     this.#learned(room);
   }
 

@@ -3,6 +3,7 @@
  * count, never a pop-up.
  */
 import { button, el, fillWith, find, findAll, icon, setAttribute, setText } from "./dom.js";
+import { expiringText } from "./entries.js";
 import { fill, gettext, ngettext } from "./i18n.js";
 import { offersExtend } from "./ladder.js";
 import * as words from "./words.js";
@@ -20,7 +21,7 @@ export class Notices {
   #open_groups = new Set();
   #drawn = "";
 
-  /** page: {chat, serverClock, extend(room, message), askLacking(room, seq), lacking(room, seq) -> [name]|null, extensionOf(room, message)}. */
+  /** page: {chat, serverClock, extend(room, message), askLacking(room, seq), lacking(room, seq) -> [{name, reason, attempts}]|null, extensionOf(room, message)}. */
   constructor(page) {
     this.#page = page;
     this.#sheet.addEventListener("toggle", () => this.#toggled());
@@ -78,10 +79,9 @@ export class Notices {
         const key = `${room.id}|${message.seq}|${message.expires_at}`;
         if (!offersExtend(message, receipt, now) || this.#dismissed.has(key)) continue;
         this.#page.askLacking(room, message.seq);
-        const names = this.#page.lacking(room, message.seq);
-        const left = words.remaining(message.expires_at - now);
-        const title = names?.length ? fill(gettext("Expires in %(left)s, not with %(names)s yet"), { left, names: words.names(names) }) : fill(gettext("Expires in %(left)s, delivered %(delivered)s/%(total)s"), { left, ...receipt });
-        offers.push({ room, message, names, title, key });
+        const people = this.#page.lacking(room, message.seq);
+        const title = expiringText(message, receipt, people, now);
+        offers.push({ room, message, people, title, key });
       }
     }
     return offers;
@@ -141,12 +141,12 @@ export class Notices {
     return button(text, () => notices.forEach(({ data }) => chat.resend(data)), { kind: "primary", disabled: busy });
   }
 
-  #offer({ room, message, names, title, key }) {
+  #offer({ room, message, people, title, key }) {
     const by = words.duration(this.#page.extensionOf(room, message).by);
     return this.#article("expiring", "warning", title, [
       el("p", { class: "notice-where" }, fill(gettext("%(room)s, sent %(sent)s"), { room: room.name, sent: this.#when(message.sent_at) })),
       el("p", { class: "notice-text", dir: "auto" }, message.body.slice(0, 200)),
-      names?.length && el("ul", { class: "people" }, names.map((name) => el("li", {}, el("b", { dir: "auto" }, name), el("span", {}, gettext("sent as soon as they are back"))))),
+      people?.length && el("ul", { class: "people" }, people.map((one) => el("li", {}, el("b", { dir: "auto" }, one.name), el("span", {}, words.stillLacks(one))))),
       el("div", { class: "notice-actions" },
         button(fill(gettext("Extend by %(life)s"), { life: by }), () => this.#page.extend(room, message), { kind: "primary" }),
         button(gettext("Dismiss"), () => {

@@ -46,7 +46,7 @@ export class Timeline {
   #roving;
   #drawn_at = 0;
 
-  /** page: {chat, outbox, clock, serverClock, me, act, isOnline, askLacking(room, seq), lacking(room, seq) -> [name]|null}. */
+  /** page: {chat, outbox, clock, serverClock, me, act, isOnline, askLacking(room, seq), lacking(room, seq) -> [{name}]|null}. */
   constructor(page) {
     this.#page = page;
     this.#scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });

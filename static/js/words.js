@@ -117,6 +117,13 @@ export function reason({ reason: why, attempts }) {
 /** The same in the notices, where there is room to say more. */
 export const reasonLong = (missing) => (missing.reason === "offline" ? gettext("offline the whole time") : reason(missing));
 
+/** Why somebody lacks a message that still lives. */
+export function stillLacks(one) {
+  if (one.reason === "offline") return gettext("offline, sent as soon as they are back");
+  if (one.reason || one.attempts) return reason({ ...one, reason: one.reason ?? "no_ack" });
+  return gettext("on its way");
+}
+
 /** Why a message was not sent, by the server's code or the outbox's own. */
 export function notSent(code, limit = 4000) {
   const words = {

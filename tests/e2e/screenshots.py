@@ -139,7 +139,16 @@ def talk(here: list[Screen], words: list[tuple[int, str]]) -> None:
             ada.live_for(12)
             ada.say("1174 4711")
             ada.waits_for_state("1174 4711", "delivering")
-    expect(ada.log.locator('[data-state="expired"]')).to_contain_text("reached 3 of 5", timeout=20_000)
+    grave = ada.log.locator('[data-state="expired"]')
+    expect(grave).to_contain_text("reached 3 of 5", timeout=20_000)
+    wait_for("who missed it", lambda: tells_who_missed(ada))
+
+
+def tells_who_missed(ada: Screen) -> bool:
+    """Run the job, which is 5 s late on purpose, and look."""
+    ada.site.process_expired()
+    ada.page.wait_for_timeout(100)
+    return ada.log.locator('[data-state="expired"] button:visible').count() > 0
 
 
 def alone(ada: Screen, whom: str, text: str) -> None:
@@ -175,6 +184,11 @@ def type_and_look(typists: list[Screen], screen: Screen) -> bool:
 
 
 def panels(ada: Screen, folder: Path) -> None:
+    ada.page.locator("[data-bell]:visible").click()
+    expect(ada.page.locator("#notices .notice").first).to_be_visible()
+    settle(ada)
+    ada.page.screenshot(path=folder / "chat-notices.png")
+    ada.page.keyboard.press("Escape")
     ada.message("Staging is frozen").hover()
     ada.message("Staging is frozen").locator('[data-action="details"]').click()
     expect(ada.page.locator("#details .recipient").first).to_be_visible()

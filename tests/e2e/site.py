@@ -21,6 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 20.0
 POLL_S = 0.05
+PROCESS_EXPIRED = """
+from messaging import expiry
+from messaging.crossing import run_verb
+run_verb(expiry.process, expiry.Expiring())
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,10 @@ class Site:
         done = subprocess.run(command, cwd=ROOT, env=self._environment(), check=False, capture_output=True)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
+
+    def process_expired(self) -> None:
+        """Run the expiry job once: this site has no worker."""
+        self.manage("shell", "-c", PROCESS_EXPIRED)
 
     def kill_server(self) -> int:
         """End the web server with -9; the supervisor starts another. Return the pid that died."""

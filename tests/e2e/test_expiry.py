@@ -12,11 +12,6 @@ from tests.e2e.screen import Screen
 from tests.e2e.site import Demo, Site, wait_for
 from tests.e2e.test_page import look, standing
 
-PROCESS = """
-from messaging import expiry
-from messaging.crossing import run_verb
-print(run_verb(expiry.process, expiry.Expiring()).missed)
-"""
 SHORT_S = 10  # the shortest life there is
 
 
@@ -30,7 +25,7 @@ def process(site: Site, until: Locator) -> None:
     """Run the job, which is 5 s late on purpose, until the screen shows what comes of it."""
 
     def once() -> bool:
-        site.manage("shell", "-c", PROCESS)
+        site.process_expired()
         until.page.wait_for_timeout(100)  # playwright hears of the page only while it waits
         return until.count() > 0
 
@@ -287,6 +282,7 @@ def test_the_bell_offers_to_extend_what_is_in_another_room(open_screen: OpenScre
     expect(bell(hers, 1)).to_have_count(1, timeout=20_000)
     told = open_bell(hers)
     expect(told.locator(".notice h3")).to_contain_text(f"not with {demo.people[1].name} yet")
+    expect(told.locator(".notice li")).to_contain_text("offline, sent as soon as they are back")
     told.get_by_role("button", name="Extend by 20 seconds").click()
     expect(told).to_contain_text("Nothing undelivered")
 

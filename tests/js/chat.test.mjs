@@ -446,7 +446,7 @@ test("extend is offered at four fifths of a life while somebody lacks it, and na
   w.clock.advance(0.8 * HOUR - 1);
   assert.equal(lines(w).at(-1).shown.aside, null);
   w.clock.advance(1);
-  assert.deepEqual(lines(w, { lacking: () => ["bob"] }).at(-1).shown.aside, { kind: "expiring", icon: "warning", text: "Expires in 12 min, not with bob yet", actions: ["extend"] });
+  assert.deepEqual(lines(w, { lacking: () => [{ name: "bob" }] }).at(-1).shown.aside, { kind: "expiring", icon: "warning", text: "Expires in 12 min, not with bob yet", actions: ["extend"] });
   w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 2]] });
   assert.equal(lines(w).at(-1).shown.aside, null);
 });
