@@ -12,7 +12,7 @@ import asyncio
 import dataclasses
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from websockets.asyncio.client import connect
@@ -70,7 +70,8 @@ class Client:
         self._dice: random.Random = faults.dice
         self._outbox = Outbox(ledger, faults.dice)
         self._name = ""
-        self._away_until_s = 0.0
+        self._may_connect = asyncio.Event()
+        self._may_connect.set()
         self._failures = 0  # connections in a row that did not last
         self._told: dict[Place, int] = {}  # how many recipients a receipt said
         self._notices: dict[str, str] = {}  # notice -> digest of what it said
@@ -96,10 +97,22 @@ class Client:
         if self._line is not None:
             self._line.cut()
 
-    def stay_away(self, seconds: float) -> None:
-        """Lose the connection and do not come back before that."""
-        self._away_until_s = time.monotonic() + seconds
+    def go_away(self) -> None:
+        """Lose the connection, until `come_back`."""
+        self._may_connect.clear()
         self.cut()
+
+    def come_back(self) -> None:
+        self._failures = 0
+        self._may_connect.set()
+
+    def catch_up(self, tops: Mapping[str, int]) -> bool:
+        """Say whether each room was followed to its top; ask for the rest, which nobody need push once it has expired."""
+        behind = [log for room, log in self.logs.items() if log.last < tops.get(room, 0)]
+        if self.welcomed:
+            for log in behind:
+                self._sync(log)
+        return self.welcomed and not behind
 
     def reload(self) -> None:
         """Connect again at once, as a page that is loaded again."""
@@ -111,7 +124,7 @@ class Client:
     async def live(self) -> None:
         """Connect and come back for as long as the server lets it; ends when cancelled."""
         while self.ended is None:
-            await asyncio.sleep(max(0.0, self._away_until_s - time.monotonic()))
+            await self._may_connect.wait()
             began_s = time.monotonic()
             code = await self._connect()
             self._tally.closes[code] += 1

@@ -24,9 +24,11 @@ LOOK_EVERY_S = 0.2
 PATIENCE_S = 150.0
 PATIENCE_WITHOUT_NETS_S = 12.0
 # Short lives: the job comes each minute, found by a scheduler that looks each 30 s, 5 s late, perhaps in a cluster just replaced.
-PROCESSED_WITHIN_MS = 110_000
-RELOAD_EVERY_S = 10.0  # the frame that tells a sender may be lost; a new connection repeats it
-AWAY = 5  # each how many-th client stays away for longer than a life
+PROCESSED_WITHIN_S = 110.0
+RELOAD_EVERY_S = 5.0  # the frame that tells a sender may be lost; a new connection repeats it
+AWAY = (
+    5  # each how many-th client stays away for longer than a life, but at least two, if one is left to write
+)
 KILL_AGAIN_AFTER_S = 0.5  # where there was nobody to kill just then
 WORDS = ["mañana", "消息", "tomorrow", "naïve", "\U0001f642", "lunch", "ключ", "report", "ok", "then", "fine"]
 
@@ -72,6 +74,7 @@ class Drill:
         self._phase = "sending"
         self._killed = 0
         self._store_kills: list[int] = []
+        self._leaving: set[int] = set()  # who writes no more and stays away until all is told
 
     async def run(self) -> Report:
         """Run to the end and judge. Raises DrillError when the site cannot be asked any more."""
@@ -146,7 +149,8 @@ class Drill:
         plan = self._plan
         for number in range(plan.messages):
             await self._wait_until(number / plan.messages * plan.seconds)
-            client = self._clients[number % len(self._clients)]
+            writers = [client for client in self._clients if client.user not in self._leaving]
+            client = writers[number % len(writers)]
             words = self._dice.choices(WORDS, k=self._dice.randint(1, 20))
             ttl = self._dice.randint(*plan.ttl) if plan.ttl else None
             client.offer(self._dice.choice(self._instance.rooms), f"{number + 1}: {' '.join(words)}", ttl)
@@ -169,18 +173,34 @@ class Drill:
             client.cut()
 
     def _absences(self) -> Iterator[Coroutine[None, None, None]]:
-        """Let some stay away for longer than a life, so that there is somebody to be missed."""
+        """Let some stay away for longer than a life, so that there is somebody to be missed.
+
+        Each second comes back soon, most likely before the job has looked at what he missed; the others stay until all is told.
+        """
         if self._plan.ttl is None:
             return
         dice = random.Random(f"{self._plan.seed} absences")  # noqa: S311
         shortest_s, longest_s = self._plan.ttl
-        for client in dice.sample(self._clients, max(1, len(self._clients) // AWAY)):
+        most = min(max(2, len(self._clients) // AWAY), len(self._clients) - 1)
+        for index, client in enumerate(dice.sample(self._clients, most)):
             at_s = dice.uniform(0, self._plan.seconds / 2)
-            yield self._stay_away(client, at_s, dice.uniform(shortest_s + 2, longest_s + 5))
+            if index % 2:
+                yield self._miss_some(client, at_s, dice.uniform(shortest_s + 2, longest_s + 5))
+            else:
+                yield self._miss_the_rest(client, at_s)
 
-    async def _stay_away(self, client: Client, at_s: float, seconds: float) -> None:
+    async def _miss_some(self, client: Client, at_s: float, seconds: float) -> None:
         await self._wait_until(at_s)
-        client.stay_away(seconds)
+        client.go_away()
+        asyncio.get_running_loop().call_later(seconds, client.come_back)
+
+    async def _miss_the_rest(self, client: Client, at_s: float) -> None:
+        """Go when everything one wrote is accepted, so that nothing is left to be told of in the end."""
+        await self._wait_until(at_s)
+        self._leaving.add(client.user)
+        while client.unsettled:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_EVERY_S)
+        client.go_away()
 
     async def _wait_until(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, self._began_s + at_s - time.monotonic()))
@@ -198,37 +218,47 @@ class Drill:
         return any(client.unsettled for client in self._clients)
 
     async def _until_told(self) -> None:
-        """Wait until every life is over and explained."""
+        """Wait until every life is over and told of; then let those come back who stayed away, and be told of theirs."""
         tally = self._tally
+        absent = [client for client in self._clients if client.user in self._leaving]
         reloading = asyncio.create_task(self._reload_for_ever())
+
+        def state() -> object:
+            return tally.accepted, tally.held, tally.named, len(tally.ended)
+
+        def back() -> bool:
+            return all([client.catch_up(tops) for client in absent])
+
         try:
             await self._until_quiet(
-                lambda: (tally.accepted, tally.held, tally.named, len(tally.ended)), self._all_told
+                state, lambda: self._is_over() and not any(tally.unexplained(away=self._leaving))
             )
+            tops = tally.tops()
+            for client in absent:
+                client.come_back()
+            await self._until_quiet(state, lambda: back() and not any(tally.unexplained()))
         finally:
             reloading.cancel()
 
-    def _all_told(self) -> bool:
-        """Also what everybody held must be over: a notice that names somebody falsely comes only then."""
-        tally = self._tally
-        if self._unsettled or any(tally.unexplained()):
-            return False
-        return tally.ended >= tally.lives.keys() or now_ms() > tally.last_expires_at + PROCESSED_WITHIN_MS
+    def _is_over(self) -> bool:
+        """Say whether all is accepted, and over: a notice that names somebody falsely comes only then."""
+        late = now_ms() > self._tally.last_expires_at + PROCESSED_WITHIN_S * 1000
+        return not self._unsettled and (late or self._tally.all_ended())
 
     async def _reload_for_ever(self) -> None:
-        """Let those look again who are connected and could have been told of something by now."""
+        """Let those look again who are connected, and who must have been told of something by now."""
         while True:
             await asyncio.sleep(RELOAD_EVERY_S)
-            over = {life.sender for life in self._tally.unexplained() if life.expires_at < now_ms()}
+            untold = self._tally.untold(now_ms() - int(PROCESSED_WITHIN_S * 1000))
             for client in self._clients:
-                if client.welcomed and client.user in over:
+                if client.welcomed and not client.unsettled and client.user in untold:
                     client.reload()
 
     @property
     def _patience_s(self) -> float:
         if self._plan.ttl is None:
             return PATIENCE_S if self._plan.nets else PATIENCE_WITHOUT_NETS_S
-        return self._plan.ttl[1] + (PATIENCE_S if self._plan.worker else PATIENCE_WITHOUT_NETS_S)
+        return self._plan.ttl[1] + (PROCESSED_WITHIN_S if self._plan.worker else PATIENCE_WITHOUT_NETS_S)
 
     async def _until_quiet(self, state: Callable[[], object], quiet: Callable[[], bool]) -> None:
         """Wait until it is quiet, or nothing has changed for longer than anything waits."""

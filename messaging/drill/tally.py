@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 Place = tuple[str, str, int]  # room, epoch, seq
 
@@ -31,7 +31,7 @@ class Tally:
     closes: Counter[int] = dataclasses.field(default_factory=Counter)  # connections, by how they ended
     lives: dict[Place, Life] = dataclasses.field(default_factory=dict)
     explained: defaultdict[Place, set[int]] = dataclasses.field(default_factory=lambda: defaultdict(set))
-    ended: set[Place] = dataclasses.field(default_factory=set)  # the site said that they expired
+    ended: set[Place] = dataclasses.field(default_factory=set)  # the site said that these expired
 
     def heard(self, place: Place, sender: int, expires_at: int) -> None:
         """Note that a message is accepted."""
@@ -46,15 +46,39 @@ class Tally:
 
     def missed(self, place: Place, users: Iterable[int]) -> None:
         """Note whom a notice names."""
+        self.ended.add(place)
         before = len(self.explained[place])
         self.explained[place].update(users)
         self.named += len(self.explained[place]) - before
 
-    def unexplained(self) -> Iterator[Life]:
-        """Yield the messages that some recipient neither got nor is named for."""
+    def unexplained(self, *, away: Container[int] = ()) -> Iterator[Place]:
+        """Yield the messages that some recipient neither got nor is named for; not those of senders who are away."""
         for place, life in self.lives.items():
-            if len(self.explained[place]) < self.recipients:
-                yield life
+            if len(self.explained[place]) < self.recipients and life.sender not in away:
+                yield place
+
+    def untold(self, before_ms: int) -> set[int]:
+        """Return the senders of unexplained messages that the site said have expired, or that did before a time."""
+        return {
+            self.lives[place].sender
+            for place in self.unexplained()
+            if place in self.ended or self.lives[place].expires_at < before_ms
+        }
+
+    def tops(self) -> dict[str, int]:
+        """Return {room: the newest seq anybody heard of}."""
+        tops: dict[str, int] = {}
+        for room, _, seq in self.lives:
+            tops[room] = max(seq, tops.get(room, 0))
+        return tops
+
+    def all_ended(self) -> bool:
+        """Say whether each room's last to expire has. Earlier ones may have without a word: these frames are hints."""
+        last: dict[str, Place] = {}
+        for place, life in self.lives.items():
+            if place[0] not in last or life.expires_at > self.lives[last[place[0]]].expires_at:
+                last[place[0]] = place
+        return self.ended >= set(last.values())
 
     @property
     def last_expires_at(self) -> int:
