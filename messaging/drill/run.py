@@ -227,7 +227,7 @@ class Drill:
             return tally.accepted, tally.held, tally.named, len(tally.ended)
 
         def back() -> bool:
-            return all([client.catch_up(tops) for client in absent])
+            return all(client.catch_up(tops) for client in absent)
 
         try:
             await self._until_quiet(
