@@ -70,6 +70,15 @@ def frames_to_server(screen: Screen) -> list[str]:
     return types
 
 
+LETTERS = """
+import json
+from messaging.models import DeadLetter, MissedRecipient
+letters = DeadLetter.objects.filter(room_key={room!r})
+missed = MissedRecipient.objects
+print(json.dumps([list(map(list, missed.filter(dead_letter=one).values_list("name", "reason"))) for one in letters]))
+"""
+
+
 def test_who_missed_a_message_is_named_and_the_resend_reaches_nobody_else(
     open_screen: OpenScreen, site: Site, demo: Demo
 ) -> None:
@@ -90,6 +99,9 @@ def test_who_missed_a_message_is_named_and_the_resend_reaches_nobody_else(
     process(site, bell(hers, 1))
 
     expect(grave).to_contain_text(f"Never reached {bob.name} (offline).")
+    assert json.loads(site.manage("shell", "-v", "0", "-c", LETTERS.format(room=demo.room))) == [
+        [[bob.name, "offline"]]
+    ]
     told = open_bell(hers)
     expect(told).to_contain_text(f"Never reached {bob.name}")
     expect(told).to_contain_text("offline the whole time")
@@ -556,7 +568,7 @@ def test_axe_finds_nothing_serious_in_what_expiry_shows(
     hers.wait_ready()
     hers.live_for(SHORT_S)
     hers.say("gone soon")
-    hers.live_for(40)
+    hers.live_for(30)
     hers.say("soon to be extended")
     grave = hers.log.locator('[data-state="expired"]')
     expect(grave).to_have_count(1, timeout=20_000)
