@@ -365,27 +365,28 @@ def test_each_way_to_miss_somebody_in_silence_is_seen(
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "earliest_s"),
     [
         pytest.param(
-            {"grace": [*HOLDER[:2], acknowledged(EXPIRES_AT - 4_000)]}, id="left-just-before-the-end"
+            {"grace": [*HOLDER[:2], acknowledged(EXPIRES_AT - 4_000)]}, 4, id="left-just-before-the-end"
         ),
-        pytest.param({"grace": HOLDER[:2]}, id="never-left"),
-        pytest.param({"grace": [*HOLDER[:2], acknowledged(1, seq=0)]}, id="of-what-came-before"),
-        pytest.param({"grace": [*HOLDER[:2], acknowledged(1, epoch="e0")]}, id="of-another-epoch"),
+        pytest.param({"grace": HOLDER[:2]}, 0, id="never-left"),
+        pytest.param({"grace": [*HOLDER[:2], acknowledged(1, seq=0)]}, 0, id="of-what-came-before"),
+        pytest.param({"grace": [*HOLDER[:2], acknowledged(1, epoch="e0")]}, 0, id="of-another-epoch"),
         pytest.param(
-            {"grace": [*HOLDER, ("closed", EXPIRES_AT - 28_500)]}, id="its-connection-ended-at-once"
+            {"grace": [*HOLDER, ("closed", EXPIRES_AT - 28_500)]}, 29, id="its-connection-ended-at-once"
         ),
-        pytest.param({"store_kills": [EXPIRES_AT - 28_500]}, id="the-store-was-killed-at-once"),
-        pytest.param({"store_kills": [EXPIRES_AT - 35_000]}, id="the-store-was-not-back"),
+        pytest.param({"store_kills": [EXPIRES_AT - 28_500]}, 29, id="the-store-was-killed-at-once"),
+        pytest.param({"store_kills": [EXPIRES_AT - 35_000]}, 29, id="the-store-was-not-back"),
     ],
 )
 def test_somebody_whose_acknowledgement_was_under_way_may_be_named(
-    tmp_path: Path, changes: dict[str, Any]
+    tmp_path: Path, changes: dict[str, Any], earliest_s: int
 ) -> None:
     verdict = ended(tmp_path, ada=BOTH_NAMED, **changes)
     assert verdict.ok
-    assert verdict.missed == Missed(missed=1, told=1, in_doubt=1, slowest_told_ms=30_000)
+    counts = Missed(missed=1, told=1, in_doubt=1, slowest_told_ms=30_000, earliest_doubt_ms=earliest_s * 1000)
+    assert verdict.missed == counts
 
 
 @pytest.mark.parametrize(
@@ -611,6 +612,28 @@ def test_without_the_nets_it_fails(folder: Path) -> None:
     assert str(kept) in ran.stderr
     assert len(list(kept.glob("*.jsonl"))) == 6
     assert not (kept.parent / "data").exists()
+
+
+def test_whoever_missed_what_expired_is_named_to_its_sender(folder: Path) -> None:
+    shape = ("--clients", "5", "--messages", "100", "--rooms", "2", "--seconds", "3", "--ttl", "10s-12s")
+    faults = ("--loss", "10%", "--duplicate", "5%", "--reorder", "--cut", "1", "--kill", "server")
+    ran = run(folder, *shape, *faults, "--json")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    verdict = json.loads(ran.stdout)
+    assert verdict["ok"]
+    assert {kind: verdict[kind] for kind in FINDINGS} == dict.fromkeys(FINDINGS, 0)
+    assert verdict["accepted"] >= 100
+    assert verdict["missed"] >= verdict["told"] > 0
+    assert verdict["deliveries"] < 500
+
+
+def test_without_a_worker_whoever_missed_something_is_missed_in_silence(folder: Path) -> None:
+    shape = ("--clients", "4", "--messages", "40", "--rooms", "2", "--seconds", "2", "--ttl", "10s")
+    ran = run(folder, *shape, "--without-worker", "--json")
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    verdict = json.loads(ran.stdout)
+    assert verdict["unexplained"] > 0
+    assert verdict["missed"] == verdict["named_falsely"] == verdict["after_expiry"] == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

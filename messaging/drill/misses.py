@@ -31,6 +31,7 @@ class Missed:
     missed: int = 0  # named, and not held
     told: int = 0
     in_doubt: int = 0  # named, and held: the acknowledgement was under way
+    earliest_doubt_ms: int = 0  # before expiry, when one of those first said so
     late: int = 0  # came after its life, was acknowledged, not shown
     slowest_told_ms: int = 0  # from expiry to the notice
 
@@ -146,19 +147,15 @@ class Misses:
         """Was the acknowledgement of somebody who is named under way, or had it come?"""
         book = self._books.each[index]
         room, epoch, seq = place
-        for said in book.acknowledged[room]:
-            if (
-                said.epoch == epoch
-                and said.seq >= seq
-                and said.at <= expires_at - UNDER_WAY_MS
-                and self._has_come(book, said.at)
-            ):
-                before_ms = expires_at - said.at
-                self._found.add(
-                    "named_falsely", f"{_where(place)}: {who(index)} acknowledged it {before_ms} ms before"
-                )
+        saying = [said.at for said in book.acknowledged[room] if said.epoch == epoch and said.seq >= seq]
+        for at in saying:
+            if at <= expires_at - UNDER_WAY_MS and self._has_come(book, at):
+                where = f"{_where(place)}: {who(index)}"
+                self._found.add("named_falsely", f"{where} acknowledged it {expires_at - at} ms before")
                 return
         self.counts.in_doubt += 1
+        before_ms = expires_at - min(saying, default=expires_at)
+        self.counts.earliest_doubt_ms = max(self.counts.earliest_doubt_ms, before_ms)
 
     def _has_come(self, book: Book, at: int) -> bool:
         """Did its connection, and the store, live on when this was handed to a socket?"""

@@ -227,7 +227,7 @@ def _of_missed(missed: Missed, renewed: int) -> str:
     return (
         f"{missed.told} messages expired before somebody had them: {missed.missed} times somebody missed one and was named,"
         f" {missed.slowest_told_ms / 1000:.0f} s after the end at the latest; {missed.in_doubt} times somebody was named whose"
-        f" acknowledgement was under way; {missed.late} came too late to be shown; {renewed} too old to be repeated went"
+        f" acknowledgement was under way, {missed.earliest_doubt_ms / 1000:.0f} s before the end at the earliest; {missed.late} came too late to be shown; {renewed} too old to be repeated went"
         " again as new messages."
     )
 

@@ -230,13 +230,13 @@ class Drill:
             return all(client.catch_up(tops) for client in absent)
 
         try:
-            await self._until_quiet(
+            told = await self._until_quiet(
                 state, lambda: self._is_over() and not any(tally.unexplained(away=self._leaving))
             )
             tops = tally.tops()
             for client in absent:
                 client.come_back()
-            await self._until_quiet(state, lambda: back() and not any(tally.unexplained()))
+            await self._until_quiet(state, lambda: back() and not (told and any(tally.unexplained())))
         finally:
             reloading.cancel()
 
@@ -260,13 +260,14 @@ class Drill:
             return PATIENCE_S if self._plan.nets else PATIENCE_WITHOUT_NETS_S
         return self._plan.ttl[1] + (PROCESSED_WITHIN_S if self._plan.worker else PATIENCE_WITHOUT_NETS_S)
 
-    async def _until_quiet(self, state: Callable[[], object], quiet: Callable[[], bool]) -> None:
-        """Wait until it is quiet, or nothing has changed for longer than anything waits."""
+    async def _until_quiet(self, state: Callable[[], object], quiet: Callable[[], bool]) -> bool:
+        """Wait until it is quiet, or nothing has changed for longer than anything waits; return whether it is quiet."""
         before, changed_s = state(), time.monotonic()
         while not quiet() and time.monotonic() - changed_s < self._patience_s:
             await asyncio.sleep(LOOK_EVERY_S)
             if state() != before:
                 before, changed_s = state(), time.monotonic()
+        return quiet()
 
     async def _logs(self) -> dict[str, list[witness.Entry]]:
         """Return what the site has in each room."""
