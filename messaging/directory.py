@@ -1,7 +1,7 @@
 """What the database says about who may be here: sessions, users, memberships, as plain data for the sockets.
 
 Read when a connection begins, when a control event says that something changed, and every 60 s in case that event was lost.
-Each function is one hop to a thread; a `DatabaseError` passes through, for "cannot be checked" is not "no".
+Each is one hop to a thread, or a share of one; a `DatabaseError` passes through, for "cannot be checked" is not "no".
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from django.http import HttpRequest, parse_cookie
 from django.utils import timezone
 
 from .connection import MemberRoom, Visitor
+from .crossing import together_in_database
 from .models import Membership, Room
 from .records import RoomKey
 
@@ -30,7 +31,6 @@ def session_key(headers: Collection[tuple[bytes, bytes]]) -> str:
     return str(parse_cookie(given).get(settings.SESSION_COOKIE_NAME, ""))
 
 
-@database_sync_to_async
 def _visitor(key: str) -> Visitor | None:
     engine: Any = import_module(settings.SESSION_ENGINE)
     request = HttpRequest()
@@ -43,7 +43,7 @@ def _visitor(key: str) -> Visitor | None:
 
 async def visitor(key: str) -> Visitor | None:
     """Return who a session belongs to, None when it is no session or its user is not active."""
-    return await _visitor(key) if key else None
+    return await together_in_database(_visitor, key) if key else None
 
 
 @database_sync_to_async
@@ -72,9 +72,12 @@ def still_here(visitors: Collection[Visitor]) -> set[Visitor]:
     return here
 
 
-@database_sync_to_async
-def rooms_of(user: int, room: str | None = None) -> list[MemberRoom]:
+async def rooms_of(user: int, room: str | None = None) -> list[MemberRoom]:
     """Return the rooms a user is in (only `room`, when given). A direct room has the other member's name."""
+    return await together_in_database(_rooms_of, user, room)
+
+
+def _rooms_of(user: int, room: str | None) -> list[MemberRoom]:
     memberships = (
         Membership.objects.filter(user=user, leaving_at=None).select_related("room").order_by("room__name")
     )

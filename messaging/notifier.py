@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from . import notices, protocol, rooms
 from .connection import Connection
-from .crossing import in_database
+from .crossing import in_database, together_in_database
 from .errors import NoSuchMessage
 from .hub import Hub
 from .store import Store
@@ -23,7 +23,7 @@ class Notifier:
 
     async def repeat(self, connection: Connection) -> None:
         """Show a new connection what waits for its user."""
-        for fields in await in_database(notices.notices_of, connection.user):
+        for fields in await together_in_database(notices.notices_of, connection.user):
             connection.push_frame(protocol.Notice(**fields))
 
     async def tell(self, user: int, ids: Collection[str]) -> None:

@@ -78,11 +78,12 @@ async function catchUp(cookie) {
 
 async function storm() {
   await write(plan.messages);
+  const cpuBefore = cpu();
   const started = performance.now();
   const took = await Promise.all(plan.room.members.slice(1).map(({ cookie }) => catchUp(cookie)));
   took.sort((a, b) => a - b);
   const at = (share) => Math.round(took[Math.floor(share * (took.length - 1))]);
-  return { clients: took.length, p50_ms: at(0.5), p99_ms: at(0.99), all_ms: Math.round(performance.now() - started) };
+  return { clients: took.length, p50_ms: at(0.5), p99_ms: at(0.99), all_ms: Math.round(performance.now() - started), cpu_s: +(cpu() - cpuBefore).toFixed(2) };
 }
 
 async function backlog() {
