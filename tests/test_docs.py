@@ -17,6 +17,7 @@ from django.urls import URLPattern, converters
 from chatsite import environment
 from messaging import endpoint, errors, protocol, urls
 from messaging.errors import MessagingError
+from messaging.models import MissedRecipient, Notice
 from messaging.policy import Policy
 from messaging.protocol import Close
 
@@ -97,12 +98,6 @@ SERVED = structs(protocol.ClientFrame)
 SENT = structs(protocol.ServerFrame) | {"room": protocol.Room}
 
 
-def unserved(opening: str) -> set[str]:
-    """Return the frames that a line of the page names as not served; {} where there is no such line any more."""
-    line = re.search(rf"^{re.escape(opening)}(.*?)\.", text_of(PROTOCOL), re.MULTILINE)
-    return set(names_in(line[1])) if line else set()
-
-
 def documented(heading: str) -> dict[str, dict[str, bool]]:
     """Return the fields of each frame in a table; `those of x` takes in the object x."""
     objects = {name: fields_in(fields) for name, fields in table(PROTOCOL, "## Objects inside frames")}
@@ -114,18 +109,14 @@ def documented(heading: str) -> dict[str, dict[str, bool]]:
 
 
 @pytest.mark.parametrize(
-    ("heading", "opening", "code"),
-    [
-        ("## Client to server", "Not served yet, from a client: ", SERVED),
-        ("## Server to client", "Not sent yet, by the server: ", SENT),
-    ],
+    ("heading", "code"),
+    [("## Client to server", SERVED), ("## Server to client", SENT)],
     ids=["from a client", "from the server"],
 )
-def test_every_frame_is_in_the_contract_and_each_one_there_is_served_or_said_not_to_be(
-    heading: str, opening: str, code: dict[str, type[msgspec.Struct]]
+def test_every_frame_is_in_the_contract_and_each_one_there_is_served(
+    heading: str, code: dict[str, type[msgspec.Struct]]
 ) -> None:
-    assert set(documented(heading)) == set(code) | unserved(opening)
-    assert not set(code) & unserved(opening), "served by now: take it off the list"
+    assert set(documented(heading)) == set(code)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +160,13 @@ def test_every_close_code_is_in_the_contract() -> None:
     rows = table(PROTOCOL, "## Close codes")
     assert {int(code) for code, by, *_ in rows if by == "server"} == {int(code) for code in Close}
     assert {int(code) for code, by, *_ in rows if by != "server"} == {1001, 1006}
+
+
+def test_the_reasons_and_the_kinds_of_notices_are_those_of_the_page() -> None:
+    reasons = {names_in(reason)[0]: of for reason, of, _ in table(PROTOCOL, "## Reasons")}
+    assert {reason for reason, of in reasons.items() if of == "missed"} == set(MissedRecipient.Reason.values)
+    [notice] = [row for row in table(PROTOCOL, "## Server to client") if row[0] == "`notice`"]
+    assert set(re.findall(r"`kind` `(\w+)`", notice[2])) == set(Notice.Kind.values)
 
 
 def test_codes_from_4500_on_forbid_to_come_back_and_no_others_do() -> None:
