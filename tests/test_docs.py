@@ -205,8 +205,9 @@ def address(pattern: URLPattern) -> str:
 ARCHITECTURE = DOCS / "architecture.md"
 
 
-def test_every_station_of_the_walk_is_a_file() -> None:
-    rows = table(ARCHITECTURE, "## The walk of one message")
+@pytest.mark.parametrize("heading", ["## The walk of one message", "## Its end"])
+def test_every_station_of_the_walk_is_a_file(heading: str) -> None:
+    rows = table(ARCHITECTURE, heading)
     assert [int(number) for number, *_ in rows] == list(range(1, len(rows) + 1))
     for _, station, _ in rows:
         assert (ROOT / names_in(station)[0]).is_file(), station
