@@ -522,7 +522,7 @@ Explore = Callable[..., None]
 
 
 @pytest.fixture
-def explore(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Explore:
+def explore(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Explore:
     """Return what runs the machine, or a changed one."""
     monkeypatch.setattr(hub, "HEARD_WITHIN_S", 0.0)
     monkeypatch.setattr(subscription, "PING_EVERY_S", 10.0**9)  # the clock leaps: no pong could come in time
