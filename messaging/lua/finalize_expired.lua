@@ -45,7 +45,10 @@ local function clear(at)
   redis.call('HDEL', key .. ':only', seq)
   if redis.call('ZREMRANGEBYSCORE', key .. ':live', seq, seq) > 0 then note(room, key, seq, at) end
   if shown_until and tonumber(shown_until) > now then
-    redis.call('ZADD', prefix .. 'expiring', shown_until, entry) -- that it is over stays known while a screen may show it
+    -- That it is over stays known while a screen may show it; what stays of the Hash tells it from a deleted one.
+    redis.call('ZADD', prefix .. 'expiring', shown_until, entry)
+    redis.call('HSET', key .. ':msg:' .. seq, 'ended', '1')
+    redis.call('PEXPIREAT', key .. ':msg:' .. seq, shown_until)
   else
     redis.call('ZREM', key .. ':changed', seq)
     redis.call('ZREM', prefix .. 'expiring', entry)

@@ -52,15 +52,16 @@ if ARGV[5] ~= '' and tonumber(ARGV[5]) < rev then
       rev, more = tonumber(rows[i - 1]), 1
       break
     end
-    if tonumber(seq) <= since then
+    if tonumber(seq) <= since and tonumber(seq) > from then
       local entry = redis.call('ZRANGEBYSCORE', key .. ':live', seq, seq)[1]
       local fields = entry and visible(seq)
-      if fields and addressed(seq, fields[2]) and tonumber(seq) > from then
+      local mine = not entry or addressed(seq, string.match(entry, '^%d+|(%d+)|'))
+      if mine and fields then
         changed[#changed + 1] = {tonumber(seq), fields, tonumber(rows[i + 1])}
         bytes = bytes + #fields[4] + 200
-      elseif not fields then
+      elseif mine then
         gone[#gone + 1] = tonumber(seq)
-        gone[#gone + 1] = entry and 'expired' or 'deleted'
+        gone[#gone + 1] = (entry or redis.call('EXISTS', key .. ':msg:' .. seq) == 1) and 'expired' or 'deleted'
       end
     end
   end
