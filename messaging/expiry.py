@@ -68,7 +68,11 @@ async def process(
     policy = policies.current()
     started_mono_s = time.monotonic()
     done = Processed()
-    while not stopping() and time.monotonic() - started_mono_s < policy.job_deadline_s:
+
+    def over() -> bool:
+        return stopping() or time.monotonic() - started_mono_s >= policy.job_deadline_s
+
+    while not over():
         begun_mono_s = time.monotonic()
         most = _batch(policy.claim_max, what.limit, done)
         dues = await store.claim_expired(secrets.token_hex(8), most=most, room=what.room) if most else []
@@ -80,7 +84,7 @@ async def process(
         await _process_batch(store, expired, done)
         told(len(dues))
         await asyncio.sleep((time.monotonic() - begun_mono_s) * REST)
-    await _keep_house(store)
+    await _keep_house(store, over)
     done.took_s = round(time.monotonic() - started_mono_s, 3)
     await store.beat("process_expired", dataclasses.asdict(done))
     log.info("expiry", extra=dataclasses.asdict(done))
@@ -173,12 +177,19 @@ async def _tell(notices: Mapping[int, list[str]]) -> None:
                 return
 
 
-async def _keep_house(store: Store) -> None:
-    """Finish resends that were cut off, scrub texts whose retention is over, keep the records within their bounds."""
+async def _keep_house(store: Store, over: Callable[[], bool]) -> None:
+    """Finish resends that were cut off, scrub texts whose retention is over, keep the records within their bounds.
+
+    Each at least a part, however late it is: otherwise no text would ever go while there is always more to report.
+    """
     await resend.finish_unfinished()
     now_ms = await store.now_ms()
-    await in_database(retention.scrub, now_ms)
-    await in_database(retention.prune, now_ms)
+    for work in (retention.scrub, retention.prune):
+        while True:
+            begun_mono_s = time.monotonic()
+            if await in_database(work, now_ms) < retention.AT_ONCE or over():
+                break
+            await asyncio.sleep((time.monotonic() - begun_mono_s) * REST)
 
 
 def step(name: str) -> None:

@@ -39,6 +39,18 @@ class Resolved:
     skipped: list[tuple[UUID, str]]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prospect:
+    """Whether a letter can be sent again: to `users`, without `left_out`: [(user, `left_room`, `deactivated` or `deleted`)].
+
+    `obstacle`: '' or a state, `text_gone`, `room_gone`, `sender_left`, `nobody_left`.
+    """
+
+    obstacle: str
+    users: list[int] = dataclasses.field(default_factory=list)
+    left_out: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+
+
 def letter_of(room_key: str, seq: int, epoch: str | None = None) -> DeadLetter | None:
     """Return the dead letter of a message; without an epoch, that of the newest life of the log which has one."""
     letters = DeadLetter.objects.filter(room_key=room_key, seq=seq)
@@ -63,6 +75,21 @@ def addressees(letter: DeadLetter) -> tuple[list[int], list[tuple[int, str]]]:
         active |= dict(get_user_model().objects.filter(pk__in=some).values_list("pk", "is_active"))
     why = {user: _hindrance(active.get(user), user in members) for user in users}
     return [user for user in users if not why[user]], [(user, said) for user, said in why.items() if said]
+
+
+def prospect(letter: DeadLetter) -> Prospect:
+    """Say whether a letter can be sent again, and to whom."""
+    if letter.state != State.OPEN:
+        return Prospect(letter.state)
+    if letter.body is None:
+        return Prospect("text_gone")
+    if letter.room_id is None:
+        return Prospect("room_gone")
+    sender = Membership.objects.filter(room=letter.room_id, user_id=letter.sender_key, leaving_at=None)
+    if not sender.exists():
+        return Prospect("sender_left")
+    users, left_out = addressees(letter)
+    return Prospect("" if users else "nobody_left", users, left_out)
 
 
 def _hindrance(active: bool | None, member: bool) -> str:

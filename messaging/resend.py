@@ -11,13 +11,14 @@ import dataclasses
 import logging
 from uuid import UUID, uuid5
 
+from django.core.exceptions import ObjectDoesNotExist
 from django.db import Error as DatabaseError
 
 from . import letters, roster
 from . import policy as policies
 from .crossing import in_database
-from .errors import MessagingError, NobodyMissedIt, NotMember, TooLate
-from .models import AuditEntry, DeadLetter, Membership
+from .errors import BacklogFull, MessagingError, NobodyMissedIt, NotMember, TooLate, Unavailable
+from .models import AuditEntry, DeadLetter, Room
 from .records import Accepted, Append
 from .store import Store, open_store
 
@@ -45,9 +46,11 @@ async def resend(
     row = await in_database(DeadLetter.objects.select_related("room").get, pk=letter)
     if row.answer is not None:
         return Resent(_accepted(row.answer), [])
-    users, skipped = await in_database(letters.addressees, row)
+    found = await in_database(letters.prospect, row)
+    if found.obstacle or row.room is None or row.body is None:
+        raise _refusal(found.obstacle)
     store = open_store()
-    append = await _append_of(store, row, users, ttl_s)
+    append = await _append_of(store, row, row.room, row.body, found.users, ttl_s)
     if not await in_database(letters.begin_resend, letter, await store.now_ms()):
         return await _answered_meanwhile(letter)
     [answer] = await store.append([append])
@@ -55,21 +58,26 @@ async def resend(
         raise answer
     kept = await in_database(letters.end_resend, letter, _fields(answer), by, await store.now_ms(), verb)
     if kept != _fields(answer) or answer.duplicate:
-        return Resent(_accepted(kept), skipped)
-    return Resent(answer, skipped)
+        return Resent(_accepted(kept), found.left_out)
+    return Resent(answer, found.left_out)
 
 
-async def _append_of(store: Store, row: DeadLetter, users: list[int], ttl_s: int | None) -> Append:
-    """Return the message to send again. Raises what forbids it."""
-    room = row.room
-    if row.state == DeadLetter.State.DISCARDED:
-        raise TooLate("The staff have discarded this message.")
-    if row.body is None:
-        raise TooLate("The text of this message is not kept any more.")
-    if room is None or not await in_database(_is_member, room.pk, row.sender_key):
-        raise NotMember("The room is gone, or the sender has left it.")
-    if not users:
-        raise NobodyMissedIt("Nobody who missed this message can be sent to any more.")
+def _refusal(obstacle: str) -> MessagingError:
+    match obstacle:
+        case "room_gone" | "sender_left":
+            return NotMember("The room is gone, or the sender has left it.")
+        case "nobody_left":
+            return NobodyMissedIt("Nobody who missed this message can be sent to any more.")
+        case "text_gone":
+            return TooLate("The text of this message is not kept any more.")
+        case _:
+            return TooLate("The staff have discarded this message.")
+
+
+async def _append_of(
+    store: Store, row: DeadLetter, room: Room, body: str, users: list[int], ttl_s: int | None
+) -> Append:
+    """Return the message to send again. Raises BadTtl, Unavailable."""
     life_s = policies.current().ttl(ttl_s, room_s=room.ttl_s, room_max_s=room.ttl_max_s)
     [place] = await store.places([roster.key_of(room)])
     same_log = place is not None and place.epoch == row.epoch
@@ -78,7 +86,7 @@ async def _append_of(store: Store, row: DeadLetter, users: list[int], ttl_s: int
         user=row.sender_key,
         name=row.sender_name,
         id=str(uuid5(row.pk, "resend")),
-        body=row.body,
+        body=body,
         ttl_ms=life_s * 1000,
         reply_to=row.reply_to if same_log else None,
         only=tuple(users),
@@ -94,22 +102,27 @@ async def _answered_meanwhile(letter: UUID) -> Resent:
 
 
 async def finish_unfinished() -> int:
-    """Go on with resends whose process died on the way; return how many. For the expiry job. Raises Unavailable."""
+    """Go on with resends whose process died on the way; return how many. For the expiry job. Raises Unavailable.
+
+    One that cannot be sent is given up: it must not stop the others, nor the job, minute after minute. A full store is waited for.
+    """
     rows = await in_database(letters.unfinished_resends, await open_store().now_ms())
     finished = 0
     for row in rows:
+        ids = {"room": row.room_key, "seq": row.seq}
         try:
             await resend(row.pk, by=None)
             finished += 1
-        except (NobodyMissedIt, TooLate, NotMember):
-            await in_database(letters.abandon_resend, row.pk)
+        except Unavailable:
+            raise
+        except BacklogFull:
+            continue
         except DatabaseError:
-            log.warning("a resend could not be finished", extra={"room": row.room_key, "seq": row.seq})
+            log.warning("a resend could not be finished", extra=ids)
+        except (MessagingError, ObjectDoesNotExist, ValueError) as fault:
+            log.warning("a resend was given up", extra={**ids, "reason": type(fault).__name__})
+            await in_database(letters.abandon_resend, row.pk)
     return finished
-
-
-def _is_member(room: str, user: int) -> bool:
-    return Membership.objects.filter(room=room, user_id=user, leaving_at=None).exists()
 
 
 def _fields(answer: Accepted) -> dict[str, str | int]:
