@@ -110,7 +110,7 @@ class _Batch:
         distinct = {id(one.missed): one.missed for one in owed.values()}
         self.packed = {key: packing.pack(missed) for key, missed in distinct.items()}
         named = {one.user for missed in distinct.values() for one in missed[:NAMED_MOST]}
-        self.names = _Names(named | {one.sender for one in owed.values()})
+        self.names = Names(named | {one.sender for one in owed.values()})
         self.rooms = _room_names({one.due.room.id for one in owed.values()})
         self.people = {
             key: [self._person(one) for one in missed[:NAMED_MOST]] for key, missed in distinct.items()
@@ -191,7 +191,7 @@ class _Batch:
         }
 
 
-class _Names:
+class Names:
     """What some users are called: by their accounts, else as they were called before they were deleted, else by number."""
 
     def __init__(self, users: Set[int]) -> None:

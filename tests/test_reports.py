@@ -383,14 +383,14 @@ class TestTwoWorkers:
         self, room: Room, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ada, grace = people("ada", "grace")
-        names = reports._Names
+        names = reports.Names
 
         def then_deleted(users: Any) -> Any:
             found = names(users)
             User.objects.filter(pk=grace.pk)._raw_delete("default")
             return found
 
-        monkeypatch.setattr(reports, "_Names", then_deleted)
+        monkeypatch.setattr(reports, "Names", then_deleted)
         reports.record([expired(room, ada, missed(grace))], NOW)
         assert MissedRecipient.objects.get().user is None
         assert counts() == (1, 1, 1)

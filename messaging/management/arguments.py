@@ -1,4 +1,4 @@
-"""What several commands take and print alike: durations, a stop that finishes the batch, tables."""
+"""What several commands take and print alike: durations, a stop that finishes the batch, a question, tables."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Self, TextIO
 
+from django.core.management.base import CommandError, OutputWrapper
+from django.db import Error as DatabaseError
 from rich.console import Console
 from rich.table import Table
 
@@ -36,7 +38,10 @@ def positive(text: str) -> int:
 
 def room_key(text: str) -> RoomKey:
     """Return the key of a room by its id."""
-    room = Room.objects.filter(pk=text).first()
+    try:
+        room = Room.objects.filter(pk=text).first()
+    except DatabaseError as fault:
+        raise argparse.ArgumentTypeError("rooms cannot be looked up: the database does not answer") from fault
     if room is None:
         raise argparse.ArgumentTypeError(f"there is no room {text!r}; `manage.py room list` shows them")
     return RoomKey(room.id, room.partition)
@@ -74,12 +79,25 @@ def show_table(out: TextIO, columns: Sequence[str], rows: Iterable[Sequence[str]
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    Console(file=out).print(table)
+    Console(file=out, markup=False, emoji=False).print(table)  # names may hold brackets
 
 
 def say(text: str) -> None:
     """Talk on stderr: stdout is for data."""
     sys.stderr.write(text + "\n")
+
+
+def agreed(err: OutputWrapper, question: str) -> bool:
+    """Ask on a command's stderr; return whether the answer is yes. Without a terminal nobody can answer, which is a wrong use."""
+    if not sys.stdin.isatty():
+        raise CommandError("There is nobody to ask: give --yes or --dry-run.", returncode=2)
+    err.write(f"{question} [y/N] ", ending="")
+    err.flush()
+    try:
+        return input().strip().lower() in ("y", "yes")
+    except (EOFError, KeyboardInterrupt):
+        err.write("")
+        return False
 
 
 def age(seconds: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from rich.table import Table
 from messaging import rooms, roster
 from messaging.crossing import run_verb
 from messaging.errors import MessagingError, Unavailable
+from messaging.management.arguments import agreed
 from messaging.models import Membership, Room
 from messaging.records import Place
 from messaging.store import open_store
@@ -135,18 +135,16 @@ class Command(BaseCommand):
         self.stderr.write(
             f"{found.shortened} of {found.looked} messages in {room.name} end sooner, {found.ended} of them at once."
         )
-        goes_on = bool(found.shortened and not options["dry_run"] and (options["yes"] or self._agreed()))
+        goes_on = bool(
+            found.shortened
+            and not options["dry_run"]
+            and (options["yes"] or agreed(self.stderr, "This cannot be undone. Shorten them?"))
+        )
         if goes_on:
             found = run_verb(rooms.shorten, None, room.id, options["ttl"], dry_run=False)
             self.stderr.write(f"Shortened {found.shortened}.")
         if options["json"]:
             self._write_json(dataclasses.asdict(found) | {"done": goes_on})
-
-    def _agreed(self) -> bool:
-        if not sys.stdin.isatty():
-            raise CommandError("There is nobody to ask: give --yes or --dry-run.", returncode=2)
-        self.stderr.write("This cannot be undone. Shorten them? [y/N] ", ending="")
-        return input().strip().lower() in ("y", "yes")
 
     def _place(self, room: Room) -> Fields:
         """Return where the room's log stands; nulls where it has none yet, or the store is away."""
