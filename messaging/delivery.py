@@ -95,7 +95,7 @@ class Delivery:
         for at in range(0, len(wanted), READS_MOST):
             await self._resume_all(connection, wanted[at : at + READS_MOST])
         self.receipts.connected(connection)
-        await self.notifier.repeat(connection)
+        connection.spawn(self.notifier.repeat(connection))
 
     async def _stand(
         self, connection: Connection, feeds: Sequence[Feed], named: Mapping[str, protocol.Since]

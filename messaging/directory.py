@@ -7,6 +7,7 @@ Each is one hop to a thread, or a share of one; a `DatabaseError` passes through
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Collection
 from importlib import import_module
 from typing import Any
@@ -19,7 +20,8 @@ from django.http import HttpRequest, parse_cookie
 from django.utils import timezone
 
 from .connection import MemberRoom, Visitor
-from .crossing import together_in_database
+from .crossing import in_database
+from .gathering import ask
 from .models import Membership, Room
 from .records import RoomKey
 
@@ -31,6 +33,15 @@ def session_key(headers: Collection[tuple[bytes, bytes]]) -> str:
     return str(parse_cookie(given).get(settings.SESSION_COOKIE_NAME, ""))
 
 
+async def visitor(key: str) -> Visitor | None:
+    """Return who a session belongs to, None when it is no session or its user is not active."""
+    return await ask(_visitors, key) if key else None
+
+
+def _visitors(keys: Collection[str]) -> dict[str, Visitor | None]:
+    return {key: _visitor(key) for key in keys}
+
+
 def _visitor(key: str) -> Visitor | None:
     engine: Any = import_module(settings.SESSION_ENGINE)
     request = HttpRequest()
@@ -39,11 +50,6 @@ def _visitor(key: str) -> Visitor | None:
     if not user.is_authenticated or not user.is_active:
         return None
     return Visitor(user.pk, user.get_username(), key, _credential(user.password))
-
-
-async def visitor(key: str) -> Visitor | None:
-    """Return who a session belongs to, None when it is no session or its user is not active."""
-    return await together_in_database(_visitor, key) if key else None
 
 
 @database_sync_to_async
@@ -72,29 +78,38 @@ def still_here(visitors: Collection[Visitor]) -> set[Visitor]:
     return here
 
 
-async def rooms_of(user: int, room: str | None = None) -> list[MemberRoom]:
-    """Return the rooms a user is in (only `room`, when given). A direct room has the other member's name."""
-    return await together_in_database(_rooms_of, user, room)
+async def rooms_of(user: int) -> list[MemberRoom]:
+    """Return the rooms a user is in, by name. A direct room has the other member's name."""
+    return await ask(_rooms, user)
 
 
-def _rooms_of(user: int, room: str | None) -> list[MemberRoom]:
-    memberships = (
-        Membership.objects.filter(user=user, leaving_at=None).select_related("room").order_by("room__name")
-    )
+async def room_of(user: int, room: str) -> MemberRoom | None:
+    """Return a room that a user is in, None when he is not."""
+    found = await in_database(_rooms, [user], room)
+    return next(iter(found[user]), None)
+
+
+def _rooms(users: Collection[int], room: str | None = None) -> dict[int, list[MemberRoom]]:
+    memberships = Membership.objects.filter(user__in=users, leaving_at=None).select_related("room")
     if room is not None:
         memberships = memberships.filter(room=room)
-    rows = list(memberships)
-    direct = [row.room_id for row in rows if row.room.kind == Room.Kind.DIRECT]
-    others = (
-        dict(
-            Membership.objects.filter(room__in=direct)
-            .exclude(user=user)
-            .values_list("room", f"user__{get_user_model().USERNAME_FIELD}")
-        )
-        if direct
-        else {}
-    )
-    return [_member_room(row, others.get(row.room_id)) for row in rows]
+    rows = list(memberships.order_by("room__name"))
+    others = _others({row.room_id for row in rows if row.room.kind == Room.Kind.DIRECT})
+    found: dict[int, list[MemberRoom]] = {user: [] for user in users}
+    for row in rows:
+        names = [name for member, name in others.get(row.room_id, ()) if member != row.user_id]
+        found[row.user_id].append(_member_room(row, names[0] if names else None))
+    return found
+
+
+def _others(direct: Collection[str]) -> dict[str, list[tuple[int, str]]]:
+    """Return the members of direct rooms: {room: [(user, name)]}."""
+    members: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+    if direct:
+        rows = Membership.objects.filter(room__in=direct)
+        for room, user, name in rows.values_list("room", "user", f"user__{get_user_model().USERNAME_FIELD}"):
+            members[room].append((user, name))
+    return members
 
 
 @database_sync_to_async

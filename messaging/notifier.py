@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Collection
 
+from django.db import Error as DatabaseError
+
 from . import notices, protocol, rooms
 from .connection import Connection
-from .crossing import in_database, together_in_database
+from .crossing import in_database
 from .errors import NoSuchMessage
+from .gathering import ask
 from .hub import Hub
 from .store import Store
+
+AGAIN_S = 5.0  # after a database that did not answer
 
 
 class Notifier:
@@ -22,8 +28,14 @@ class Notifier:
         self.id = secrets.token_hex(4)
 
     async def repeat(self, connection: Connection) -> None:
-        """Show a new connection what waits for its user."""
-        for fields in await together_in_database(notices.notices_of, connection.user):
+        """Show a new connection what waits for its user, as soon as the database says it: messages do not wait for that."""
+        while True:
+            try:
+                waiting = await ask(notices.newest, connection.user)
+                break
+            except DatabaseError:
+                await asyncio.sleep(AGAIN_S)
+        for fields in waiting:
             connection.push_frame(protocol.Notice(**fields))
 
     async def tell(self, user: int, ids: Collection[str]) -> None:

@@ -178,16 +178,16 @@ class Server:
         connections = self.hub.connections_of(user)
         if not connections:
             return
-        found = await directory.rooms_of(user, room)
+        found = await directory.room_of(user, room)
         for connection in connections:
             if not connection.greeted:
                 continue
-            if not found:
+            if found is None:
                 self.delivery.expel(connection, room)
             elif room in connection.feeds:
-                await self.delivery.update(connection, found[0])
+                await self.delivery.update(connection, found)
             else:  # beside the rest: it waits for the connection's reads, and a slow reader's take their time
-                connection.spawn(self._admit(connection, found[0]))
+                connection.spawn(self._admit(connection, found))
 
     async def _admit(self, connection: Connection, room: MemberRoom) -> None:
         try:
