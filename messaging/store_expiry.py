@@ -266,7 +266,10 @@ def _report(
     missed: tuple[Missed, ...],
     first: list[str] | None,
 ) -> Expired:
-    """Put together what is known of one row; where the Hash is gone its times are those of the first answer, or when it was due."""
+    """Put together what is known of one row; where the Hash is gone its times are those of the first answer, or when it was due.
+
+    What in a Hash cannot be read counts as not there: one spoilt message must not keep the others from being reported.
+    """
     _, name, body, sent_at, expires_at, reply_to, resends = fields
     entry = _entry(entries)
     return Expired(
@@ -275,8 +278,8 @@ def _report(
         live=bool(entry),
         sender=int(entry[1]) if entry else 0,
         id=entry[2] if entry else "",
-        name=text(name or b""),
-        body=None if body is None else text(body),
+        name=text(name or b"", errors="replace"),
+        body=None if body is None else text(body, errors="replace"),
         sent_at=_number(sent_at) or (int(first[2]) if first else due.due_at),
         expires_at=_number(expires_at) or (int(first[3]) if first else due.due_at),
         reply_to=_number(reply_to),
@@ -292,4 +295,7 @@ def _entry(entries: list[bytes]) -> list[str]:
 
 
 def _number(value: bytes | None) -> int | None:
-    return None if value is None else int(value)
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        return None

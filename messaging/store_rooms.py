@@ -138,9 +138,9 @@ def checked(answers: list[Any]) -> list[Any]:
     return answers
 
 
-def text(value: bytes | str) -> str:
+def text(value: bytes | str, *, errors: str = "strict") -> str:
     """Return what the store says as text."""
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode(errors=errors) if isinstance(value, bytes) else value
 
 
 def _standing(answer: list[Any]) -> Standing:
