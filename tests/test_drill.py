@@ -623,7 +623,7 @@ def test_whoever_missed_what_expired_is_named_to_its_sender(folder: Path) -> Non
     assert verdict["ok"]
     assert {kind: verdict[kind] for kind in FINDINGS} == dict.fromkeys(FINDINGS, 0)
     assert verdict["accepted"] >= 100
-    assert verdict["missed"] >= verdict["told"] > 0
+    assert verdict["missed"] + verdict["in_doubt"] >= verdict["told"] > 0
     assert verdict["deliveries"] < 500
 
 

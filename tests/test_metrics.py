@@ -17,8 +17,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from chatsite.environment import BASE_DIR
 from messaging import health, metrics, views
 from messaging import store as stores
+from messaging.changes import Changes
 from messaging.delivery import Delivery
 from messaging.hub import Hub
+from messaging.limits import Limits
+from messaging.notifier import Notifier
 from messaging.policy import Policy
 from messaging.presence import Presence
 from messaging.protocol import Reject, Send
@@ -352,8 +355,9 @@ class TestLog:
         caplog.set_level(logging.INFO)
         [accepted] = await accept(store)
         delivery, connection = await served(store, GRACE)
+        changes = Changes(store, delivery.hub, delivery.limits, delivery.notifier, delivery.policy)
         for _ in range(2):
-            await delivery.reject(
+            await changes.reject(
                 connection, Reject(room=ROOM.id, epoch=accepted.epoch, seq=1, reason="a secret\n")
             )
         await connection.finish()
@@ -368,4 +372,5 @@ async def served(store: Store, user: int) -> tuple[Delivery, Any]:
     hearing = asyncio.ensure_future(hub.run())
     connection, _, _ = await open_feed(store, hub, user)
     hearing.cancel()
-    return Delivery(store, hub, Presence(store, hub), Receipts(store, hub, policy), policy), connection
+    presence, receipts = Presence(store, hub), Receipts(store, hub, policy)
+    return Delivery(store, hub, presence, receipts, Limits(policy), Notifier(store, hub), policy), connection

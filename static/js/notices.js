@@ -178,7 +178,7 @@ function peopleOf({ missing, missing_total }) {
   const last = nameless > 0 && el("li", {}, el("span", {}, more(nameless)));
   const shown = el("ul", { class: "people" }, missing.slice(0, LISTED_MOST).map(row), missing.length <= LISTED_MOST && last);
   if (missing.length <= LISTED_MOST) return shown;
-  return [shown, el("details", { class: "people-more" }, el("summary", { class: "notice-where" }, more(missing_total - LISTED_MOST)), el("ul", { class: "people" }, missing.slice(LISTED_MOST).map(row), last))];
+  return [shown, el("details", {}, el("summary", { class: "notice-where" }, more(missing_total - LISTED_MOST)), el("ul", { class: "people" }, missing.slice(LISTED_MOST).map(row), last))];
 }
 
 function headline({ missing, missing_total }) {
