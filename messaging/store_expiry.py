@@ -48,14 +48,17 @@ class Expiries(Rooms):
         if room is not None:
             return await self._claim_room(token, most, room)
         newest_ms = await self.now_ms() - self.policy.claim_delay_s * 1000
-        counted = await self.scripts.pipeline(
-            [
-                ("ZCOUNT", f"{partition_prefix(partition)}expiring", "-inf", newest_ms)
-                for partition in range(PARTITIONS)
+        commands: list[tuple[Any, ...]] = []
+        for partition in range(PARTITIONS):
+            prefix = partition_prefix(partition)
+            commands += [
+                ("ZCOUNT", f"{prefix}expiring", "-inf", newest_ms),
+                ("EXISTS", f"{prefix}claim:{token}"),
             ]
-        )
+        answers = await self.scripts.pipeline(commands)
+        counted, claimed = answers[0::2], answers[1::2]
         calls = []
-        for partition, due in enumerate(counted):
+        for partition, due in enumerate(claimed if any(claimed) else counted):
             if due and most > 0:
                 calls.append((partition, self._claim_args(partition, token, min(due, most), "", 0)))
                 most -= due
@@ -92,7 +95,9 @@ class Expiries(Rooms):
         found: list[Due] = []
         passed, more = 0, 1
         while more and len(found) < most:
-            args = self._claim_args(room.partition, f"{token}.{passed}", most - len(found), room.id, passed)
+            args = self._claim_args(
+                room.partition, f"{token}.{len(found)}.{passed}", most - len(found), room.id, passed
+            )
             [answer] = checked(await self.scripts.run([("claim_expired", args)]))
             found += _dues(room.partition, answer)
             passed, more = passed + answer[0], answer[1]
