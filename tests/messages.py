@@ -86,6 +86,13 @@ async def vanish(store: Store, *seqs: int, room: RoomKey = ROOM) -> None:
     await store.client.delete(*(f"{room.key}:msg:{seq}" for seq in seqs))
 
 
+async def due(store: Store, *seqs: int, room: RoomKey = ROOM) -> None:
+    """Let the expiry job's look at messages be due, whatever their end."""
+    past_ms = await store.now_ms() - store.policy.claim_delay_s * 1000 - 1
+    rows = {f"{room.id}|{seq}": past_ms for seq in seqs}
+    await store.client.zadd(f"{room.prefix}expiring", rows, xx=True)
+
+
 async def cursors(store: Store, user: int, *, room: RoomKey = ROOM) -> tuple[int | None, int | None]:
     """Return a user's cursors (delivered, read); None where there is none."""
     delivered = await store.client.zscore(f"{room.key}:delivered", user)
