@@ -154,13 +154,14 @@ def abandon_resend(letter: UUID) -> None:
 
 def discard(letters: Collection[UUID], by: int | None, now_ms: int) -> Resolved:
     """Drop open letters: nobody sends them any more. A transaction each 500. Idempotent."""
+    return _each(letters, hindrance_to_discard, State.DISCARDED, Verb.DISCARD, by, now_ms)
 
-    def hindrance(row: DeadLetter) -> str:
-        if row.state != State.OPEN:
-            return row.state
-        return "resending" if row.resend_started_at and row.has_text else ""  # type: ignore[attr-defined]
 
-    return _each(letters, hindrance, State.DISCARDED, Verb.DISCARD, by, now_ms)
+def hindrance_to_discard(row: DeadLetter) -> str:
+    """Say why a letter, read with `has_text`, cannot be discarded: its state or `resending`; '' if it can."""
+    if row.state != State.OPEN:
+        return row.state
+    return "resending" if row.resend_started_at and row.has_text else ""  # type: ignore[attr-defined]
 
 
 def undo_discard(letters: Collection[UUID], by: int | None, now_ms: int) -> Resolved:

@@ -66,7 +66,7 @@ async def requeue(
 
 
 async def _requeue(key: UUID, by: int | None) -> Outcome:
-    found = await prospect(key)
+    found = await _prospect(key)
     if found.obstacle:
         return Outcome(key, Result.SKIPPED, found.obstacle, found.left_out)
     try:
@@ -74,14 +74,13 @@ async def _requeue(key: UUID, by: int | None) -> Outcome:
     except (Unavailable, BacklogFull):
         raise
     except MessagingError as fault:
-        found = await prospect(key)  # somebody else was quicker, or it is of another kind
+        found = await _prospect(key)  # somebody else was quicker, or it is of another kind
         return Outcome(key, Result.SKIPPED if found.obstacle else Result.FAILED, found.obstacle or fault.code)
     if resent.answer.duplicate:
         return Outcome(key, Result.SKIPPED, DeadLetter.State.REQUEUED)
     return Outcome(key, Result.DONE, left_out=resent.skipped)
 
 
-async def prospect(key: UUID) -> letters.Prospect:
-    """Say what would become of a letter, `unknown` where there is none. Writes nothing."""
+async def _prospect(key: UUID) -> letters.Prospect:
     row = await in_database(DeadLetter.objects.filter(pk=key).first)
     return letters.Prospect("unknown") if row is None else await in_database(letters.prospect, row)

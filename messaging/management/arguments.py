@@ -13,7 +13,7 @@ from typing import Any, Self, TextIO
 from django.core.management.base import CommandError, OutputWrapper
 from django.db import Error as DatabaseError
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from messaging.models import Room
 from messaging.records import RoomKey
@@ -76,7 +76,8 @@ def show_table(out: TextIO, columns: Sequence[str], rows: Iterable[Sequence[str]
         for row in rows:
             out.write("\t".join(row) + "\n")
         return
-    table = Table(*columns, box=None, pad_edge=False)
+    first, *others = columns  # what is typed back into the next command is never cut off
+    table = Table(Column(first, no_wrap=True), *others, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
     Console(file=out, markup=False, emoji=False).print(table)  # names may hold brackets
@@ -91,12 +92,12 @@ def agreed(err: OutputWrapper, question: str) -> bool:
     """Ask on a command's stderr; return whether the answer is yes. Without a terminal nobody can answer, which is a wrong use."""
     if not sys.stdin.isatty():
         raise CommandError("There is nobody to ask: give --yes or --dry-run.", returncode=2)
-    err.write(f"{question} [y/N] ", ending="")
+    err.write(f"{question} [y/N] ", style_func=str, ending="")
     err.flush()
     try:
         return input().strip().lower() in ("y", "yes")
     except (EOFError, KeyboardInterrupt):
-        err.write("")
+        err.write("", style_func=str)
         return False
 
 

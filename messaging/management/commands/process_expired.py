@@ -16,7 +16,7 @@ from rich.progress import Progress
 from messaging import expiry
 from messaging import policy as policies
 from messaging.crossing import run_verb
-from messaging.errors import MessagingError
+from messaging.errors import Unavailable
 from messaging.management.arguments import Stop, age, positive, room_key, say, show_table
 from messaging.models import Room
 from messaging.records import Expired, Overdue
@@ -45,8 +45,10 @@ class Command(BaseCommand):
                 self._show(what, as_json=options["json"])
             else:
                 self._process(what, once=options["once"], as_json=options["json"])
-        except MessagingError as error:
-            raise CommandError(f"{error.detail} {SAFE} `manage.py doctor` says what is wrong.") from None
+        except Unavailable:
+            raise CommandError(
+                f"The store does not answer. {SAFE} `manage.py doctor` says what is wrong."
+            ) from None
         except DatabaseError as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise CommandError(
