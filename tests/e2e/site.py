@@ -21,11 +21,6 @@ ROOT = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 20.0
 POLL_S = 0.05
-PROCESS_EXPIRED = """
-from messaging import expiry
-from messaging.crossing import run_verb
-run_verb(expiry.process, expiry.Expiring())
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +102,7 @@ class Site:
 
     def process_expired(self) -> None:
         """Run the expiry job once: this site has no worker."""
-        self.manage("shell", "-c", PROCESS_EXPIRED)
+        self.manage("process_expired", "--once")
 
     def kill_server(self) -> int:
         """End the web server with -9; the supervisor starts another. Return the pid that died."""
