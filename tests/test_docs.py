@@ -184,6 +184,18 @@ def test_the_numbers_of_the_page_are_those_of_the_policy() -> None:
     }
 
 
+def test_the_lifetimes_in_operations_are_those_of_the_policy() -> None:
+    rows = table(DOCS / "operations.md", "## Settings", 1)
+    said = {
+        name: int(value)
+        for names, values, _ in rows
+        for name, value in zip(names_in(names), values.split(", "), strict=True)
+    }
+    policy = dataclasses.asdict(Policy())
+    assert {"grace_s", "dead_letter_retention_s"} <= set(said)
+    assert said == {name: policy[name] for name in said}
+
+
 def test_every_json_address_is_on_the_page_with_its_methods() -> None:
     said = {names_in(row[0])[0]: set(row[1].split(", ")) for row in table(PROTOCOL, "## Over HTTP")}
     served = {address(pattern): pattern for pattern in urls.urlpatterns if isinstance(pattern, URLPattern)}
