@@ -217,7 +217,7 @@ def address(pattern: URLPattern) -> str:
 ARCHITECTURE = DOCS / "architecture.md"
 
 
-@pytest.mark.parametrize("heading", ["## The walk of one message", "## Its end"])
+@pytest.mark.parametrize("heading", ["## The walk of one message", "## The end of that message"])
 def test_every_station_of_the_walk_is_a_file(heading: str) -> None:
     rows = table(ARCHITECTURE, heading)
     assert [int(number) for number, *_ in rows] == list(range(1, len(rows) + 1))
