@@ -99,11 +99,13 @@ class Change:
 
 class Feed:
     """One room as one connection gets it. `last`: newest seq sent; `acked`: newest seq acknowledged over this connection;
-    `rev`: newest change the client knows of, `rev_told`: newest sent by itself; `joined`: where the user's own history begins.
+    `rev`: newest change the client knows of; above `told_after` up to `rev_told`: changes sent by themselves; `answered`: those
+    that came as an answer, before their fan-out; `joined`: where the user's own history begins.
     """
 
     __slots__ = (
         "acked",
+        "answered",
         "epoch",
         "held",
         "held_changes",
@@ -115,6 +117,7 @@ class Feed:
         "silence",
         "state",
         "told",
+        "told_after",
     )
 
     def __init__(self, room: MemberRoom) -> None:
@@ -123,7 +126,9 @@ class Feed:
         self.epoch = ""
         self.last = 0
         self.rev = 0
+        self.told_after = 0
         self.rev_told = 0
+        self.answered: frozenset[int] = frozenset()
         self.joined = 0
         self.acked = 0
         self.told = (0, 0)  # the position, (top, rev), that the client heard last
@@ -134,7 +139,21 @@ class Feed:
     def begin(self, epoch: str) -> None:
         """Note which life of the log this is about; in another one changes are numbered anew."""
         if epoch != self.epoch:
-            self.epoch, self.rev, self.rev_told = epoch, 0, 0
+            self.epoch, self.rev, self.told_after, self.rev_told = epoch, 0, 0, 0
+            self.answered = frozenset()
+
+    def knows(self, rev: int) -> None:
+        """Note that the client knows of all changes up to `rev`, or is about to."""
+        self.rev = rev
+        if self.answered:
+            self.answered = frozenset(answered for answered in self.answered if answered > rev)
+
+
+class Turn(enum.Enum):
+    """What a connection has done for it one by one."""
+
+    READ = enum.auto()
+    CHANGE = enum.auto()
 
 
 class Bucket:
@@ -181,7 +200,8 @@ class Connection:
         self.sending_since_s: float | None = None
         self._written = asyncio.Event()
         self.reading = asyncio.Lock()  # one store read at a time
-        self.failed_reads = 0
+        self._turns = {Turn.READ: self.reading, Turn.CHANGE: asyncio.Lock()}
+        self._failed = dict.fromkeys(Turn, 0)
         self.buckets: dict[str, Bucket] = {}
         self.refused = 0  # frames refused for rate since one was taken
         self.typed_s: dict[str, float] = {}
@@ -218,16 +238,16 @@ class Connection:
             await self._written.wait()
 
     @contextlib.asynccontextmanager
-    async def one_read(self) -> AsyncIterator[None]:
-        """Let one read of the store run at a time. What waited behind one that failed has waited as long as it may."""
-        failed = self.failed_reads
-        async with self.reading:
-            if self.failed_reads != failed:
+    async def in_turn(self, turn: Turn) -> AsyncIterator[None]:
+        """Let one read, or one change, run at a time, in order. What waited behind one that failed has waited as long as it may."""
+        failed = self._failed[turn]
+        async with self._turns[turn]:
+            if self._failed[turn] != failed:
                 raise Unavailable(retry_after_ms=1_000)
             try:
                 yield
             except Unavailable:
-                self.failed_reads += 1
+                self._failed[turn] += 1
                 raise
 
     def push_frame(self, frame: protocol.ServerFrame) -> None:

@@ -19,7 +19,7 @@ from django.db import Error as DatabaseError
 
 from . import directory, metrics, protocol
 from .changes import Changes
-from .connection import Connection
+from .connection import Connection, Turn
 from .errors import BadFrame, MessagingError
 from .origins import origin_allowed
 from .protocol import Close
@@ -143,24 +143,26 @@ class ChatConsumer(AsyncConsumer):
         else:
             await self._beside(connection, frame, self._change(here.changes, connection, frame))
 
-    def _change(self, changes: Changes, connection: Connection, frame: protocol.AnyChange) -> Awaitable[None]:
-        match frame:
-            case protocol.Edit():
-                return changes.edit(connection, frame)
-            case protocol.Delete():
-                return changes.delete(connection, frame)
-            case protocol.Extend():
-                return changes.extend(connection, frame)
-            case protocol.Resend():
-                return changes.resend(connection, frame)
-            case protocol.Reject():
-                return changes.reject(connection, frame)
-            case protocol.Dismiss():
-                return changes.dismiss(connection, frame)
+    async def _change(self, changes: Changes, connection: Connection, frame: protocol.AnyChange) -> None:
+        async with connection.in_turn(Turn.CHANGE):
+            match frame:
+                case protocol.Edit():
+                    await changes.edit(connection, frame)
+                case protocol.Delete():
+                    await changes.delete(connection, frame)
+                case protocol.Extend():
+                    await changes.extend(connection, frame)
+                case protocol.Resend():
+                    await changes.resend(connection, frame)
+                case protocol.Reject():
+                    await changes.reject(connection, frame)
+                case protocol.Dismiss():
+                    await changes.dismiss(connection, frame)
 
     async def _beside(self, connection: Connection, frame: Any, work: Awaitable[None]) -> None:
         """Let a verb that reads the store run beside the receiving; with many under way the peer waits."""
         if len(connection.tasks) >= connection.policy.reads_waiting_max:
+            await asyncio.sleep(0)  # what came before it, and has not begun yet, goes first
             await self._answered(connection, frame, work)
         else:
             connection.spawn(self._answered(connection, frame, work))

@@ -19,7 +19,7 @@ from django.db import Error as DatabaseError
 from msgspec import UNSET
 
 from . import directory, metrics, protocol
-from .connection import Connection, Feed, MemberRoom, State
+from .connection import Connection, Feed, MemberRoom, State, Turn
 from .errors import AckTooHigh, BadFrame, MessagingError, Unavailable
 from .hub import Hub
 from .limits import Limits
@@ -349,7 +349,7 @@ class Delivery:
 
     async def sync(self, connection: Connection, frame: protocol.Sync) -> None:
         """Answer with `resumed`; the room's messages wait meanwhile and follow it."""
-        async with connection.one_read():
+        async with connection.in_turn(Turn.READ):
             await connection.wait_for_room()
             feed = connection.feeds.get(frame.room)
             if feed is None:
@@ -415,7 +415,7 @@ class Delivery:
         feed = connection.feed(frame.room)
         self.limits.take("history", connection)
         limit = min(frame.limit or 50, 100)
-        async with connection.one_read():
+        async with connection.in_turn(Turn.READ):
             await connection.wait_for_room()
             page = await self.store.history(
                 feed.room.key,

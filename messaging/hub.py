@@ -160,7 +160,7 @@ class Hub:
         room.rev = max(room.rev, slice_.rev)
         feed.begin(slice_.epoch)
         feed.last, feed.told = slice_.upto, (slice_.top, slice_.rev)
-        feed.rev = slice_.rev
+        feed.knows(slice_.rev)
         if slice_.more:
             feed.state = State.BEHIND
         elif feed.state is State.BEHIND:  # more came meanwhile than may be held
@@ -266,18 +266,26 @@ class Hub:
             return
         if feed.state is State.BEHIND or change.epoch != feed.epoch or change.rev <= feed.rev:
             return
-        feed.rev = feed.rev_told = change.rev
+        answered = change.rev in feed.answered
+        feed.knows(change.rev)
+        if change.rev != feed.rev_told + 1:
+            feed.told_after = change.rev - 1
+        feed.rev_told = change.rev
+        if answered:
+            return
         mine = change.only is None or connection.user in change.only or connection.user == change.sender
         shown = feed.room.open_history or change.seq > feed.joined
         connection.push(change.text if mine and shown else change.bare)
 
     def answer_change(self, connection: Connection, feed: Feed, change: Change) -> None:
         """Answer who asked for a change, unless the fan-out was quicker; then it is not told again."""
-        if change.epoch == feed.epoch and change.rev <= feed.rev_told:
-            return
-        feed.rev_told = max(feed.rev_told, change.rev)
-        if feed.state is State.OPEN and change.epoch == feed.epoch:
-            feed.rev = max(feed.rev, change.rev)
+        if change.epoch == feed.epoch:
+            if feed.told_after < change.rev <= feed.rev_told:
+                return
+            if (
+                change.rev > feed.rev
+            ):  # what others changed before it may still be on its way: that is told after it
+                feed.answered |= {change.rev}
         connection.push(change.text)
 
     def _on_expired(self, room: HubRoom, text: str) -> None:
