@@ -60,9 +60,11 @@ class Changes:
             moderates=room.moderates,
         )
         answer = protocol.Deleted(room=frame.room, epoch=changed.epoch, rev=changed.rev, seq=changed.seq)
+        if not changed.id:  # it was deleted before; whoever asks again has lost the answer
+            connection.push_frame(answer)
+            return
         self._answer(connection, feed, changed, answer)
-        if changed.id:  # else it was deleted before
-            await self._note("delete", connection, feed, changed)
+        await self._note("delete", connection, feed, changed)
 
     async def extend(self, connection: Connection, frame: protocol.Extend) -> None:
         """Let one's own message live longer, a moderator anybody's; answered by `edited`."""
@@ -108,7 +110,8 @@ class Changes:
     async def _letter(self, connection: Connection, feed: Feed, frame: protocol.Resend) -> DeadLetter:
         letter = await in_database(letters.letter_of, frame.room, frame.seq, frame.epoch or feed.epoch)
         if letter is None:
-            if not 0 < frame.seq <= self.hub.rooms[frame.room].top:
+            this_life = frame.epoch is None or frame.epoch == feed.epoch
+            if not this_life or not 0 < frame.seq <= self.hub.rooms[frame.room].top:
                 raise NoSuchMessage()
             raise NobodyMissedIt("Nobody has missed this message, as far as is known by now.")
         if letter.sender_key != connection.user:
