@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,11 +18,12 @@ from django.conf import settings
 from chatsite import embedded
 from messaging import pools
 from messaging.policy import Policy
-from messaging.store import Store
+from messaging.store import Store, open_store
 from tests.clients import Client, Wire
 from tests.messages import members_of
 from tests.people import Events
-from tests.servers import Person, Site
+from tests.servers import Neighbour, Person, Site
+from tests.talk import Talk
 
 START_DEADLINE_S = 20.0
 QUICK = {"receipt_interval_s": 0.1}  # what only makes a wait shorter
@@ -97,6 +99,48 @@ def site(shared_site: Site, transactional_db: None) -> Iterator[Site]:
     before = len(shared_site.faults())
     yield shared_site
     assert shared_site.faults()[before:] == []
+
+
+@pytest.fixture(scope="session")
+def shared_neighbour(
+    shared_site: Site,
+    tmp_path_factory: pytest.TempPathFactory,
+    django_db_setup: None,
+    django_db_blocker: Any,
+) -> Iterator[Neighbour]:
+    """Run a second server process beside the shared site's."""
+    with django_db_blocker.unblock():
+        neighbour = Neighbour(shared_site, tmp_path_factory.mktemp("neighbour")).start()
+    yield neighbour
+    neighbour.end()
+
+
+@pytest.fixture
+def neighbour(site: Site, shared_neighbour: Neighbour) -> Iterator[Neighbour]:
+    """Return the shared site's other server process, which must not have stumbled either."""
+    before = len(shared_neighbour.faults())
+    yield shared_neighbour
+    assert shared_neighbour.faults()[before:] == []
+
+
+@pytest.fixture
+async def site_store(site: Site, settings: Any) -> AsyncIterator[Store]:
+    """Return the shared site's store, and make this process one of the site's: its jobs work there and are heard there."""
+    messages = {**settings.CACHES[pools.MESSAGES], "LOCATION": site.store.url}
+    settings.CACHES = {**settings.CACHES, pools.MESSAGES: messages}
+    layer = settings.CHANNEL_LAYERS["default"]
+    hosts = {**layer["CONFIG"], "hosts": [f"{site.store.url}?db=2"]}
+    settings.CHANNEL_LAYERS = {"default": {**layer, "CONFIG": hosts}}
+    yield open_store()
+    await pools.close()
+
+
+@pytest.fixture
+def meet(
+    site: Site, neighbour: Neighbour, site_store: Store, open_wire: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return what lets people meet in a room, each at two devices: one at each server process."""
+    return partial(Talk.begin, (site, neighbour), site_store, open_wire)
 
 
 @pytest.fixture

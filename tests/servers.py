@@ -235,6 +235,24 @@ class Site:
         (self.folder / "away").rename(self._database)
 
 
+class Neighbour(Site):
+    """Another server process of a site, at an address of its own: what it tells it has heard from the store."""
+
+    def __init__(self, site: Site, folder: Path) -> None:
+        super().__init__(folder, **site._policy)
+        self.store = site.store
+
+    def start(self) -> Neighbour:
+        self._link_database()
+        self.start_server()
+        self.wait_until_served()
+        return self
+
+    def end(self) -> None:
+        self.kill_server()
+        self.listener.close()
+
+
 class Browser:
     """The pages of somebody who is logged in. Synchronous."""
 
