@@ -47,6 +47,23 @@ class Expiries(Rooms):
         """
         if room is not None:
             return await self._claim_room(token, most, room)
+        while True:
+            calls, left = [], most
+            for partition, due in (await self._claimable(token)).items():
+                if left > 0:
+                    calls.append((partition, self._claim_args(partition, token, min(due, left), "", 0)))
+                    left -= due
+            answers = checked(await self.scripts.run([("claim_expired", args) for _, args in calls]))
+            found = [
+                due
+                for (partition, _), answer in zip(calls, answers, strict=True)
+                for due in _dues(partition, answer)
+            ]
+            if found or not calls:  # else another worker was quicker, and there may be more
+                return found
+
+    async def _claimable(self, token: str) -> dict[int, int]:
+        """Return {partition: rows that are due}; where the token has claims already, only their partitions."""
         newest_ms = await self.now_ms() - self.policy.claim_delay_s * 1000
         commands: list[tuple[Any, ...]] = []
         for partition in range(PARTITIONS):
@@ -57,17 +74,8 @@ class Expiries(Rooms):
             ]
         answers = await self.scripts.pipeline(commands)
         counted, claimed = answers[0::2], answers[1::2]
-        calls = []
-        for partition, due in enumerate(claimed if any(claimed) else counted):
-            if due and most > 0:
-                calls.append((partition, self._claim_args(partition, token, min(due, most), "", 0)))
-                most -= due
-        answers = checked(await self.scripts.run([("claim_expired", args) for _, args in calls]))
-        return [
-            due
-            for (partition, _), answer in zip(calls, answers, strict=True)
-            for due in _dues(partition, answer)
-        ]
+        chosen = claimed if any(claimed) else counted
+        return {partition: due for partition, due in enumerate(chosen) if due}
 
     async def due_expired(self, *, most: int, room: RoomKey | None = None) -> list[Due]:
         """Return rows that are due without claiming them, oldest of each partition first: what a claim would take."""
