@@ -1,0 +1,34 @@
+"""Rooms in which messages have expired and nobody has looked yet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from django.contrib.auth.models import User
+
+from messaging.models import Room
+from messaging.roster import key_of
+from messaging.store import open_store
+from tests.messages import accept, message
+from tests.people import room_of
+
+LATE_MS = 60_000
+
+
+async def expired_room(
+    sender: User, *members: User, count: int = 1, late_ms: int = LATE_MS, name: str = "Atlas"
+) -> Room:
+    """Make a room in which `sender` wrote `count` messages that nobody had when they expired."""
+    room = await room_of(sender, *members, name=name)
+    await let_expire(room, sender, count=count, late_ms=late_ms)
+    return room
+
+
+async def let_expire(room: Room, sender: User, *, count: int = 1, late_ms: int = LATE_MS) -> None:
+    """Let `sender` write messages that expired `late_ms` ago: their times are moved instead of the clock."""
+    key, store = key_of(room), open_store()
+    messages = [replace(message(user=sender.pk, room=key), name=sender.username) for _ in range(count)]
+    for accepted in await accept(store, *messages):
+        at_ms = await store.now_ms() - late_ms
+        await store.client.hset(f"{key.key}:msg:{accepted.seq}", "expires_at", at_ms)
+        await store.client.zadd(f"{key.prefix}expiring", {f"{key.id}|{accepted.seq}": at_ms})
