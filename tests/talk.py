@@ -73,7 +73,7 @@ class Talk:
         welcome = await wire.hello(*([{"room": self.id, "epoch": self.epoch, **held}] if held else []))
         [entry] = [entry for entry in welcome["rooms"] if entry["room"] == self.id]
         self.epoch = entry["epoch"]
-        await wire.fence()  # behind it: the resumed and the notices
+        await wire.fence()  # behind it: the resumed
         wire.seen = 0
         self.devices.setdefault(name, []).append(wire)
         return wire
@@ -82,10 +82,12 @@ class Talk:
         return {"type": kind, "room": self.id, **({} if seq is None else {"seq": seq}), **fields}
 
     async def ask(self, wire: Wire, answer: str, frame: Frame, **fields: Any) -> Frame:
-        """Say a frame; return the next frame of type `answer` that comes from now on."""
-        wire.seen = len(wire.frames)
+        """Say a frame; return the next frame of type `answer` that comes from now on. What comes before it can still be waited for."""
+        at = wire.seen = len(wire.frames)
         await wire.send(frame)
-        return await wire.next(answer, **fields)
+        found = await wire.next(answer, **fields)
+        wire.seen = at
+        return found
 
     async def refused(self, wire: Wire, frame: Frame, code: str) -> Frame:
         """Say a frame that gets one final error of this code and a sentence, and nothing else."""
