@@ -33,7 +33,7 @@ class Readers:
         self._users = sorted(joined, key=lambda user: (cursors.get(user, joined[user]), user))
         self._cursors = [cursors.get(user, joined[user]) for user in self._users]
         self._joinings = sorted(joined.values())
-        self._shared: dict[tuple[int, int, int], tuple[Missed, ...]] = {}
+        self._shared: dict[tuple[object, ...], tuple[Missed, ...]] = {}
 
     def of(
         self, seq: int, sender: int, *, only: frozenset[int] | None = None, outcome: Iterable[str] = ()
@@ -47,15 +47,23 @@ class Readers:
         exceptions = self._exceptions(seq, sender, only, outcome)
         if not exceptions:
             return total, behind
-        named = {missed.user: missed for missed in behind} | exceptions
-        return total + sum(not self._owes(user, seq) for user in exceptions), tuple(named.values())
+        total += sum(not self._owes(user, seq) for user in exceptions)
+        # Who left a large room is an exception of each of its messages: they share a value too.
+        name = *self._place(seq, sender), only, *exceptions.values()
+        if name not in self._shared:
+            named = {missed.user: missed for missed in behind} | exceptions
+            self._shared[name] = tuple(named.values())
+        return total, self._shared[name]
 
     def _owes(self, user: int, seq: int) -> bool:
         return self._joined.get(user, math.inf) < seq
 
+    def _place(self, seq: int, sender: int) -> tuple[int, int, int]:
+        """Return how many cursors and joinings are below a seq, and its sender: these tell who is behind it."""
+        return bisect.bisect_left(self._cursors, seq), bisect.bisect_left(self._joinings, seq), sender
+
     def _behind(self, seq: int, sender: int) -> tuple[Missed, ...]:
-        below = bisect.bisect_left(self._cursors, seq)
-        name = below, bisect.bisect_left(self._joinings, seq), sender
+        name = below, *_ = self._place(seq, sender)
         if name not in self._shared:
             owing = (user for user in self._users[:below] if user != sender and self._joined[user] < seq)
             self._shared[name] = tuple(self._missed(user) for user in owing)

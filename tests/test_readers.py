@@ -157,6 +157,15 @@ class TestSharing:
         assert self.READERS.of(5, 1) == before
         assert self.READERS.of(5, 1)[1] is before[1]
 
+    def test_whoever_left_is_missed_alike_in_each_as_well(self) -> None:
+        readers = Readers({2: 0, 3: 0}, {3: 1}, {}, [(4, 0, 0, 9), (5, 0, 0, 3)])
+        shared = [readers.of(seq, 1)[1] for seq in (2, 3)]
+        assert shared[0] is shared[1]
+        assert [missed.user for missed in shared[0]] == [2, 3, 4, 5]
+        assert [missed.user for missed in readers.of(4, 1)[1]] == [2, 3, 4]
+        assert [missed.user for missed in readers.of(3, 1, only=frozenset({4, 5}))[1]] == [4, 5]
+        assert [missed.user for missed in readers.of(2, 1, only=frozenset({2, 4}))[1]] == [2, 4]
+
 
 class TestReasons:
     """Of several that hold for one member the one that says most is told."""
