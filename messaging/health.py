@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -24,11 +24,12 @@ from django.utils import timezone
 from django_q.models import Schedule
 from django_redis import get_redis_connection
 
-from . import jobs, status
+from . import jobs, retention, status
 from . import policy as policies
 from .crossing import run_verb
 from .errors import Unavailable
-from .records import Counts
+from .models import DeadLetter, moment
+from .records import Counts, Overdue
 from .store import open_store
 
 OLDEST_STORE = (7, 0)
@@ -36,6 +37,8 @@ LISTPACK_VALUE_BYTES = 8_192
 CLOCK_DIFFERENCE_S = 2.0
 MEMORY_SHARE = 0.8
 HEARTBEAT_S = 180.0  # each job runs every minute
+LATE_EXPIRY_S = 180.0  # as long
+DAY_MS = 86_400_000
 LATE_SCHEDULE = timedelta(minutes=5)
 LAYER_DEADLINE_S = 4.0
 
@@ -60,7 +63,7 @@ class Part:
 
 def parts() -> list[Part]:
     """Return every part, also when others cannot be reached."""
-    return [store(), cache(), channel_layer(), database(), worker(), schedules()]
+    return [store(), cache(), channel_layer(), database(), worker(), expiry(), schedules()]
 
 
 # ── The store ──
@@ -321,6 +324,71 @@ def worker() -> Part:
     return Part(
         name="worker", reachable=not faults, facts={"heartbeat_age_s": round(age_s, 1)}, faults=faults
     )
+
+
+def expiry() -> Part:
+    """Return whether what expires is reported in time, and whole."""
+    try:
+        overdue, beats, hour, now_ms = run_verb(_expiry)
+    except (redis.RedisError, Unavailable):
+        sentence = "How late the expiry reports are is not known without the store."
+        return Part(
+            name="expiry", reachable=False, faults=[Fault(sentence=sentence, remedy="Start the store first.")]
+        )
+    facts: dict[str, str | int | float | bool | None] = {
+        "due": overdue.due,
+        "oldest_s": overdue.oldest_s,
+        "expired_last_hour": hour.expired,
+        "expired_missed_last_hour": hour.expired_missed,
+    }
+    faults = [*_late_faults(overdue), *_silent_faults(beats, now_ms)]
+    try:
+        since = moment(now_ms - DAY_MS)
+        aside = DeadLetter.objects.filter(processed_at__gt=since).exclude(fault="").count()
+        dropped = retention.dropped_open(now_ms)
+    except DatabaseError:  # why it does not answer is a fault of its own
+        return Part(name="expiry", facts=facts, faults=faults)
+    facts |= {"set_aside_last_day": aside, "dropped_open_last_day": dropped}
+    return Part(name="expiry", facts=facts, faults=[*faults, *_letter_faults(aside, dropped)])
+
+
+async def _expiry() -> tuple[Overdue, dict[str, dict[str, Any]], Counts, int]:
+    store = open_store()
+    return await store.overdue(), await store.beats(), await status.last_hour(store), await store.now_ms()
+
+
+def _late_faults(overdue: Overdue) -> Iterator[Fault]:
+    if overdue.oldest_s is not None and overdue.oldest_s > LATE_EXPIRY_S:
+        yield Fault(
+            sentence=f"{overdue.due} expired messages are not reported to their senders, the oldest for {overdue.oldest_s:.0f} s.",
+            remedy="See that a worker runs; `manage.py process_expired --once` reports them now.",
+        )
+
+
+def _silent_faults(beats: Mapping[str, Mapping[str, Any]], now_ms: int) -> Iterator[Fault]:
+    """Say that this job stands still although another runs; where none does, `worker` says it."""
+    ages_s = {job: (now_ms - int(beat["at"])) / 1000 for job, beat in beats.items()}
+    own_s = ages_s.pop("process_expired", None)
+    others_run = min(ages_s.values(), default=HEARTBEAT_S) < HEARTBEAT_S
+    if others_run and (own_s is None or own_s > HEARTBEAT_S):
+        since = "has never run" if own_s is None else f"last ran {own_s:.0f} s ago"
+        yield Fault(
+            sentence=f"The job process_expired {since}, although other jobs run.",
+            remedy="See the worker's log for its failure; `manage.py process_expired --once` shows it at once.",
+        )
+
+
+def _letter_faults(aside: int, dropped: int) -> Iterator[Fault]:
+    if aside:
+        yield Fault(
+            sentence=f"{aside} expired messages of the last day were set aside without their text: they fit no table.",
+            remedy="See them with `manage.py dead_letters list --set-aside` and report the fault that stands there.",
+        )
+    if dropped:
+        yield Fault(
+            sentence=f"{dropped} open dead letters were dropped in the last day, there being too many.",
+            remedy="Send again or discard what is old with `manage.py dead_letters`, or raise dead_letter_count.",
+        )
 
 
 def schedules() -> Part:

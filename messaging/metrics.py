@@ -2,7 +2,7 @@
 
 Plain numbers, raised where the thing is done, on the hot path once for a whole batch: a counter of prometheus-client's own takes
 a microsecond, its histogram five. They become metrics only when they are asked for. Each process of a site has its own, told
-apart by the label `process`; what the whole site did is in the store (`Store.counts`).
+apart by the label `process`. What jobs do is the whole site's: it is counted in the store, and whoever asks for the page brings it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import bisect
 import collections
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -23,6 +24,10 @@ BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 400)
 def _total(what: str) -> int:
     number: int = dataclasses.field(default=0, metadata={"what": what})
     return number
+
+
+def _gauge(what: str) -> Any:
+    return dataclasses.field(metadata={"what": what})
 
 
 @dataclasses.dataclass(slots=True)
@@ -60,9 +65,43 @@ def committed(size: int) -> None:
     _in_batches += size
 
 
-def page() -> bytes:
-    """Return everything in Prometheus's text format."""
-    return generate_latest(_registry)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """How expiry stands for the whole site, whichever process is asked; `missed` are members, by reason."""
+
+    expired_due: int = _gauge("Messages that have expired and are not yet reported")
+    expired_due_seconds: float = _gauge("Age of the oldest of them: how late the job runs")
+    expired_last_hour: int = _gauge("Messages processed after they had expired, in the last hour")
+    expired_to_all_last_hour: int = _gauge("Those of them that everybody had")
+    expired_missed_last_hour: int = _gauge("Those of them that somebody missed")
+    missed: Mapping[str, int]
+
+
+def page(site: Site | None = None) -> bytes:
+    """Return everything in Prometheus's text format; without the site's numbers where the store does not tell them."""
+    own = generate_latest(_registry)
+    if site is None:
+        return own
+    registry = CollectorRegistry()
+    registry.register(_Whole(site))
+    return own + generate_latest(registry)
+
+
+class _Whole(Collector):
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def collect(self) -> Iterator[Metric]:
+        for field in dataclasses.fields(Site):
+            if "what" in field.metadata:
+                value = getattr(self._site, field.name)
+                yield GaugeMetricFamily(f"chat_{field.name}", field.metadata["what"], value=value)
+        missed = GaugeMetricFamily(
+            "chat_missed_last_hour", "Members who missed a message, in the last hour", labels=["reason"]
+        )
+        for reason, number in sorted(self._site.missed.items()):
+            missed.add_metric([reason], number)
+        yield missed
 
 
 class _Own(Collector):

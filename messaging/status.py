@@ -20,7 +20,8 @@ MEMBERS_LOOKED_AT = 1_000
 class Status:
     """Counts of rooms and of (room, member) pairs; ages in seconds, None where there is nothing to be that old.
 
-    `lagging` members are connected, `parked` are not; `retrying` and `gave_up` are among those who lag. `last_hour` is of all rooms.
+    `lagging` members are connected, `parked` are not; `retrying` and `gave_up` are among those who lag. `expired_due` messages have
+    expired and are not yet reported, the oldest since `expired_due_s`. These and `last_hour` are of all rooms.
     """
 
     stored: int
@@ -30,6 +31,8 @@ class Status:
     retrying: int
     gave_up: int
     oldest_undelivered_s: int | None
+    expired_due: int
+    expired_due_s: float | None
     connections: dict[str, int]
     jobs: dict[str, dict[str, Any]]
     memory_bytes: int
@@ -56,11 +59,14 @@ async def status(room: RoomKey | None = None) -> Status:
             if await _count(store, lag, online, counts) and lag.oldest_at:
                 oldest_at = min(oldest_at or lag.oldest_at, lag.oldest_at)
     memory = await store.memory()
+    overdue = await store.overdue()
     return Status(
         stored=await store.stored(room),
         rooms_active=active,
         **counts,
         oldest_undelivered_s=(now_ms - oldest_at) // 1000 if oldest_at else None,
+        expired_due=overdue.due,
+        expired_due_s=overdue.oldest_s,
         connections={process: len(users) for process, users in presence.items()},
         jobs={
             name: {**beat, "age_s": (now_ms - beat["at"]) // 1000}

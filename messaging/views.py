@@ -23,7 +23,9 @@ from . import metrics as numbers
 from . import policy
 from .crossing import in_database
 from .errors import Unavailable
+from .models import MissedRecipient
 from .origins import origin_allowed
+from .status import last_hour
 from .store import open_store
 
 log = logging.getLogger(__name__)
@@ -84,13 +86,33 @@ async def readyz(request: HttpRequest) -> HttpResponse:
 @require_safe
 @never_cache
 async def metrics(request: HttpRequest) -> HttpResponse:
-    """Say what this process has done, to this machine itself or to who knows the token; to others it is not there."""
+    """Say what this process has done and how late expiry is, to this machine itself or to who knows the token.
+
+    To others it is not there.
+    """
     given = request.headers.get("Authorization")
     if given is not None and not _knows_token(given):
         return HttpResponse(status=HTTPStatus.FORBIDDEN)
     if given is None and not _from_this_machine(request):
         return HttpResponse(status=HTTPStatus.NOT_FOUND)
-    return HttpResponse(numbers.page(), content_type=prometheus_client.CONTENT_TYPE_LATEST)
+    return HttpResponse(numbers.page(await _site()), content_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+
+async def _site() -> numbers.Site | None:
+    """Ask the store for what the jobs do, in two round trips; None while it does not answer: the process's own numbers are told."""
+    store = open_store()
+    try:
+        overdue, hour = await asyncio.gather(store.overdue(), last_hour(store))
+    except Unavailable:
+        return None
+    return numbers.Site(
+        expired_due=overdue.due,
+        expired_due_seconds=overdue.oldest_s or 0.0,
+        expired_last_hour=hour.expired,
+        expired_to_all_last_hour=hour.expired_to_all,
+        expired_missed_last_hour=hour.expired_missed,
+        missed={reason: getattr(hour, f"missed_{reason}") for reason in MissedRecipient.Reason.values},
+    )
 
 
 def _knows_token(given: str) -> bool:

@@ -71,9 +71,9 @@ async def read(
     return slice_
 
 
-async def expire(store: Store, *seqs: int, room: RoomKey = ROOM) -> None:
+async def expire(store: Store, *seqs: int, room: RoomKey = ROOM, late_ms: int = 1) -> None:
     """Let messages be past their expiry, without waiting for it: their times are moved instead of the clock."""
-    past_ms = await store.now_ms() - 1
+    past_ms = await store.now_ms() - late_ms
     for seq in seqs:
         if await store.client.exists(f"{room.key}:msg:{seq}"):
             await store.client.hset(f"{room.key}:msg:{seq}", "expires_at", past_ms)

@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from messaging.models import Room
 from messaging.roster import key_of
 from messaging.store import open_store
-from tests.messages import accept, message
+from tests.messages import accept, expire, message
 from tests.people import room_of
 
 LATE_MS = 60_000
@@ -28,7 +28,5 @@ async def let_expire(room: Room, sender: User, *, count: int = 1, late_ms: int =
     """Let `sender` write messages that expired `late_ms` ago: their times are moved instead of the clock."""
     key, store = key_of(room), open_store()
     messages = [replace(message(user=sender.pk, room=key), name=sender.username) for _ in range(count)]
-    for accepted in await accept(store, *messages):
-        at_ms = await store.now_ms() - late_ms
-        await store.client.hset(f"{key.key}:msg:{accepted.seq}", "expires_at", at_ms)
-        await store.client.zadd(f"{key.prefix}expiring", {f"{key.id}|{accepted.seq}": at_ms})
+    seqs = [accepted.seq for accepted in await accept(store, *messages)]
+    await expire(store, *seqs, room=key, late_ms=late_ms)

@@ -7,17 +7,25 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from io import StringIO
 from typing import Any
 
 import pytest
 import redis
+from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connection
+from django.utils import timezone
 from django_redis import get_redis_connection
 
 from chatsite.environment import BASE_DIR
-from messaging import checks, health
+from messaging import checks, health, jobs
+from messaging.crossing import run_verb
+from messaging.models import AuditEntry, DeadLetter, Room
+from messaging.store import JOBS_KEY
+from tests.overdue import expired_room, let_expire
+from tests.people import person
 
 pytestmark = pytest.mark.usefixtures("redis_url")
 
@@ -133,6 +141,7 @@ def test_any_fault_makes_the_exit_code_1_and_every_fault_has_a_remedy() -> None:
         "channel layer",
         "database",
         "worker",
+        "expiry",
         "schedules",
     ]
     faults = [fault for part in said["parts"] for fault in part["faults"]]
@@ -157,7 +166,97 @@ def test_a_store_away_is_one_sentence_a_part_and_no_traceback(monkeypatch: pytes
 def test_the_operations_page_explains_every_part_and_every_check() -> None:
     page = (BASE_DIR / "docs" / "operations.md").read_text()
     explained = set(re.findall(r"^\| ([a-z ]+) \| [^|]+ \| [^|]+ \|$", page, re.MULTILINE))
-    assert {"store", "cache", "channel layer", "database", "worker", "schedules"} <= explained
+    assert {"store", "cache", "channel layer", "database", "worker", "expiry", "schedules"} <= explained
     assert set(re.findall(r"messaging\.E\d+", inspect.getsource(checks))) == set(
         re.findall(r"messaging\.E\d+", page)
     )
+
+
+# Expiry
+
+
+@pytest.fixture
+def atlas(redis_url: str, transactional_db: None) -> Room:
+    """A room with one message that expired four minutes ago and is not reported."""
+
+    async def make() -> Room:
+        return await expired_room(await person("ada"), await person("bob"), late_ms=240_000)
+
+    return run_verb(make)
+
+
+def test_what_expired_minutes_ago_and_is_not_reported_is_a_fault_until_it_is(atlas: Room) -> None:
+    part = health.expiry()
+    assert part.facts["due"] == 1
+    assert re.search(
+        r"1 expired messages are not reported to their senders, the oldest for 24\d s\.", sentences(part)
+    )
+    jobs.process_expired()
+    part = health.expiry()
+    assert part.faults == []
+    assert (part.facts["due"], part.facts["oldest_s"]) == (0, None)
+    assert (part.facts["expired_last_hour"], part.facts["expired_missed_last_hour"]) == (1, 1)
+
+
+def test_what_is_due_for_less_is_none(atlas: Room) -> None:
+    jobs.process_expired()
+    run_verb(let_expire, atlas, User.objects.get(username="ada"), late_ms=100_000)
+    part = health.expiry()
+    assert (part.facts["due"], part.faults) == (1, [])
+
+
+def test_a_job_that_stands_still_while_others_run_is_a_fault(atlas: Room) -> None:
+    jobs.retry_undelivered()
+    assert "process_expired has never run, although other jobs run" in sentences(health.expiry())
+    jobs.process_expired()
+    assert health.expiry().faults == []
+    beat("process_expired", 200_000)
+    assert re.search(r"process_expired last ran 20\d s ago", sentences(health.expiry()))
+    beat("retry_undelivered", 200_000)
+    assert health.expiry().faults == [], "where nothing runs the worker says it"
+    assert "The last job ran" in sentences(health.worker())
+
+
+def beat(job: str, age_ms: int) -> None:
+    """Let a job's last run be so long ago."""
+    client = get_redis_connection("messages")
+    seconds, _ = client.time()
+    client.hset(JOBS_KEY, job, json.dumps({"at": seconds * 1000 - age_ms}))
+
+
+def test_letters_set_aside_or_dropped_in_the_last_day_are_faults(atlas: Room) -> None:
+    jobs.process_expired()
+    DeadLetter.objects.update(fault="DataError")
+    now = timezone.now()
+    AuditEntry.objects.create(at=now, verb=AuditEntry.Verb.PRUNE, detail={"open": 7})
+    said = sentences(health.expiry())
+    assert "1 expired messages of the last day were set aside" in said
+    assert "7 open dead letters were dropped" in said
+    earlier = now - timedelta(days=1, minutes=1)
+    DeadLetter.objects.update(processed_at=earlier)
+    AuditEntry.objects.update(at=earlier)
+    assert health.expiry().faults == []
+
+
+def test_status_says_how_late_expiry_is_and_who_missed_what(
+    atlas: Room, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call_command("messaging_status")
+    out, err = capsys.readouterr()
+    assert "expired, not yet reported\t1, the oldest for 4 min" in out
+    assert "What expired up to 4 min" in err
+    jobs.process_expired()
+    call_command("messaging_status")
+    out, err = capsys.readouterr()
+    assert "expired, not yet reported\t0\n" in out
+    assert "missed, offline, last hour\t1\n" in out
+    assert "not yet reported to its senders" not in err
+    call_command("messaging_status", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["expired_due"], found["expired_due_s"]) == (0, None)
+    assert {name: number for name, number in found["last_hour"].items() if number and name != "at"} == {
+        "accepted": 1,
+        "expired": 1,
+        "expired_missed": 1,
+        "missed_offline": 1,
+    }

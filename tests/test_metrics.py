@@ -15,10 +15,11 @@ from django.test import AsyncClient, AsyncRequestFactory
 from prometheus_client.parser import text_string_to_metric_families
 
 from chatsite.environment import BASE_DIR
-from messaging import health, metrics, views
+from messaging import health, metrics, pools, views
 from messaging import store as stores
 from messaging.changes import Changes
 from messaging.delivery import Delivery
+from messaging.errors import Unavailable
 from messaging.hub import Hub
 from messaging.limits import Limits
 from messaging.notifier import Notifier
@@ -31,7 +32,7 @@ from messaging.retry import Retry
 from messaging.status import last_hour
 from messaging.store import Store
 from tests.clients import Wire, new_id
-from tests.messages import ADA, ALAN, GRACE, ROOM, accept, acknowledge, message
+from tests.messages import ADA, ALAN, GRACE, ROOM, accept, acknowledge, expire, message
 from tests.servers import Site, later, people, room
 from tests.sockets import open_feed, until
 
@@ -39,13 +40,27 @@ Open = Callable[..., Any]
 TOKEN = "a long enough token".replace(" ", "-")
 
 
+SITE = metrics.Site(
+    expired_due=3,
+    expired_due_seconds=61.5,
+    expired_last_hour=9,
+    expired_to_all_last_hour=5,
+    expired_missed_last_hour=4,
+    missed={"offline": 6, "no_ack": 1},
+)
+OF_THE_SITE = ("chat_expired_", "chat_missed_")
+
+
 def samples(page: str) -> dict[str, float]:
-    """Return {name{labels}: value} of a page; every sample must name its process."""
+    """Return {name{labels}: value} of a page; every sample must name its process, but those of the whole site."""
     found = {}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
             labels = dict(sample.labels)
-            assert labels.pop("process").isdigit()
+            if sample.name.startswith(OF_THE_SITE):
+                assert "process" not in labels, "two processes would be summed"
+            else:
+                assert labels.pop("process").isdigit()
             found[sample.name + "".join(f"{{{name}={value}}}" for name, value in labels.items())] = (
                 sample.value
             )
@@ -75,6 +90,50 @@ def test_a_batch_is_in_the_first_bucket_that_holds_it_and_in_all_above() -> None
     assert grown["chat_commit_batch_bucket{le=400.0}"] == 3
     assert grown["chat_commit_batch_bucket{le=+Inf}"] == grown["chat_commit_batch_count"] == 4
     assert grown["chat_commit_batch_sum"] == 805
+
+
+def test_what_is_the_whole_sites_is_told_without_a_process() -> None:
+    found = samples(metrics.page(SITE).decode())
+    assert {name: value for name, value in found.items() if name.startswith(OF_THE_SITE)} == {
+        "chat_expired_due": 3,
+        "chat_expired_due_seconds": 61.5,
+        "chat_expired_last_hour": 9,
+        "chat_expired_to_all_last_hour": 5,
+        "chat_expired_missed_last_hour": 4,
+        "chat_missed_last_hour{reason=no_ack}": 1,
+        "chat_missed_last_hour{reason=offline}": 6,
+    }
+    assert found.keys() >= samples(metrics.page().decode()).keys()
+
+
+async def test_how_late_expiry_is_and_who_missed_what_come_from_the_store(store: Store) -> None:
+    await accept(store, message(), message(), message())
+    await acknowledge(store, GRACE, 3)
+    await acknowledge(store, ALAN, 1)
+    await expire(store, 1, 2, 3, late_ms=90_000)
+    await store.finalize(await store.expired(await store.claim_expired("t", most=2)))
+    page = await told(AsyncRequestFactory().get("/metrics"))
+    found = samples(page.content.decode())
+    assert 90 <= found.pop("chat_expired_due_seconds") < 120
+    assert {name: value for name, value in found.items() if name.startswith(OF_THE_SITE) and value} == {
+        "chat_expired_due": 1,
+        "chat_expired_last_hour": 2,
+        "chat_expired_to_all_last_hour": 1,
+        "chat_expired_missed_last_hour": 1,
+        "chat_missed_last_hour{reason=offline}": 1,
+    }
+
+
+async def test_without_the_store_a_process_still_tells_its_own(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(self: Store) -> None:
+        raise Unavailable()
+
+    monkeypatch.setattr(Store, "overdue", away)
+    page = await told(AsyncRequestFactory().get("/metrics"))
+    assert page.status_code == 200
+    assert samples(page.content.decode()).keys() == samples(metrics.page().decode()).keys()
 
 
 def read_page(site: Site, **headers: str) -> tuple[int, str]:
@@ -148,7 +207,15 @@ async def status(headers: dict[str, str] | None = None, *, address: str) -> int:
     del request.META["REMOTE_ADDR"]
     if address:
         request.META["REMOTE_ADDR"] = address
-    return int((await views.metrics(request)).status_code)
+    return int((await told(request)).status_code)
+
+
+async def told(request: Any) -> Any:
+    """Return what the page says, its connections closed."""
+    try:
+        return await views.metrics(request)
+    finally:
+        await pools.close()
 
 
 @pytest.mark.parametrize(
@@ -189,7 +256,7 @@ async def test_writing_to_it_is_refused() -> None:
 
 def test_the_operations_page_names_every_number() -> None:
     page = (BASE_DIR / "docs" / "operations.md").read_text()
-    names = {name.partition("{")[0] for name in samples(metrics.page().decode())} | {"chat_refused_total"}
+    names = {name.partition("{")[0] for name in samples(metrics.page(SITE).decode())} | {"chat_refused_total"}
     own = {name for name in names if not name.startswith(("chat_process_", "chat_commit_batch_"))}
     assert {name for name in own | {"chat_commit_batch"} if f"`{name}`" not in page} == set()
 

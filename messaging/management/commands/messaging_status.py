@@ -53,6 +53,11 @@ class Command(BaseCommand):
         if newest_s is None or newest_s > health.HEARTBEAT_S:
             since = "No job has ever run" if newest_s is None else f"No job has run for {age(newest_s)}"
             say(f"{since}: the sweep stands still. Start `manage.py worker`. Nothing is lost meanwhile.")
+        if found.expired_due_s is not None and found.expired_due_s > health.LATE_EXPIRY_S:
+            say(
+                f"What expired up to {age(found.expired_due_s)} ago is not yet reported to its senders."
+                " `manage.py process_expired --once` does it now; `manage.py doctor` says why no worker did."
+            )
 
 
 def _last_hour(found: Status) -> list[tuple[str, int]]:
@@ -63,7 +68,19 @@ def _last_hour(found: Status) -> list[tuple[str, int]]:
         ("retried", hour.retried),
         ("gave up", hour.gave_up),
         ("rejected", hour.rejected),
+        ("expired", hour.expired),
+        ("expired, everybody had it", hour.expired_to_all),
+        ("expired, missed by somebody", hour.expired_missed),
+        ("missed, offline", hour.missed_offline),
+        ("missed, no answer", hour.missed_no_ack),
+        ("missed, could not be shown", hour.missed_client_rejected),
+        ("missed, left the room", hour.missed_left_room),
     ]
+
+
+def _due(found: Status) -> str:
+    since = "" if found.expired_due_s is None else f", the oldest for {age(found.expired_due_s)}"
+    return f"{found.expired_due:,}{since}"
 
 
 def _rows(found: Status) -> list[tuple[str, str]]:
@@ -77,6 +94,7 @@ def _rows(found: Status) -> list[tuple[str, str]]:
         ("retrying", f"{found.retrying:,}"),
         ("gave up (no answer)", f"{found.gave_up:,}"),
         ("oldest undelivered", "none" if oldest_s is None else age(oldest_s)),
+        ("expired, not yet reported", _due(found)),
         *((f"{what}, last hour", f"{number:,}") for what, number in _last_hour(found)),
         *((f"users on process {name}", f"{users:,}") for name, users in sorted(found.connections.items())),
         *((f"job {name}", f"{age(beat['age_s'])} ago") for name, beat in sorted(found.jobs.items())),
