@@ -66,7 +66,7 @@ def delete_user(instance: User, **_: Any) -> None:
 
 @receiver(pre_delete, sender=Room)
 def delete_room(instance: Room, **_: Any) -> None:
-    """End the memberships of a room that goes: its messages stay in the store until they expire, and nobody owes them."""
+    """End the memberships of a room that goes: its messages stay in the store until they expire, and who lacks one has left."""
     rows = Membership.objects.filter(room=instance).values_list("pk", "user_id")
     departures = [Departure(pk, roster.key_of(instance), user) for pk, user in rows]
     if departures:

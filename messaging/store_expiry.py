@@ -48,11 +48,10 @@ class Expiries(Rooms):
         if room is not None:
             return await self._claim_room(token, most, room)
         while True:
-            calls, left = [], most
-            for partition, due in (await self._claimable(token)).items():
-                if left > 0:
-                    calls.append((partition, self._claim_args(partition, token, min(due, left), "", 0)))
-                    left -= due
+            shares = _shares(await self._claimable(token), most)
+            calls = [
+                (partition, self._claim_args(partition, token, share, "", 0)) for partition, share in shares
+            ]
             answers = checked(await self.scripts.run([("claim_expired", args) for _, args in calls]))
             found = [
                 due
@@ -247,6 +246,17 @@ class Expiries(Rooms):
             ]
             calls = [(partition, rows) for partition, rows in again if rows]
         return cleared
+
+
+def _shares(due: dict[int, int], most: int) -> list[tuple[int, int]]:
+    """Divide `most` rows over the partitions, so that none waits until another with more has been emptied."""
+    shares = []
+    for waiting, (partition, rows) in enumerate(sorted(due.items(), key=lambda item: item[1])):
+        share = min(rows, -(-most // (len(due) - waiting)))
+        if share > 0:
+            shares.append((partition, share))
+            most -= share
+    return sorted(shares)
 
 
 def _dues(partition: int, answer: list[Any]) -> list[Due]:

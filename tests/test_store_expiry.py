@@ -104,6 +104,15 @@ class TestClaim:
         assert (second.room, second.seq) == (ROOM, 1)
         assert second.due_at < float(first.score)
 
+    async def test_lets_no_room_wait_behind_one_with_more(self, store: Store) -> None:
+        await accept(store, *(message() for _ in range(6)), message(room=FAR_AWAY), message(room=FAR_AWAY))
+        await over(store, 1, 2, 3, 4, 5, 6)
+        await over(store, 1, 2, room=FAR_AWAY)
+        for most, wanted in ((2, [1, 1]), (4, [3, 1]), (9, [2])):
+            claimed = await store.claim_expired(f"most {most}", most=most)
+            taken = Counter(row.room for row in claimed)
+            assert [n for n in (taken[ROOM], taken[FAR_AWAY]) if n] == wanted
+
     async def test_removes_nothing(self, store: Store) -> None:
         await accept(store)
         await over(store, 1)
