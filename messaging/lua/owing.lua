@@ -63,7 +63,7 @@ local function look(entry)
     local unshown = unshown_by(seq)
     if not only then decide_all(tonumber(seq), sender, unshown)
     else
-      looked = looked + #only / 64 -- thousands of names are as much work as many rows
+      looked = looked + #only / 32 -- thousands of names are as much work as many rows: 10,000 take 3 ms
       for user in string.gmatch(only, '%d+') do
         if user ~= sender then decide(user, tonumber(seq), unshown) end
       end

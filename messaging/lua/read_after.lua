@@ -53,9 +53,10 @@ if ARGV[5] ~= '' and tonumber(ARGV[5]) < rev then
       break
     end
     if tonumber(seq) <= since and tonumber(seq) > from then
-      local entry = redis.call('ZRANGEBYSCORE', key .. ':live', seq, seq)[1]
-      local fields = entry and visible(seq)
-      local mine = not entry or addressed(seq, string.match(entry, '^%d+|(%d+)|'))
+      local fields = visible(seq)
+      local entry = not fields and redis.call('ZRANGEBYSCORE', key .. ':live', seq, seq)[1]
+      local sender = fields and fields[2] or entry and string.match(entry, '^%d+|(%d+)|')
+      local mine = not sender or addressed(seq, sender)
       if mine and fields then
         changed[#changed + 1] = {tonumber(seq), fields, tonumber(rows[i + 1])}
         bytes = bytes + #fields[4] + 200
