@@ -14,7 +14,11 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from . import rooms, roster
+from . import (
+    admin_letters,  # noqa: F401  (registers its pages)
+    rooms,
+    roster,
+)
 from .crossing import run_verb
 from .errors import MessagingError
 from .models import Membership, Room

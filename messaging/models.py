@@ -196,6 +196,10 @@ class DeadLetter(models.Model):
         verbose_name = _("dead letter")
         verbose_name_plural = _("dead letters")
         ordering = ["-expired_at", "id"]
+        permissions = [
+            ("requeue_deadletter", "Can send a dead letter again"),
+            ("discard_deadletter", "Can discard a dead letter and take that back"),
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["room_key", "sender_key", "message_id"], name="one_dead_letter_per_message"
