@@ -77,7 +77,7 @@ class DeadLetterAdmin(ReadOnly, admin.ModelAdmin[DeadLetter]):
         "expired_at",
         ("fault", admin.EmptyFieldListFilter),
     )
-    search_fields = ("sender_name", "room_name", "room_key", "message_id", "seq__exact")
+    search_fields = ("sender_name", "room_name", "=room_key", "=message_id", "=seq")
     actions = ("send_again", "discard", "take_back")
     inlines = (MissedRecipientInline,)
     fields = (
