@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -25,11 +26,14 @@ from tests.messages import (
     ADA,
     ALAN,
     GRACE,
+    HOUR_MS,
     ROOM,
     accept,
     acknowledge,
     cursors,
+    due,
     dump,
+    expire,
     members_of,
     message,
     missing,
@@ -39,6 +43,7 @@ from tests.test_store import heard
 
 AOF_TAIL = 4_096
 SKIP = 1_048_576
+DAY_MS = 24 * HOUR_MS
 
 
 class Server:
@@ -187,6 +192,53 @@ class TestRestarted:
         await accept(own_store, message())
         assert (await cursors(own_store, ADA))[0] == 1
 
+    async def test_no_rev_is_given_twice_and_only_the_first_change_of_a_life_skips(
+        self, server: Server, own_store: Store
+    ) -> None:
+        await accept(own_store, message(), message(), message(ttl_ms=DAY_MS))
+        revs = [(await own_store.edit(ROOM, ADA, None, 1, "b", open_history=False)).rev]
+        for change in (
+            lambda: own_store.delete(ROOM, ADA, None, 1, open_history=False),
+            lambda: own_store.extend(ROOM, ADA, None, 2, DAY_MS, open_history=False),
+            lambda: own_store.edit(ROOM, ADA, None, 2, "c", open_history=False),
+        ):
+            server.kill()
+            server.start()
+            revs.append((await change()).rev)
+        revs.append((await own_store.edit(ROOM, ADA, None, 2, "d", open_history=False)).rev)
+        server.kill()
+        server.start()
+        await own_store.shorten(ROOM, 3_600)  # of two messages
+        [place] = await own_store.places([ROOM])
+        assert place is not None
+        revs.append(place.rev)
+        steps = [later - earlier for earlier, later in itertools.pairwise(revs)]
+        assert steps == [1 + SKIP, 1 + SKIP, 1 + SKIP, 1, 2 + SKIP]
+
+    async def test_what_changed_before_is_still_told_after(self, server: Server, own_store: Store) -> None:
+        await accept(own_store, message(), message())
+        await own_store.edit(ROOM, ADA, None, 1, "b", open_history=False)
+        server.kill()
+        server.start()
+        await own_store.delete(ROOM, ADA, None, 2, open_history=False)
+        slice_ = await read(own_store, GRACE, 2, rev=0)
+        assert [(rev, row.body) for rev, row in slice_.changed] == [(1, "b")]
+        assert (slice_.gone, slice_.rev) == ([(2, "deleted")], 2 + SKIP)
+
+    async def test_a_claim_survives_kill_and_so_does_what_it_was_of(
+        self, server: Server, own_store: Store
+    ) -> None:
+        await accept(own_store)
+        await expire(own_store, 1)
+        await due(own_store, 1)
+        claimed = await own_store.claim_expired("t")
+        server.kill()
+        server.start()
+        assert await own_store.claim_expired("t") == claimed
+        [one] = await own_store.expired(claimed)
+        assert {missed.user for missed in one.missed} == {GRACE, ALAN}
+        assert await own_store.finalize([one]) == 1
+
     async def test_its_life_has_a_new_name(self, server: Server, own_store: Store) -> None:
         await accept(own_store)
         before = own_store.life
@@ -287,9 +339,19 @@ class TestScriptsGone:
             lambda: store.join(ROOM, [9]),
             lambda: store.leave(ROOM, 9),
             lambda: store.init(ROOM),
+            lambda: store.edit(ROOM, ADA, None, 1, "other", open_history=False),
+            lambda: store.extend(ROOM, ADA, None, 1, DAY_MS, open_history=False),
+            lambda: store.shorten(ROOM, 60),
+            lambda: store.delete(ROOM, ADA, None, 1, open_history=False),
+            lambda: due(store, 1),
+            lambda: store.claim_expired("t"),
+            lambda: store.claim_expired("u", room=ROOM),
         ):
             await store.client.script_flush()
             await verb()
+        claimed = await store.expired(await store.claim_expired("t"))
+        await store.client.script_flush()
+        assert await store.finalize(claimed) == 1
 
     async def test_a_batch_over_several_partitions_is_accepted_once(self, store: Store) -> None:
         await accept(store)
