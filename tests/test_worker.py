@@ -61,6 +61,13 @@ def test_a_stop_reaches_the_cluster_and_nothing_is_left(
     assert marked(tmp_path) == []
 
 
+def test_the_chat_goes_before_all_jobs(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    wait_until_up(process, tmp_path)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    for pid in (process.pid, *cluster_of(process, tmp_path)):
+        assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, own + worker.NICER)
+
+
 def test_a_killed_worker_takes_its_cluster_along(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
     wait_until_up(process, tmp_path)
     process.kill()
