@@ -7,8 +7,8 @@ Read in this order nobody is left out; one whose ack was under way may be named.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import chain, groupby
 from typing import Any
 
 from .models import PARTITIONS
@@ -221,30 +221,18 @@ class Expiries(Rooms):
 
     async def finalize(self, expired: Sequence[Expired]) -> int:
         """Clear what was reported; return how many claims were still the caller's. Counts, and tells the rooms' screens."""
-        by_partition: defaultdict[int, list[Expired]] = defaultdict(list)
-        for one in expired:
-            by_partition[one.due.room.partition].append(one)
-        calls = [
-            (partition, rows[at : at + FINALIZE_MOST])
-            for partition, rows in by_partition.items()
-            for at in range(0, len(rows), FINALIZE_MOST)
-        ]
+        todo = sorted(expired, key=_partition)
         cleared = 0
-        while calls:
-            answers = checked(
-                await self.scripts.run(
-                    [
-                        ("finalize_expired", (partition_prefix(partition), *_finalize_args(rows)))
-                        for partition, rows in calls
-                    ]
-                )
-            )
-            cleared += sum(answer.count(1) for answer in answers)
-            again = [
-                (partition, [row for row, code in zip(rows, answer, strict=True) if code == 2])
-                for (partition, rows), answer in zip(calls, answers, strict=True)
+        while todo:
+            # No more in a round trip than in a call: the store serves nobody else between the calls of one.
+            rows, todo = todo[:FINALIZE_MOST], todo[FINALIZE_MOST:]
+            calls = [
+                ("finalize_expired", (partition_prefix(partition), *_finalize_args(some)))
+                for partition, some in groupby(rows, _partition)
             ]
-            calls = [(partition, rows) for partition, rows in again if rows]
+            codes = list(chain.from_iterable(checked(await self.scripts.run(calls))))
+            cleared += codes.count(1)
+            todo = [row for row, code in zip(rows, codes, strict=True) if code == 2] + todo
         return cleared
 
 
@@ -265,6 +253,10 @@ def _dues(partition: int, answer: list[Any]) -> list[Due]:
         room, _, seq = text(answer[at]).rpartition("|")
         dues.append(Due(RoomKey(room, partition), int(seq), int(float(answer[at + 1])), text(answer[at + 2])))
     return dues
+
+
+def _partition(one: Expired) -> int:
+    return one.due.room.partition
 
 
 def _finalize_args(rows: Iterable[Expired]) -> list[Any]:
