@@ -82,9 +82,9 @@ async def rev(store: Store) -> int:
     return place.rev
 
 
-async def changed(store: Store) -> dict[int, int]:
+async def changed(store: Store, *, room: RoomKey = ROOM) -> dict[int, int]:
     """Return {seq: rev} of the index of changes."""
-    rows = await store.client.zrange(f"{ROOM.key}:changed", 0, -1, withscores=True)
+    rows = await store.client.zrange(f"{room.key}:changed", 0, -1, withscores=True)
     return {int(seq): int(rev) for seq, rev in rows}
 
 

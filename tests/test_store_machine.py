@@ -17,17 +17,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from messaging import pools
-from messaging.errors import IdReused, MessagingError, NotMember
+from messaging.errors import Forbidden, IdReused, MessagingError, NoSuchMessage, NotMember, TooLate
 from messaging.policy import Policy
-from messaging.records import Accepted, AckRow, Append, OtherEpoch, Read, RoomKey, Slice
+from messaging.records import Accepted, AckRow, Append, Changed, Expired, OtherEpoch, Read, RoomKey, Slice
 from messaging.store import Store
-from tests.messages import cursors, expire, message, missing, vanish
+from tests.messages import HOUR_MS, cursors, due, expire, message, missing, vanish
+from tests.test_store_changes import changed
+from tests.test_store_expiry import tick
 
 T = TypeVar("T")
 USERS = st.sampled_from([1, 2, 3])
 DEVICES = st.sampled_from([(user, device) for user in (1, 2, 3) for device in ("phone", "desk")])
 IDS = st.sampled_from([f"00000000-0000-0000-0000-00000000000{n}" for n in range(6)])
 BODIES = st.sampled_from(["hello", "bye"])
+BACK = st.integers(0, 4)  # how many messages ago
 LIMITS = st.sampled_from([1, 2, 500])
 _serial = itertools.count(1)
 
@@ -41,7 +44,21 @@ class Logged:
     body: str
     id: str
     owed: set[int]
+    only: frozenset[int] | None = None
     expired: bool = False
+    deleted: bool = False
+    cleared: bool = False
+
+    @property
+    def live(self) -> bool:
+        return not self.deleted and not self.cleared
+
+    @property
+    def readable(self) -> bool:
+        return self.live and not self.expired
+
+    def is_for(self, user: int) -> bool:
+        return self.only is None or user in self.only or user == self.sender
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -62,6 +79,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.passed_over: set[tuple[int, int]] = set()  # seq, user
         self.device_last: dict[tuple[int, str], int] = {}
         self.moves = 0
+        self.rev = 0
+        self.changed: dict[int, int] = {}  # seq -> rev
         self.epoch = self.run(self.store.init(self.room))
 
     def run(self, verb: Coroutine[Any, Any, T]) -> T:
@@ -85,10 +104,24 @@ class StoreMachine(RuleBasedStateMachine):
         for id_, answer in zip(ids, answers, strict=True):
             self._check_append(user, id_, "hello", answer)
 
+    @rule(user=USERS, id_=IDS, only=st.frozensets(USERS, min_size=1))
+    def append_for_some(self, user: int, id_: str, only: frozenset[int]) -> None:
+        """Send again to those who missed something."""
+        again = dataclasses.replace(self._message(user, id_, "hello"), only=tuple(only), resends=1)
+        [answer] = self.run(self.store.append([again]))
+        self._check_append(user, id_, "hello", answer, only)
+
     def _message(self, user: int, id_: str, body: str) -> Append:
         return message(body, user=user, id_=id_, room=self.room)
 
-    def _check_append(self, user: int, id_: str, body: str, answer: Accepted | MessagingError) -> None:
+    def _check_append(
+        self,
+        user: int,
+        id_: str,
+        body: str,
+        answer: Accepted | MessagingError,
+        only: frozenset[int] | None = None,
+    ) -> None:
         first = self.sent.get((user, id_))
         if first is not None and first[0] != body:
             assert isinstance(answer, IdReused)
@@ -100,17 +133,70 @@ class StoreMachine(RuleBasedStateMachine):
             assert isinstance(answer, Accepted)
             assert (answer.epoch, answer.seq, answer.duplicate) == (self.epoch, self.top + 1, False)
             self.sent[user, id_] = body, answer
-            owed = {member for member in self.joined if member != user}
-            self.log.append(Logged(answer.seq, user, body, id_, owed))
+            owed = {member for member in self.joined if member != user and (only is None or member in only)}
+            self.log.append(Logged(answer.seq, user, body, id_, owed, only))
             if self.delivered[user] == answer.seq - 1:
                 self.delivered[user] = answer.seq
 
+    # Changing
+
+    @rule(user=USERS, back=BACK, body=BODIES)
+    def edit(self, user: int, back: int, body: str) -> None:
+        asked = self.store.edit(self.room, user, None, self.top - back, body, open_history=False)
+        row = self._check_change(user, back, asked, False)
+        if row is not None:
+            row.body = body
+
+    @rule(user=USERS, back=BACK, moderates=st.booleans())
+    def extend(self, user: int, back: int, moderates: bool) -> None:
+        seq = self.top - back
+        asked = self.store.extend(
+            self.room, user, None, seq, 2 * HOUR_MS, open_history=False, moderates=moderates
+        )
+        self._check_change(user, back, asked, moderates)
+
+    @rule(user=USERS, back=BACK, moderates=st.booleans())
+    def delete(self, user: int, back: int, moderates: bool) -> None:
+        seq = self.top - back
+        asked = self.store.delete(self.room, user, None, seq, open_history=False, moderates=moderates)
+        if user in self.joined and seq > 0 and self.log[seq - 1].deleted and seq in self.changed:
+            assert self.run(asked).rev == self.changed[seq], "the same answer again"
+            return
+        row = self._check_change(user, back, asked, moderates)
+        if row is not None:
+            row.deleted = True
+
+    def _check_change(
+        self, user: int, back: int, asked: Coroutine[Any, Any, Changed], moderates: bool
+    ) -> Logged | None:
+        seq = self.top - back
+        row = self.log[seq - 1] if seq > 0 else None
+        refusal = self._refusal(user, row, moderates)
+        if refusal is not None:
+            with pytest.raises(refusal):
+                self.run(asked)
+            return None
+        answer = self.run(asked)
+        self.rev += 1
+        self.changed[seq] = self.rev
+        assert (answer.epoch, answer.rev, answer.seq) == (self.epoch, self.rev, seq)
+        return row
+
+    def _refusal(self, user: int, row: Logged | None, moderates: bool) -> type[MessagingError] | None:
+        if user not in self.joined:
+            return NotMember
+        if row is None or not row.live:
+            return NoSuchMessage
+        if row.sender != user and not moderates:
+            return Forbidden if row.seq > self.joined[user] and row.is_for(user) else NoSuchMessage
+        return TooLate if row.expired else None
+
     # Reading
 
-    @rule(device=DEVICES, since=st.integers(0, 12), limit=LIMITS)
-    def read_after(self, device: tuple[int, str], since: int, limit: int) -> None:
+    @rule(device=DEVICES, since=st.integers(0, 12), limit=LIMITS, rev=st.none() | st.integers(0, 12))
+    def read_after(self, device: tuple[int, str], since: int, limit: int, rev: int | None) -> None:
         user, _ = device
-        self._check_read(user, since, limit)
+        self._check_read(user, since, limit, rev)
 
     @rule(device=DEVICES, limit=LIMITS)
     def sync(self, device: tuple[int, str], limit: int) -> None:
@@ -120,8 +206,8 @@ class StoreMachine(RuleBasedStateMachine):
         if slice_ is not None:
             self.device_last[device] = slice_.upto
 
-    def _check_read(self, user: int, since: int, limit: int) -> Slice | None:
-        asked = Read(room=self.room, epoch=self.epoch, since=since, limit=limit)
+    def _check_read(self, user: int, since: int, limit: int, rev: int | None = None) -> Slice | None:
+        asked = Read(room=self.room, epoch=self.epoch, since=since, rev=rev, limit=limit)
         [answer] = self.run(self.store.read_after(user, [asked]))
         if user not in self.joined:
             assert isinstance(answer, NotMember)
@@ -130,13 +216,20 @@ class StoreMachine(RuleBasedStateMachine):
             assert answer == OtherEpoch(self.epoch)
             return None
         assert isinstance(answer, Slice)
+        gone, left_over = self._check_changed(user, since, limit, rev, answer)
         start = max(since, self.joined[user])
-        rows = self.log[start:][:limit]
-        seen = [(row.seq, row.body, row.id) for row in rows if not row.expired]
+        coming = [row for row in self.log[start:] if row.live]
+        rows = coming[:limit]
+        seen = [(row.seq, row.body, row.id) for row in rows if row.readable and row.is_for(user)]
         assert [(row.seq, row.body, row.id) for row in answer.messages] == seen
-        assert answer.gone == [(row.seq, "expired") for row in rows if row.expired]
-        assert answer.more == (len(self.log[start:]) > limit)
-        assert answer.upto == (rows[-1].seq if answer.more else self.top)
+        assert answer.gone == gone + [
+            (row.seq, "expired" if row.is_for(user) else "not_for_you")
+            for row in rows
+            if row.expired or not row.is_for(user)
+        ]
+        cut = len(coming) > limit
+        assert answer.more == (cut or left_over)
+        assert answer.upto == (rows[-1].seq if cut else self.top)
         for row in rows:
             if (
                 row.expired
@@ -147,6 +240,24 @@ class StoreMachine(RuleBasedStateMachine):
                 self.passed_over.add((row.seq, user))
         return answer
 
+    def _check_changed(
+        self, user: int, since: int, limit: int, rev: int | None, answer: Slice
+    ) -> tuple[list[tuple[int, str]], bool]:
+        """Compare what changed at or below `since`; return what is gone of it, and whether there is more."""
+        after = self.rev if rev is None else rev
+        known = sorted((at, seq) for seq, at in self.changed.items() if at > after)
+        rows = [
+            (at, row)
+            for at, seq in known[:limit]
+            if self.joined[user] < (row := self.log[seq - 1]).seq <= since
+            and (row.is_for(user) or row.deleted)  # whom a deleted one was for is not known any more
+        ]
+        there = [(at, row.seq, row.body) for at, row in rows if row.readable]
+        assert [(at, row.seq, row.body) for at, row in answer.changed] == there
+        assert answer.rev == (known[limit - 1][0] if len(known) > limit else self.rev)
+        gone = [(row.seq, "deleted" if row.deleted else "expired") for _, row in rows if not row.readable]
+        return gone, len(known) > limit
+
     @rule(user=USERS, before=st.integers(0, 12), limit=LIMITS)
     def history(self, user: int, before: int, limit: int) -> None:
         if user not in self.joined:
@@ -154,7 +265,8 @@ class StoreMachine(RuleBasedStateMachine):
                 self.run(self.store.history(self.room, user, before=before, limit=limit))
             return
         page = self.run(self.store.history(self.room, user, before=before, limit=limit))
-        visible = [row.seq for row in self.log[self.joined[user] : max(0, before - 1)] if not row.expired]
+        within = self.log[self.joined[user] : max(0, before - 1)]
+        visible = [row.seq for row in within if row.readable and row.is_for(user)]
         assert [row.seq for row in page.messages] == visible[-limit:]
         if not page.more:
             assert len(visible) <= limit
@@ -205,18 +317,46 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Time
 
-    @rule(back=st.integers(0, 4))
+    @rule(back=BACK)
     def one_expires(self, back: int) -> None:
-        if back < self.top:
+        if back < self.top and self.log[-1 - back].live:
             self.run(expire(self.store, self.top - back, room=self.room))
             self.log[-1 - back].expired = True
 
-    @rule(back=st.integers(0, 4))
+    @rule(back=BACK)
     def one_vanishes(self, back: int) -> None:
         """Its Hash's own TTL took it before any job looked."""
-        if back < self.top:
+        if back < self.top and self.log[-1 - back].live:
             self.run(vanish(self.store, self.top - back, room=self.room))
             self.log[-1 - back].expired = True
+
+    @rule(overtaken=st.booleans())
+    def the_job_runs(self, overtaken: bool) -> None:
+        """Over all that is over; perhaps two at once, of which one was so slow that the other took over."""
+        over = {row.seq: row for row in self.log if (row.expired or row.deleted) and not row.cleared}
+        if not over:
+            return
+        slow = self._claim(over) if overtaken else []
+        found = self._claim(over)
+        assert {one.due.seq for one in found} == over.keys()
+        for one in found:
+            row = over[one.due.seq]
+            assert one.live == row.live
+            assert {missed.user for missed in one.missed} == self._missing(row)
+            if row.live:
+                assert (one.sender, one.id, one.body in (row.body, None)) == (row.sender, row.id, True)
+        assert self.run(self.store.finalize(slow)) == 0
+        assert self.run(self.store.finalize(found)) == len(over)
+        for row in over.values():
+            row.cleared = True
+            self.changed.pop(row.seq, None)
+
+    def _claim(self, over: dict[int, Logged]) -> list[Expired]:
+        self.run(tick(self.store))
+        self.run(due(self.store, *over, room=self.room))
+        return self.run(
+            self.store.expired(self.run(self.store.claim_expired(f"{next(_serial)}", room=self.room)))
+        )
 
     # What holds after every step
 
@@ -225,6 +365,7 @@ class StoreMachine(RuleBasedStateMachine):
         [place] = self.run(self.store.places([self.room]))
         assert place is not None
         assert (place.epoch, place.top, place.members) == (self.epoch, self.top, self.moves)
+        assert (place.rev, self.run(changed(self.store, room=self.room))) == (self.rev, self.changed)
         for user in (1, 2, 3):
             expected = self.delivered.get(user), self.read.get(user)
             assert self.run(cursors(self.store, user, room=self.room)) == expected
@@ -235,6 +376,8 @@ class StoreMachine(RuleBasedStateMachine):
             assert set(self.run(missing(self.store, row.seq, room=self.room))) == self._missing(row), row
 
     def _missing(self, row: Logged) -> set[int]:
+        if not row.live:
+            return set()
         named = {user for seq, user in self.passed_over if seq == row.seq}
         named |= {
             user for user in self.joined if self.joined[user] < row.seq and self.delivered[user] < row.seq
@@ -242,7 +385,7 @@ class StoreMachine(RuleBasedStateMachine):
         named |= {
             user for user, joined, cursor, top in self.left if joined < row.seq <= top and cursor < row.seq
         }
-        return named - {row.sender}
+        return {user for user in named if user != row.sender and row.is_for(user)}
 
     @invariant()
     def nobody_is_named_who_never_owed(self) -> None:
@@ -254,7 +397,7 @@ class StoreMachine(RuleBasedStateMachine):
         lagging = {
             user
             for user, cursor in self.delivered.items()
-            if any(not row.expired and row.sender != user for row in self.log[cursor:])
+            if any(row.readable and row.sender != user and row.is_for(user) for row in self.log[cursor:])
         }
         found = self.run(self.store.owing(self.room, self.epoch, [1, 2, 3]))
         assert {row.user: row.cursor for row in found} == {user: self.delivered[user] for user in lagging}
@@ -265,12 +408,16 @@ class StoreMachine(RuleBasedStateMachine):
             [(_, rows)] = self.run(self.store.receipts([(self.room, sender)]))
             assert rows == [
                 row
-                for row in map(self._receipt, self.log)
+                for row in map(self._receipt, (row for row in self.log if row.live))
                 if row[3] and self.log[row[0] - 1].sender == sender
             ]
 
     def _receipt(self, row: Logged) -> tuple[int, int, int, int]:
-        owing = {user for user, joined in self.joined.items() if joined < row.seq and user != row.sender}
+        owing = {
+            user
+            for user, joined in self.joined.items()
+            if joined < row.seq and user != row.sender and row.is_for(user)
+        }
         holding = {
             user
             for user in owing
@@ -283,8 +430,12 @@ class StoreMachine(RuleBasedStateMachine):
     def unread_agrees(self) -> None:
         for user in self.joined:
             [standing] = self.run(self.store.standings(user, [(self.room, "", 0)]))
-            live = [row for row in self.log[self.read[user] :] if not row.expired and row.sender != user]
-            assert standing.unread == len(live)
+            unread = [
+                row
+                for row in self.log[self.read[user] :]
+                if row.readable and row.sender != user and row.is_for(user)
+            ]
+            assert standing.unread == len(unread)
             assert standing.people == frozenset(self.joined)
 
 
@@ -302,7 +453,7 @@ def test_the_store_and_the_model_agree_in_every_interleaving(redis_url: str) -> 
             run_state_machine_as_test(
                 StoreMachine,
                 settings=settings(
-                    max_examples=80,
+                    max_examples=60,
                     stateful_step_count=30,
                     deadline=None,
                     phases=[Phase.generate, Phase.shrink],
