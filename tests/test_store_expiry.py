@@ -6,11 +6,12 @@ import dataclasses
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Literal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Literal
 
 import pytest
 
+from messaging import store_expiry
 from messaging.errors import NoSuchMessage
 from messaging.records import Counts, Due, Missed, Overdue, Read, RoomKey, Slice
 from messaging.store import Store
@@ -96,6 +97,13 @@ class TestClaim:
         assert {(row.room, row.seq): row.due_at for row in claimed} == {
             place: due_at for place, due_at in at.items() if due_at is not None
         }
+
+    async def test_of_one_room_waits_for_the_delay_too(self, store: Store) -> None:
+        await accept(store, message(), message())
+        await expire(store, 1, 2)
+        assert await store.claim_expired("t", room=ROOM) == []
+        await due(store, 2)
+        assert [row.seq for row in await store.claim_expired("t", room=ROOM)] == [2]
 
     async def test_is_a_lease(self, store: Store) -> None:
         await accept(store)
@@ -401,6 +409,26 @@ class TestFinalize:
         assert await store.finalize(expired) == 3
         assert [await score(store, seq, room) for room in (ROOM, FAR_AWAY) for seq in (1, 2)] == [None] * 4
         assert (await read(store, GRACE)).gone == []
+
+    async def test_lets_others_be_served_between_two_hundreds(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await accept(store, *(message() for _ in range(3)), *(message(room=FAR_AWAY) for _ in range(3)))
+        await over(store, 1, 2, 3)
+        await over(store, 1, 2, 3, room=FAR_AWAY)
+        expired = await store.expired(await store.claim_expired("t"))
+        monkeypatch.setattr(store_expiry, "FINALIZE_MOST", 2)
+        run, at_once = store.scripts.run, []
+
+        async def counted(calls: Sequence[Any], **options: Any) -> list[Any]:
+            answers = await run(calls, **options)
+            at_once.append(sum(map(len, answers)))
+            return list(answers)
+
+        monkeypatch.setattr(store.scripts, "run", counted)
+        assert await store.finalize(expired) == 6
+        assert at_once == [2, 2, 2]
+        assert [await score(store, seq, room) for room in (ROOM, FAR_AWAY) for seq in (1, 3)] == [None] * 4
 
     async def test_leaves_what_somebody_else_has_claimed_since(self, store: Store) -> None:
         await accept(store, message(), message())
