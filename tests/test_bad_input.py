@@ -222,6 +222,13 @@ WRONG_NUMBERS = ["-1", "1.0", "1e2", "true", '"1"', "NaN", "9007199254740992", "
         '{"type":"history","room":"r","before":%s}',
         '{"type":"ack","rooms":[{"room":"r","epoch":"e","delivered":%s}]}',
         '{"type":"ack","rooms":[{"room":"r","epoch":"e","read":%s}]}',
+        '{"type":"edit","room":"r","seq":%s,"body":"x"}',
+        '{"type":"delete","room":"r","seq":%s}',
+        '{"type":"extend","room":"r","seq":%s,"ttl":60}',
+        '{"type":"extend","room":"r","seq":1,"ttl":%s}',
+        '{"type":"resend","room":"r","seq":%s,"id":"0b8f6c1e-52b2-4d62-9a60-6f2f6d1f0a11"}',
+        '{"type":"resend","room":"r","seq":1,"id":"0b8f6c1e-52b2-4d62-9a60-6f2f6d1f0a11","ttl":%s}',
+        '{"type":"reject","room":"r","epoch":"e","seq":%s,"reason":"x"}',
     ],
 )
 async def test_a_number_is_a_whole_one_from_0_to_2_53(site: Site, open_wire: Open, frame: str) -> None:
@@ -262,20 +269,34 @@ async def test_ten_bad_frames_in_a_minute_close_with_4400(site: Site, open_wire:
     assert len(wire.heard("error")) == 10
 
 
+ODD_TEXTS = [
+    "<script>alert(1)</script><img src=x onerror=alert(1)>",
+    "javascript:alert(1) [x](javascript:alert(1)) data:text/html,<b>",
+    '"},{"type":"bye"}]\n"M x\n1 0 1 -',
+    f"{RLO}evil{ZWSP}\u2066\u0085\u2028\u2029\x7f\x01",
+    "&lt;b&gt; %00 \\u0000 \\ / '",
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467 e\u0301 \ufffe \U0010ffff",
+]
+
+
 async def test_markup_and_links_are_text_and_come_back_as_they_were(site: Site, open_wire: Open) -> None:
     atlas, wire = await alone(site, open_wire)
-    for body in (
-        "<script>alert(1)</script><img src=x onerror=alert(1)>",
-        "javascript:alert(1) [x](javascript:alert(1)) data:text/html,<b>",
-        '"},{"type":"bye"}]\n"M x\n1 0 1 -',
-        f"{RLO}evil{ZWSP}\u2066\u0085\u2028\u2029\x7f\x01",
-        "&lt;b&gt; %00 \\u0000 \\ / '",
-        "\U0001f469\u200d\U0001f469\u200d\U0001f467 e\u0301 \ufffe \U0010ffff",
-    ):
+    for body in ODD_TEXTS:
         await chatty(wire, atlas, body)
     await wire.send({"type": "history", "room": atlas, "before": 99})
     history = (await wire.next("history"))["messages"]
     assert [frame["body"] for frame in history] == [frame["body"] for frame in wire.heard("message")]
+
+
+async def test_what_an_edit_says_comes_back_as_it_was(site: Site, open_wire: Open) -> None:
+    atlas, wire = await alone(site, open_wire)
+    epoch = (await wire.post(atlas, "hello"))["epoch"]
+    for rev, body in enumerate([*ODD_TEXTS, "\U0001d4b3" * 4_000], 1):
+        await wire.send({"type": "edit", "room": atlas, "seq": 1, "body": body})
+        assert (await wire.next("edited", rev=rev))["body"] == body
+        await wire.send({"type": "sync", "room": atlas, "epoch": epoch, "since": 1, "rev": rev - 1})
+        [message] = (await wire.next("resumed"))["changed"]
+        assert message["body"] == body
 
 
 async def test_names_cannot_break_a_frame(site: Site, open_wire: Open) -> None:
@@ -309,6 +330,134 @@ async def test_a_room_of_ones_own_cannot_reach_into_anothers_keys(site: Site, op
         await refused(wire, json.dumps({"type": "history", "room": room_id, "before": 9}), "not_member")
         await refused(wire, json.dumps({"type": "typing", "room": room_id}), "not_member")
     await chatty(wire, mine, "still here")
+
+
+# Changes
+
+LIFETIME = [  # what no lifetime is in a room whose own most is 600
+    ({"ttl": 0}, "bad_ttl"),
+    ({"ttl": 9}, "bad_ttl"),
+    ({"ttl": 601}, "bad_ttl"),
+    ({"ttl": 28 * 86_400 + 1}, "bad_ttl"),
+    ({"ttl": 2**53 - 1}, "bad_ttl"),
+    ({"ttl": -60}, "bad_frame"),
+    ({"ttl": 60.0}, "bad_frame"),
+    ({"ttl": "60"}, "bad_frame"),
+    ({"ttl": True}, "bad_frame"),
+    ({"ttl": float("nan")}, "bad_frame"),
+    ({"ttl": float("inf")}, "bad_frame"),
+    ({"ttl": 10**30}, "bad_frame"),
+]
+NOWHERE = [
+    ({"seq": 0}, "no_such_message"),
+    ({"seq": 2}, "no_such_message"),
+    ({"seq": 2**53 - 1}, "no_such_message"),
+    ({"epoch": "another"}, "no_such_message"),
+    ({"room": "no-such-room"}, "not_member"),
+    ({"room": 'a"b\n{0}:c'}, "not_member"),
+    ({"seq": 2**63}, "bad_frame"),
+    ({"seq": "1"}, "bad_frame"),
+    ({"seq": -1}, "bad_frame"),
+    ({"seq": None}, "bad_frame"),
+    ({"room": None}, "bad_frame"),
+    ({"epoch": 7}, "bad_frame"),
+]
+NO_CHANGES = {
+    "edit": [
+        [
+            ({"body": ""}, "body_empty"),
+            ({"body": " \n\t\u2003"}, "body_empty"),
+            ({"body": "x" * 4_001}, "body_too_long"),
+            ({"body": "a\0b"}, "bad_frame"),
+            ({"body": "a\ud800b"}, "bad_frame"),
+            ({"body": 7}, "bad_frame"),
+            ({"body": None}, "bad_frame"),
+        ],
+        NOWHERE,
+    ],
+    "delete": [NOWHERE],
+    "extend": [LIFETIME, NOWHERE],
+    "resend": [
+        [
+            ({"seq": 1}, "nobody_missed_it"),
+            ({"id": ID.upper()}, "bad_frame"),
+            ({"id": ID + "\n"}, "bad_frame"),
+            ({"id": ""}, "bad_frame"),
+            ({"id": None}, "bad_frame"),
+            ({"id": 7}, "bad_frame"),
+        ],
+        LIFETIME,
+        NOWHERE,
+    ],
+    "dismiss": [
+        [
+            ({"notice": "none"}, "no_such_message"),
+            ({"notice": "a\0b"}, "no_such_message"),
+            ({"notice": None}, "bad_frame"),
+            ({"notice": 7}, "bad_frame"),
+            ({"notice": ["x"]}, "bad_frame"),
+        ]
+    ],
+}
+NEEDED = {
+    "edit": {"room", "seq", "body"},
+    "delete": {"room", "seq"},
+    "extend": {"room", "seq", "ttl"},
+    "resend": {"room", "seq", "id"},
+    "dismiss": {"notice"},
+}
+
+
+def change(kind: str, room_id: str) -> Frame:
+    """Return a frame with all that its kind needs."""
+    fields = {"room": room_id, "seq": 1, "body": "changed", "ttl": 60, "id": ID, "notice": "none"}
+    return {"type": kind, **{name: fields[name] for name in NEEDED[kind]}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [(kind, part) for kind, parts in NO_CHANGES.items() for part in parts],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value[0][0]),
+)
+async def test_a_change_that_cannot_be_says_why_and_changes_nothing(
+    site: Site, open_wire: Open, kind: str, wrong: list[tuple[Frame, str]]
+) -> None:
+    ada = await later(person)("ada")
+    atlas = await later(room)(ada, ttl_s=60, ttl_max_s=600)
+    wire = await open_wire(site, ada)
+    await wire.hello()
+    sent = await wire.post(atlas, "as it was")
+    for fields, code in wrong:
+        frame = change(kind, atlas) | fields
+        error = await refused(wire, json.dumps(frame), code)
+        assert error["of"] == kind
+        assert error["detail"].endswith(".")
+        assert (code != "bad_ttl") or ("10" in error["detail"] and "600" in error["detail"])
+        for name in {"room", "seq", "id"} & (frame.keys() - fields.keys()):
+            assert error[name] == frame[name], error
+    again = await open_wire(site, ada)
+    [entry] = (await again.hello())["rooms"]
+    assert (entry["top"], entry["rev"]) == (1, 0)
+    await again.send({"type": "history", "room": atlas, "before": 9})
+    [message] = (await again.next("history"))["messages"]
+    assert (message["body"], message["expires_at"]) == ("as it was", sent["expires_at"])
+
+
+@pytest.mark.parametrize("kind", NEEDED)
+async def test_a_change_needs_its_fields_and_takes_no_notice_of_others(
+    site: Site, open_wire: Open, kind: str
+) -> None:
+    atlas, wire = await alone(site, open_wire)
+    await wire.post(atlas, "hello")
+    whole = change(kind, atlas)
+    for name in NEEDED[kind]:
+        error = await refused(wire, json.dumps({key: whole[key] for key in whole if key != name}))
+        assert (error["of"], f"`{name}`" in error["detail"]) == (kind, True), error
+    await wire.send({**whole, "mood": {"deep": [1]}, "user": 1, "from": 7, "rev": 99})
+    answer = {"edit": "edited", "extend": "edited", "delete": "deleted"}.get(kind, "error")
+    told = await wire.next(answer)
+    assert "mood" not in told
+    assert told.get("code", "none") in ("none", "nobody_missed_it", "no_such_message")
 
 
 # Rates

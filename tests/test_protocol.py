@@ -22,6 +22,14 @@ SYNC = {"type": "sync", "room": "r", "epoch": "e", "since": 0}
 ACK = {"type": "ack", "rooms": [{"room": "r", "epoch": "e", "delivered": 1}]}
 HISTORY = {"type": "history", "room": "r", "before": 9}
 SEQ_MOST = 2**53 - 1
+EDIT = {"type": "edit", "room": "r", "seq": 3, "body": "hello"}
+DELETE = {"type": "delete", "room": "r", "seq": 3}
+EXTEND = {"type": "extend", "room": "r", "seq": 3, "ttl": 60}
+RESEND = {"type": "resend", "room": "r", "seq": 3, "id": ID}
+REJECT = {"type": "reject", "room": "r", "epoch": "e", "seq": 3, "reason": "unreadable"}
+DISMISS = {"type": "dismiss", "notice": "n"}
+CHANGES = [EDIT, DELETE, EXTEND, RESEND, REJECT, DISMISS]
+EACH_CHANGE = pytest.mark.parametrize("frame", CHANGES, ids=lambda frame: frame["type"])
 
 
 def parse(text: str) -> list[Any]:
@@ -59,6 +67,33 @@ class TestFrames:
         rooms = [{"room": "r", "epoch": "e", "delivered": 1}, {"room": "s", "epoch": "f", "read": 2}]
         parsed = parse_one({"type": "ack", "rooms": rooms})
         assert parsed.rooms == [protocol.RoomAck("r", "e", 1, None), protocol.RoomAck("s", "f", None, 2)]
+
+    @pytest.mark.parametrize(
+        ("frame", "parsed"),
+        [
+            (EDIT, protocol.Edit(room="r", seq=3, body="hello")),
+            ({**EDIT, "epoch": "e"}, protocol.Edit(room="r", seq=3, body="hello", epoch="e")),
+            (DELETE, protocol.Delete(room="r", seq=3)),
+            ({**DELETE, "epoch": "e"}, protocol.Delete(room="r", seq=3, epoch="e")),
+            (EXTEND, protocol.Extend(room="r", seq=3, ttl=60)),
+            ({**EXTEND, "epoch": "e"}, protocol.Extend(room="r", seq=3, ttl=60, epoch="e")),
+            (RESEND, protocol.Resend(room="r", seq=3, id=ID)),
+            (
+                {**RESEND, "epoch": "e", "ttl": 60},
+                protocol.Resend(room="r", seq=3, id=ID, epoch="e", ttl=60),
+            ),
+            (REJECT, protocol.Reject(room="r", epoch="e", seq=3, reason="unreadable")),
+            (DISMISS, protocol.Dismiss(notice="n")),
+        ],
+        ids=lambda value: value["type"] if isinstance(value, dict) else "",
+    )
+    def test_changes(self, frame: dict[str, Any], parsed: Any) -> None:
+        assert parse_one(frame) == parsed
+        assert parse_one({**frame, "mood": 1, "rev": 2}) == parsed
+
+    @pytest.mark.parametrize("frame", [EDIT, DELETE, EXTEND, RESEND], ids=lambda frame: frame["type"])
+    def test_an_epoch_of_null_is_the_present_one(self, frame: dict[str, Any]) -> None:
+        assert parse_one({**frame, "epoch": None}) == parse_one(frame)
 
     def test_array_is_its_frames_in_order(self) -> None:
         assert parse(json.dumps([{"type": "ping", "n": n} for n in range(3)])) == [
@@ -185,6 +220,13 @@ class TestBadInput:
             '{"type":"history","room":"r","before":%(n)s}',
             '{"type":"history","room":"r","before":1,"limit":%(n)s}',
             '{"type":"ping","n":%(n)s}',
+            '{"type":"edit","room":"r","seq":%(n)s,"body":"x"}',
+            '{"type":"delete","room":"r","seq":%(n)s}',
+            '{"type":"extend","room":"r","seq":%(n)s,"ttl":60}',
+            '{"type":"extend","room":"r","seq":1,"ttl":%(n)s}',
+            '{"type":"resend","room":"r","seq":%(n)s,"id":"%(id)s"}',
+            '{"type":"resend","room":"r","seq":1,"id":"%(id)s","ttl":%(n)s}',
+            '{"type":"reject","room":"r","epoch":"e","seq":%(n)s,"reason":"x"}',
         ],
     )
     def test_bad_number_anywhere(self, frame: str, number: str) -> None:
@@ -219,8 +261,18 @@ class TestBadInput:
     )
     def test_id_that_is_no_lower_case_uuid(self, id_: Any) -> None:
         refusal({**SEND, "id": id_})
+        refusal({**RESEND, "id": id_})
 
-    @pytest.mark.parametrize("frame", [SEND, HELLO, SYNC, ACK, HISTORY], ids=lambda frame: frame["type"])
+    @EACH_CHANGE
+    @pytest.mark.parametrize("value", [7, None, True, ["x"], {}], ids=repr)
+    def test_text_of_a_change_that_is_none(self, frame: dict[str, Any], value: Any) -> None:
+        for name in {"room", "body", "reason", "notice"} & frame.keys():
+            refused = refusal({**frame, name: value})
+            assert (refused.of, refused.seq) == (frame["type"], frame.get("seq"))
+
+    @pytest.mark.parametrize(
+        "frame", [SEND, HELLO, SYNC, ACK, HISTORY, *CHANGES], ids=lambda frame: frame["type"]
+    )
     def test_missing_field(self, frame: dict[str, Any]) -> None:
         for field in frame.keys() - {"type"}:
             refused = refusal({name: value for name, value in frame.items() if name != field})
@@ -257,6 +309,15 @@ class TestBadBody:
     def test_body_that_is_no_text(self, body: Any) -> None:
         assert refusal({**SEND, "body": body}).id == ID
 
+    @pytest.mark.parametrize(
+        ("body", "error"), [(" \n", BodyEmpty), ("𝒳" * (BODY_MAX + 1), BodyTooLong), ("a\0b", BadFrame)]
+    )
+    def test_an_edit_is_bound_like_a_message_and_its_answer_names_it(
+        self, body: str, error: type[MessagingError]
+    ) -> None:
+        refused = refusal({**EDIT, "body": body}, error)
+        assert (refused.of, refused.id, refused.room, refused.seq) == ("edit", None, "r", 3)
+
     def test_what_cannot_be_sent_back_is_left_out(self) -> None:
         refused = refusal('{"type":"send","id":"\\ud800","room":"\\udc00","body":"x"}')
         assert (refused.id, refused.room) == (None, None)
@@ -280,12 +341,26 @@ class TestEveryInput:
         max_leaves=12,
     )
     field_names = st.sampled_from(
-        ["id", "room", "body", "epoch", "since", "rev", "v", "rooms", "ttl", "n", "before", "seq"]
+        [
+            "id",
+            "room",
+            "body",
+            "epoch",
+            "since",
+            "rev",
+            "v",
+            "rooms",
+            "ttl",
+            "n",
+            "before",
+            "seq",
+            "reason",
+            "notice",
+        ]
     )
     near_frames = st.builds(
         lambda kind, fields: {"type": kind, **fields},
-        st.sampled_from(["hello", "send", "ack", "sync", "history", "typing", "ping", "edit", "dance"])
-        | json_values,
+        st.sampled_from(sorted([*protocol._types, "dance"])) | json_values,
         st.dictionaries(field_names, json_values | st.just(ID) | st.integers(-1, 2**54), max_size=8),
     )
 
@@ -355,6 +430,44 @@ def _valid(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
         return FIELDS[field.name] if field.required else FIELDS[field.name] | st.just(field.default)
 
     return st.builds(kind, **{field.name: values(field) for field in msgspec.structs.fields(kind)})
+
+
+class TestServerFrames:
+    """A field that is not known is not on the wire; all others are, also when false, 0 or empty."""
+
+    @pytest.mark.parametrize(
+        ("frame", "fields"),
+        [
+            (protocol.Edited("r", "e", 0, 3), {}),
+            (protocol.Edited("r", "e", 0, 3, body="", edited_at=0), {"body": "", "edited_at": 0}),
+            (protocol.Edited("r", "e", 0, 3, expires_at=0), {"expires_at": 0}),
+            (protocol.Deleted("r", "e", 0, 3), {}),
+        ],
+        ids=["bare", "edited", "extended", "deleted"],
+    )
+    def test_a_change_says_its_place_and_what_is_new(self, frame: Any, fields: dict[str, Any]) -> None:
+        place = {"type": frame.__struct_config__.tag, "room": "r", "epoch": "e", "rev": 0, "seq": 3}
+        assert json.loads(protocol.encode(frame)) == place | fields
+
+    def test_expired(self) -> None:
+        frame = protocol.Expired(room="r", epoch="e", seqs=[3, 5])
+        assert json.loads(protocol.encode(frame)) == {
+            "type": "expired",
+            "room": "r",
+            "epoch": "e",
+            "seqs": [3, 5],
+        }
+
+    def test_notice(self) -> None:
+        frame = protocol.Notice(notice="n", kind="undelivered", at=0, data={}, dismissed=False)
+        assert json.loads(protocol.encode(frame)) == {
+            "type": "notice",
+            "notice": "n",
+            "kind": "undelivered",
+            "at": 0,
+            "data": {},
+            "dismissed": False,
+        }
 
 
 class TestErrorFrame:
