@@ -5,7 +5,7 @@
 -- Returns for each 1 cleared, 0 somebody else's by now, 2 partly: call again
 local OUTCOMES, LEFT, STRIDE = 1000, 500, 7
 local REASONS = {'offline', 'no_ack', 'client_rejected', 'left_room'}
-local prefix, budget, answers, ended, order, counts = KEYS[1], OUTCOMES, {}, {}, {}, {}
+local prefix, budget, answers, ended, order, counts, cleared = KEYS[1], OUTCOMES, {}, {}, {}, {}, {}
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
@@ -41,6 +41,7 @@ local function clear(at)
   if not score or tonumber(score) ~= tonumber(ARGV[at + 2]) then return 0 end
   if not clear_outcome(key, seq) then return 2 end
   local shown_until = redis.call('HGET', key .. ':msg:' .. seq, 'shown_until')
+  cleared[key] = true
   redis.call('DEL', key .. ':msg:' .. seq)
   redis.call('HDEL', key .. ':only', seq)
   if redis.call('ZREMRANGEBYSCORE', key .. ':live', seq, seq) > 0 then note(room, key, seq, at) end
@@ -61,6 +62,8 @@ for at = 1, #ARGV, STRIDE do answers[#answers + 1] = clear(at) end
 for _, key in ipairs(order) do
   local epoch = redis.call('HGET', key, 'epoch')
   if epoch then redis.call('PUBLISH', key, 'X ' .. epoch .. ' ' .. table.concat(ended[key], ',')) end
+end
+for key in pairs(cleared) do
   -- Who left owes nothing any more once nothing live is as old as his leaving.
   local oldest = redis.call('ZRANGE', key .. ':live', 0, 0, 'WITHSCORES')[2]
   local settled = redis.call('ZRANGEBYSCORE', key .. ':left', '-inf', oldest and '(' .. oldest or '+inf', 'LIMIT', 0, LEFT)
