@@ -35,12 +35,12 @@ T = TypeVar("T")
 POLICY = Policy(ack_flush_s=0.0001, rate_limit_scale=100.0)
 DEVICES = st.sampled_from(range(2 * len(MEMBERS)))  # neighbours are one user's
 PROCESSES = st.sampled_from([0, 1])
-TURNS_MOST = 2_000  # until everything has come to rest
+REST_WITHIN_S = 30.0
 ROUNDS_MOST = 200  # until a device has all that it asks for
 
 
-class DeliveryMachine(RuleBasedStateMachine):
-    """Any order of what happens between servers and devices, while no message expires."""
+class World(RuleBasedStateMachine):
+    """What both machines are made of: what can be done to devices and processes, and what must hold after each step."""
 
     runner: asyncio.Runner
     store: Store
@@ -95,66 +95,13 @@ class DeliveryMachine(RuleBasedStateMachine):
     def run(self, verb: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(verb)
 
-    # What can happen
-
-    @rule(device=DEVICES, process=PROCESSES)
-    def connect(self, device: int, process: int) -> None:
-        self.run(self._connect(self.devices[device], self.processes[process]))
-
-    @rule(device=DEVICES)
-    def cut(self, device: int) -> None:
-        """What was on the way in either direction is lost."""
-        self.run(self._cut(self.devices[device]))
-
-    @rule(device=DEVICES, count=st.sampled_from([1, 3]), heard=st.booleans())
-    def send(self, device: int, count: int, heard: bool) -> None:
-        """Without `heard` the connection is cut before any answer arrives."""
-        self.run(self._send(self.devices[device], count, heard))
-
-    @rule(device=DEVICES, most=st.sampled_from([1, 2, 1_000]))
-    def receive(self, device: int, most: int) -> None:
-        self.run(self._receive(self.devices[device], most))
-
-    @rule(device=DEVICES, silent=st.booleans())
-    def fall_silent(self, device: int, silent: bool) -> None:
-        self.devices[device].silent = silent
-
-    @rule(process=PROCESSES, deaf=st.booleans())
-    def lose_fan_out(self, process: int, deaf: bool) -> None:
-        self.processes[process].deaf = deaf
-
-    @rule(process=PROCESSES)
-    def restart(self, process: int) -> None:
-        self.run(self._restart(process))
-
-    @rule(process=PROCESSES)
-    def check_positions(self, process: int) -> None:
-        self.run(self._positions(self.processes[process]))
-
-    @rule(heard=st.sets(PROCESSES))
-    def sweep(self, heard: set[int]) -> None:
-        """Only some processes hear the event."""
-        self.run(self._sweep([self.processes[process] for process in heard]))
-
-    @rule(seconds=st.sampled_from([5, 20, 60]))
-    def let_pass(self, seconds: int) -> None:
-        self.run(self._let_pass(seconds))
-
-    @rule()
-    def let_ten_minutes_pass(self) -> None:
-        """Long enough for the last attempt."""
-        for _ in range(10):
-            self.run(self._let_pass(60))
-
     # How
 
     async def _connect(self, device: Device, process: Process) -> None:
         if device.connection is not None:
             return
         device.process = process
-        device.connection = Connection(
-            device.receive, visitor=self.visitors[device.user], policy=self.policy
-        )
+        device.connection = Connection(device.receive, visitor=self.visitors[device.user], policy=self.policy)
         process.server.hub.enter(device.connection)
         await self._tell(device, device.hello(), *device.sends())
         await self._settle()
@@ -231,7 +178,9 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     async def _settle(self) -> None:
         """Let everything that is under way come to rest, take away what was closed, then check."""
-        for _ in range(TURNS_MOST):
+        late_s = asyncio.get_running_loop().time() + REST_WITHIN_S
+        while True:
+            assert asyncio.get_running_loop().time() < late_s, "it does not come to rest"
             await self._spread_news()
             for process in self.processes:
                 process.probed.clear()
@@ -242,8 +191,7 @@ class DeliveryMachine(RuleBasedStateMachine):
                 await asyncio.sleep(0)
             if not self.news and not any(process.busy for process in self.processes):
                 break
-        else:
-            raise AssertionError("it does not come to rest")
+            await asyncio.sleep(0.0005)
         for device in self.devices:
             if device.connection is not None and device.connection.closed is not None:
                 await self._see_close(device, device.connection)
@@ -275,24 +223,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         await self._check_log()
 
     async def _check_log(self) -> None:
-        key = self.room.key
-        entries, rows, attempts, look = await self.store.scripts.pipeline(
-            [
-                ("ZRANGE", f"{key}:live", 0, -1),
-                ("ZRANGE", f"{key}:delivered", 0, -1, "WITHSCORES"),
-                ("HKEYS", f"{key}:attempts"),
-                ("ZSCORE", f"{self.room.prefix}unacked", self.room.id),
-            ]
-        )
-        senders = {int(seq): int(sender) for seq, sender, _ in (entry.split(b"|") for entry in entries)}
-        assert len({entry.split(b"|")[2] for entry in entries}) == len(entries), "accepted twice"
-        for user, cursor in ((int(rows[at]), int(rows[at + 1])) for at in range(0, len(rows), 2)):
-            passed = {seq for seq, sender in senders.items() if seq <= cursor and sender != user}
-            self._check_held(user, passed)
-            owes = any(seq > cursor and sender != user for seq, sender in senders.items())
-            assert owes or str(user).encode() not in attempts, "attempts without a debt"
-            if owes and look is None:
-                await self._check_due(user)
+        """Compare the store with what has happened."""
+        raise NotImplementedError
 
     def _check_held(self, user: int, passed: set[int]) -> None:
         """Whatever a user's cursor passed, a device of his holds."""
@@ -334,6 +266,109 @@ class DeliveryMachine(RuleBasedStateMachine):
             self.run(self._leave())
 
     def end(self) -> None:
+        """Let what was begun come to its end, and see that it is the right one."""
+        raise NotImplementedError
+
+    async def _come_together(self, devices: list[Device]) -> None:
+        """Let these be connected, nothing lost, and everything asked for be answered."""
+        for process in self.processes:
+            process.deaf = False
+            await process.server.recheck()
+        for device in devices:
+            device.silent = False
+            await self._connect(device, self.processes[0])
+        for _ in range(3):
+            for device in devices:
+                await self._receive(device)
+            for process in self.processes:
+                await self._positions(process)
+
+    async def _leave(self) -> None:
+        for process in self.processes:
+            await process.end()
+        await self.store.client.flushdb()
+        await in_database(_forget)
+
+
+class DeliveryMachine(World):
+    """Any order of what happens between servers and devices, while no message expires."""
+
+    # What can happen
+
+    @rule(device=DEVICES, process=PROCESSES)
+    def connect(self, device: int, process: int) -> None:
+        self.run(self._connect(self.devices[device], self.processes[process]))
+
+    @rule(device=DEVICES)
+    def cut(self, device: int) -> None:
+        """What was on the way in either direction is lost."""
+        self.run(self._cut(self.devices[device]))
+
+    @rule(device=DEVICES, count=st.sampled_from([1, 3]), heard=st.booleans())
+    def send(self, device: int, count: int, heard: bool) -> None:
+        """Without `heard` the connection is cut before any answer arrives."""
+        self.run(self._send(self.devices[device], count, heard))
+
+    @rule(device=DEVICES, most=st.sampled_from([1, 2, 1_000]))
+    def receive(self, device: int, most: int) -> None:
+        self.run(self._receive(self.devices[device], most))
+
+    @rule(device=DEVICES, silent=st.booleans())
+    def fall_silent(self, device: int, silent: bool) -> None:
+        self.devices[device].silent = silent
+
+    @rule(process=PROCESSES, deaf=st.booleans())
+    def lose_fan_out(self, process: int, deaf: bool) -> None:
+        self.processes[process].deaf = deaf
+
+    @rule(process=PROCESSES)
+    def restart(self, process: int) -> None:
+        self.run(self._restart(process))
+
+    @rule(process=PROCESSES)
+    def check_positions(self, process: int) -> None:
+        self.run(self._positions(self.processes[process]))
+
+    @rule(heard=st.sets(PROCESSES))
+    def sweep(self, heard: set[int]) -> None:
+        """Only some processes hear the event."""
+        self.run(self._sweep([self.processes[process] for process in heard]))
+
+    @rule(seconds=st.sampled_from([5, 20, 60]))
+    def let_pass(self, seconds: int) -> None:
+        self.run(self._let_pass(seconds))
+
+    @rule()
+    def let_ten_minutes_pass(self) -> None:
+        """Long enough for the last attempt."""
+        for _ in range(10):
+            self.run(self._let_pass(60))
+
+    # What must hold
+
+    async def _check_log(self) -> None:
+        key = self.room.key
+        entries, rows, attempts, look = await self.store.scripts.pipeline(
+            [
+                ("ZRANGE", f"{key}:live", 0, -1),
+                ("ZRANGE", f"{key}:delivered", 0, -1, "WITHSCORES"),
+                ("HKEYS", f"{key}:attempts"),
+                ("ZSCORE", f"{self.room.prefix}unacked", self.room.id),
+            ]
+        )
+        senders = {int(seq): int(sender) for seq, sender, _ in (entry.split(b"|") for entry in entries)}
+        assert len({entry.split(b"|")[2] for entry in entries}) == len(entries), "accepted twice"
+        for user, cursor in ((int(rows[at]), int(rows[at + 1])) for at in range(0, len(rows), 2)):
+            passed = {seq for seq, sender in senders.items() if seq <= cursor and sender != user}
+            self._check_held(user, passed)
+            owes = any(seq > cursor and sender != user for seq, sender in senders.items())
+            assert owes or str(user).encode() not in attempts, "attempts without a debt"
+            if owes and look is None:
+                await self._check_due(user)
+
+    # The end
+
+    def end(self) -> None:
         self.run(self._end_in_silence())
         self.run(self._end_in_peace())
 
@@ -365,26 +400,6 @@ class DeliveryMachine(RuleBasedStateMachine):
         for device in self.devices:
             assert (device.last, device.outbox) == (place.top, {})
             assert (await cursors(self.store, device.user, room=self.room))[0] == place.top
-
-    async def _come_together(self, devices: list[Device]) -> None:
-        """Let these be connected, nothing lost, and everything asked for be answered."""
-        for process in self.processes:
-            process.deaf = False
-            await process.server.recheck()
-        for device in devices:
-            device.silent = False
-            await self._connect(device, self.processes[0])
-        for _ in range(3):
-            for device in devices:
-                await self._receive(device)
-            for process in self.processes:
-                await self._positions(process)
-
-    async def _leave(self) -> None:
-        for process in self.processes:
-            await process.end()
-        await self.store.client.flushdb()
-        await in_database(_forget)
 
 
 def _forget() -> None:

@@ -103,7 +103,11 @@ class Device:
         taken = json.loads(event["text"])
         frames = taken if isinstance(taken, list) else [taken]
         for frame in frames:
-            texts = [frame] if frame["type"] == "message" else frame.get("messages", []) + frame.get("changed", [])
+            texts = (
+                [frame]
+                if frame["type"] == "message"
+                else frame.get("messages", []) + frame.get("changed", [])
+            )
             for message in texts:
                 assert message["expires_at"] > self.now_ms() - LATE_MS, "an expired text was sent"
         self.inbox += frames

@@ -42,7 +42,9 @@ async def let_pass(store: Store, seconds: int) -> int:
         ends_at = await client.pexpiretime(key)
         if ends_at < 0:
             continue
-        if b":msg:" in key:  # until a time of the moved clock; the others live so long from when they were written
+        if (
+            b":msg:" in key
+        ):  # until a time of the moved clock; the others live so long from when they were written
             if ends_at <= now_ms:
                 await client.delete(key)
         else:

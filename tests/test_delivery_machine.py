@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.test import Client
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -20,12 +21,16 @@ from messaging import control, directory, hub, policy, pools, subscription
 from messaging import store as stores
 from messaging.records import RoomKey
 from messaging.store import Store
-from tests.delivery_machine import POLICY, DeliveryMachine, make_people
+from tests.delivery_machine import POLICY, DeliveryMachine, World, make_people
 from tests.devices import Device, Loop, Process
+from tests.expiry_machine import ExpiryMachine
 from tests.messages import MEMBERS
 from tests.passing import move_clocks
+from tests.stepped import stop_at_steps
 
 EXAMPLES = int(os.environ.get("DELIVERY_MACHINE_EXAMPLES", "40"))
+EXPIRY_EXAMPLES = 2 * EXAMPLES
+EXPIRY_STEPS = 50
 
 Explore = Callable[..., None]
 
@@ -36,6 +41,7 @@ def explore(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(hub, "HEARD_WITHIN_S", 0.0)
     monkeypatch.setattr(subscription, "PING_EVERY_S", 10.0**9)  # the clock leaps: no pong could come in time
     move_clocks(monkeypatch)
+    stop_at_steps(monkeypatch)
     news: list[dict[str, Any]] = []
 
     async def announce(kind: str, **fields: Any) -> None:
@@ -50,7 +56,7 @@ def explore(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPa
         stores._stores[asyncio.get_running_loop()] = store
         return store
 
-    def run(machine: type[DeliveryMachine], examples: int = EXAMPLES) -> None:
+    def run(machine: type[World], examples: int = EXAMPLES, steps: int = 30) -> None:
         monkeypatch.setattr(policy, "current", lambda: machine.policy)
         with asyncio.Runner(loop_factory=Loop) as runner:
             machine.runner = runner
@@ -66,11 +72,13 @@ def explore(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPa
                     machine,
                     settings=settings(
                         max_examples=examples,
-                        stateful_step_count=30,
+                        stateful_step_count=steps,
                         deadline=None,
                         derandomize=True,
                         database=None,
-                        phases=[Phase.generate, Phase.shrink] if examples == EXAMPLES else [Phase.generate],
+                        phases=[Phase.generate, Phase.shrink]
+                        if examples in (EXAMPLES, EXPIRY_EXAMPLES)
+                        else [Phase.generate],
                         suppress_health_check=list(HealthCheck),
                     ),
                 )
@@ -81,8 +89,6 @@ def explore(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPa
 
 
 def _log_in(user: int) -> str:
-    from django.contrib.auth.models import User
-
     client = Client()
     client.force_login(User.objects.get(pk=user))
     return str(client.session.session_key)
@@ -90,6 +96,10 @@ def _log_in(user: int) -> str:
 
 def test_every_accepted_message_ends_acknowledged_or_parked_or_due(explore: Explore) -> None:
     explore(DeliveryMachine)
+
+
+def test_every_accepted_message_ends_held_or_named_in_its_notice_or_deleted(explore: Explore) -> None:
+    explore(ExpiryMachine, examples=EXPIRY_EXAMPLES, steps=EXPIRY_STEPS)
 
 
 class AcknowledgesTooMuch(DeliveryMachine):
