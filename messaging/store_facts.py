@@ -67,5 +67,5 @@ class Facts(Rooms):
         return Memory(int(facts["used_memory"]), int(facts["maxmemory"]), facts["maxmemory_policy"])
 
     async def rewrite_log(self) -> None:
-        """Ask the store to rewrite its log on disk, so that expired text leaves it."""
-        await self.scripts.pipeline([("BGREWRITEAOF",)])
+        """Ask the store to rewrite its log on disk and to forget its list of slow calls, so that expired text leaves both."""
+        await self.scripts.pipeline([("BGREWRITEAOF",), ("SLOWLOG", "RESET")])
