@@ -318,3 +318,23 @@ class Memory:
     used: int
     limit: int
     policy: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """What is stored of a live message beside its text. `behind`: cursors below it, its sender's too; `only`: whom it is for."""
+
+    room: RoomKey
+    seq: int
+    id: str
+    sender: int
+    name: str
+    sent_at: int
+    expires_at: int
+    edited_at: int | None
+    reply_to: int | None
+    resends: int | None
+    tracked: bool
+    behind: int
+    members: int
+    only: tuple[int, ...] | None

@@ -62,6 +62,7 @@ from .records import (
 from .store_changes import Changes
 from .store_expiry import Expiries
 from .store_facts import COUNTED, JOBS_KEY, Facts
+from .store_lists import Lists
 from .store_presence import PRESENCE_CHANNEL, Presences
 from .store_retry import Retries
 from .store_rooms import NO_LOG, NOT_MEMBER, text
@@ -74,7 +75,7 @@ ACKS_MOST = 200  # cursors in one acknowledge: the same (500 that move take 7 ms
 BODIES_MOST = 131_072  # bytes of bodies in one read
 
 
-class Store(Changes, Retries, Expiries, Facts, Presences):
+class Store(Changes, Retries, Expiries, Facts, Lists, Presences):
     """All verbs; here those on the messages and cursors of a room's log."""
 
     # Accepting

@@ -1,0 +1,233 @@
+"""The store's lists for the staff: pages of the rooms that lag, of who lags in one, of live messages. A part of `store`.
+
+A page costs the same wherever it begins: within a room it is found by rank. A list over all rooms lies in 64 sorted sets; the
+scores between which a page lies are found by counting at 15 places at a time, in a few round trips, and only these rows are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .models import PARTITIONS
+from .records import Laggard, Live, RoomKey, partition_prefix
+from .store_rooms import Rooms, text
+
+PIVOTS = 15  # counted at in one round trip; two dates a month apart are nine round trips
+_FIELDS = ("id", "sender", "name", "sent_at", "expires_at", "edited_at", "reply_to", "resends")
+
+
+class Lists(Rooms):
+    """Pages and their counts. `start` and `stop` are ranks, as of a slice."""
+
+    # Rooms that lag
+
+    async def count_lagging_rooms(self) -> int:
+        """Count the rooms that the next looks of the sweep are for."""
+        return await self._count("unacked")
+
+    async def lagging_rooms(self, start: int, stop: int) -> list[tuple[RoomKey, int]]:
+        """Return rooms with when each is looked at next (epoch ms), soonest first."""
+        rows = await self._page("unacked", start, stop)
+        return [(RoomKey(member, partition), score) for score, partition, member in rows]
+
+    async def count_laggards(self, room: RoomKey) -> int:
+        """Count the members below the newest live message."""
+        newest = await self._newest(room)
+        if newest is None:
+            return 0
+        [count] = await self.scripts.pipeline([("ZCOUNT", f"{room.key}:delivered", "-inf", f"({newest}")])
+        return int(count)
+
+    async def laggards_of(self, room: RoomKey, start: int, stop: int) -> list[Laggard]:
+        """Return members below the newest live message, furthest behind first."""
+        newest = await self._newest(room)
+        if newest is None or stop <= start:
+            return []
+        command = ("ZRANGEBYSCORE", f"{room.key}:delivered", "-inf", f"({newest}", "WITHSCORES", "LIMIT")
+        [rows] = await self.scripts.pipeline([(*command, start, stop - start)])
+        cursors = [(int(rows[at]), int(float(rows[at + 1]))) for at in range(0, len(rows), 2)]
+        return await self._laggards(room, cursors)
+
+    async def laggards_by_id(self, room: RoomKey, users: Sequence[int]) -> list[Laggard]:
+        """Return those of `users` who are members below the newest live message."""
+        newest = await self._newest(room)
+        if newest is None or not users:
+            return []
+        scores = await self.scripts.pipeline([("ZSCORE", f"{room.key}:delivered", user) for user in users])
+        cursors = [
+            (user, int(float(score)))
+            for user, score in zip(users, scores, strict=True)
+            if score is not None and int(float(score)) < newest
+        ]
+        return await self._laggards(room, cursors)
+
+    async def _newest(self, room: RoomKey) -> int | None:
+        [rows] = await self.scripts.pipeline([("ZRANGE", f"{room.key}:live", -1, -1, "WITHSCORES")])
+        return int(float(rows[1])) if rows else None
+
+    async def _laggards(self, room: RoomKey, cursors: Sequence[tuple[int, int]]) -> list[Laggard]:
+        if not cursors:
+            return []
+        [values] = await self.scripts.pipeline(
+            [("HMGET", f"{room.key}:attempts", *(user for user, _ in cursors))]
+        )
+        found = []
+        for (user, cursor), value in zip(cursors, values, strict=True):
+            attempts, _first_at, next_at, *_ = text(value).split("|") if value else ("0", "", "0")
+            found.append(Laggard(user, cursor, int(attempts), int(next_at)))
+        return found
+
+    # Live messages
+
+    async def count_live(self, room: RoomKey | None = None) -> int:
+        """Count the messages whose end has not been processed, of one room or all."""
+        if room is None:
+            return await self._count("expiring")
+        [count] = await self.scripts.pipeline([("ZCARD", f"{room.key}:live")])
+        return int(count)
+
+    async def live(self, start: int, stop: int, room: RoomKey | None = None) -> list[Live]:
+        """Return live messages without their texts: of a room the newest first, of all rooms what ends soonest."""
+        if room is None:
+            rows = await self._page("expiring", start, stop)
+            split = [(member.rpartition("|"), partition) for _, partition, member in rows]
+            return await self.live_by_place(
+                [(RoomKey(name, partition), int(seq)) for (name, _, seq), partition in split]
+            )
+        if stop <= start:
+            return []
+        [seqs] = await self.scripts.pipeline(
+            [("ZREVRANGE", f"{room.key}:live", start, stop - 1, "WITHSCORES")]
+        )
+        return await self.live_by_place([(room, int(float(seq))) for seq in seqs[1::2]])
+
+    async def live_by_place(self, places: Sequence[tuple[RoomKey, int]]) -> list[Live]:
+        """Return what is stored of messages, without texts; what is over or gone is left out."""
+        commands: list[tuple[Any, ...]] = [("TIME",)]
+        for room, seq in places:
+            commands += [
+                ("HMGET", f"{room.key}:msg:{seq}", *_FIELDS),
+                ("ZRANGEBYSCORE", f"{room.key}:live", seq, seq),
+                ("ZCOUNT", f"{room.key}:delivered", "-inf", f"({seq}"),
+                ("ZCARD", f"{room.key}:delivered"),
+                ("HGET", f"{room.key}:only", seq),
+            ]
+        clock, *answers = await self.scripts.pipeline(commands)
+        now_ms = int(clock[0]) * 1000 + int(clock[1]) // 1000
+        rows = zip(places, *(answers[part::5] for part in range(5)), strict=True)
+        found = [_live(room, seq, *row) for (room, seq), *row in rows]
+        return [one for one in found if one is not None and one.expires_at > now_ms]
+
+    async def body(self, room: RoomKey, seq: int) -> str | None:
+        """Return the text of a live message, None once it is over."""
+        clock, [body, expires_at] = await self.scripts.pipeline(
+            [("TIME",), ("HMGET", f"{room.key}:msg:{seq}", "body", "expires_at")]
+        )
+        now_ms = int(clock[0]) * 1000 + int(clock[1]) // 1000
+        return text(body) if body is not None and int(expires_at) > now_ms else None
+
+    async def seq_of(
+        self, message: str, senders: Sequence[tuple[RoomKey, int]]
+    ) -> tuple[RoomKey, int] | None:
+        """Return where a message id was accepted, if one of these (room, user) sent it and its answer is still kept."""
+        commands = [("GET", f"{room.prefix}sent:{room.id}:{user}:{message}") for room, user in senders]
+        for (room, _), answer in zip(senders, await self.scripts.pipeline(commands), strict=True):
+            if answer is not None:
+                return room, int(text(answer).split("|")[1])
+        return None
+
+    # Over all rooms
+
+    async def _count(self, part: str) -> int:
+        counts = await self.scripts.pipeline(
+            [("ZCARD", f"{partition_prefix(partition)}{part}") for partition in range(PARTITIONS)]
+        )
+        return sum(counts)
+
+    async def _page(self, part: str, start: int, stop: int) -> list[tuple[int, int, str]]:
+        """Return the rows from rank `start` below `stop` over all partitions: [(score, partition, member)], rising."""
+        keys = [f"{partition_prefix(partition)}{part}" for partition in range(PARTITIONS)]
+        stop = min(stop, await self._count(part))
+        if stop <= start:
+            return []
+        low, high = await self._scores_at(keys, (start, stop - 1))
+        answers = await self.scripts.pipeline(
+            [
+                *(("ZCOUNT", key, "-inf", f"({low}") for key in keys),
+                *(("ZRANGEBYSCORE", key, low, high, "WITHSCORES") for key in keys),
+            ]
+        )
+        below = sum(answers[: len(keys)])
+        rows = sorted(
+            (int(float(answer[at + 1])), partition, text(answer[at]))
+            for partition, answer in enumerate(answers[len(keys) :])
+            for at in range(0, len(answer), 2)
+        )
+        return rows[max(0, start - below) : max(0, stop - below)]
+
+    async def _scores_at(self, keys: Sequence[str], ranks: Sequence[int]) -> list[int]:
+        """Return the score that the row of each rank has."""
+        ends = await self.scripts.pipeline(
+            [
+                *(("ZRANGE", key, 0, 0, "WITHSCORES") for key in keys),
+                *(("ZRANGE", key, -1, -1, "WITHSCORES") for key in keys),
+            ]
+        )
+        scores = [int(float(rows[1])) for rows in ends if rows]
+        spans = [[min(scores, default=0), max(scores, default=0)] for _ in ranks]
+        while any(low < high for low, high in spans):
+            pivots = [_pivots(low, high) for low, high in spans]
+            commands = [("ZCOUNT", key, "-inf", pivot) for some in pivots for pivot in some for key in keys]
+            counts = await self.scripts.pipeline(commands)
+            sums = [sum(counts[at : at + len(keys)]) for at in range(0, len(counts), len(keys))]
+            for span, some, rank in zip(spans, pivots, ranks, strict=True):
+                mine, sums = sums[: len(some)], sums[len(some) :]
+                _narrow(span, some, mine, rank)
+        return [low for low, _ in spans]
+
+
+def _pivots(low: int, high: int) -> list[int]:
+    if high - low <= PIVOTS:
+        return list(range(low, high))
+    return [low + (high - low) * part // (PIVOTS + 1) for part in range(1, PIVOTS + 1)]
+
+
+def _narrow(span: list[int], pivots: Sequence[int], counts: Sequence[int], rank: int) -> None:
+    """Narrow [low, high], in which the rank's score lies, by how many rows stand at or below each pivot."""
+    above = next((at for at, count in enumerate(counts) if count > rank), None)
+    if above is None:
+        span[0] = pivots[-1] + 1 if pivots else span[1]
+    else:
+        span[1] = pivots[above]
+        span[0] = pivots[above - 1] + 1 if above else span[0]
+
+
+def _live(
+    room: RoomKey,
+    seq: int,
+    fields: list[bytes | None],
+    entries: list[bytes],
+    behind: int,
+    members: int,
+    only: bytes | None,
+) -> Live | None:
+    id_, sender, name, sent_at, expires_at, edited_at, reply_to, resends = fields
+    if not entries or id_ is None or sender is None or name is None or sent_at is None or expires_at is None:
+        return None
+    return Live(
+        room=room,
+        seq=seq,
+        id=text(id_),
+        sender=int(sender),
+        name=text(name),
+        sent_at=int(sent_at),
+        expires_at=int(expires_at),
+        edited_at=None if edited_at is None else int(edited_at),
+        reply_to=None if reply_to is None else int(reply_to),
+        resends=None if resends is None else int(resends),
+        tracked=not text(entries[0]).endswith("|u"),
+        behind=behind,
+        members=members,
+        only=None if only is None else tuple(map(int, text(only).split(","))),
+    )
