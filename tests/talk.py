@@ -13,7 +13,7 @@ from messaging.records import RoomKey
 from messaging.roster import key_of
 from messaging.store import Store
 from tests.clients import Frame, Wire
-from tests.servers import Person, Site, later, people, room
+from tests.servers import Person, Site, add_row, later, people, person, room
 
 OVERDUE_MS = 60_000  # more than the job leaves for acknowledgements in flight
 
@@ -80,6 +80,11 @@ class Talk:
 
     def frame(self, kind: str, seq: int | None = None, **fields: Any) -> Frame:
         return {"type": kind, "room": self.id, **({} if seq is None else {"seq": seq}), **fields}
+
+    async def join(self, name: str) -> None:
+        """Make somebody a member who never owed what is there."""
+        self.people[name] = await later(person)(name)
+        await later(add_row)(self.id, self.people[name])
 
     async def ask(self, wire: Wire, answer: str, frame: Frame, **fields: Any) -> Frame:
         """Say a frame; return the next frame of type `answer` that comes from now on. What comes before it can still be waited for."""

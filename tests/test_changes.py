@@ -13,7 +13,8 @@ import pytest
 from messaging.models import AuditEntry, Membership
 from messaging.records import Append
 from tests.clients import Frame, Wire, new_id, seqs
-from tests.servers import Browser, Site, add_row, later, until
+from tests.messages import message
+from tests.servers import Browser, Site, later, until
 from tests.talk import Talk
 from tests.test_sockets import MESSAGE_FIELDS, RESUMED_FIELDS, talk
 
@@ -179,8 +180,7 @@ async def test_a_change_of_what_one_was_not_sent_says_only_its_rev(meet: Meet) -
 async def test_who_joined_later_hears_nothing_of_an_older_text(meet: Meet) -> None:
     room = await meet("ada", kind="private")
     await room.here("ada").post(room.id, "before bob")
-    [bob] = await later(add_bob)(room)
-    room.people["bob"] = bob
+    await room.join("bob")
     wire = await room.arrive("bob", room.sites[1])
     await room.ask(room.here("ada"), "edited", room.frame("edit", 1, body="secret of old"))
     await room.settle()
@@ -190,14 +190,6 @@ async def test_who_joined_later_hears_nothing_of_an_older_text(meet: Meet) -> No
     again = await room.arrive("bob", since=1, rev=0)
     assert again.heard("resumed")[-1]["changed"] == []
     assert "secret" not in "".join(wire.texts + again.texts)
-
-
-def add_bob(room: Talk) -> list[Any]:
-    from tests.servers import person
-
-    bob = person("bob")
-    add_row(room.id, bob)
-    return [bob]
 
 
 # Repetition, and answers that were lost
@@ -309,6 +301,29 @@ async def test_changes_come_in_pages_none_of_which_is_too_large_and_none_is_left
     held = room.frame("sync", epoch=room.epoch, since=30, rev=0, limit=4)
     resumed = await room.ask(again, "resumed", held)
     assert (seqs(resumed["changed"]), resumed["rev"], resumed["more"]) == ([1, 2, 3, 4], 4, True)
+
+
+async def test_no_page_holds_more_than_five_hundred_changes_and_each_deletion_is_told(meet: Meet) -> None:
+    room = await meet("ada", "grace")
+    ada = room.people["ada"].id
+    for _ in range(6):
+        accepted = await room.store.append([message(user=ada, room=room.key) for _ in range(100)])
+        assert len(accepted) == 100
+    store, key = room.store, room.key
+    kept = list(range(10, 601, 10))
+    await asyncio.gather(
+        *(store.delete(key, ada, None, seq, open_history=True) for seq in range(1, 601) if seq % 10),
+        *(store.edit(key, ada, None, seq, "edited", open_history=True) for seq in kept),
+    )
+    again = await room.arrive("grace", since=600, rev=0)
+    [first] = again.heard("resumed")
+    assert (len(first["gone"]) + len(first["changed"]), first["rev"], first["more"]) == (500, 500, True)
+    held = room.frame("sync", epoch=room.epoch, since=first["upto"], rev=first["rev"])
+    rest = await room.ask(again, "resumed", held)
+    assert (rest["rev"], rest["more"]) == (600, False)
+    gone = sorted(first["gone"] + rest["gone"])
+    assert gone == [[seq, "deleted"] for seq in range(1, 601) if seq % 10]
+    assert sorted(seqs(first["changed"] + rest["changed"])) == kept
 
 
 async def test_what_is_over_or_for_others_is_never_among_what_changed(meet: Meet) -> None:

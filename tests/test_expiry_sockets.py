@@ -16,7 +16,7 @@ from messaging import reports
 from messaging.models import DeadLetter, Membership, Notice, Room
 from tests import reported
 from tests.clients import Frame, Wire, new_id, seqs
-from tests.servers import Browser, Site, later, person
+from tests.servers import Browser, Site, later
 from tests.talk import Talk
 from tests.test_sockets import MESSAGE_FIELDS, RESUMED_FIELDS
 
@@ -239,7 +239,7 @@ async def test_only_a_notice_of_ones_own_can_be_put_aside(meet: Meet, notice: st
 
 async def test_a_resend_reaches_just_those_who_missed_it(meet: Meet) -> None:
     room, first, _ = await missed(meet)
-    carol = await later(join)(room, "carol")
+    await room.join("carol")
     frame = resend(room, 1, epoch=room.epoch, ttl=600)
     sent = await room.ask(room.here("ada"), "sent", frame)
     assert sent.keys() == SENT
@@ -267,7 +267,7 @@ async def test_a_resend_reaches_just_those_who_missed_it(meet: Meet) -> None:
             "messages": [],
             "gone": [[2, "not_for_you"]],
         }
-    for name in ("grace", carol):
+    for name in ("grace", "carol"):
         late = await room.arrive(name, room.sites[1], since=1, rev=0)
         [entry] = late.frames[0]["rooms"]
         assert entry["unread"] == 0
@@ -290,14 +290,6 @@ async def test_a_resend_reaches_just_those_who_missed_it(meet: Meet) -> None:
     for wire in room.devices["grace"]:
         assert (await wire.next("message", seq=3))["body"] == "goes on"
         assert len(wire.heard("resumed")) == 2, "nobody syncs for it"
-
-
-def join(room: Talk, name: str) -> str:
-    """Make somebody a member who never owed what is there."""
-    joined = person(name)
-    room.people[name] = joined
-    Membership.objects.create(room_id=room.id, user_id=joined.id)
-    return name
 
 
 async def test_whoever_asks_again_gets_the_first_answer_and_nothing_is_sent_twice(meet: Meet) -> None:
