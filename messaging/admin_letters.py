@@ -26,7 +26,9 @@ from .crossing import run_verb
 from .models import AuditEntry, DeadLetter, MissedRecipient, Notice
 from .requeue import Outcome, Result
 
-AT_ONCE_MOST = 1_000  # letters in one request: somebody waits for the answer
+# Letters in one request, for somebody waits for the answer: sending one takes 15 to 65 ms, the others go by 500 in a statement.
+SENT_MOST = 200
+RESOLVED_MOST = 5_000
 
 WHY = {
     "open": _("not discarded"),
@@ -119,7 +121,7 @@ class DeadLetterAdmin(ReadOnly, admin.ModelAdmin[DeadLetter]):
 
     @admin.action(description=_("Send again to those who missed it"), permissions=["requeue"])
     def send_again(self, request: HttpRequest, queryset: QuerySet[DeadLetter]) -> None:
-        chosen, left = _chosen(queryset)
+        chosen, left = _chosen(queryset, SENT_MOST)
         outcomes = run_verb(requeue.requeue, chosen, by=request.user.pk)
         self._tell(request, AuditEntry.Verb.REQUEUE, outcomes, left=left + len(chosen) - len(outcomes))
 
@@ -138,7 +140,7 @@ class DeadLetterAdmin(ReadOnly, admin.ModelAdmin[DeadLetter]):
         verb: AuditEntry.Verb,
         resolve: Callable[[Collection[UUID], int | None, int], letters.Resolved],
     ) -> None:
-        chosen, left = _chosen(queryset)
+        chosen, left = _chosen(queryset, RESOLVED_MOST)
         resolved = resolve(chosen, request.user.pk, run_verb(rooms.clock_ms))
         outcomes = [Outcome(key, Result.DONE) for key in resolved.done]
         outcomes += [Outcome(key, Result.SKIPPED, why) for key, why in resolved.skipped]
@@ -172,10 +174,10 @@ _DONE = {
 }
 
 
-def _chosen(queryset: QuerySet[DeadLetter]) -> tuple[list[UUID], int]:
+def _chosen(queryset: QuerySet[DeadLetter], most: int) -> tuple[list[UUID], int]:
     """Return the oldest of what was selected, and how many are too many for one request."""
     oldest_first = queryset.order_by("expired_at", "seq").values_list("pk", flat=True)
-    return list(oldest_first[:AT_ONCE_MOST]), max(0, queryset.count() - AT_ONCE_MOST)
+    return list(oldest_first[:most]), max(0, queryset.count() - most)
 
 
 def _because(sentence: str, whys: Sequence[str]) -> list[str]:

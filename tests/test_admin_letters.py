@@ -220,9 +220,14 @@ class TestActions:
     def test_of_everything_that_is_selected_a_bounded_part_is_done(
         self, kept: list[DeadLetter], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(admin_letters, "AT_ONCE_MOST", 2)
-        said = act(staff(*MAY), "discard", kept[0], everything=True)
+        client = staff(*MAY)
+        monkeypatch.setattr(admin_letters, "SENT_MOST", 1)
+        monkeypatch.setattr(admin_letters, "RESOLVED_MOST", 2)
+        said = act(client, "discard", kept[0], everything=True)
         assert said == "Discarded: 2, skipped: 0, failed: 0. Left as they were: 1."
+        assert act(client, "take_back", kept[0], everything=True).startswith("Taken back: 2")
+        said = act(client, "send_again", kept[0], everything=True)
+        assert said == "Sent again: 1, skipped: 0, failed: 0. Left as they were: 2."
 
     @pytest.mark.parametrize("language", ["zh-hans"])
     def test_it_is_said_in_chinese(self, kept: list[DeadLetter], language: str) -> None:
