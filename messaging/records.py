@@ -311,13 +311,33 @@ class Counts:
     missed_left_room: int = 0
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Fates:
+    """What became of the messages accepted since `since` (epoch ms, when a day began), of all rooms at one moment.
+
+    `held` ended when nobody lacked them, `deleted` were taken away by people, `live` are not over. Of what somebody missed the
+    database has the letters.
+    """
+
+    since: int
+    accepted: int
+    held: int
+    deleted: int
+    live: int
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Memory:
-    """The store's memory in bytes; `limit` 0: as much as there is. `policy`: what it does when it is full."""
+    """The store's memory in bytes; `limit` 0: as much as there is. `policy`: what it does when it is full.
+
+    `logged`: it writes what it accepts to disk; `written` False: the last time it could not.
+    """
 
     used: int
     limit: int
     policy: str
+    logged: bool = True
+    written: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

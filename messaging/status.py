@@ -6,10 +6,11 @@ Counted from the store's indexes over rooms with something unacknowledged: the c
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence, Set
 from typing import Any
 
 from . import policy as policies
-from .records import Counts, Lag, RoomKey
+from .records import Counts, Lag, Owing, RoomKey
 from .store import COUNTED, Store, open_store
 
 ROOMS_IN_ONE_CALL = 100
@@ -42,29 +43,41 @@ class Status:
     last_hour: Counts
 
 
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Owed:
+    """What members owe in the rooms looked at, which are those with something unacknowledged but for `rooms_left_out`.
+
+    Counts of (room, member) pairs as in `Status`; `on_the_way` live messages that somebody stands below who did not write them.
+    Epoch ms: the oldest of these was accepted at `oldest_at`, the next attempt is due at `next_at`; 0 where there is none.
+    """
+
+    rooms: int = 0
+    rooms_left_out: int = 0
+    lagging: int = 0
+    parked: int = 0
+    retrying: int = 0
+    gave_up: int = 0
+    on_the_way: int = 0
+    oldest_at: int = 0
+    next_at: int = 0
+
+
 async def status(room: RoomKey | None = None) -> Status:
     """Count, for one room or all. Raises Unavailable."""
     store = open_store()
     now_ms = await store.now_ms()
-    keys = [room] if room else [key for key, _ in await store.active_rooms()]
     presence = await store.presence()
-    online = set().union(*presence.values())
-    counts = {"lagging": 0, "parked": 0, "retrying": 0, "gave_up": 0}
-    active, oldest_at = 0, 0
-    for at in range(0, len(keys), ROOMS_IN_ONE_CALL):
-        for lag in await store.laggards(keys[at : at + ROOMS_IN_ONE_CALL], most=MEMBERS_LOOKED_AT):
-            if lag is None:
-                continue
-            active += bool(lag.live)
-            if await _count(store, lag, online, counts) and lag.oldest_at:
-                oldest_at = min(oldest_at or lag.oldest_at, lag.oldest_at)
+    found = await owed(store, set().union(*presence.values()), room)
     memory = await store.memory()
     overdue = await store.overdue()
     return Status(
         stored=await store.stored(room),
-        rooms_active=active,
-        **counts,
-        oldest_undelivered_s=(now_ms - oldest_at) // 1000 if oldest_at else None,
+        rooms_active=found.rooms,
+        lagging=found.lagging,
+        parked=found.parked,
+        retrying=found.retrying,
+        gave_up=found.gave_up,
+        oldest_undelivered_s=(now_ms - found.oldest_at) // 1000 if found.oldest_at else None,
         expired_due=overdue.due,
         expired_due_s=overdue.oldest_s,
         connections={process: len(users) for process, users in presence.items()},
@@ -87,18 +100,41 @@ async def last_hour(store: Store) -> Counts:
     return Counts(at=minutes[0].at, **sums)
 
 
-async def _count(store: Store, lag: Lag, online: set[int], counts: dict[str, int]) -> bool:
-    """Add a room's members who owe something; say whether there is one. Beyond those looked at, all count as parked."""
-    users = [laggard.user for laggard in lag.laggards]
-    if not users:
-        return False
-    owing = await store.owing(lag.room, lag.epoch, users)
+async def owed(
+    store: Store,
+    online: Set[int],
+    room: RoomKey | None = None,
+    *,
+    rooms_most: int | None = None,
+    members_most: int = MEMBERS_LOOKED_AT,
+    at_once: int = ROOMS_IN_ONE_CALL,
+) -> Owed:
+    """Look at the rooms with something unacknowledged, or at `rooms_most` of them, those due soonest: three round trips `at_once`."""
+    keys = [room] if room else [key for key, _ in await store.active_rooms(most=rooms_most)][:rooms_most]
+    found = Owed()
+    for at in range(0, len(keys), at_once):
+        lags = [lag for lag in await store.laggards(keys[at : at + at_once], most=members_most) if lag]
+        found.rooms += sum(bool(lag.live) for lag in lags)
+        behind = [lag for lag in lags if lag.laggards]
+        found.on_the_way += sum(await store.lacking([lag.room for lag in behind]))
+        for lag, owing in zip(behind, await store.owing_among(behind), strict=True):
+            _add(found, lag, owing, online)
+    if rooms_most is not None:
+        found.rooms_left_out = max(0, await store.active_rooms_count() - len(keys))
+    return found
+
+
+def _add(found: Owed, lag: Lag, owing: Sequence[Owing], online: Set[int]) -> None:
+    """Add a room's members who owe something. Beyond those looked at, all count as parked."""
+    most = policies.current().attempts_max
     for row in owing:
         here = row.user in online
-        counts["lagging" if here else "parked"] += 1
-        if row.attempts >= policies.current().attempts_max:
-            counts["gave_up"] += 1
-        elif row.attempts:
-            counts["retrying"] += 1
-    counts["parked"] += lag.behind - len(users)
-    return bool(owing)
+        found.lagging += here
+        found.parked += not here
+        found.gave_up += row.attempts >= most
+        if 0 < row.attempts < most:
+            found.retrying += 1
+            found.next_at = min(found.next_at or row.next_at_ms, row.next_at_ms)
+    found.parked += lag.behind - len(lag.laggards)
+    if owing and lag.oldest_at:
+        found.oldest_at = min(found.oldest_at or lag.oldest_at, lag.oldest_at)

@@ -16,10 +16,11 @@ All keys of a room and the due-sets of its partition share the hash tag `{p}`, s
 | `room:<id>:attempts`         | hash   | user -> `n|first_at|next_at|reason`: connected laggards only                        |
 | `sent:<room>:<user>:<id>`    | string | the first answer to a message id, for `id_life_s`                                   |
 | `expiring`                   | zset   | `room|seq` -> when the job looks next                                               |
+| `over`                       | zset   | `room|seq` -> seq: in `expiring` although no longer live, for screens may show it   |
 | `unacked`                    | zset   | room -> when the sweep looks next                                                   |
 | `claim:<token>`              | string | the answer to a claim, for one lease                                                |
-| `counts:hour:<hour>`         | hash   | `minute|what` -> how often, 49 h; hours and minutes since 1970                      |
-| `counts:days:<30 days>`      | hash   | `day|what` -> how often, 121 days                                                   |
+| `counts:hour:<hour>`         | hash   | `minute|what`, `all|what` -> how often, 49 h; hours and minutes since 1970          |
+| `counts:days:<30 days>`      | hash   | `day|what` -> how often, 121 days; `held`, `deleted` by the day of acceptance       |
 
 Outside the partitions: `chat:online` (zset, process -> until when it counts), `chat:online:<process>` (set of users) and
 `chat:jobs` (hash, job -> its last run as JSON).

@@ -22,10 +22,30 @@ class Retries(Rooms):
         answer = await self._run(
             "owing", room, epoch, "" if mark is None else mark, self.attempts_most, *users
         )
-        return [
-            Owing(int(answer[i]), int(answer[i + 1]), *counted(text(answer[i + 2])))
-            for i in range(0, len(answer), 3)
+        return _owing(answer)
+
+    async def owing_among(self, lags: Sequence[Lag]) -> list[list[Owing]]:
+        """Say which laggards of each room owe a live message, all in one round trip."""
+        calls = [
+            (
+                "owing",
+                (
+                    lag.room.prefix,
+                    lag.room.id,
+                    lag.epoch,
+                    "",
+                    self.attempts_most,
+                    *(laggard.user for laggard in lag.laggards),
+                ),
+            )
+            for lag in lags
         ]
+        return [_owing(answer) for answer in checked(await self.scripts.run(calls))]
+
+    async def lacking(self, rooms: Sequence[RoomKey]) -> list[int]:
+        """Count the live messages of each room that somebody stands below who did not write them."""
+        answers = checked(await self.scripts.run([("lacking", (room.prefix, room.id)) for room in rooms]))
+        return [int(answer) for answer in answers]
 
     async def record_attempt(self, room: RoomKey, user: int, expected: int, next_s: float) -> bool:
         """Count one push, if `expected` is still the count; False when somebody else counted first.
@@ -78,10 +98,14 @@ class Retries(Rooms):
         ]
         return sum(checked(await self.scripts.run(calls)))
 
-    async def active_rooms(self) -> list[tuple[RoomKey, int]]:
-        """Return the rooms with something unacknowledged and when each is looked at next (epoch ms), soonest first."""
+    async def active_rooms(self, *, most: int | None = None) -> list[tuple[RoomKey, int]]:
+        """Return the rooms with something unacknowledged and when each is looked at next (epoch ms), soonest first.
+
+        With `most` about so many at least, where there are: twice its share of each partition.
+        """
+        last = -1 if most is None else -(-2 * most // PARTITIONS) - 1
         commands = [
-            ("ZRANGE", f"{partition_prefix(partition)}unacked", 0, -1, "WITHSCORES")
+            ("ZRANGE", f"{partition_prefix(partition)}unacked", 0, last, "WITHSCORES")
             for partition in range(PARTITIONS)
         ]
         rooms = [
@@ -91,12 +115,24 @@ class Retries(Rooms):
         ]
         return sorted(rooms, key=lambda row: row[1])
 
+    async def active_rooms_count(self) -> int:
+        """Count the rooms with something unacknowledged."""
+        commands = [("ZCARD", f"{partition_prefix(partition)}unacked") for partition in range(PARTITIONS)]
+        return int(sum(await self.scripts.pipeline(commands)))
+
     async def laggards(self, rooms: Sequence[RoomKey], *, most: int = 100) -> list[Lag | None]:
         """Say how rooms stand, each with at most `most` members who are behind; None where there is no log."""
         answers = checked(
             await self.scripts.run([("laggards", (room.prefix, room.id, most)) for room in rooms])
         )
         return [_lag(room, answer) if answer else None for room, answer in zip(rooms, answers, strict=True)]
+
+
+def _owing(answer: list[Any]) -> list[Owing]:
+    return [
+        Owing(int(answer[at]), int(answer[at + 1]), *counted(text(answer[at + 2])))
+        for at in range(0, len(answer), 3)
+    ]
 
 
 def _lag(room: RoomKey, answer: list[Any]) -> Lag:

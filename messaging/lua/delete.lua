@@ -15,12 +15,14 @@ if refused == -4 then
 end
 if refused then return refused end
 
-local shown_until = redis.call('HGET', key .. ':msg:' .. seq, 'shown_until')
+local shown_until, sent_at = unpack(redis.call('HMGET', key .. ':msg:' .. seq, 'shown_until', 'sent_at'))
 if shown_until and tonumber(shown_until) > tonumber(message.expires_at) then
   redis.call('ZADD', KEYS[1] .. 'expiring', 'XX', shown_until, room .. '|' .. seq)
 end
 redis.call('DEL', key .. ':msg:' .. seq)
 redis.call('ZREMRANGEBYSCORE', key .. ':live', seq, seq)
 redis.call('HDEL', key .. ':only', seq)
+redis.call('ZADD', KEYS[1] .. 'over', seq, room .. '|' .. seq)
+count_day(KEYS[1], tonumber(sent_at) or now, 'deleted', 1)
 publish_change(key, room, seq, message, 'deleted', '')
 return {message.epoch, message.rev, message.id, message.expires_at, ''}
