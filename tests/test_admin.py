@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from messaging import jobs
 from messaging.crossing import in_database
 from messaging.models import Membership, Room
 from messaging.roster import lifetime_changes
-from messaging.store import JOBS_KEY, open_store
 from tests.people import Events, in_store, person, room_of, rows_of
 
 pytestmark = pytest.mark.usefixtures("verbs")
@@ -139,26 +136,3 @@ async def test_the_lists_show_rooms_and_members(staff: Client, ada: User) -> Non
         assert answer.status_code == 200
         assert b"&lt;b&gt;Atlas" in answer.content
         assert b"<b>Atlas" not in answer.content
-
-
-@pytest.mark.parametrize(
-    ("language", "sentence"), [("en", "No job has ever run."), ("zh-hans", "任务从未运行。")]
-)
-async def test_the_front_page_says_that_no_worker_runs(staff: Client, language: str, sentence: str) -> None:
-    page = await in_database(staff.get, "/admin/", headers={"accept-language": language})
-    assert sentence in page.content.decode()
-
-
-async def test_the_front_page_is_silent_while_a_worker_runs(staff: Client) -> None:
-    await in_database(jobs.retry_undelivered)
-    page = await in_database(staff.get, "/admin/")
-    assert page.status_code == 200
-    assert "messagelist" not in page.content.decode()
-
-
-async def test_the_front_page_says_since_when_the_jobs_are_silent(staff: Client) -> None:
-    store = open_store()
-    long_ago = json.dumps({"at": await store.now_ms() - 240_000})
-    await store.client.hset(JOBS_KEY, "retry_undelivered", long_ago)
-    page = await in_database(staff.get, "/admin/", headers={"accept-language": "en"})
-    assert "No worker has beaten for 24" in page.content.decode()
