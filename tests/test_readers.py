@@ -167,6 +167,14 @@ class TestSharing:
         assert [missed.user for missed in readers.of(2, 1, only=frozenset({2, 4}))[1]] == [2, 4]
 
 
+def test_who_left_and_came_back_between_two_reads_owes_nothing_of_the_time_away() -> None:
+    """His cursor was read before, his joining after."""
+    readers = Readers({2: 5}, {2: 1}, {}, [(2, 0, 1, 3)])
+    assert readers.of(3, 1) == (1, (Missed(2, "left_room", 0),))
+    assert readers.of(4, 1) == (0, ())
+    assert readers.of(6, 1) == (1, (Missed(2, "offline", 0),))
+
+
 class TestReasons:
     """Of several that hold for one member the one that says most is told."""
 

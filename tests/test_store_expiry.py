@@ -629,10 +629,11 @@ class TestReadersNeedNoJob:
         ]
 
         async def everything() -> str:
+            reads = await store.read_after(GRACE, asked) + await store.read_after(ADA, asked)
+            assert {type(read) for read in reads} == {Slice}
             return repr(
                 [
-                    await store.read_after(GRACE, asked),
-                    await store.read_after(ADA, asked),
+                    reads,
                     await store.history(ROOM, GRACE, before=9),
                     await store.history(ROOM, ADA, before=2, open_history=True),
                     await store.receipts([(ROOM, ADA)]),
@@ -652,10 +653,11 @@ class TestReadersNeedNoJob:
             await store.recipients(ROOM, 1)
         assert (await store.owing(ROOM, one.epoch, [ALAN], mark=1)) == []
 
-    async def test_who_was_away_learns_that_it_is_gone(self, store: Store) -> None:
+    @both_ends
+    async def test_who_was_away_learns_that_it_is_gone(self, store: Store, end: End) -> None:
         await accept(store, message(TEXT), message())
         await edit(store, ADA, 1, TEXT)
-        await expire(store, 1)
+        await end(store, 1)
         assert (await read(store, GRACE)).gone == [(1, "expired")]
         assert (await read(store, GRACE, 2, rev=0)).gone == [(1, "expired")]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import pytest
@@ -140,36 +140,32 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Changing
 
-    @rule(user=USERS, back=BACK, body=BODIES)
-    def edit(self, user: int, back: int, body: str) -> None:
-        asked = self.store.edit(self.room, user, None, self.top - back, body, open_history=False)
-        row = self._check_change(user, back, asked, False)
-        if row is not None:
-            row.body = body
-
-    @rule(user=USERS, back=BACK, moderates=st.booleans())
-    def extend(self, user: int, back: int, moderates: bool) -> None:
+    @rule(user=USERS, back=BACK, kind=st.sampled_from(["edit", "extend", "delete"]), moderates=st.booleans())
+    def change(self, user: int, back: int, kind: str, moderates: bool) -> None:
         seq = self.top - back
-        asked = self.store.extend(
-            self.room, user, None, seq, 2 * HOUR_MS, open_history=False, moderates=moderates
-        )
-        self._check_change(user, back, asked, moderates)
+        whose = {"open_history": False, "moderates": moderates}
+        match kind:
+            case "edit":
+                edit = self.store.edit(self.room, user, None, seq, f"{self.rev}", open_history=False)
+                if row := self._check_change(user, seq, edit, False):
+                    row.body = f"{self.rev - 1}"
+            case "extend":
+                extend = self.store.extend(self.room, user, None, seq, 2 * HOUR_MS, **whose)
+                self._check_change(user, seq, extend, moderates)
+            case _:
+                for _ in range(2):
+                    self._delete(user, seq, whose)
 
-    @rule(user=USERS, back=BACK, moderates=st.booleans())
-    def delete(self, user: int, back: int, moderates: bool) -> None:
-        seq = self.top - back
-        asked = self.store.delete(self.room, user, None, seq, open_history=False, moderates=moderates)
+    def _delete(self, user: int, seq: int, whose: dict[str, bool]) -> None:
+        asked = self.store.delete(self.room, user, None, seq, **whose)
         if user in self.joined and seq > 0 and self.log[seq - 1].deleted and seq in self.changed:
             assert self.run(asked).rev == self.changed[seq], "the same answer again"
-            return
-        row = self._check_change(user, back, asked, moderates)
-        if row is not None:
+        elif row := self._check_change(user, seq, asked, whose["moderates"]):
             row.deleted = True
 
     def _check_change(
-        self, user: int, back: int, asked: Coroutine[Any, Any, Changed], moderates: bool
+        self, user: int, seq: int, asked: Coroutine[Any, Any, Changed], moderates: bool
     ) -> Logged | None:
-        seq = self.top - back
         row = self.log[seq - 1] if seq > 0 else None
         refusal = self._refusal(user, row, moderates)
         if refusal is not None:
@@ -193,10 +189,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Reading
 
-    @rule(device=DEVICES, since=st.integers(0, 12), limit=LIMITS, rev=st.none() | st.integers(0, 12))
-    def read_after(self, device: tuple[int, str], since: int, limit: int, rev: int | None) -> None:
-        user, _ = device
-        self._check_read(user, since, limit, rev)
+    @rule(user=USERS, back=st.integers(-1, 6), limit=LIMITS, changes=st.none() | st.integers(0, 6))
+    def read_after(self, user: int, back: int, limit: int, changes: int | None) -> None:
+        """From some messages and some changes ago; also from above the top."""
+        rev = None if changes is None else max(0, self.rev - changes)
+        self._check_read(user, max(0, self.top - back), limit, rev)
 
     @rule(device=DEVICES, limit=LIMITS)
     def sync(self, device: tuple[int, str], limit: int) -> None:
@@ -258,8 +255,9 @@ class StoreMachine(RuleBasedStateMachine):
         gone = [(row.seq, "deleted" if row.deleted else "expired") for _, row in rows if not row.readable]
         return gone, len(known) > limit
 
-    @rule(user=USERS, before=st.integers(0, 12), limit=LIMITS)
-    def history(self, user: int, before: int, limit: int) -> None:
+    @rule(user=USERS, back=st.integers(-2, 6), limit=LIMITS)
+    def history(self, user: int, back: int, limit: int) -> None:
+        before = max(0, self.top - back)
         if user not in self.joined:
             with pytest.raises(NotMember):
                 self.run(self.store.history(self.room, user, before=before, limit=limit))
@@ -317,17 +315,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Time
 
-    @rule(back=BACK)
-    def one_expires(self, back: int) -> None:
+    @rule(back=BACK, end=st.sampled_from([expire, vanish]))
+    def one_ends(self, back: int, end: Callable[..., Coroutine[Any, Any, None]]) -> None:
+        """By the clock, or because its Hash's own TTL took it before any job looked."""
         if back < self.top and self.log[-1 - back].live:
-            self.run(expire(self.store, self.top - back, room=self.room))
-            self.log[-1 - back].expired = True
-
-    @rule(back=BACK)
-    def one_vanishes(self, back: int) -> None:
-        """Its Hash's own TTL took it before any job looked."""
-        if back < self.top and self.log[-1 - back].live:
-            self.run(vanish(self.store, self.top - back, room=self.room))
+            self.run(end(self.store, self.top - back, room=self.room))
             self.log[-1 - back].expired = True
 
     @rule(overtaken=st.booleans())
