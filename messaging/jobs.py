@@ -15,8 +15,10 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
+from django.utils import timezone
 from django_q.models import Schedule
 
 from . import control, expiry, rooms
@@ -57,6 +59,16 @@ def install_schedules() -> None:
                 "repeats": -1,
             },
         )
+
+
+def mend_schedules() -> int:
+    """Bring forward what waits longer than it ever should: this machine's clock was set back. Return how many. Idempotent."""
+    now = timezone.now()
+    mended = 0
+    for name, wanted in SCHEDULES.items():
+        late = Schedule.objects.filter(name=name, next_run__gt=now + timedelta(minutes=wanted["minutes"]))
+        mended += late.update(next_run=now)
+    return mended
 
 
 def heartbeat_age_s() -> float | None:

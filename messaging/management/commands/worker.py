@@ -48,7 +48,7 @@ class Command(BaseCommand):
         while not stopping:
             cluster = start_cluster()
             started_mono_s = time.monotonic()
-            why = watch(cluster, stopping, heartbeat_age_s, started_mono_s=started_mono_s)
+            why = watch(cluster, stopping, look, started_mono_s=started_mono_s)
             end_group(cluster, patience_s=PATIENCE_S if stopping else 5.0)
             if not stopping:
                 self.stderr.write(f"{why}; starting it again.")
@@ -119,6 +119,18 @@ def watch(
         if silent_s > SILENCE_S:
             return f"no job has run for {silent_s:.0f} s"
     return "told to stop"
+
+
+def look() -> float:
+    """Mend what a clock that was set back did to the schedules; return the seconds since any job beat."""
+    try:
+        if jobs.mend_schedules():
+            log.warning("this machine's clock was set back: the schedules were brought forward")
+    except DatabaseError:
+        pass  # the jobs say it
+    finally:
+        connections.close_all()
+    return heartbeat_age_s()
 
 
 def heartbeat_age_s() -> float:
