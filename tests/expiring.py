@@ -123,6 +123,10 @@ async def end_leases() -> None:
                 await client.zadd(key, {row: 1})
 
 
+async def now_ms() -> int:
+    return await open_store().now_ms()
+
+
 async def clear() -> None:
     """Forget everything."""
     await open_store().client.flushdb()
