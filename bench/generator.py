@@ -19,7 +19,7 @@ def generate(program: str, plan: dict[str, Any], *, patience_s: float) -> dict[s
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         ) as generator:
-            prefer(generator)
+            prefer(generator.pid)
             try:
                 printed, complaint = generator.communicate(timeout=patience_s)
             except subprocess.TimeoutExpired:

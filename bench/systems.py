@@ -19,7 +19,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from chatsite import embedded
 
@@ -182,9 +181,9 @@ def running(system: System, *, fsync: str, site: Path) -> Iterator[Running]:
                     on_core(SERVER_CORE, system.command(place)),
                     cwd=system.cwd, env=env, stdout=log, stderr=log, start_new_session=True,
                 )  # fmt: skip
-            prefer(server)
+            prefer(server.pid)
             try:
-                _wait_until_served(system, server, place.port, folder / "server.log")
+                wait_until_served(system, server, place.port, folder / "server.log")
                 yield Running(system, place.port, server, store, socket_path)
             finally:
                 end(server)
@@ -200,7 +199,7 @@ def store_on(folder: Path, *, fsync: str = "always") -> Iterator[tuple[subproces
     path = folder / "store.sock"
     command = embedded.command(binary, folder=folder, socket=path, appendfsync=fsync)
     store = subprocess.Popen(on_core(SERVER_CORE, command), stdout=subprocess.DEVNULL, start_new_session=True)
-    prefer(store)
+    prefer(store.pid)
     try:
         if not embedded.wait_until_ready(f"unix://{path}", deadline_s=10):
             raise CannotMeasure("the store does not answer")
@@ -213,13 +212,13 @@ def on_core(core: int, command: Sequence[str]) -> list[str]:
     return ["taskset", "--cpu-list", str(core), *command]
 
 
-def prefer(process: subprocess.Popen[Any]) -> None:
+def prefer(pid: int) -> None:
     """Let the kernel prefer a process and what it starts, where root asks for it with BENCH_PREFER=1.
 
     On a machine that does other work as well; for every system alike. Each is a session, which the scheduler groups.
     """
     if os.environ.get("BENCH_PREFER"):
-        Path(f"/proc/{process.pid}/autogroup").write_text("-15")
+        Path(f"/proc/{pid}/autogroup").write_text("-15")
 
 
 def free_port() -> int:
@@ -253,7 +252,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _wait_until_served(system: System, server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_until_served(system: System, server: subprocess.Popen[bytes], port: int, log: Path) -> None:
     ends = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < ends:
         if server.poll() is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import measure
+from bench import expiry, measure, overdue
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -66,3 +67,57 @@ def test_ratios_are_of_the_same_repeat() -> None:
 def test_a_system_that_did_not_start_is_named_in_the_table() -> None:
     summary = measure.summarise([a_result()], ["chat", "raw"], ["fan-4"])
     assert "raw ASGI broadcast, nothing stored | missing" in measure.table(summary)
+
+
+# ── Many due at once ──
+
+
+def test_everything_due_at_once_is_reported_while_people_talk(tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    done = subprocess.run(
+        ["bench/run", "expiry", "--check", "--out", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(out.read_text())
+    assert report["faults"] == []
+    assert report["chat"]["idle"]["messages"] > 0
+    assert report["chat"]["working"]["messages"] > 0
+
+
+@pytest.mark.django_db
+def test_a_message_that_was_not_reported_is_a_fault() -> None:
+    found = overdue.faults(overdue.Seeded([], {"lost": 3}, Counter({1: 1}), []))
+    assert "dead letters: 0 and not 1" in found
+    assert "notices: 0 and not 1" in found
+    assert overdue.faults(overdue.Seeded([], {}, Counter(), [])) == []
+
+
+def an_expiry(**changed: object) -> dict[str, Any]:
+    chat = {"answer_p99_ratio": 2.0, "delivery_p99_ratio": 2.0}
+    worker = [{"warm_mb": 80.0, "most_mb": 82.0}]
+    return {"chat": chat, "worker": worker, "store": {"slowest_call_ms": 5.0}, **changed}
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        {"chat": {"answer_p99_ratio": 2.1, "delivery_p99_ratio": 2.0}},
+        {"chat": {"answer_p99_ratio": 2.0, "delivery_p99_ratio": None}},
+        {"worker": [{"warm_mb": 80.0, "most_mb": 82.0}, {"warm_mb": 70.0, "most_mb": 90.0}]},
+        {"store": {"slowest_call_ms": 5.1}},
+    ],
+)
+def test_figures_that_miss_their_aims_are_said(worse: dict[str, object]) -> None:
+    assert expiry.complaints(an_expiry()) == []
+    assert len(expiry.complaints(an_expiry(**worse))) == 1
+
+
+def test_a_call_of_the_store_is_named_without_its_arguments() -> None:
+    assert expiry.call_name(b"EVALSHA abc 1 chat:{1}: secret", {"abc": "append"}) == "append"
+    assert expiry.call_name(b"EVALSHA abd 1 chat:{1}: secret", {}) == "a script"
+    assert expiry.call_name(b"zscan key 0", {}) == "ZSCAN"
