@@ -15,7 +15,9 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from . import (
-    admin_letters,  # noqa: F401  (registers its pages)
+    admin_letters,  # noqa: F401  (each registers its pages)
+    admin_messages,  # noqa: F401
+    admin_undelivered,  # noqa: F401
     rooms,
     roster,
 )

@@ -38,6 +38,11 @@ LISTS: dict[str, tuple[str, str, str]] = {
         "?state__exact=open",
         "messaging.view_deadletter",
     ),
+    **dict.fromkeys(
+        ("lagging", "parked", "retrying", "gave_up", "oldest"),
+        ("admin:messaging_undeliveredroom_changelist", "", "messaging.view_undeliveredroom"),
+    ),
+    "stored": ("admin:messaging_storedmessage_changelist", "", "messaging.view_storedmessage"),
     "workers": ("admin:django_q_schedule_changelist", "", "django_q.view_schedule"),
     "rooms": ("admin:messaging_room_changelist", "", "messaging.view_room"),
     "memberships": ("admin:messaging_membership_changelist", "", "messaging.view_membership"),

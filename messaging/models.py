@@ -332,3 +332,56 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.verb} · {self.room_key}"
+
+
+# ── Rows of the store, as the staff see them: no tables ──
+
+
+class UndeliveredRoom(models.Model):
+    """A room in which somebody has not acknowledged everything. `due_at`: when the sweep looks next."""
+
+    room = models.CharField(_("room number"), max_length=32, primary_key=True)
+
+    class Meta:
+        managed = False
+        default_permissions = ("view",)
+        permissions = [("retry_undelivered", "Can retry undelivered messages")]
+        verbose_name = _("undelivered")
+        verbose_name_plural = _("undelivered")
+
+    def __str__(self) -> str:
+        return self.room
+
+
+class UndeliveredMember(models.Model):
+    """A member of a room who has not acknowledged everything."""
+
+    place = models.CharField(_("room and user"), max_length=60, primary_key=True)  # ROOM:USER
+
+    class Meta:
+        managed = False
+        default_permissions = ()
+        verbose_name = _("member behind")
+        verbose_name_plural = _("members behind")
+
+    def __str__(self) -> str:
+        return self.place
+
+
+class StoredMessage(models.Model):
+    """A live message, without its text."""
+
+    place = models.CharField(_("message"), max_length=60, primary_key=True)  # ROOM:SEQ
+
+    class Meta:
+        managed = False
+        default_permissions = ("view", "delete")
+        permissions = [
+            ("extend_storedmessage", "Can extend a message's life"),
+            ("view_body", "Can show a message's text"),
+        ]
+        verbose_name = _("message")
+        verbose_name_plural = _("messages")
+
+    def __str__(self) -> str:
+        return self.place

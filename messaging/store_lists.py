@@ -62,6 +62,18 @@ class Lists(Rooms):
         ]
         return await self._laggards(room, cursors)
 
+    async def waiting_above(self, room: RoomKey, cursors: Sequence[int]) -> list[tuple[int, int]]:
+        """Return for each cursor how many live messages are above it, and the seq of the oldest of them, 0 for none."""
+        commands: list[tuple[Any, ...]] = []
+        for cursor in cursors:
+            above = (f"{room.key}:live", f"({cursor}", "+inf")
+            commands += [("ZCOUNT", *above), ("ZRANGEBYSCORE", *above, "WITHSCORES", "LIMIT", 0, 1)]
+        answers = await self.scripts.pipeline(commands) if commands else []
+        return [
+            (int(count), int(float(rows[1])) if rows else 0)
+            for count, rows in zip(answers[0::2], answers[1::2], strict=True)
+        ]
+
     async def _newest(self, room: RoomKey) -> int | None:
         [rows] = await self.scripts.pipeline([("ZRANGE", f"{room.key}:live", -1, -1, "WITHSCORES")])
         return int(float(rows[1])) if rows else None
@@ -126,6 +138,33 @@ class Lists(Rooms):
         )
         now_ms = int(clock[0]) * 1000 + int(clock[1]) // 1000
         return text(body) if body is not None and int(expires_at) > now_ms else None
+
+    async def raw_keys(self, room: RoomKey, seq: int) -> list[tuple[str, str]]:
+        """Return the keys that hold something of a message, each with what it holds but never a text."""
+        message, entry = f"{room.key}:msg:{seq}", f"{room.id}|{seq}"
+        names = ("delivered", "outcome", "changed", "only")
+        ttl_ms, fields, due, cursors, outcomes, rev, only = await self.scripts.pipeline(
+            [
+                ("PTTL", message),
+                ("HKEYS", message),
+                ("ZSCORE", f"{room.prefix}expiring", entry),
+                ("ZCOUNT", f"{room.key}:delivered", seq, "+inf"),
+                ("ZCOUNT", f"{room.key}:outcome", seq, seq),
+                ("ZSCORE", f"{room.key}:changed", seq),
+                ("HSTRLEN", f"{room.key}:only", seq),
+            ]
+        )
+        held = (
+            f"{cursors} at or above {seq}",
+            f"{outcomes} exceptions",
+            "–" if rev is None else f"rev {int(float(rev))}",
+            f"{only} bytes of user ids" if only else "–",
+        )
+        return [
+            (message, f"{', '.join(map(text, fields))}; TTL {ttl_ms // 1000} s"),
+            (f"{room.prefix}expiring", "–" if due is None else f"{entry} -> {int(float(due))}"),
+            *((f"{room.key}:{name}", what) for name, what in zip(names, held, strict=True)),
+        ]
 
     async def seq_of(
         self, message: str, senders: Sequence[tuple[RoomKey, int]]

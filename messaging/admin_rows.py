@@ -1,0 +1,83 @@
+"""What the staff's lists over the store have in common: their rows, their rights, and what they say while the store is away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.auth import get_user_model
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+
+from .errors import Unavailable
+from .models import Room
+from .records import RoomKey
+from .roster import key_of
+from .rows import Reader, Rows
+
+
+class StoreAdmin(admin.ModelAdmin[Any]):
+    """A list and a page for each row, read from the store."""
+
+    reader: Reader[Any]
+    list_per_page = 100
+    list_max_show_all = 100
+    show_full_result_count = False
+    ordering = ("pk",)
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        return Rows(self.model, self.reader)
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        actions = super().get_actions(request)
+        actions.pop("delete_selected", None)
+        return actions
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        return self.or_away(request, lambda: super(StoreAdmin, self).changelist_view(request, extra_context))
+
+    def or_away(self, request: HttpRequest, page: Callable[[], HttpResponse]) -> HttpResponse:
+        """Return a page made whole, or the one that says that the store does not answer."""
+        try:
+            response = page()
+            # Its rows are read while it is rendered.
+            return response.render() if isinstance(response, TemplateResponse) else response
+        except Unavailable:
+            context = {
+                **self.admin_site.each_context(request),
+                "opts": self.opts,
+                "title": self.opts.verbose_name_plural,
+            }
+            return TemplateResponse(
+                request, "admin/store_away.html", context, status=HTTPStatus.SERVICE_UNAVAILABLE
+            )
+
+
+def names_of(users: set[int]) -> dict[int, str]:
+    """Return {user: name}; who is gone has none."""
+    name = get_user_model().USERNAME_FIELD
+    return dict(get_user_model().objects.filter(pk__in=users).values_list("pk", name))
+
+
+def rooms_named(rooms: set[str]) -> dict[str, str]:
+    """Return {room: name}; a room that is gone has none."""
+    return dict(Room.objects.filter(pk__in=rooms).values_list("pk", "name"))
+
+
+def room_key(room: str) -> RoomKey | None:
+    """Return where a room's keys lie, None without such a room."""
+    row = Room.objects.filter(pk=room).first()
+    return key_of(row) if row else None
