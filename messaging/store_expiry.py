@@ -16,6 +16,7 @@ from .readers import Leaver, Readers
 from .records import Due, Expired, Missed, Overdue, RoomKey, partition_prefix
 from .store_rooms import Rooms, checked, text
 
+CLAIM_TRIES = 5  # bounded: of a Cluster's nodes one may count by another clock than the one it claims by
 FINALIZE_MOST = 100  # rows in one call: no call over 5 ms
 READ_MOST = 100  # messages or rooms asked about in one round trip
 SCAN_MOST = 500  # members in one answer
@@ -47,7 +48,7 @@ class Expiries(Rooms):
         """
         if room is not None:
             return await self._claim_room(token, most, room)
-        while True:
+        for _ in range(CLAIM_TRIES):
             shares = _shares(await self._claimable(token), most)
             calls = [
                 (partition, self._claim_args(partition, token, share, "", 0)) for partition, share in shares
@@ -60,6 +61,7 @@ class Expiries(Rooms):
             ]
             if found or not calls:  # else another worker was quicker, and there may be more
                 return found
+        return []
 
     async def _claimable(self, token: str) -> dict[int, int]:
         """Return {partition: rows that are due}; where the token has claims already, only their partitions."""
