@@ -51,6 +51,7 @@ RATIO_MOST = 2.0
 GROWTH_MOST_MB = 10.0
 RATE = 200  # messages a second in all: one member of each of ten rooms writes
 LOGGED_US = 1_000  # calls of the store that are looked at
+LOGGED_MOST = 128  # in a second
 WITHIN_S = 1_200.0
 WARM_S = 5.0  # of its CPU time: what it imports and its first batches are behind it
 WORKS = 0.1  # of a core: then the worker is at work
@@ -119,6 +120,9 @@ class Watch:
     def __init__(self, seeded: Seeded) -> None:
         self.seeded = seeded
         self.samples: list[Sample] = []
+        self.calls: dict[
+            int, tuple[str, float, float]
+        ] = {}  # of the slow log: how a command begins, ms, epoch ms
         self.pid = 0  # the worker's, once it runs
 
     def look(self) -> Sample:
@@ -126,6 +130,7 @@ class Watch:
         used = {pid: (cpu_s(pid), rss_mb(pid)) for pid in pids}
         sample = Sample(time.time() * 1000, left(self.seeded), used)
         self.samples.append(sample)
+        self.calls |= logged_calls()  # each second: the job that rewrites the store's log empties it
         return sample
 
     def rest(self, seconds: float) -> None:
@@ -274,12 +279,27 @@ def listen_to_store(*, first: bool) -> None:
 
     client = caches["messages"].client.get_client()
     client.config_set("slowlog-log-slower-than", LOGGED_US)
-    client.config_set("slowlog-max-len", 10_000)
+    client.config_set("slowlog-max-len", LOGGED_MOST)
     client.config_set("latency-monitor-threshold", int(SLOWEST_MS))
     client.slowlog_reset()
     client.latency_reset()
     if first:
         os.sched_setscheduler(client.info("server")["process_id"], os.SCHED_FIFO, os.sched_param(1))
+
+
+def logged_calls() -> dict[int, tuple[str, float, float]]:
+    """Return what the slow log holds, by its numbers: how a command begins, ms, epoch ms."""
+    from django.core.cache import caches
+
+    rows = caches["messages"].client.get_client().slowlog_get(LOGGED_MOST)
+    return {
+        row["id"]: (
+            bytes(row["command"][:60]).decode("latin-1"),
+            row["duration"] / 1000,
+            row["start_time"] * 1000,
+        )
+        for row in rows
+    }
 
 
 def store(watch: Watch) -> dict[str, Any]:
@@ -289,12 +309,8 @@ def store(watch: Watch) -> dict[str, Any]:
     client = caches["messages"].client.get_client()
     names = script_names()
     calls = [
-        (
-            call_name(row["command"], names),
-            row["duration"] / 1000,
-            watch.working(row["start_time"] * 1000 + 500),
-        )
-        for row in client.slowlog_get(10_000)
+        (call_name(command, names), ms, watch.working(at_ms + 500))
+        for command, ms, at_ms in watch.calls.values()
     ]
     by_name: dict[str, dict[str, list[float]]] = {"idle": defaultdict(list), "working": defaultdict(list)}
     for name, ms, working in calls:
@@ -327,9 +343,9 @@ def script_names() -> dict[str, str]:
     return run_verb(shas)
 
 
-def call_name(command: bytes, scripts: dict[str, str]) -> str:
+def call_name(command: str, scripts: dict[str, str]) -> str:
     """Return a script's name or a command's, never its arguments."""
-    words = command.decode("utf-8", "replace").split(" ", 2)
+    words = command.split(" ", 2)
     return scripts.get(words[1], "a script") if words[0].upper() == "EVALSHA" else words[0].upper()
 
 

@@ -118,6 +118,6 @@ def test_figures_that_miss_their_aims_are_said(worse: dict[str, object]) -> None
 
 
 def test_a_call_of_the_store_is_named_without_its_arguments() -> None:
-    assert expiry.call_name(b"EVALSHA abc 1 chat:{1}: secret", {"abc": "append"}) == "append"
-    assert expiry.call_name(b"EVALSHA abd 1 chat:{1}: secret", {}) == "a script"
-    assert expiry.call_name(b"zscan key 0", {}) == "ZSCAN"
+    assert expiry.call_name("EVALSHA abc 1 chat:{1}: secret", {"abc": "append"}) == "append"
+    assert expiry.call_name("EVALSHA abd 1 chat:{1}: secret", {}) == "a script"
+    assert expiry.call_name("zscan key 0", {}) == "ZSCAN"
