@@ -152,7 +152,9 @@ export class Socket {
     const healthy = this.#welcomed_at !== null && this.#clock.now() - this.#welcomed_at >= HEALTHY_MS;
     if (healthy && mayResetBackoff(code)) this.#failures = 0;
     const said_hello = !this.#handshake_failed;
-    if (mayReconnect(code)) this.#wait();
+    // Another tab may have changed the password and carry the new session already: only the check knows whether this browser's is over.
+    if (code === CLOSE.NO_SESSION) this.#handshake_failed = true;
+    if (code === CLOSE.NO_SESSION || mayReconnect(code)) this.#wait();
     else this.#end(code);
     if (said_hello) this.#on.closed(code);
   }

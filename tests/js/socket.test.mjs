@@ -88,7 +88,7 @@ for (const code of [4400, 4429]) {
   });
 }
 
-for (const [code, why] of [[4501, "logged_out"], [4503, "banned"], [4504, "outdated"]]) {
+for (const [code, why] of [[4503, "banned"], [4504, "outdated"]]) {
   test(`${code} ends it and says why`, () => {
     const w = world();
     w.socket.connect();
@@ -100,6 +100,36 @@ for (const [code, why] of [[4501, "logged_out"], [4503, "banned"], [4504, "outda
     assert.equal(w.sockets.length, 1);
   });
 }
+
+test("a session that ended ends it once the check says so", async () => {
+  const w = world({ status: 401 });
+  w.socket.connect();
+  w.last.accept();
+  w.last.end(4501);
+  assert.deepEqual(w.closed, [4501]);
+  w.clock.advance(500);
+  await settle();
+  assert.deepEqual(w.socket.state, { name: "ended", why: "logged_out" });
+  w.socket.wake();
+  w.clock.advance(100_000);
+  assert.equal(w.sockets.length, 1);
+});
+
+test("a session that another tab has renewed goes on", async () => {
+  const w = world({ status: 503 });
+  w.socket.connect();
+  w.last.accept();
+  w.last.end(4501);
+  w.clock.advance(500);
+  await settle();
+  assert.equal(w.sockets.length, 1); // the check did not know
+  w.answer.status = 204;
+  w.clock.advance(1000);
+  await settle();
+  assert.equal(w.sockets.length, 2);
+  w.last.accept();
+  assert.equal(w.socket.state.name, "open");
+});
 
 test("a failed handshake asks the check address before the next try", async () => {
   const w = world({ status: 503 });
