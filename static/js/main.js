@@ -76,6 +76,7 @@ const socket = new Socket({
   check: api.checkStatus,
   clock,
   rooms: () => chat.greeting(),
+  user: boot.user.id,
   on: {
     frame: (frame) => chat.take(frame),
     batch: () => chat.batch(),

@@ -27,6 +27,7 @@ export class Socket {
   #clock;
   #random;
   #rooms;
+  #user;
   #on;
   #ws = null;
   #timer = null;
@@ -41,15 +42,17 @@ export class Socket {
 
   /**
    * check: async () => HTTP status of the check address, 0 when it cannot be reached.
-   * clock: {now, set(fn, ms), clear(handle)}. rooms: () => the rooms of `hello`. on: {state, frame, closed, batch?}.
+   * clock: {now, set(fn, ms), clear(handle)}. rooms: () => the rooms of `hello`. user: whose page
+   * this is. on: {state, frame, closed, batch?}.
    */
-  constructor({ url, WebSocket, check, clock, random = Math.random, rooms, on }) {
+  constructor({ url, WebSocket, check, clock, random = Math.random, rooms, user, on }) {
     this.#url = url;
     this.#WebSocket = WebSocket;
     this.#check = check;
     this.#clock = clock;
     this.#random = random;
     this.#rooms = rooms;
+    this.#user = user;
     this.#on = on;
   }
 
@@ -116,12 +119,14 @@ export class Socket {
 
   #receive(data) {
     if (this.isOpen) this.#watchFor(QUIET_MS, () => this.#probe());
-    for (const frame of parse(data)) this.#take(frame);
+    for (const frame of parse(data)) if (this.#ws) this.#take(frame);
     this.#on.batch?.();
   }
 
   #take(frame) {
     if (frame.type === "welcome") {
+      // Somebody else logged in in another tab: what waits here is not theirs to send.
+      if (frame.user.id !== this.#user) return this.#drop(CLOSE.NO_SESSION);
       this.#welcomed_at = this.#clock.now();
       this.#frame_limit = frame.limits.frame;
       this.#watchFor(QUIET_MS, () => this.#probe());
@@ -139,14 +144,14 @@ export class Socket {
   }
 
   /** A dead peer answers no close frame either, so the socket is let go without waiting for it. */
-  #drop() {
+  #drop(ending = null) {
     const ws = this.#ws;
     ws.onopen = ws.onmessage = ws.onclose = null;
     ws.close();
-    this.#lost(LOST);
+    this.#lost(LOST, ending);
   }
 
-  #lost(code) {
+  #lost(code, ending = null) {
     this.#clock.clear(this.#watch);
     this.#ws = null;
     const healthy = this.#welcomed_at !== null && this.#clock.now() - this.#welcomed_at >= HEALTHY_MS;
@@ -154,7 +159,8 @@ export class Socket {
     const said_hello = !this.#handshake_failed;
     // Another tab may have changed the password and carry the new session already: only the check knows whether this browser's is over.
     if (code === CLOSE.NO_SESSION) this.#handshake_failed = true;
-    if (code === CLOSE.NO_SESSION || mayReconnect(code)) this.#wait();
+    if (ending !== null) this.#end(ending);
+    else if (code === CLOSE.NO_SESSION || mayReconnect(code)) this.#wait();
     else this.#end(code);
     if (said_hello) this.#on.closed(code);
   }

@@ -42,6 +42,7 @@ function world({ status = 204, random = () => 1 } = {}) {
     clock,
     random,
     rooms: () => [{ room: "r", epoch: "e", since: 3 }],
+    user: 1,
     on: { state() {}, frame: (frame) => frames.push(frame), closed: (code) => closed.push(code) },
   });
   return { clock, sockets, socket, asked, closed, frames, answer, get last() { return sockets.at(-1); } };
@@ -129,6 +130,19 @@ test("a session that another tab has renewed goes on", async () => {
   assert.equal(w.sockets.length, 2);
   w.last.accept();
   assert.equal(w.socket.state.name, "open");
+});
+
+test("somebody else's session is not taken for that of whose page this is", () => {
+  const w = world();
+  w.socket.connect();
+  w.last.onopen();
+  const welcome = { type: "welcome", connection: "c", user: { id: 2, name: "grace" }, now: 5, store: "s", limits: { frame: 65_536 }, rooms: [] };
+  w.last.onmessage({ data: JSON.stringify([welcome, { type: "typing", room: "r", user: 3 }]) });
+  assert.deepEqual(w.frames, []);
+  assert.equal(w.socket.send([{ type: "ping", n: 1 }]), false);
+  assert.deepEqual(w.socket.state, { name: "ended", why: "logged_out" });
+  w.clock.advance(100_000);
+  assert.equal(w.sockets.length, 1);
 });
 
 test("a failed handshake asks the check address before the next try", async () => {
