@@ -30,7 +30,7 @@ LOOK_EVERY_S = 5.0
 POLL_S = 0.1
 SHORTEST_LIFE_S = 5.0  # one that fails at once is not started more often than this
 PATIENCE_S = 45.0  # a job bounds itself to 40 s and is safe to kill at any line
-# The chat goes first where both want the same core: with 100,000 messages due its p99 was 8 times the idle one without, 2.7 times
+# The chat goes first where both want the same core: with 15,000 messages due its p99 was 8 times the idle one without, 2.7 times
 # with this. No more, for a job that holds SQLite's write lock must go on.
 NICER = 10
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
