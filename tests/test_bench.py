@@ -108,7 +108,7 @@ def an_expiry(**changed: object) -> dict[str, Any]:
     [
         {"chat": {"answer_p99_ratio": 2.1, "delivery_p99_ratio": 2.0}},
         {"chat": {"answer_p99_ratio": 2.0, "delivery_p99_ratio": None}},
-        {"worker": [{"warm_mb": 80.0, "most_mb": 82.0}, {"warm_mb": 70.0, "most_mb": 90.0}]},
+        {"worker": [{"warm_mb": 80.0, "most_mb": 82.0}, {"warm_mb": 70.0, "most_mb": 91.0}]},
         {"store": {"slowest_call_ms": 5.1}},
     ],
 )
