@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
@@ -42,7 +43,6 @@ QUIET = Fate(names_most=NAMES_MOST, runs=9)
 
 ADA, GRACE, ALAN, EDSGER = 101, 102, 103, 104
 PEOPLE = {ADA: "ada", GRACE: "grace", ALAN: "alan", EDSGER: "edsger"}
-EXPIRED_AT = round(time.time() * 1000) - 60_000
 MISSED = {  # {(room, seq): {user: reason}}: what must be reported, and nothing else
     ("atlas", 2): {ALAN: "offline", EDSGER: "left_room"},
     ("atlas", 3): {ALAN: "offline", EDSGER: "left_room", GRACE: "client_rejected"},
@@ -53,6 +53,12 @@ MISSED = {  # {(room, seq): {user: reason}}: what must be reported, and nothing 
 DUE = 8  # rows, one of them of a deleted message
 LIVE = ("atlas", 7)
 COUNTED = {"expired": 7, "expired_to_all": 2, "expired_missed": 5}
+
+
+@cache
+def expired_at() -> int:
+    """Return when the messages of all runs expired (epoch ms): a minute before the first run."""
+    return round(time.time() * 1000) - 60_000
 
 
 async def seed() -> None:
@@ -76,12 +82,12 @@ async def seed() -> None:
     await accept(store, _message(atlas, 7, ADA))
     await accept(store, _message(borealis, 1, GRACE), _message(borealis, 2, ALAN))
     await store.record_attempt(borealis, ALAN, 0, 5.0)
-    await store.client.hset(f"{borealis.key}:attempts", ALAN, f"1|{EXPIRED_AT}|{EXPIRED_AT}|waiting")
+    await store.client.hset(f"{borealis.key}:attempts", ALAN, f"1|{expired_at()}|{expired_at()}|waiting")
     await acknowledge(store, GRACE, 2, room=borealis)
     for room, seqs in ((atlas, range(1, 7)), (borealis, range(1, 3))):
         for seq in seqs:
-            await _end(store, room, seq, EXPIRED_AT + seq)
-    await _end(store, atlas, LIVE[1], EXPIRED_AT + HOUR_MS)
+            await _end(store, room, seq, expired_at() + seq)
+    await _end(store, atlas, LIVE[1], expired_at() + HOUR_MS)
 
 
 def _rows() -> tuple[RoomKey, RoomKey]:
@@ -119,7 +125,7 @@ async def end_leases() -> None:
     client = open_store().client
     async for key in client.scan_iter("*:expiring"):
         for row, due_at in await client.zrange(key, 0, -1, withscores=True):
-            if due_at != EXPIRED_AT + HOUR_MS:
+            if due_at != expired_at() + HOUR_MS:
                 await client.zadd(key, {row: 1})
 
 
