@@ -23,26 +23,28 @@ from django.views.decorators.http import require_safe
 
 from . import health, overview
 from . import policy as policies
-from .charts import Chart, Point, chart, share
+from .charts import Chart, Point, chart, stack
 from .models import moment
 from .overview import Account, Figures, Recorded, Told
 from .records import Counts
 
 SILENT_S = 150.0  # two looks of the worker missed, and a half
-BAR_WIDTH = 1_000
+BAR_WIDTH, BAR_GAP, BAR_LEAST = 1_000, 3, 6
 
-# Where a card leads: {card: (page, query, permission)}. A card whose list does not exist yet stands here with it.
+_UNDELIVERED = "admin:messaging_undeliveredroom_changelist", "", "messaging.view_undeliveredroom"
+_LETTERS = "admin:messaging_deadletter_changelist", "", "messaging.view_deadletter"
+
+# Where a card leads: {card: (page, query, permission)}. One whose list does not exist stands here once it does.
 LISTS: dict[str, tuple[str, str, str]] = {
-    "letters": (
-        "admin:messaging_deadletter_changelist",
-        "?state__exact=open",
-        "messaging.view_deadletter",
-    ),
-    **dict.fromkeys(
-        ("lagging", "parked", "retrying", "gave_up", "oldest"),
-        ("admin:messaging_undeliveredroom_changelist", "", "messaging.view_undeliveredroom"),
-    ),
     "stored": ("admin:messaging_storedmessage_changelist", "", "messaging.view_storedmessage"),
+    "lagging": _UNDELIVERED,
+    "parked": _UNDELIVERED,
+    "retrying": _UNDELIVERED,
+    "gave_up": _UNDELIVERED,
+    "oldest": _UNDELIVERED,
+    "letters": (_LETTERS[0], "?state__exact=open", _LETTERS[2]),
+    "expired": _LETTERS,
+    "missed": _LETTERS,
     "workers": ("admin:django_q_schedule_changelist", "", "django_q.view_schedule"),
     "rooms": ("admin:messaging_room_changelist", "", "messaging.view_room"),
     "memberships": ("admin:messaging_membership_changelist", "", "messaging.view_membership"),
@@ -256,12 +258,13 @@ def parts(account: Account) -> list[Part]:
         ("told", account.missed, _("missed somebody, sender told")),
         ("deleted", account.deleted, _("deleted by people")),
     ]
-    whole = max(account.accepted, sum(number for _key, number, _label in counted))
-    found, x = [], 0
-    for key, number, label in counted:
-        width = share(number, whole, BAR_WIDTH)
-        found.append(Part(key, _number(number), label, x, width))
-        x += width
+    places = stack(
+        [number for _key, number, _label in counted], width=BAR_WIDTH, gap=BAR_GAP, least=BAR_LEAST
+    )
+    found = [
+        Part(key, _number(number), label, x, width)
+        for (key, number, label), (x, width) in zip(counted, places, strict=True)
+    ]
     if account.unaccounted < 0:
         twice = _("being reported, and so counted twice")
         found.append(Part("twice", _number(-account.unaccounted), twice))
@@ -315,7 +318,7 @@ def _site_cards(told: Told) -> list[Card]:
     processes = ngettext("on %(n)s server process", "on %(n)s server processes", told.processes)
     beat, at = _("never"), ""
     if told.beat_at is not None:
-        beat = _("%(age)s ago") % {"age": _age((told.now_ms - told.beat_at) / 1000)}
+        beat = _age((told.now_ms - told.beat_at) / 1000)
         at = _clock(moment(told.beat_at))
     memory = told.memory
     limit = (
@@ -326,7 +329,7 @@ def _site_cards(told: Told) -> list[Card]:
     silent, full = _silent(told) is not None, _full(told) is not None
     return [
         Card("connections", _("Users connected"), _number(told.online), processes % {"n": told.processes}),
-        Card("workers", _("Worker's last beat"), beat, _("one a minute"), look=silent, at=at),
+        Card("workers", _("Worker's last beat"), beat, _("ago; one is due each minute"), look=silent, at=at),
         Card("memory", _("Store memory"), filesizeformat(memory.used), limit, look=full),
     ]
 

@@ -102,9 +102,19 @@ def compact(number: float) -> str:
     return f"{number:.0f}"
 
 
-def share(part: int, whole: int, width: int) -> int:
-    """Return how much of a bar a part takes: something where there is something."""
-    return max(2, round(width * part / whole)) if part > 0 and whole > 0 else 0
+def stack(numbers: Sequence[int], *, width: int, gap: int, least: int) -> list[tuple[int, int]]:
+    """Lay numbers side by side in a bar, each with its place and width: what is there is seen, however small, and the largest gives way."""
+    there = [number for number in numbers if number > 0]
+    room = width - gap * (len(there) - 1)
+    whole = sum(there)
+    widths = [max(least, room * number // whole) if number > 0 else 0 for number in numbers]
+    if there:
+        widths[numbers.index(max(there))] += room - sum(widths)
+    found, x = [], 0
+    for one in widths:
+        found.append((x, one))
+        x += one + (gap if one else 0)
+    return found
 
 
 def _box(x: float, y: float, width: float, height: float) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from messaging.charts import BASE, BELOW, DEPTH, LEFT, RIGHT, TOP, Point, ceiling, chart, compact, share
+from messaging.charts import BASE, BELOW, DEPTH, LEFT, RIGHT, TOP, Point, ceiling, chart, compact, stack
 
 NUMBERS = st.integers(0, 10**9)
 POINTS = st.lists(st.builds(Point, st.just("13:24"), NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=24)
@@ -85,8 +86,11 @@ def test_labels_stand_under_first_and_last_and_between() -> None:
     assert len(chart(points[:3]).labels) == 3
 
 
-@given(st.integers(0, 10**6), st.integers(0, 10**6))
-def test_what_is_there_is_seen_however_small_its_share(part: int, rest: int) -> None:
-    width = share(part, part + rest, 1_000)
-    assert (width > 0) == (part > 0)
-    assert width <= 1_000
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=5))
+def test_of_a_bar_whatever_is_there_is_seen_and_all_of_it_is_used(numbers: list[int]) -> None:
+    places = stack(numbers, width=1_000, gap=3, least=6)
+    assert [width > 0 for _, width in places] == [number > 0 for number in numbers]
+    assert all(width == 0 or width >= 6 for _, width in places)
+    ends = [(x, x + width) for x, width in places if width]
+    assert all(later[0] - earlier[1] == 3 for earlier, later in itertools.pairwise(ends))
+    assert not ends or (ends[0][0], ends[-1][1]) == (0, 1_000)

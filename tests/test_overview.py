@@ -26,10 +26,11 @@ from messaging.models import DeadLetter, Room
 from messaging.overview import Account, Figures
 from messaging.records import Append, RoomKey
 from messaging.roster import key_of
-from messaging.store import JOBS_KEY, open_store
+from messaging.store import COUNTED, JOBS_KEY, open_store
 from tests.messages import accept, acknowledge, due, expire, new_id
 from tests.people import person, room_of
 from tests.servers import StoreProcess
+from tests.test_store_speed import MOST_US, slowest_us
 
 ROOT = Path(__file__).parent.parent
 HOUR_MS = 3_600_000
@@ -474,13 +475,21 @@ class TestPage:
     @pytest.mark.usefixtures("verbs")
     async def test_a_card_leads_to_its_list_for_who_may_see_that(self) -> None:
         staff = await staff_client()
-        link = b'href="/admin/messaging/deadletter/?state__exact=open"'
-        assert link not in (await in_database(staff.get, "/admin/overview/")).content
+        assert b'href="/admin/messaging/' not in (await in_database(staff.get, "/admin/overview/")).content
         user = await User.objects.aget(username="operator")
         await user.user_permissions.aadd(await Permission.objects.aget(codename="view_deadletter"))
-        assert link in (await in_database(staff.get, "/admin/overview/")).content
-        listed = await in_database(staff.get, "/admin/messaging/deadletter/?state__exact=open")
-        assert listed.status_code == 200
+        page = (await in_database(staff.get, "/admin/overview/")).content
+        assert b'href="/admin/messaging/deadletter/?state__exact=open"' in page
+        assert b'href="/admin/messaging/room/' not in page
+
+    @pytest.mark.usefixtures("verbs")
+    async def test_every_card_leads_to_a_page_that_is_there(self) -> None:
+        staff = await staff_client(is_superuser=True)
+        page = (await in_database(staff.get, "/admin/overview/")).content.decode()
+        found = dict(re.findall(r'data-card="(\w+)"><a class="ops-card" href="([^"]+)"', page))
+        assert found.keys() == admin_overview.LISTS.keys() - {"missed", "rooms", "memberships"}
+        for name, path in found.items():
+            assert (await in_database(staff.get, path)).status_code == 200, name
 
     @pytest.mark.usefixtures("verbs")
     async def test_it_names_nobody_and_tells_no_text(self) -> None:
@@ -572,6 +581,23 @@ class TestCost:
         assert found.account.cut
         assert found.account.unaccounted == 0
         assert (await cards())["parked"].note == f"at least: {owed.rooms_left_out} rooms not looked at"
+
+    async def test_the_account_keeps_the_store_from_others_for_less_than_5_ms(self) -> None:
+        store = open_store()
+        today = await store.now_ms() // DAY_MS
+        pipeline = store.client.pipeline(transaction=False)
+        for partition in range(64):
+            for day in range(today - 40, today + 1):
+                counts = {f"{day}|{what}": 1 for what in COUNTED | {"held", "deleted"}}
+                pipeline.hset(f"chat:{{{partition}}}:counts:days:{day // 30}", mapping=counts)
+        await pipeline.execute()
+        assert (await store.fates(30)).accepted == 64 * 30
+        await store.client.config_set("slowlog-log-slower-than", 0)
+        try:
+            took_us = await slowest_us(store, lambda: store.fates(30), command=b"EXEC")
+        finally:
+            await store.client.config_set("slowlog-log-slower-than", 10_000)
+        assert took_us < MOST_US
 
 
 # ── Its look ──

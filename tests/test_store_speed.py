@@ -111,6 +111,7 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
         "standing": lambda: big.standings(LAST_MEMBER, [(BIG, place.epoch, 0)]),
         "owing of 500": lambda: big.owing(BIG, place.epoch, list(range(2, 502))),
         "owing of the sender": lambda: big.owing(BIG, place.epoch, [SENDER]),
+        "lacking": lambda: big.lacking([BIG]),
         "acknowledge by 500, in calls of 200": acknowledge,
         "append of 100": lambda: big.append([message("x" * 100, user=SENDER, room=BIG) for _ in range(100)]),
     }
