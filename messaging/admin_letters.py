@@ -6,48 +6,26 @@ or deletes these rows by hand.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.contrib import admin, messages
-from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import formats, timezone
-from django.utils.translation import gettext
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from . import letters, policy, requeue, rooms
+from .admin_actions import Action, ActionAdmin, Outcome
 from .crossing import run_verb
 from .models import AuditEntry, DeadLetter, MissedRecipient, Notice
-from .requeue import Outcome, Result
+from .requeue import Result
 
-# Letters in one request, for somebody waits for the answer: sending one takes 15 to 65 ms, the others go by 500 in a statement.
-SENT_MOST = 200
-RESOLVED_MOST = 5_000
-
-WHY = {
-    "open": _("not discarded"),
-    "requeued": _("sent again already"),
-    "discarded": _("discarded"),
-    "resending": _("being sent again just now"),
-    "too_late": _("10 minutes are over"),
-    "text_gone": _("the text is not kept any more"),
-    "room_gone": _("the room is gone"),
-    "sender_left": _("the sender has left the room"),
-    "nobody_left": _("nobody who missed it can be sent to any more"),
-    "unknown": _("not there any more"),
-    "unavailable": _("the store does not answer"),
-    "backlog_full": _("the store is full"),
-    "database_away": _("the database does not answer"),
-    "left_room": _("left the room"),
-    "deactivated": _("account deactivated"),
-    "deleted": _("account deleted"),
-}
+SENT_MOST = 200  # letters in one request, for somebody waits for the answer: sending one takes 15 to 65 ms
 
 
 class ReadOnly:
@@ -69,8 +47,62 @@ class MissedRecipientInline(ReadOnly, admin.TabularInline[MissedRecipient, DeadL
     extra = 0
 
 
+def _send_again(request: HttpRequest, rows: Sequence[DeadLetter], given: dict[str, Any]) -> list[Outcome]:
+    outcomes = run_verb(requeue.requeue, [row.pk for row in rows], by=request.user.pk)
+    return [
+        Outcome(str(one.letter), one.result, one.why, [why for _user, why in one.left_out])
+        for one in outcomes
+    ]
+
+
+def _discard(request: HttpRequest, rows: Sequence[DeadLetter], given: dict[str, Any]) -> list[Outcome]:
+    return _resolved(request, rows, letters.discard)
+
+
+def _take_back(request: HttpRequest, rows: Sequence[DeadLetter], given: dict[str, Any]) -> list[Outcome]:
+    return _resolved(request, rows, letters.undo_discard)
+
+
+def _resolved(
+    request: HttpRequest,
+    rows: Sequence[DeadLetter],
+    resolve: Callable[[Collection[UUID], int | None, int], letters.Resolved],
+) -> list[Outcome]:
+    resolved = resolve([row.pk for row in rows], request.user.pk, run_verb(rooms.clock_ms))
+    outcomes = [Outcome(str(key), Result.DONE) for key in resolved.done]
+    return outcomes + [Outcome(str(key), Result.SKIPPED, why) for key, why in resolved.skipped]
+
+
+def _sending(rows: Sequence[Any], given: dict[str, Any]) -> list[str]:
+    ready = [row for row in rows if row.state == DeadLetter.State.OPEN and row.has_text]
+    people = sum(row.missing_total for row in ready)
+    said = ngettext(
+        "%(n)s message is sent again, in its sender's name, to those who missed it: %(people)s in all.",
+        "%(n)s messages are sent again, in their senders' names, to those who missed them: %(people)s in all.",
+        len(ready),
+    ) % {"n": f"{len(ready):,}", "people": f"{people:,}"}
+    others = gettext("%(n)s cannot be sent again: no longer open, or the text is not kept any more.")
+    left_out = gettext("Who has left the room, or whose account is gone, is left out.")
+    return [
+        said,
+        *([others % {"n": f"{len(rows) - len(ready):,}"}] if len(ready) < len(rows) else []),
+        left_out,
+    ]
+
+
+def _discarding(rows: Sequence[DeadLetter], given: dict[str, Any]) -> list[str]:
+    ready = sum(row.state == DeadLetter.State.OPEN for row in rows)
+    said = ngettext(
+        "%(n)s dead letter is discarded: nobody sends it again. This may be taken back for 10 minutes.",
+        "%(n)s dead letters are discarded: nobody sends them again. This may be taken back for 10 minutes.",
+        ready,
+    ) % {"n": f"{ready:,}"}
+    others = gettext("%(n)s are not open and stay as they are.") % {"n": f"{len(rows) - ready:,}"}
+    return [said, *([others] if ready < len(rows) else [])]
+
+
 @admin.register(DeadLetter)
-class DeadLetterAdmin(ReadOnly, admin.ModelAdmin[DeadLetter]):
+class DeadLetterAdmin(ReadOnly, ActionAdmin):
     list_display = ("state", "where", "seq", "sender_name", "expired_at", "missed_by")
     list_filter = (
         "state",
@@ -80,7 +112,35 @@ class DeadLetterAdmin(ReadOnly, admin.ModelAdmin[DeadLetter]):
         ("fault", admin.EmptyFieldListFilter),
     )
     search_fields = ("sender_name", "room_name", "=room_key", "=message_id", "=seq")
-    actions = ("send_again", "discard", "take_back")
+    verbs = (
+        Action(
+            name="send_again",
+            label=_("Send again to those who missed it"),
+            permission="messaging.requeue_deadletter",
+            do=_send_again,
+            effect=_sending,
+            said=_("Sent again: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
+            noted=AuditEntry.Verb.REQUEUE.label,
+            most=SENT_MOST,
+        ),
+        Action(
+            name="discard",
+            label=_("Discard: nobody sends it again"),
+            permission="messaging.discard_deadletter",
+            do=_discard,
+            effect=_discarding,
+            said=_("Discarded: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
+            noted=AuditEntry.Verb.DISCARD.label,
+        ),
+        Action(
+            name="take_back",
+            label=_("Take back a discard of the last 10 minutes"),
+            permission="messaging.discard_deadletter",
+            do=_take_back,
+            said=_("Taken back: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
+            noted=AuditEntry.Verb.UNDO_DISCARD.label,
+        ),
+    )
     inlines = (MissedRecipientInline,)
     fields = (
         *("id", "state", "room", "room_key", "room_name", "epoch", "seq", "message_id"),
@@ -91,14 +151,16 @@ class DeadLetterAdmin(ReadOnly, admin.ModelAdmin[DeadLetter]):
     readonly_fields = ("text",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[DeadLetter]:
-        found = super().get_queryset(request).defer("body", "missing")
+        found: QuerySet[DeadLetter] = super().get_queryset(request).defer("body", "missing")
         return found.annotate(has_text=Q(body__isnull=False))
 
-    def has_requeue_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("messaging.requeue_deadletter")
+    def first(self, queryset: Any, most: int) -> list[Any]:
+        return super().first(queryset.order_by("expired_at", "seq"), most)
 
-    def has_discard_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("messaging.discard_deadletter")
+    def describe(self, row: Any) -> str:
+        place = {"room": row.room_name or row.room_key, "seq": row.seq, "sender": row.sender_name}
+        said = gettext("%(room)s, seq %(seq)s, from %(sender)s, missed by %(n)s")
+        return said % (place | {"n": f"{row.missing_total:,}"})
 
     @admin.display(description=_("room"), ordering="room_name")
     def where(self, letter: DeadLetter) -> str:
@@ -118,72 +180,6 @@ class DeadLetterAdmin(ReadOnly, admin.ModelAdmin[DeadLetter]):
         until = letter.expired_at + timedelta(seconds=policy.current().dead_letter_retention_s)
         shown = formats.date_format(timezone.localtime(until), "DATETIME_FORMAT")
         return gettext("kept until %(until)s; not shown here") % {"until": shown}
-
-    @admin.action(description=_("Send again to those who missed it"), permissions=["requeue"])
-    def send_again(self, request: HttpRequest, queryset: QuerySet[DeadLetter]) -> None:
-        chosen, left = _chosen(queryset, SENT_MOST)
-        outcomes = run_verb(requeue.requeue, chosen, by=request.user.pk)
-        self._tell(request, AuditEntry.Verb.REQUEUE, outcomes, left=left + len(chosen) - len(outcomes))
-
-    @admin.action(description=_("Discard: nobody sends it again"), permissions=["discard"])
-    def discard(self, request: HttpRequest, queryset: QuerySet[DeadLetter]) -> None:
-        self._resolve(request, queryset, AuditEntry.Verb.DISCARD, letters.discard)
-
-    @admin.action(description=_("Take back a discard of the last 10 minutes"), permissions=["discard"])
-    def take_back(self, request: HttpRequest, queryset: QuerySet[DeadLetter]) -> None:
-        self._resolve(request, queryset, AuditEntry.Verb.UNDO_DISCARD, letters.undo_discard)
-
-    def _resolve(
-        self,
-        request: HttpRequest,
-        queryset: QuerySet[DeadLetter],
-        verb: AuditEntry.Verb,
-        resolve: Callable[[Collection[UUID], int | None, int], letters.Resolved],
-    ) -> None:
-        chosen, left = _chosen(queryset, RESOLVED_MOST)
-        resolved = resolve(chosen, request.user.pk, run_verb(rooms.clock_ms))
-        outcomes = [Outcome(key, Result.DONE) for key in resolved.done]
-        outcomes += [Outcome(key, Result.SKIPPED, why) for key, why in resolved.skipped]
-        self._tell(request, verb, outcomes, left=left)
-
-    def _tell(
-        self, request: HttpRequest, verb: AuditEntry.Verb, outcomes: Sequence[Outcome], *, left: int
-    ) -> None:
-        """Count what became of them and why, and write down what was done."""
-        done = [outcome.letter for outcome in outcomes if outcome.result == Result.DONE]
-        rows = DeadLetter.objects.defer("body", "missing").filter(pk__in=done)
-        LogEntry.objects.log_actions(request.user.pk, rows, CHANGE, str(verb.label))  # type: ignore[arg-type]
-        counts = Counter(outcome.result for outcome in outcomes)
-        said = [_DONE[verb] % {name: counts[result] for name, result in _COUNTED}]
-        said += _because(gettext("Why: %(reasons)s."), [one.why for one in outcomes if one.why])
-        said += _because(
-            gettext("Left out: %(reasons)s."), [why for one in outcomes for _user, why in one.left_out]
-        )
-        if left:
-            said.append(gettext("Left as they were: %(left)d.") % {"left": left})
-        level = messages.SUCCESS if len(done) == len(outcomes) else messages.WARNING
-        level = messages.ERROR if counts[Result.FAILED] else level
-        self.message_user(request, " ".join(map(str, said)), level)
-
-
-_COUNTED = (("done", Result.DONE), ("skipped", Result.SKIPPED), ("failed", Result.FAILED))
-_DONE = {
-    AuditEntry.Verb.REQUEUE: _("Sent again: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
-    AuditEntry.Verb.DISCARD: _("Discarded: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
-    AuditEntry.Verb.UNDO_DISCARD: _("Taken back: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
-}
-
-
-def _chosen(queryset: QuerySet[DeadLetter], most: int) -> tuple[list[UUID], int]:
-    """Return the oldest of what was selected, and how many are too many for one request."""
-    oldest_first = queryset.order_by("expired_at", "seq").values_list("pk", flat=True)
-    return list(oldest_first[:most]), max(0, queryset.count() - most)
-
-
-def _because(sentence: str, whys: Sequence[str]) -> list[str]:
-    counts = sorted(Counter(whys).items())
-    reasons = gettext(", ").join(f"{WHY.get(why, why)} ({count})" for why, count in counts)
-    return [sentence % {"reasons": reasons}] if counts else []
 
 
 @admin.register(Notice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -12,7 +13,8 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from messaging import admin_letters, letters
+from messaging import letters
+from messaging.admin_letters import DeadLetterAdmin
 from messaging.crossing import run_verb
 from messaging.errors import Unavailable
 from messaging.models import AuditEntry, DeadLetter, Membership, Notice, Room
@@ -59,14 +61,23 @@ def staff(*permissions: str, name: str = "staff", **fields: Any) -> Client:
     return client
 
 
-def act(client: Client, action: str, *chosen: DeadLetter, everything: bool = False) -> str:
-    """Do an action; return what the list says after it."""
+def asked(client: Client, action: str, *chosen: DeadLetter, everything: bool = False) -> Any:
+    """Choose an action and rows on the list; return the answer."""
     data = {
         "action": action,
         "_selected_action": [str(one.pk) for one in chosen],
         "select_across": int(everything),
     }
-    page = client.post(LIST, data, follow=True).content.decode()
+    return client.post(LIST, data, follow=True)
+
+
+def act(client: Client, action: str, *chosen: DeadLetter, everything: bool = False) -> str:
+    """Do an action, saying yes to the page that asks; return what the list says after it."""
+    answer = asked(client, action, *chosen, everything=everything)
+    if "chosen" in (answer.context or {}):
+        data = {"action": action, "chosen": answer.context["chosen"], "confirmed": "yes"}
+        answer = client.post(LIST, data, follow=True)
+    page = answer.content.decode()
     return " ".join(re.findall(r'<li class="(?:success|warning|error)">(.*?)</li>', page, re.DOTALL))
 
 
@@ -171,6 +182,34 @@ class TestActions:
         assert sorted(logged) == sorted((str(one.pk), "sent a dead letter again") for one in kept)
         assert TEXT not in str(LogEntry.objects.values())
 
+    def test_before_anything_is_done_a_page_names_the_rows_and_counts_what_it_would_do(
+        self, kept: list[DeadLetter]
+    ) -> None:
+        client = staff(*MAY)
+        letters.discard([kept[2].pk], None, run_verb(_now_ms))
+        for action, effect in (
+            ("send_again", "2 messages are sent again, in their senders&#x27; names"),
+            ("discard", "2 dead letters are discarded"),
+        ):
+            page = asked(client, action, *kept).content.decode()
+            assert effect in page
+            assert all(f"seq {one.seq}, from ada, missed by 1" in page for one in kept)
+            assert TEXT not in page
+        assert states(kept) == ["open", "open", "discarded"]
+        assert not LogEntry.objects.exists()
+
+    def test_of_what_was_chosen_only_the_keys_count_and_what_is_gone_meanwhile_is_said(
+        self, kept: list[DeadLetter]
+    ) -> None:
+        client = staff(*MAY)
+        chosen = asked(client, "discard", *kept[:2]).context["chosen"]
+        DeadLetter.objects.filter(pk=kept[0].pk).delete()
+        page = client.post(LIST, {"action": "discard", "chosen": chosen, "confirmed": "yes"}, follow=True)
+        assert "Discarded: 1, skipped: 1, failed: 0. Why: not there any more (1)." in page.content.decode()
+        assert [one.state for one in DeadLetter.objects.order_by("seq")] == ["discarded", "open"]
+        odd = {"action": "discard", "chosen": "no-key", "confirmed": "yes"}
+        assert client.post(LIST, odd).status_code == 400
+
     def test_what_stands_in_the_way_is_counted_and_said(self, room: Room, kept: list[DeadLetter]) -> None:
         ada, bob = User.objects.get(username="ada"), User.objects.get(username="bob")
         [inactive] = people("inactive")
@@ -221,13 +260,16 @@ class TestActions:
         self, kept: list[DeadLetter], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         client = staff(*MAY)
-        monkeypatch.setattr(admin_letters, "SENT_MOST", 1)
-        monkeypatch.setattr(admin_letters, "RESOLVED_MOST", 2)
+        most = {"send_again": 1, "discard": 2, "take_back": 2}
+        verbs = [dataclasses.replace(verb, most=most[verb.name]) for verb in DeadLetterAdmin.verbs]
+        monkeypatch.setattr(DeadLetterAdmin, "verbs", verbs)
+        page = asked(client, "discard", kept[0], everything=True).content.decode()
+        assert "One more row was selected: it stays as it is" in page
         said = act(client, "discard", kept[0], everything=True)
-        assert said == "Discarded: 2, skipped: 0, failed: 0. Left as they were: 1."
+        assert said == "Discarded: 2, skipped: 0, failed: 0."
         assert act(client, "take_back", kept[0], everything=True).startswith("Taken back: 2")
         said = act(client, "send_again", kept[0], everything=True)
-        assert said == "Sent again: 1, skipped: 0, failed: 0. Left as they were: 2."
+        assert said == "Sent again: 1, skipped: 0, failed: 0."
 
     @pytest.mark.parametrize("language", ["zh-hans"])
     def test_it_is_said_in_chinese(self, kept: list[DeadLetter], language: str) -> None:
@@ -254,6 +296,9 @@ class TestActions:
         changed = set()
         for action, one in (("send_again", kept[0]), ("discard", kept[1]), ("take_back", kept[2])):
             act(client, action, one)
+            deed = {"action": action, "chosen": str(one.pk), "confirmed": "yes"}
+            wanted = 302 if action in allowed else 403
+            assert client.post(LIST, deed).status_code == wanted
             if states(kept) != before:
                 changed.add(action)
             before = states(kept)
