@@ -299,6 +299,7 @@ def logged_calls() -> dict[int, tuple[str, float, float]]:
             row["start_time"] * 1000,
         )
         for row in rows
+        if not row["command"].startswith(b"SLOWLOG")  # the reading of it
     }
 
 
