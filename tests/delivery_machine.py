@@ -139,7 +139,7 @@ class World(RuleBasedStateMachine):
             taken, device.inbox = device.inbox[:most], device.inbox[most:]
             for frame in taken:
                 device.take(frame)
-            asks, device.asks = device.asks[-1:], []
+            asks = device.syncs()
             if taken and device.epoch and not device.silent:
                 asks.insert(0, device.ack())
             await self._tell(device, *asks)

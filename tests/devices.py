@@ -95,7 +95,10 @@ class Device:
         self.process: Process | None = None
         self.connection: Connection | None = None
         self.inbox: list[dict[str, Any]] = []
-        self.asks: list[dict[str, Any]] = []  # frames to send next
+        self.behind = False  # a sync is wanted
+        self.asking = (
+            False  # an answer that is complete is under way: one at a time, or the older view of two may win
+        )
 
     async def receive(self, event: dict[str, Any]) -> None:
         if event["type"] != "websocket.send":
@@ -113,8 +116,11 @@ class Device:
         self.inbox += frames
 
     def hello(self) -> dict[str, Any]:
-        # To name what is held would acknowledge it.
+        # To name what is held would acknowledge it; who names nothing is told of no changes, so he shows nothing from before.
         named = self.epoch and not self.silent
+        if not named:
+            self.view.clear()
+        self.asking = True
         rooms = [self._place()] if named else []
         return {"type": "hello", "v": 1, "rooms": rooms}
 
@@ -139,7 +145,7 @@ class Device:
     def gone(self) -> None:
         self.process = self.connection = None
         self.inbox.clear()
-        self.asks.clear()
+        self.behind = self.asking = False
 
     def take(self, frame: dict[str, Any]) -> None:
         handler: Callable[[dict[str, Any]], None] | None = getattr(self, f"_on_{frame['type']}", None)
@@ -147,7 +153,14 @@ class Device:
             handler(frame)
 
     def _sync(self) -> None:
-        self.asks.append({"type": "sync"} | self._place())
+        self.behind = True
+
+    def syncs(self) -> list[dict[str, Any]]:
+        """Return the `sync` that is due, if one is."""
+        if not self.behind or self.asking:
+            return []
+        self.behind, self.asking = False, True
+        return [{"type": "sync"} | self._place()]
 
     def _drop_room(self) -> None:
         self.epoch, self.last, self.rev = "", 0, 0
@@ -158,6 +171,8 @@ class Device:
             self._drop_room()
 
     def _on_resumed(self, frame: dict[str, Any]) -> None:
+        if "changed" in frame:
+            self.asking = False
         if not frame["ok"]:
             assert frame["why"] == "not_member", frame
             self._drop_room()

@@ -23,6 +23,7 @@ from messaging.policy import Policy
 from messaging.records import Accepted, Append, Missed
 from messaging.resend import resend
 from messaging.store import Store
+from tests import stepped
 from tests.delivery_machine import DEVICES, PROCESSES, World
 from tests.devices import Device, Process
 from tests.messages import ADA, MEMBERS, NAMES, cursors, new_id
@@ -32,6 +33,7 @@ from tests.stepped import Killed, Worker
 SHORT_S, LONG_S = 12, 47
 NEAR_MS = 1_000
 WORKERS = st.sampled_from([0, 1])
+STEPS = st.sampled_from(["its end", *reversed(stepped.STEPS)])
 WHICH = st.integers(0, 3)  # the newest, the one before ...
 TTLS = st.sampled_from([SHORT_S, 2 * LONG_S])
 BY = st.one_of(st.none(), DEVICES)  # None: a device of the sender's
@@ -88,6 +90,8 @@ class ExpiryMachine(World):
     async def _begin(self) -> None:
         self.store.append = self._append  # type: ignore[method-assign]
         await super()._begin()
+        for device in self.devices[::2]:
+            await self._send(device, 1, heard=True)
 
     async def _append(self, messages: Sequence[Append]) -> list[Accepted | MessagingError]:
         """Let a process die before or after the store has accepted something."""
@@ -149,17 +153,14 @@ class ExpiryMachine(World):
     def let_pass(self, seconds: int) -> None:
         self.run(self._let_pass(seconds))
 
-    @rule(worker=WORKERS, seconds=st.sampled_from([60, 20, 0]), steps=st.sampled_from([100, 1, 2, 3, 4]))
-    def work(self, worker: int, seconds: int, steps: int) -> None:
-        """After some time let a worker of the expiry job go on by so many steps; one that has ended begins anew."""
+    @rule(worker=WORKERS, seconds=st.sampled_from([60, 20, 0]), step=STEPS, killed=st.booleans())
+    def work(self, worker: int, seconds: int, step: str, killed: bool) -> None:
+        """After some time let a worker of the expiry job go on to a step, and perhaps die there; one that has ended begins anew."""
         if seconds:
             self.run(self._let_pass(seconds))
-        self._work(worker, steps)
-
-    @precondition(lambda self: self.workers)
-    @rule(worker=WORKERS)
-    def kill_worker(self, worker: int) -> None:
-        self._kill(worker)
+        self._work(worker, step)
+        if killed:
+            self._kill(worker)
 
     @precondition(lambda self: self.messages)
     @rule(what=st.sampled_from(["edit", "delete", "extend", "reject"]), by=BY, which=WHICH, ttl_s=TTLS)
@@ -194,19 +195,18 @@ class ExpiryMachine(World):
     def dismiss(self, which: int) -> None:
         self.run(self._dismiss(which))
 
-    @rule(user=LEAVERS)
-    def leave_or_rejoin(self, user: int) -> None:
-        self.run(self._leave_room(user) if user in self.members else self._rejoin(user))
+    @rule(user=LEAVERS, in_room=st.sampled_from([True, True, False]))
+    def leave_or_rejoin(self, user: int, in_room: bool) -> None:
+        if in_room != (user in self.members):
+            self.run(self._rejoin(user) if in_room else self._leave_room(user))
 
     # How
 
-    def _work(self, worker: int, steps: int) -> None:
+    def _work(self, worker: int, step: str) -> None:
         running = self.workers.setdefault(worker, Worker())
-        for _ in range(steps):
-            running.go_on()
-            if running.ended:
-                del self.workers[worker]
-                break
+        running.reach(step)
+        if running.ended:
+            del self.workers[worker]
         self.told = DeadLetter.objects.filter(room_key=self.room.id).count()
         self.run(self._settle())
 
@@ -449,8 +449,8 @@ class ExpiryMachine(World):
             assert (await cursors(self.store, device.user, room=self.room))[0] == place.top
             for seq, shown in device.view.items():
                 message = self.messages[seq]
-                assert not message.deleted, "a deleted message is shown"
-                if now_ms < max(shown[1], message.expires_at):
+                assert not message.deleted or now_ms >= shown[1], "a deleted message is shown"
+                if not message.deleted and now_ms < max(shown[1], message.expires_at):
                     assert shown == (message.body, message.expires_at), (
                         "an old text, or an old time, is shown"
                     )
@@ -497,10 +497,11 @@ class ExpiryMachine(World):
         silent = message.owed - held - named.keys()
         assert not silent, f"{silent} lack {message.seq}, and nobody is told"
         assert named.keys() <= message.owed, "one is named who did not owe it"
+        reasons = {user: missed.reason for user, missed in named.items()}
         for user in message.rejected:
-            assert named[user].reason == "client_rejected"
+            assert reasons.get(user) == "client_rejected", f"{NAMES[user]} could not show it"
         for user in message.left - message.rejected:
-            assert named[user].reason == "left_room"
+            assert reasons.get(user) == "left_room", f"{NAMES[user]} left without it"
         for user, missed in named.items():
             known = message.rejected | message.left | message.doubted
             assert user in known or missed.reason in ("offline", "no_ack")

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from messaging import expiry, pools
 from messaging.expiry import Expiring
+from messaging.records import Due, RoomKey
+from messaging.store_expiry import Expiries
 
 REST_DEADLINE_S = 30.0
+BEFORE = {":delivered": "reads cursors", ":left": "reads leavers"}
+STEPS = ("claimed", *BEFORE.values(), "reads exceptions", "read", "recorded", "finalized", "noticed")
 
 
 class Killed(BaseException):
@@ -52,6 +58,12 @@ class Worker(threading.Thread):
         if self.fault is not None:
             raise self.fault
 
+    def reach(self, step: str) -> None:
+        """Let it work until it stands at a step, or to its end where it does not come there."""
+        self.go_on()
+        while not self.ended and self.at != step:
+            self.go_on()
+
     def finish(self) -> None:
         """Let it work to its end."""
         while not self.ended:
@@ -72,14 +84,27 @@ class Worker(threading.Thread):
 
 
 def stop_at_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the job stop at its steps where a `Worker` runs it."""
+    """Let the job stop at its steps where a `Worker` runs it, and while it reads: between cursors, leavers and exceptions."""
+    scan, outcomes = Expiries._scan, Expiries._outcomes
 
-    def step(name: str) -> None:
-        worker = threading.current_thread()
-        if isinstance(worker, Worker):
-            worker.pause(name)
+    async def scan_later(self: Expiries, command: str, rooms: Sequence[RoomKey], part: str) -> Any:
+        if part in BEFORE:
+            _step(BEFORE[part])
+        return await scan(self, command, rooms, part)
 
-    monkeypatch.setattr(expiry, "step", step)
+    async def outcomes_later(self: Expiries, dues: Sequence[Due]) -> Any:
+        _step("reads exceptions")
+        return await outcomes(self, dues)
+
+    monkeypatch.setattr(expiry, "step", _step)
+    monkeypatch.setattr(Expiries, "_scan", scan_later)
+    monkeypatch.setattr(Expiries, "_outcomes", outcomes_later)
+
+
+def _step(name: str) -> None:
+    worker = threading.current_thread()
+    if isinstance(worker, Worker):
+        worker.pause(name)
 
 
 async def _work() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -17,9 +17,10 @@ from django.test import Client
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from messaging import control, directory, hub, policy, pools, subscription
+from messaging import control, directory, expiry, hub, policy, pools, subscription
 from messaging import store as stores
-from messaging.records import RoomKey
+from messaging.expiry import Processed
+from messaging.records import Expired, RoomKey
 from messaging.store import Store
 from tests.delivery_machine import POLICY, DeliveryMachine, World, make_people
 from tests.devices import Device, Loop, Process
@@ -146,3 +147,31 @@ class PushesForEver(DeliveryMachine):
 def test_the_machine_sees_a_broken_rule(explore: Explore, broken: type[DeliveryMachine]) -> None:
     with pytest.raises(AssertionError):
         explore(broken, examples=39)
+
+
+def _clears_before_it_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def process_batch(store: Store, expired: Sequence[Expired], done: Processed) -> None:
+        await store.finalize(expired)
+        expiry.step("finalized")
+        await expiry._record(expired, await store.now_ms())
+        expiry.step("recorded")
+
+    monkeypatch.setattr(expiry, "_process_batch", process_batch)
+
+
+def _forgets_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = Store._scan
+
+    async def scan_others(self: Store, command: str, rooms: Sequence[RoomKey], part: str) -> Any:
+        return {room.id: [] for room in rooms} if part == ":left" else await scan(self, command, rooms, part)
+
+    monkeypatch.setattr(Store, "_scan", scan_others)
+
+
+@pytest.mark.parametrize("break_", [_clears_before_it_records, _forgets_who_left])
+def test_the_machine_sees_a_job_that_leaves_somebody_out(
+    explore: Explore, monkeypatch: pytest.MonkeyPatch, break_: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    break_(monkeypatch)
+    with pytest.raises(AssertionError):
+        explore(ExpiryMachine, examples=EXPIRY_EXAMPLES - 1, steps=EXPIRY_STEPS)
