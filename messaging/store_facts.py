@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
+
+from redis.exceptions import RedisError
 
 from .models import PARTITIONS
 from .records import Counts, Fates, Memory, RoomKey, partition_prefix
@@ -159,5 +162,7 @@ class Facts(Rooms):
         )
 
     async def rewrite_log(self) -> None:
-        """Ask the store to rewrite its log on disk and to forget its list of slow calls, so that expired text leaves both."""
+        """Ask the store to rewrite its log on disk and to forget its lists of slow and of large calls: expired text leaves all."""
         await self.scripts.pipeline([("BGREWRITEAOF",), ("SLOWLOG", "RESET")])
+        with contextlib.suppress(RedisError):  # Valkey's from 8.1; elsewhere there is no such list
+            await self.client.execute_command("COMMANDLOG", "RESET", "large-request")  # type: ignore[no-untyped-call]

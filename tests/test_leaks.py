@@ -66,6 +66,8 @@ def in_store(site: Site) -> dict[str, bytes]:
                 dumped = client.dump(key)
                 found[f"store: {key.decode()}"] = key + (dumped or b"") + repr(_value(client, key)).encode()
             found["store: slow calls"] = repr(client.slowlog_get(-1)).encode()
+            large = client.execute_command("COMMANDLOG", "GET", -1, "large-request")
+            found["store: large calls"] = repr(large).encode()
     return found
 
 
@@ -224,6 +226,8 @@ async def begin(new_site: Open) -> AsyncIterator[Callable[..., Any]]:
             client.config_set("rdbcompression", "no")
             client.config_set("slowlog-log-slower-than", 0)
             client.config_set("slowlog-max-len", 100_000)
+            client.config_set("commandlog-request-larger-than", 0)
+            client.config_set("commandlog-large-request-max-len", 100_000)
         await later(Schedule.objects.all().delete)()
         workers.append(Worker(site).start())
         await until(workers[-1].has_run, within_s=WITHIN_S, what="the worker has started")
@@ -253,7 +257,11 @@ async def test_a_text_is_nowhere_once_it_has_expired_and_its_retention_is_over(
 
     # The search finds it where it is: in store and log while it lives, then in the database, then in both.
     alive = words.places(in_store(site) | in_files(site))
-    assert {f"store: chat:{{{await _partition(atlas)}}}:room:{atlas}:msg:1", "store: slow calls"} <= alive
+    assert {
+        f"store: chat:{{{await _partition(atlas)}}}:room:{atlas}:msg:1",
+        "store: slow calls",
+        "store: large calls",
+    } <= alive
     assert any(place.startswith("log on disk") for place in alive)
     assert not [place for place in alive if place.startswith(("database", "log: "))]
 
