@@ -38,7 +38,7 @@ X_FRAME_OPTIONS = "DENY"
 
 INSTALLED_APPS = [
     "messaging",
-    "django.contrib.admin",
+    "chatsite.staff.StaffConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

@@ -61,6 +61,7 @@ class RoomForm(forms.ModelForm[Room]):
 @admin.register(Room)
 class RoomAdmin(admin.ModelAdmin[Room]):
     form = RoomForm
+    empty_says = _("No rooms yet. People make them; so can you.")
     list_display = ("name", "kind", "ttl_s", "ttl_max_s", "tracked", "created_at")
     list_filter = ("kind", "tracked")
     search_fields = ("name", "topic", "id")
@@ -95,6 +96,7 @@ class MembershipForm(forms.ModelForm[Membership]):
 @admin.register(Membership)
 class MembershipAdmin(admin.ModelAdmin[Membership]):
     form = MembershipForm
+    empty_says = _("Nobody is in a room yet.")
     list_display = ("user", "room", "role", "joined_at", "leaving_at")
     list_filter = ("role",)
     list_select_related = ("user", "room")

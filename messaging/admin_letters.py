@@ -103,6 +103,7 @@ def _discarding(rows: Sequence[DeadLetter], given: dict[str, Any]) -> list[str]:
 
 @admin.register(DeadLetter)
 class DeadLetterAdmin(ReadOnly, ActionAdmin):
+    empty_says = _("No dead letters. Whatever expired had reached everybody.")
     list_display = ("state", "where", "seq", "sender_name", "expired_at", "missed_by")
     list_filter = (
         "state",
@@ -184,6 +185,7 @@ class DeadLetterAdmin(ReadOnly, ActionAdmin):
 
 @admin.register(Notice)
 class NoticeAdmin(ReadOnly, admin.ModelAdmin[Notice]):
+    empty_says = _("No notices. Nobody had to be told that a message missed somebody.")
     list_display = ("at", "user", "kind", "room_key", "dismissed_at")
     list_filter = ("kind", ("dismissed_at", admin.EmptyFieldListFilter), "at")
     list_select_related = ("user",)
@@ -211,6 +213,7 @@ class NoticeAdmin(ReadOnly, admin.ModelAdmin[Notice]):
 
 @admin.register(AuditEntry)
 class AuditEntryAdmin(ReadOnly, admin.ModelAdmin[AuditEntry]):
+    empty_says = _("Nothing was changed yet.")
     list_display = ("at", "verb", "user_name", "room_key", "seq")
     list_filter = ("verb", "at")
     search_fields = ("user_name", "room_key", "message_id")

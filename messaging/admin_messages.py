@@ -22,17 +22,17 @@ from django.utils.translation import gettext_lazy as _
 from . import letters
 from . import policy as policies
 from .admin_rows import StoreAdmin, names_of, room_key, rooms_named
-from .admin_words import ago, ahead, clock
+from .admin_words import age, ago, ahead, clock, ends, number
 from .crossing import run_verb
 from .errors import NoSuchMessage, NotMember
-from .models import AuditEntry, DeadLetter, Membership, Room, StoredMessage
+from .models import AuditEntry, DeadLetter, Membership, Room, StoredMessage, moment
 from .records import Live, Recipient, Recipients, RoomKey
-from .roster import key_of
 from .store import open_store
 
 SENDERS_MOST = 20_000  # memberships among which the sender of a message id is looked for
 
-_PLACE = re.compile(r"(.+):(\d{1,16})")
+_PLACE = re.compile(r"([^:]{1,32}):(\d{1,16})")
+_NUMBER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Messages:
@@ -108,7 +108,10 @@ class StoredMessageAdmin(StoreAdmin):
     list_display = ("place", "room_name", "sender", "sent", "reach", "ends")
     list_filter = (OfRoom,)
     search_fields = ("place",)
-    search_help_text = _("ROOM:SEQ, a message's number, or a room's name")
+    search_help_text = _(
+        "A message's number or ROOM:SEQ leads to it; a room's name or number to its messages"
+    )
+    empty_says = _("No message lives. Each was delivered and ended, was reported, or was deleted.")
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         """Find by ROOM:SEQ or message number, else the newest of a room by its number or name."""
@@ -117,10 +120,30 @@ class StoredMessageAdmin(StoreAdmin):
             return queryset, False
         if _PLACE.fullmatch(term):
             return queryset.filter(pk__in=[term]), False
+        if _NUMBER.fullmatch(term.lower()):
+            return queryset.filter(pk__in=_by_message(term.lower())), False
         rooms = list((Room.objects.filter(pk=term) | Room.objects.filter(name__iexact=term))[:1])
-        if rooms:
-            return queryset.filter(room=rooms[0].pk), False
-        return queryset.filter(pk__in=_by_message(term)), False
+        return queryset.filter(room=rooms[0].pk) if rooms else queryset.none(), False
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Lead who looks for one message to its page, or to that of its dead letter."""
+        term = request.GET.get("q", "").strip()
+        if request.method == "GET" and self.has_view_permission(request):
+            if _PLACE.fullmatch(term):
+                return HttpResponseRedirect(_page_of(term))
+            if _NUMBER.fullmatch(term.lower()):
+                return self.or_away(request, lambda: self._found(request, term.lower(), extra_context))
+        return super().changelist_view(request, extra_context)
+
+    def _found(
+        self, request: HttpRequest, message: str, extra_context: dict[str, Any] | None
+    ) -> HttpResponse:
+        found = _by_message(message)
+        if found:
+            return HttpResponseRedirect(_page_of(found[0]))
+        return super().changelist_view(request, extra_context)
 
     @admin.display(description=_("room"))
     def room_name(self, row: Any) -> str:
@@ -137,14 +160,18 @@ class StoredMessageAdmin(StoreAdmin):
     @admin.display(description=_("reach"))
     def reach(self, row: Any) -> str:
         if not row.live.tracked:
-            return gettext("not tracked")
-        if not row.live.behind:
-            return gettext("with everybody")
-        return gettext("%(n)s behind") % {"n": f"{row.live.behind:,}"}
+            return _said("free", gettext("owed by nobody"))
+        said = []
+        if row.live.behind:
+            said.append(gettext("%(n)s lack it") % {"n": number(row.live.behind)})
+        if row.live.unshown:
+            said.append(gettext("%(n)s could not show it") % {"n": number(row.live.unshown)})
+        kind = "waits" if row.live.behind else "missed" if row.live.unshown else "held"
+        return _said(kind, gettext(", ").join(said) or gettext("with everybody"))
 
     @admin.display(description=_("ends"))
     def ends(self, row: Any) -> str:
-        return ahead(row.live.expires_at, row.now_ms)
+        return ends(row.live.expires_at, row.now_ms)
 
     # One message
 
@@ -168,11 +195,15 @@ class StoredMessageAdmin(StoreAdmin):
         if told is None and letter is not None:
             page = reverse("admin:messaging_deadletter_change", args=[letter.pk])
             return HttpResponseRedirect(page)
+        room = rooms_named({found[1]}).get(found[1], found[1]) if found else ""
+        title = gettext("Message %(seq)s in %(room)s") % {"seq": found[2], "room": room} if found else key
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
-            "title": gettext("Message %(place)s") % {"place": key},
+            "title": title,
             "key": key,
+            "room_key": found[1] if found else "",
+            "room_name": room,
         }
         if told is None:
             return TemplateResponse(
@@ -181,12 +212,19 @@ class StoredMessageAdmin(StoreAdmin):
         return TemplateResponse(request, "admin/messaging/message.html", context | _told(told, letter))
 
 
+def _page_of(place: str) -> str:
+    return reverse("admin:messaging_storedmessage_change", args=[place])
+
+
+def _said(kind: str, said: str) -> str:
+    """Return a state as a sign and a word, as HTML."""
+    return format_html('<span class="ops-state" data-kind="{}">{}</span>', kind, said)
+
+
 def _by_message(message: str) -> list[str]:
     """Return [ROOM:SEQ] of a message number: of a dead letter, or of a live one of the newest 20,000 memberships."""
-    senders = [
-        (key_of(membership.room), membership.user_id)
-        for membership in Membership.objects.select_related("room").order_by("-pk")[:SENDERS_MOST]
-    ]
+    newest = Membership.objects.order_by("-pk").values_list("room_id", "room__partition", "user_id")
+    senders = [(RoomKey(room, partition), user) for room, partition, user in newest[:SENDERS_MOST]]
     found = run_verb(_seq_of, message, senders)
     if found:
         return [f"{found[0].id}:{found[1]}"]
@@ -229,53 +267,65 @@ def _told(told: Told, letter: DeadLetter | None) -> dict[str, Any]:
     people = [
         _person(one, names.get(one.user, f"#{one.user}"), one.user in told.online, now_ms) for one in members
     ]
-    entries = AuditEntry.objects.filter(room_key=live.room.id, seq=live.seq).order_by("at")[:100]
     return {
         "live": live,
-        "room_name": rooms_named({live.room.id}).get(live.room.id, live.room.id),
-        "sent": clock(live.sent_at),
-        "ends": clock(live.expires_at),
-        "left": ahead(live.expires_at, now_ms),
-        "edited": clock(live.edited_at) if live.edited_at else "",
+        "sent": clock(moment(live.sent_at)),
+        "ends": clock(moment(live.expires_at)),
+        "left": ends(live.expires_at, now_ms),
+        "lifetime": age((live.expires_at - live.sent_at) / 1000),
+        "edited": clock(moment(live.edited_at)) if live.edited_at else "",
         "state": _state(told),
         "people": people,
-        "more": max(0, (told.recipients.total if told.recipients else 0) - len(people)),
-        "entries": entries,
+        "more": number(max(0, (told.recipients.total if told.recipients else 0) - len(people))),
+        "entries": _entries(live),
         "keys": told.keys,
         "letter": letter,
+        "reply_key": f"{live.room.id}:{live.reply_to}",
+        "resent": letters.letter_of(live.room.id, live.resends) if live.resends else None,
     }
+
+
+def _entries(live: Live) -> list[dict[str, str]]:
+    """Return what was done to a message since it was accepted."""
+    rows = AuditEntry.objects.filter(room_key=live.room.id, seq=live.seq, at__gte=moment(live.sent_at))
+    return [
+        {"at": clock(row.at), "said": row.get_verb_display(), "by": row.user_name}
+        for row in rows.order_by("at")[:100]
+    ]
 
 
 def _state(told: Told) -> str:
     if told.recipients is None or not told.live.tracked:
-        return gettext("not tracked: nobody owes it")
+        return _said("free", gettext("owed by nobody"))
     total, delivered = told.recipients.total, told.recipients.delivered
     if delivered >= total:
-        return gettext("delivered to all %(total)s") % {"total": total}
-    return gettext("delivered to %(delivered)s of %(total)s") % {"delivered": delivered, "total": total}
+        return _said("held", gettext("delivered to all %(total)s") % {"total": number(total)})
+    said = gettext("delivered to %(delivered)s of %(total)s")
+    return _said("waits", said % {"delivered": number(delivered), "total": number(total)})
 
 
 def _person(one: Recipient, name: str, online: bool, now_ms: int) -> dict[str, str]:
-    held = one.state != "waiting"
+    kind, said = _state_of(one, online)
+    held = kind == "held"
     return {
         "name": name,
-        "state": _state_of(one, online),
-        "kind": "held" if held else "waits",
+        "state": _said(kind, said),
+        "kind": kind,
         "tries": "" if held else f"{one.attempts}/{policies.current().attempts_max}",
-        "next": ahead(one.next_at_ms, now_ms) if one.next_at_ms else "",
+        "next": ahead(one.next_at_ms, now_ms) if one.next_at_ms and online else "",
     }
 
 
-def _state_of(one: Recipient, online: bool) -> str:
-    """Say in words where a message stands with somebody, and why."""
+def _state_of(one: Recipient, online: bool) -> tuple[str, str]:
+    """Say where a message stands with somebody, and why: (kind, words)."""
     if one.state == "read":
-        return gettext("read")
+        return "held", gettext("read")
     if one.state == "delivered":
-        return gettext("delivered")
+        return "held", gettext("delivered")
     if one.reason == "client_rejected":
-        return gettext("could not be shown there")
+        return "missed", gettext("could not be shown there")
     if one.reason == "no_ack":
-        return gettext("gave up: no answer")
+        return "missed", gettext("gave up: no answer")
     if not online:
-        return gettext("offline: sent as soon as they are back")
-    return gettext("retrying: no answer") if one.attempts else gettext("just sent")
+        return "off", gettext("offline: sent as soon as they are back")
+    return "waits", gettext("retrying: no answer") if one.attempts else gettext("just sent")

@@ -47,7 +47,12 @@ class StoreAdmin(admin.ModelAdmin[Any]):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        return self.or_away(request, lambda: super(StoreAdmin, self).changelist_view(request, extra_context))
+        room = request.GET.get("room", "")
+        context = {"room_key": room, "room_name": rooms_named({room}).get(room, room) if room else ""}
+        return self.or_away(
+            request,
+            lambda: super(StoreAdmin, self).changelist_view(request, {**context, **(extra_context or {})}),
+        )
 
     def or_away(self, request: HttpRequest, page: Callable[[], HttpResponse]) -> HttpResponse:
         """Return a page made whole, or the one that says that the store does not answer."""

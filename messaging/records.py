@@ -193,6 +193,20 @@ class Owing:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Lacked:
+    """What one member lacks in a room: how many live messages, and of the oldest seq and times (epoch ms); 0 where it is not known.
+
+    `cut`: he is so far behind that not each was looked at; `count` then takes his own in.
+    """
+
+    count: int
+    seq: int
+    sent_at: int
+    expires_at: int
+    cut: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Recipients:
     """Who holds one message; `members` are at most 100, those who lack it first."""
 
@@ -342,7 +356,10 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """What is stored of a live message beside its text. `behind`: cursors below it, its sender's too; `only`: whom it is for."""
+    """What is stored of a live message beside its text. `only`: whom it is for.
+
+    `behind`: members below it who owe it, 0 where it is not tracked; `unshown`: those who could not show it, whom no cursor tells.
+    """
 
     room: RoomKey
     seq: int
@@ -356,5 +373,5 @@ class Live:
     resends: int | None
     tracked: bool
     behind: int
-    members: int
+    unshown: int
     only: tuple[int, ...] | None

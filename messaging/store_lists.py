@@ -6,14 +6,17 @@ scores between which a page lies are found by counting at 15 places at a time, i
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from .models import PARTITIONS
-from .records import Laggard, Live, RoomKey, partition_prefix
+from .records import Lacked, Laggard, Live, Owing, RoomKey, partition_prefix
 from .store_rooms import Rooms, text
 
 PIVOTS = 15  # counted at in one round trip; two dates a month apart are nine round trips
+ADDRESSED_MOST = 500  # of those whom a resend is for, looked at
 _FIELDS = ("id", "sender", "name", "sent_at", "expires_at", "edited_at", "reply_to", "resends")
 
 
@@ -62,17 +65,51 @@ class Lists(Rooms):
         ]
         return await self._laggards(room, cursors)
 
-    async def waiting_above(self, room: RoomKey, cursors: Sequence[int]) -> list[tuple[int, int]]:
-        """Return for each cursor how many live messages are above it, and the seq of the oldest of them, 0 for none."""
-        commands: list[tuple[Any, ...]] = []
-        for cursor in cursors:
-            above = (f"{room.key}:live", f"({cursor}", "+inf")
-            commands += [("ZCOUNT", *above), ("ZRANGEBYSCORE", *above, "WITHSCORES", "LIMIT", 0, 1)]
-        answers = await self.scripts.pipeline(commands) if commands else []
-        return [
-            (int(count), int(float(rows[1])) if rows else 0)
-            for count, rows in zip(answers[0::2], answers[1::2], strict=True)
+    async def lacked(
+        self, asked: Sequence[tuple[RoomKey, Sequence[Laggard | Owing]]], *, most: int
+    ) -> list[list[Lacked]]:
+        """Say of members of rooms what each lacks, looking at `most` live messages above the lowest of a room's cursors.
+
+        A message is lacked by whom it is for, tracked, not yet over, not his own and not one that he could not show. Three round trips.
+        """
+        walks = await self._walks(asked, most)
+        rest = [
+            ("ZCOUNT", f"{room.key}:live", f"({max(one.cursor, walk.upto)}", "+inf")
+            for (room, members), walk in zip(asked, walks, strict=True)
+            for one in members
+            if walk.cut
         ]
+        beyond = iter(await self.scripts.pipeline(rest) if rest else [])
+        return [
+            [walk.lacked_by(one, next(beyond) if walk.cut else 0) for one in members]
+            for (_, members), walk in zip(asked, walks, strict=True)
+        ]
+
+    async def _walks(
+        self, asked: Sequence[tuple[RoomKey, Sequence[Laggard | Owing]]], most: int
+    ) -> list[_Walk]:
+        lowest = [min((one.cursor for one in members), default=0) for _, members in asked]
+        above = [
+            ("ZRANGEBYSCORE", f"{room.key}:live", f"({low}", "+inf", "LIMIT", 0, most)
+            for (room, _), low in zip(asked, lowest, strict=True)
+        ]
+        found = [list(map(text, rows)) for rows in await self.scripts.pipeline(above)] if above else []
+        commands: list[tuple[Any, ...]] = [("TIME",)]
+        for (room, _), entries in zip(asked, found, strict=True):
+            seqs = [entry.split("|", 1)[0] for entry in entries] or ["0"]
+            commands += [
+                ("HMGET", f"{room.key}:only", *seqs),
+                ("ZRANGEBYSCORE", f"{room.key}:outcome", seqs[0], seqs[-1], "LIMIT", 0, 2 * most),
+                *(("HMGET", f"{room.key}:msg:{seq}", "sent_at", "expires_at") for seq in seqs),
+            ]
+        clock, *answers = await self.scripts.pipeline(commands)
+        now_ms = int(clock[0]) * 1000 + int(clock[1]) // 1000
+        walks = []
+        for entries in found:
+            share = 2 + max(1, len(entries))
+            (only, outcome, *times), answers = answers[:share], answers[share:]
+            walks.append(_walk(entries, only, outcome, times, cut=len(entries) == most, now_ms=now_ms))
+        return walks
 
     async def _newest(self, room: RoomKey) -> int | None:
         [rows] = await self.scripts.pipeline([("ZRANGE", f"{room.key}:live", -1, -1, "WITHSCORES")])
@@ -115,21 +152,38 @@ class Lists(Rooms):
         return await self.live_by_place([(room, int(float(seq))) for seq in seqs[1::2]])
 
     async def live_by_place(self, places: Sequence[tuple[RoomKey, int]]) -> list[Live]:
-        """Return what is stored of messages, without texts; what is over or gone is left out."""
+        """Return what is stored of messages, without texts; what is over or gone is left out. Two round trips."""
         commands: list[tuple[Any, ...]] = [("TIME",)]
         for room, seq in places:
             commands += [
                 ("HMGET", f"{room.key}:msg:{seq}", *_FIELDS),
                 ("ZRANGEBYSCORE", f"{room.key}:live", seq, seq),
                 ("ZCOUNT", f"{room.key}:delivered", "-inf", f"({seq}"),
-                ("ZCARD", f"{room.key}:delivered"),
+                ("ZCOUNT", f"{room.key}:outcome", seq, seq),
                 ("HGET", f"{room.key}:only", seq),
             ]
         clock, *answers = await self.scripts.pipeline(commands)
         now_ms = int(clock[0]) * 1000 + int(clock[1]) // 1000
         rows = zip(places, *(answers[part::5] for part in range(5)), strict=True)
         found = [_live(room, seq, *row) for (room, seq), *row in rows]
-        return [one for one in found if one is not None and one.expires_at > now_ms]
+        return await self._owed([one for one in found if one is not None and one.expires_at > now_ms])
+
+    async def _owed(self, found: Sequence[Live]) -> list[Live]:
+        """Count as behind only who owes: not the sender, and of a resend those it is for."""
+        asked = [one for one in found if one.behind and one.tracked]
+        commands = [
+            ("ZMSCORE", f"{one.room.key}:delivered", *(one.only or (one.sender,))[:ADDRESSED_MOST])
+            for one in asked
+        ]
+        answers = await self.scripts.pipeline(commands) if commands else []
+        behind = {}
+        for one, cursors in zip(asked, answers, strict=True):
+            below = sum(cursor is not None and float(cursor) < one.seq for cursor in cursors)
+            if one.only:  # never its sender
+                behind[one.room, one.seq] = min(one.behind, below + len(one.only[ADDRESSED_MOST:]))
+            else:
+                behind[one.room, one.seq] = one.behind - below
+        return [dataclasses.replace(one, behind=behind.get((one.room, one.seq), 0)) for one in found]
 
     async def body(self, room: RoomKey, seq: int) -> str | None:
         """Return the text of a live message, None once it is over."""
@@ -226,6 +280,48 @@ class Lists(Rooms):
         return [low for low, _ in spans]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Walk:
+    """The first live messages above a room's lowest cursor: [(seq, sender, for whom, sent_at, expires_at)], all of them up to `upto`."""
+
+    rows: list[tuple[int, int, frozenset[int] | None, int, int]]
+    unshown: frozenset[tuple[int, int]]  # (seq, user)
+    upto: int
+    cut: bool
+
+    def lacked_by(self, member: Laggard | Owing, beyond: int) -> Lacked:
+        first = bisect.bisect_right(self.rows, member.cursor, key=lambda row: row[0])
+        lacked = [
+            row
+            for row in self.rows[first:]
+            if row[1] != member.user
+            and (row[2] is None or member.user in row[2])
+            and (row[0], member.user) not in self.unshown
+        ]
+        seq, _, _, sent_at, expires_at = lacked[0] if lacked else (0, 0, None, 0, 0)
+        return Lacked(len(lacked) + beyond, seq, sent_at, expires_at, cut=bool(beyond))
+
+
+def _walk(
+    entries: Sequence[str],
+    only: Sequence[bytes | None],
+    outcome: Sequence[bytes],
+    times: Sequence[list[bytes | None]],
+    *,
+    cut: bool,
+    now_ms: int,
+) -> _Walk:
+    rows = []
+    for entry, users, (sent_at, expires_at) in zip(entries, only, times, strict=False):
+        seq, sender, *_ = entry.split("|")
+        if entry.endswith("|u") or sent_at is None or expires_at is None or int(expires_at) <= now_ms:
+            continue
+        some = None if users is None else frozenset(map(int, text(users).split(",")))
+        rows.append((int(seq), int(sender), some, int(sent_at), int(expires_at)))
+    unshown = frozenset((int(seq), int(user)) for seq, user, *_ in (text(row).split("|") for row in outcome))
+    return _Walk(rows, unshown, int(entries[-1].split("|", 1)[0]) if entries else 0, cut)
+
+
 def _pivots(low: int, high: int) -> list[int]:
     if high - low <= PIVOTS:
         return list(range(low, high))
@@ -248,7 +344,7 @@ def _live(
     fields: list[bytes | None],
     entries: list[bytes],
     behind: int,
-    members: int,
+    unshown: int,
     only: bytes | None,
 ) -> Live | None:
     id_, sender, name, sent_at, expires_at, edited_at, reply_to, resends = fields
@@ -267,6 +363,6 @@ def _live(
         resends=None if resends is None else int(resends),
         tracked=not text(entries[0]).endswith("|u"),
         behind=behind,
-        members=members,
+        unshown=unshown,
         only=None if only is None else tuple(map(int, text(only).split(","))),
     )

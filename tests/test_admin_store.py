@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -11,13 +13,14 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from messaging import scripts
+from messaging import admin_undelivered, scripts
 from messaging.crossing import in_database
-from messaging.models import Room
+from messaging.expiry import Expiring, process
+from messaging.models import DeadLetter, Room
 from messaging.records import AckRow
 from messaging.roster import key_of
 from messaging.store import open_store
-from tests.messages import HOUR_MS, accept, message
+from tests.messages import HOUR_MS, accept, acknowledge, cursors, due, expire, message
 from tests.people import person, room_of
 
 pytestmark = pytest.mark.usefixtures("verbs")
@@ -69,9 +72,9 @@ async def test_why_one_message_did_not_reach_one_person(
     assert "alan" not in members
     assert "offline" in members
 
-    for query in (f"{room.pk}:{place.top}", second.id):
-        found = await get(staff, "storedmessage/", q=query)
-        assert f"{room.pk}:{place.top}" in found
+    for query in (f"{room.pk}:{place.top}", second.id, second.id.upper()):
+        answer = await in_database(staff.get, f"{PAGES}/storedmessage/", {"q": query})
+        assert answer["Location"] == f"{PAGES}/storedmessage/{room.pk}:{place.top}/change/"
     page = await get(staff, f"storedmessage/{room.pk}:{place.top}/change/")
     assert "offline: sent as soon as they are back" in page
     assert page.index("grace") < page.index("alan")
@@ -148,9 +151,137 @@ async def test_only_those_who_may_see_the_lists(verbs: None, page: str) -> None:
         assert answer.status_code == wanted
 
 
-async def test_nothing_waits(staff: Client) -> None:
-    for page in ("undeliveredroom/", "storedmessage/"):
-        assert "0 " in await get(staff, page)
+async def test_an_empty_list_says_what_that_means(staff: Client, people: tuple[User, User, User]) -> None:
+    assert "Everybody has everything that was sent to them." in await get(staff, "undeliveredroom/")
+    assert "No message lives." in await get(staff, "storedmessage/")
+    assert "No dead letters." in await get(staff, "deadletter/")
+    assert "No notices." in await get(staff, "notice/")
+    assert "Nothing fits" in await get(staff, "storedmessage/", q="no such room")
+    room = await room_of(people[0])
+    assert "Nobody waits here." in await get(staff, "undeliveredmember/", room=room.pk)
+
+
+async def test_who_sent_it_does_not_lack_it(staff: Client, people: tuple[User, User, User]) -> None:
+    """A sender who was behind when he wrote stands below his own message, and owes only what others wrote."""
+    ada, grace, alan = people
+    room = await room_of(ada, grace, alan)
+    key = key_of(room)
+    store = open_store()
+    await said(room, grace, SECRET)
+    await said(room, ada, SECRET, SECRET)
+    assert await cursors(store, ada.pk, room=key) == (0, 0)
+
+    members = await get(staff, "undeliveredmember/", room=room.pk)
+    assert lacking(members) == {"ada": "1 message", "grace": "2 messages", "alan": "3 messages"}
+    assert "3 lack it" not in await get(staff, "storedmessage/", room=room.pk)
+
+    await acknowledge(store, alan.pk, 3, room=key)
+    await acknowledge(store, grace.pk, 3, room=key)
+    await acknowledge(store, ada.pk, 1, room=key)
+    assert lacking(await get(staff, "undeliveredmember/", room=room.pk)) == {}
+    assert "nobody" in await get(staff, "undeliveredroom/")
+    reach = await get(staff, "storedmessage/", room=room.pk)
+    assert reach.count("with everybody") == 3
+
+
+async def test_what_is_not_for_somebody_he_does_not_lack(
+    staff: Client, people: tuple[User, User, User]
+) -> None:
+    ada, grace, alan = people
+    room = await room_of(ada, grace, alan)
+    key = key_of(room)
+    resend = message(SECRET, user=ada.pk, room=key)
+    await accept(open_store(), dataclasses.replace(resend, only=(grace.pk,), resends=1))
+    [first] = await open_store().live(0, 1, key)
+    assert first.behind == 1
+    assert lacking(await get(staff, "undeliveredmember/", room=room.pk)) == {"grace": "1 message"}
+    await said(room, ada, SECRET)
+    assert lacking(await get(staff, "undeliveredmember/", room=room.pk)) == {
+        "grace": "2 messages",
+        "alan": "1 message",
+    }
+
+
+async def test_what_could_not_be_shown_is_not_with_everybody(
+    staff: Client, people: tuple[User, User, User]
+) -> None:
+    ada, grace, _ = people
+    room = await room_of(ada, grace)
+    key, store = key_of(room), open_store()
+    await said(room, ada, SECRET, SECRET)
+    [place] = await store.places([key])
+    assert place is not None
+    await store.reject(key, grace.pk, place.epoch, 1)
+    await acknowledge(store, grace.pk, 1, room=key)
+    listed = await get(staff, "storedmessage/", room=room.pk)
+    assert "1 could not show it" in listed
+    assert "could not be shown there" in await get(staff, f"storedmessage/{room.pk}:1/change/")
+    assert lacking(await get(staff, "undeliveredmember/", room=room.pk)) == {"grace": "1 message"}
+
+
+async def test_what_is_over_and_not_yet_reported_is_lacked_no_more(
+    staff: Client, people: tuple[User, User, User]
+) -> None:
+    ada, grace, _ = people
+    room = await room_of(ada, grace)
+    await said(room, ada, SECRET, SECRET)
+    await expire(open_store(), 1, room=key_of(room))
+    members = await get(staff, "undeliveredmember/", room=room.pk)
+    assert lacking(members) == {"grace": "1 message"}
+    assert f"{room.pk}:2/change/" in members
+
+
+async def test_a_room_of_many_is_paged_in_the_store(
+    staff: Client, people: tuple[User, User, User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender stands among those behind where nobody looked at each; his row says that he lacks nothing."""
+    ada, grace, alan = people
+    room = await room_of(ada, grace, alan)
+    key = key_of(room)
+    await said(room, grace, SECRET)
+    await acknowledge(open_store(), alan.pk, 0, room=key)
+    monkeypatch.setattr(admin_undelivered, "WHOLE", 1)
+    await said(room, ada, SECRET)
+    await acknowledge(open_store(), ada.pk, 1, room=key)
+    shown = lacking(await get(staff, "undeliveredmember/", room=room.pk))
+    assert shown == {
+        "grace": "1 message",
+        "alan": "2 messages",
+        "ada": "nothing: own messages, or not for them",
+    }
+    monkeypatch.setattr(admin_undelivered, "MESSAGES_LOOKED_AT", 1)
+    assert lacking(await get(staff, "undeliveredmember/", room=room.pk))["alan"] == "at most 2 messages"
+
+
+async def test_what_expired_leads_to_its_dead_letter(staff: Client, people: tuple[User, User, User]) -> None:
+    ada, grace, _ = people
+    room = await room_of(ada, grace)
+    [row] = await said(room, ada, SECRET)
+    await expire(open_store(), 1, room=key_of(room))
+    await due(open_store(), 1, room=key_of(room))
+    await process(Expiring(room=key_of(room)))
+    letter = await DeadLetter.objects.aget()
+    for query in (f"{room.pk}:1", row.id):
+        answer = await in_database(staff.get, f"{PAGES}/storedmessage/", {"q": query}, follow=True)
+        assert answer.redirect_chain[-1][0] == f"{PAGES}/deadletter/{letter.pk}/change/"
+        assert "grace" in answer.content.decode()
+
+
+async def test_the_lists_stand_in_the_order_of_the_questions(staff: Client) -> None:
+    answer = await in_database(staff.get, "/admin/")
+    apps = {app["app_label"]: app for app in answer.context["app_list"]}
+    assert next(iter(apps)) == "messaging"
+    names = [str(model["name"]) for model in apps["messaging"]["models"]]
+    assert names == [
+        *("Undelivered", "Messages", "Dead letters", "Notices"),
+        *("Rooms", "Memberships", "Audit entries"),
+    ]
+
+
+def lacking(page: str) -> dict[str, str]:
+    """Return {member: what the list says he lacks}."""
+    names = re.findall(r'class="ops-state" data-kind="o\w+">(\w+)<', page)
+    return dict(zip(names, re.findall(r'class="field-waiting[^"]*">([^<]*)<', page), strict=True))
 
 
 async def test_the_store_is_away(

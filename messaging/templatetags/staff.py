@@ -1,4 +1,4 @@
-"""What the staff's front page shows on top of the list of what there is."""
+"""What the staff's pages show beside what the stock ones do: the front page's overview, which rows a list has."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from typing import Any
 
 from django import template
 from django.template import Context
+from django.utils.html import format_html
+from django.utils.translation import gettext as _
 
 from messaging import admin_overview
+from messaging.admin_words import number
 
 register = template.Library()
 
@@ -16,3 +19,13 @@ register = template.Library()
 def overview(context: Context) -> dict[str, Any]:
     """Show how the site stands."""
     return admin_overview.context(context["request"])
+
+
+@register.simple_tag
+def staff_range(cl: Any) -> str:
+    """Say which rows of how many this page has."""
+    last = min(cl.page_num * cl.list_per_page, cl.result_count)
+    first = (cl.page_num - 1) * cl.list_per_page + 1
+    said = _("%(first)s–%(last)s of %(all)s")
+    numbers = {"first": number(first), "last": number(last), "all": number(cl.result_count)}
+    return format_html('<p class="ops-range">{}</p>', said % numbers) if cl.multi_page else ""
