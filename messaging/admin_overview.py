@@ -6,7 +6,6 @@ The page comes whole, with no script at all; `static/js/admin/overview.js` asks 
 from __future__ import annotations
 
 import dataclasses
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -23,6 +22,7 @@ from django.views.decorators.http import require_safe
 
 from . import health, overview
 from . import policy as policies
+from .admin_words import age, clock, number
 from .charts import Chart, Point, chart, stack
 from .models import moment
 from .overview import Account, Figures, Recorded, Told
@@ -100,7 +100,7 @@ def context(request: HttpRequest) -> dict[str, Any]:
     found = overview.figures()
     return {
         "at": found.at,
-        "clock": _clock(found.at),
+        "clock": clock(found.at),
         "banners": banners(found),
         "account": found.account,
         "title": _title(found.account) if found.account else "",
@@ -152,7 +152,7 @@ def _silent(told: Told) -> Banner | None:
         return None
     fact = _("No job has ever run.")
     if told.beat_at is not None:
-        fact = _("No worker has beaten since %(clock)s.") % {"clock": _clock(moment(told.beat_at))}
+        fact = _("No worker has beaten since %(clock)s.") % {"clock": clock(moment(told.beat_at))}
     meaning = _("Retries and expiry stand still; nothing is lost meanwhile.")
     return Banner("silent", fact, meaning, _("Start one:"), "manage.py worker")
 
@@ -209,7 +209,7 @@ def _late(told: Told) -> Banner | None:
     oldest_s = told.overdue.oldest_s
     if oldest_s is None or oldest_s <= health.LATE_EXPIRY_S:
         return None
-    since = _clock(moment(told.now_ms - int(oldest_s * 1000)))
+    since = clock(moment(told.now_ms - int(oldest_s * 1000)))
     return Banner(
         "late",
         _("Senders do not hear who missed what expired since %(clock)s.") % {"clock": since},
@@ -229,7 +229,7 @@ def _unaccounted(account: Account | None) -> Banner | None:
     )
     return Banner(
         "unaccounted",
-        fact % {"n": _number(account.unaccounted)},
+        fact % {"n": number(account.unaccounted)},
         _("Nobody was told that they are missing, and the store has them no more."),
         _(
             "Was the store emptied, or put back from an older copy? Keep its files and logs, and see what this says:"
@@ -246,7 +246,7 @@ def _title(account: Account) -> str:
         "%(n)s message accepted in the last %(days)s days. Where it is now",
         "%(n)s messages accepted in the last %(days)s days. Where they are now",
         account.accepted,
-    ) % {"n": _number(account.accepted), "days": account.days}
+    ) % {"n": number(account.accepted), "days": account.days}
 
 
 def parts(account: Account) -> list[Part]:
@@ -258,20 +258,18 @@ def parts(account: Account) -> list[Part]:
         ("told", account.missed, _("missed somebody, sender told")),
         ("deleted", account.deleted, _("deleted by people")),
     ]
-    places = stack(
-        [number for _key, number, _label in counted], width=BAR_WIDTH, gap=BAR_GAP, least=BAR_LEAST
-    )
+    places = stack([count for _key, count, _label in counted], width=BAR_WIDTH, gap=BAR_GAP, least=BAR_LEAST)
     found = [
-        Part(key, _number(number), label, x, width)
-        for (key, number, label), (x, width) in zip(counted, places, strict=True)
+        Part(key, number(count), label, x, width)
+        for (key, count, label), (x, width) in zip(counted, places, strict=True)
     ]
     if account.unaccounted < 0:
         twice = _("being reported, and so counted twice")
-        found.append(Part("twice", _number(-account.unaccounted), twice))
+        found.append(Part("twice", number(-account.unaccounted), twice))
     open_end = _("unaccounted for")
     if account.dropped:
         open_end = _("unaccounted for, old dead letters having been dropped")
-    found.append(Part("lost", _number(max(0, account.unaccounted)), open_end))
+    found.append(Part("lost", number(max(0, account.unaccounted)), open_end))
     return found
 
 
@@ -287,30 +285,30 @@ def cards(found: Figures) -> list[Card]:
 
 def _owed_cards(told: Told) -> list[Card]:
     owed = told.owed
-    cut = _("at least: %(n)s rooms not looked at") % {"n": _number(owed.rooms_left_out)}
+    cut = _("at least: %(n)s rooms not looked at") % {"n": number(owed.rooms_left_out)}
     cut = cut if owed.rooms_left_out else ""
     tries = _("after %(n)s tries") % {"n": policies.current().attempts_max}
     soon = _("none waits")
     if owed.next_at:
-        soon = _("next in %(age)s") % {"age": _age(max(0, owed.next_at - told.now_ms) / 1000)}
+        soon = _("next in %(age)s") % {"age": age(max(0, owed.next_at - told.now_ms) / 1000)}
     oldest, at = "–", ""
     if owed.oldest_at:
-        oldest, at = _age((told.now_ms - owed.oldest_at) / 1000), _clock(moment(owed.oldest_at))
+        oldest, at = age((told.now_ms - owed.oldest_at) / 1000), clock(moment(owed.oldest_at))
     return [
-        Card("stored", _("Stored"), _number(told.fates.live), _("live messages")),
-        Card("lagging", _("Lagging"), _number(owed.lagging), cut or _("connected and behind")),
-        Card("parked", _("Parked"), _number(owed.parked), cut or _("until they are back")),
-        Card("retrying", _("Retrying"), _number(owed.retrying), cut or soon),
-        Card("gave_up", _("Gave up"), _number(owed.gave_up), cut or tries, look=owed.gave_up > 0),
+        Card("stored", _("Stored"), number(told.fates.live), _("live messages")),
+        Card("lagging", _("Lagging"), number(owed.lagging), cut or _("connected and behind")),
+        Card("parked", _("Parked"), number(owed.parked), cut or _("until they are back")),
+        Card("retrying", _("Retrying"), number(owed.retrying), cut or soon),
+        Card("gave_up", _("Gave up"), number(owed.gave_up), cut or tries, look=owed.gave_up > 0),
         Card("oldest", _("Oldest undelivered"), oldest, cut or _("since it was accepted"), at=at),
     ]
 
 
 def _ended_cards(told: Told, recorded: Recorded) -> list[Card]:
-    missed = _("%(n)s missed by somebody") % {"n": _number(told.last_day.expired_missed)}
+    missed = _("%(n)s missed by somebody") % {"n": number(told.last_day.expired_missed)}
     return [
         _letters(recorded),
-        Card("expired", _("Expired in 24 h"), _number(told.last_day.expired), missed),
+        Card("expired", _("Expired in 24 h"), number(told.last_day.expired), missed),
     ]
 
 
@@ -318,8 +316,8 @@ def _site_cards(told: Told) -> list[Card]:
     processes = ngettext("on %(n)s server process", "on %(n)s server processes", told.processes)
     beat, at = _("never"), ""
     if told.beat_at is not None:
-        beat = _age((told.now_ms - told.beat_at) / 1000)
-        at = _clock(moment(told.beat_at))
+        beat = age((told.now_ms - told.beat_at) / 1000)
+        at = clock(moment(told.beat_at))
     memory = told.memory
     limit = (
         _("of %(size)s, %(policy)s") % {"size": filesizeformat(memory.limit), "policy": memory.policy}
@@ -328,23 +326,23 @@ def _site_cards(told: Told) -> list[Card]:
     )
     silent, full = _silent(told) is not None, _full(told) is not None
     return [
-        Card("connections", _("Users connected"), _number(told.online), processes % {"n": told.processes}),
+        Card("connections", _("Users connected"), number(told.online), processes % {"n": told.processes}),
         Card("workers", _("Worker's last beat"), beat, _("ago; one is due each minute"), look=silent, at=at),
         Card("memory", _("Store memory"), filesizeformat(memory.used), limit, look=full),
     ]
 
 
 def _letters(recorded: Recorded) -> Card:
-    number = recorded.letters_open
-    return Card("letters", _("Dead letters open"), _number(number), _("senders told"), look=number > 0)
+    count = recorded.letters_open
+    return Card("letters", _("Dead letters open"), number(count), _("senders told"), look=count > 0)
 
 
 def _kept_cards(recorded: Recorded) -> list[Card]:
     return [
         _letters(recorded),
-        Card("missed", _("Missed in 24 h"), _number(recorded.missed_last_day), _("senders told")),
-        Card("rooms", _("Rooms"), _number(recorded.rooms)),
-        Card("memberships", _("Memberships"), _number(recorded.memberships)),
+        Card("missed", _("Missed in 24 h"), number(recorded.missed_last_day), _("senders told")),
+        Card("rooms", _("Rooms"), number(recorded.rooms)),
+        Card("memberships", _("Memberships"), number(recorded.memberships)),
     ]
 
 
@@ -373,36 +371,12 @@ def _chart(key: str, title: str, unit: str, counts: list[Counts], form: str) -> 
     said = _(
         "%(accepted)s accepted, %(delivered)s deliveries, %(missed)s expired before everybody had them."
     ) % {
-        "accepted": _number(sum(point.line for point in points)),
-        "delivered": _number(sum(point.bars for point in points)),
-        "missed": _number(sum(point.below for point in points)),
+        "accepted": number(sum(point.line for point in points)),
+        "delivered": number(sum(point.bars for point in points)),
+        "missed": number(sum(point.below for point in points)),
     }
     rows = [
-        (point.label, _number(point.line), _number(point.bars), _number(point.below))
+        (point.label, number(point.line), number(point.bars), number(point.below))
         for point in reversed(points)
     ]
     return {"key": key, "title": title, "unit": unit, "chart": drawn, "said": said, "rows": rows}
-
-
-# ── Numbers and times ──
-
-
-def _number(number: int) -> str:
-    return f"{number:,}"
-
-
-def _clock(at: datetime) -> str:
-    """Return the time of day, with its date when that is another one; always in UTC, and it says so."""
-    form = "H:i:s" if at.date() == datetime.now(UTC).date() else "Y-m-d H:i:s"
-    return f"{date_format(at, form, use_l10n=False)} UTC"
-
-
-def _age(seconds: float) -> str:
-    whole = int(seconds)
-    if whole < 60:
-        return _("%(n)s s") % {"n": whole}
-    if whole < 3_600:
-        return _("%(n)s min") % {"n": whole // 60}
-    if whole < 86_400:
-        return _("%(n)s h") % {"n": whole // 3_600}
-    return _("%(n)s d") % {"n": whole // 86_400}
