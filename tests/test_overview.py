@@ -623,7 +623,8 @@ def test_the_staffs_style_sheet_holds_to_the_rules(sheet: str) -> None:
 
 def test_every_class_of_the_staffs_pages_has_a_rule_and_every_rule_a_use(sheet: str) -> None:
     ruled = set(re.findall(r"\.(ops-[\w-]+)", sheet))
-    texts = "".join(path.read_text() for path in (ROOT / "templates" / "admin").rglob("*.html"))
+    pages = [*(ROOT / "templates" / "admin").rglob("*.html"), *(ROOT / "messaging").rglob("*.py")]
+    texts = "".join(path.read_text() for path in pages)
     used = set(re.findall(r"\b(ops-[\w-]*[\w])", texts))
     parts = {f"ops-fill-{key}" for key in ("all", "way", "told", "deleted")}
     assert used - {"ops-fill"} <= ruled | {"ops-banners"}
