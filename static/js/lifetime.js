@@ -49,9 +49,10 @@ export class Lifetime {
 
   show(room, limits) {
     if (room !== this.#room) this.#chosen = null;
+    const same = room === this.#room;
     this.#room = room;
     this.#limits = limits;
-    this.#draw();
+    if (!same || !this.#root.open) this.#draw(); // who chooses just now keeps what is half typed
     this.#label();
     setText(find("[data-after]", this.#root), this.#whatComesAfter());
   }

@@ -247,13 +247,13 @@ export class Timeline {
     let at = this.#log.firstChild;
     for (const entry of this.#entries) {
       keep.add(entry.key);
+      const old = this.#views.get(entry.key)?.element;
       const view = this.#viewOf(entry);
-      const old = view.element;
       if (view instanceof MessageView) {
-        const replaced = view.update(entry);
-        if (replaced && at === old && old) at = view.element;
+        view.update(entry);
         view.tick(now);
       }
+      if (old && old === at) at = view.element; // what was there may have been replaced: a line by that of another day
       if (view.element === at) at = at.nextSibling;
       else this.#log.insertBefore(view.element, at);
       setAttribute(view.element, "data-leaving", entry.kind === "message" && this.#leaving.has(entry.seq));
