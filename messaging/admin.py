@@ -21,6 +21,8 @@ from . import (
     rooms,
     roster,
 )
+from .admin_actions import ActionAdmin
+from .admin_deeds import CHANGE_LIFETIME, CLOSE_CONNECTIONS
 from .crossing import run_verb
 from .errors import MessagingError
 from .models import Membership, Room
@@ -59,8 +61,9 @@ class RoomForm(forms.ModelForm[Room]):
 
 
 @admin.register(Room)
-class RoomAdmin(admin.ModelAdmin[Room]):
+class RoomAdmin(ActionAdmin):
     form = RoomForm
+    verbs = (CHANGE_LIFETIME,)
     empty_says = _("No rooms yet. People make them; so can you.")
     list_display = ("name", "kind", "ttl_s", "ttl_max_s", "tracked", "created_at")
     list_filter = ("kind", "tracked")
@@ -94,8 +97,9 @@ class MembershipForm(forms.ModelForm[Membership]):
 
 
 @admin.register(Membership)
-class MembershipAdmin(admin.ModelAdmin[Membership]):
+class MembershipAdmin(ActionAdmin):
     form = MembershipForm
+    verbs = (CLOSE_CONNECTIONS,)
     empty_says = _("Nobody is in a room yet.")
     list_display = ("user", "room", "role", "joined_at", "leaving_at")
     list_filter = ("role",)

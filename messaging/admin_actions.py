@@ -24,6 +24,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from .requeue import Result
+from .staff import Outcome
 
 SHOWN_MOST = 100  # rows that the page names
 ROWS_MOST = 1_000  # in one request, for somebody waits for the answer
@@ -45,17 +46,14 @@ WHY = {
     "left_room": _("left the room"),
     "deactivated": _("account deactivated"),
     "deleted": _("account deleted"),
+    "nothing_due": _("nothing there has waited long enough"),
+    "caught_up": _("nothing is owed any more"),
+    "away": _("not connected: it is sent as soon as they are back"),
+    "gave_up": _("given up: reset the attempts first"),
+    "no_attempts": _("no attempt was counted"),
+    "bad_ttl": _("outside the room's bounds"),
+    "not_connected": _("not connected"),
 }
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one row. `why` and `left_out`: words of `WHY`."""
-
-    key: str
-    result: Result
-    why: str = ""
-    left_out: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,10 +20,11 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from . import letters, policy, requeue, rooms
-from .admin_actions import Action, ActionAdmin, Outcome
+from .admin_actions import Action, ActionAdmin
 from .crossing import run_verb
 from .models import AuditEntry, DeadLetter, MissedRecipient, Notice
 from .requeue import Result
+from .staff import Outcome
 
 SENT_MOST = 200  # letters in one request, for somebody waits for the answer: sending one takes 15 to 65 ms
 

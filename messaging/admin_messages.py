@@ -21,6 +21,7 @@ from django.utils.translation import gettext_lazy as _
 
 from . import letters
 from . import policy as policies
+from .admin_deeds import DELETE_MESSAGES, EXTEND_MESSAGES
 from .admin_rows import StoreAdmin, names_of, room_key, rooms_named
 from .admin_words import age, ago, ahead, clock, ends, number
 from .crossing import run_verb
@@ -105,6 +106,7 @@ class StoredMessageAdmin(StoreAdmin):
     """The list, and one message's page."""
 
     reader = Messages()
+    verbs = (DELETE_MESSAGES, EXTEND_MESSAGES)
     list_display = ("place", "room_name", "sender", "sent", "reach", "ends")
     list_filter = (OfRoom,)
     search_fields = ("place",)

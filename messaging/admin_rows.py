@@ -6,11 +6,11 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from django.contrib import admin
 from django.contrib.auth import get_user_model
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
+from .admin_actions import ActionAdmin
 from .errors import Unavailable
 from .models import Room
 from .records import RoomKey
@@ -18,7 +18,7 @@ from .roster import key_of
 from .rows import Reader, Rows
 
 
-class StoreAdmin(admin.ModelAdmin[Any]):
+class StoreAdmin(ActionAdmin):
     """A list and a page for each row, read from the store."""
 
     reader: Reader[Any]

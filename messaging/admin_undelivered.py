@@ -17,6 +17,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from . import policy as policies
+from .admin_deeds import RESET_ATTEMPTS, RETRY_MEMBERS, RETRY_ROOMS
 from .admin_rows import StoreAdmin, names_of, room_key, rooms_named
 from .admin_words import ago, ahead, ends, number
 from .crossing import run_verb
@@ -116,6 +117,7 @@ class UndeliveredRoomAdmin(StoreAdmin):
     """The first page: where something waits."""
 
     reader = Rooms()
+    verbs = (RETRY_ROOMS,)
     list_display = ("name", "behind", "waiting_since", "oldest_ends", "live", "next_look")
     list_display_links = None
     search_fields = ("room",)
@@ -279,6 +281,7 @@ class UndeliveredMemberAdmin(StoreAdmin):
     """The second page: who waits in a room, and why."""
 
     reader = Members()
+    verbs = (RETRY_MEMBERS, RESET_ATTEMPTS)
     list_display = ("name", "waiting", "oldest_waits", "oldest_ends", "attempts", "next_attempt")
     list_display_links = None
     list_filter = (OfRoom,)

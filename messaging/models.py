@@ -62,6 +62,7 @@ class Room(models.Model):
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
 
     class Meta:
+        permissions = [("change_lifetime", "Can change the lifetimes of rooms from their list")]
         verbose_name = _("room")
         verbose_name_plural = _("rooms")
         ordering = [Lower("name"), "id"]
@@ -102,6 +103,7 @@ class Membership(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["room", "user"], name="one_membership_per_room_and_user")
         ]
+        permissions = [("close_connections", "Can close a user's connections")]
         indexes = [
             models.Index(
                 fields=["leaving_at"], name="membership_leaving", condition=models.Q(leaving_at__isnull=False)
@@ -199,6 +201,7 @@ class DeadLetter(models.Model):
         permissions = [
             ("requeue_deadletter", "Can send a dead letter again"),
             ("discard_deadletter", "Can discard a dead letter and take that back"),
+            ("export_deadletter", "Can export dead letters"),
         ]
         constraints = [
             models.UniqueConstraint(

@@ -92,8 +92,8 @@ async def remove_member(by: int, room_id: str, user: int) -> None:
     await finish(await in_database(roster.mark_removed, by, room_id, user))
 
 
-async def change_room(by: int | None, room_id: str, change: Change) -> Room:
-    """Change a room's name, topic or lifetimes; these hold for new messages. `by` None: the staff.
+async def change_room(by: int | None, room_id: str, change: Change, *, staff: int | None = None) -> Room:
+    """Change a room's name, topic or lifetimes; these hold for new messages. `by` None: the staff, of whom `staff` is named.
 
     Raises NotMember, Forbidden, BadName, BadTtl, Conflict for the name of a direct room.
     """
@@ -104,22 +104,25 @@ async def change_room(by: int | None, room_id: str, change: Change) -> Room:
         ttl_max_s=change.ttl_max_s,
     )
     now_ms = await clock_ms()
-    room = await in_database(roster.update_room, by, room_id, checked, now_ms=now_ms)
+    room = await in_database(roster.update_room, by, room_id, checked, now_ms=now_ms, staff=staff)
     await announce("room_changed", room=room.id)
     return room
 
 
-async def shorten(by: int | None, room_id: str, ttl_s: int, *, dry_run: bool) -> Shortened:
+async def shorten(
+    by: int | None, room_id: str, ttl_s: int, *, dry_run: bool, staff: int | None = None
+) -> Shortened:
     """Let the messages that are in a room end at most `ttl_s` after they were sent; only count them with `dry_run`.
 
-    By owner and moderators, either one of a direct room; None is the staff. Repeated, it finds less to do. Raises NotMember,
-    Forbidden, BadTtl, Unavailable.
+    By owner and moderators, either one of a direct room; None is the staff, of whom `staff` is named. Repeated, it finds less to
+    do. Raises NotMember, Forbidden, BadTtl, Unavailable.
     """
     room = await in_database(roster.shortenable_room, by, room_id, ttl_s)
     done = await open_store().shorten(roster.key_of(room), ttl_s, dry_run=dry_run)
     if not dry_run:
         now_ms = await clock_ms()
-        await in_database(roster.note_shortening, room, by, ttl_s, done, now_ms=now_ms)
+        who = staff if by is None else by
+        await in_database(roster.note_shortening, room, who, ttl_s, done, now_ms=now_ms)
     return done
 
 

@@ -172,8 +172,13 @@ def changeable_room(by: int | None, room_id: str) -> Room:
     return room
 
 
-def update_room(by: int | None, room_id: str, change: Change, *, now_ms: int) -> Room:
-    """Change a room: of a direct one only the lifetimes. Another lifetime is written down. Raises NotMember, Forbidden, BadTtl."""
+def update_room(
+    by: int | None, room_id: str, change: Change, *, now_ms: int, staff: int | None = None
+) -> Room:
+    """Change a room: of a direct one only the lifetimes. Another lifetime is written down, in the name of `by`, else `staff`.
+
+    Raises NotMember, Forbidden, BadTtl.
+    """
     with transaction.atomic():
         room = changeable_room(by, room_id)
         if change.name is not None or change.topic is not None:
@@ -183,7 +188,7 @@ def update_room(by: int | None, room_id: str, change: Change, *, now_ms: int) ->
         if change.ttl_s is not None or change.ttl_max_s is not None:
             before_s = room.ttl_s
             room.ttl_s, room.ttl_max_s = lifetimes(change.ttl_s, change.ttl_max_s, room)
-            note_lifetime(room, by, before_s=before_s, now_ms=now_ms)
+            note_lifetime(room, staff if by is None else by, before_s=before_s, now_ms=now_ms)
         room.save(update_fields=["name", "topic", "ttl_s", "ttl_max_s"])
     return room
 

@@ -15,7 +15,7 @@ SHORTEN_MOST = 100  # messages in one call: no call over 5 ms
 class Changes(Rooms):
     """Changes of live messages. Each raises NotMember, NoSuchMessage, Forbidden for another's, TooLate once it has expired.
 
-    `epoch` None stands for the present one; another life's seq means nothing here.
+    `staff`: the user need not be a member. `epoch` None stands for the present one; another life's seq means nothing here.
     """
 
     async def edit(
@@ -33,9 +33,10 @@ class Changes(Rooms):
         *,
         open_history: bool,
         moderates: bool = False,
+        staff: bool = False,
     ) -> Changed:
-        """Take away one's own message, a moderator anybody's: nobody misses it. Repeated, it gives the same answer, without the id."""
-        return await self._change("delete", room, user, epoch, seq, open_history, "1" if moderates else "")
+        """Take away one's own message, a moderator or the staff anybody's: nobody misses it. Repeated, it gives the same answer, without the id."""
+        return await self._change("delete", room, user, epoch, seq, open_history, _standing(moderates, staff))
 
     async def extend(
         self,
@@ -47,8 +48,9 @@ class Changes(Rooms):
         *,
         open_history: bool,
         moderates: bool = False,
+        staff: bool = False,
     ) -> Changed:
-        """Let a message live until now + `ttl_ms`, never shorter than before: one's own, a moderator anybody's."""
+        """Let a message live until now + `ttl_ms`, never shorter than before: one's own, a moderator or the staff anybody's."""
         return await self._change(
             "extend",
             room,
@@ -56,7 +58,7 @@ class Changes(Rooms):
             epoch,
             seq,
             open_history,
-            "1" if moderates else "",
+            _standing(moderates, staff),
             ttl_ms,
             self.policy.grace_s * 1000,
         )
@@ -101,3 +103,8 @@ class Changes(Rooms):
         return Changed(
             found_epoch, int(float(rev)), seq, id_, int(expires_at), int(edited_at) if edited_at else None
         )
+
+
+def _standing(moderates: bool, staff: bool) -> str:
+    """Return what the scripts call the right to change another's message."""
+    return "staff" if staff else "1" if moderates else ""

@@ -59,6 +59,17 @@ class Retries(Rooms):
             raise answer
         return bool(answer == 1)
 
+    async def hasten(self, room: RoomKey, users: Sequence[int]) -> int:
+        """Let the next attempts of `users` be due at once; return for how many one was counted. Idempotent."""
+        return int(await self._run("hasten", room, *users))
+
+    async def reset_attempts(self, room: RoomKey, users: Sequence[int]) -> list[bool]:
+        """Count attempts of `users` anew, also where they were given up; say for whom any was counted."""
+        return [
+            bool(one)
+            for one in await self.scripts.pipeline([("HDEL", f"{room.key}:attempts", user) for user in users])
+        ]
+
     async def claim_lagging(self, token: str, *, most: int = 50, room: RoomKey | None = None) -> list[Claim]:
         """Take the rooms whose look is due, in all partitions or only `room`: a lease, so that a crash makes them due again.
 

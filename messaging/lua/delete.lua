@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Take a live message away: settled, never a miss. Its row in `expiring` stays, so that finalize clears `changed` at the time at
 -- which no screen can show the message any more.
--- KEYS[1] partition prefix; ARGV: room, user, epoch ('' the present one), seq, visible from (seq, '' joining), moderates ('1' or '')
+-- KEYS[1] partition prefix; ARGV: room, user, epoch ('' the present one), seq, visible from (seq, '' joining), moderates ('1', 'staff' or '')
 -- Returns {epoch, rev, id, expires_at, ''}, the same again for one that was deleted before, or a code as in `changeable`
 local room, user, seq = ARGV[1], ARGV[2], ARGV[4]
 local key = KEYS[1] .. 'room:' .. room

@@ -1,6 +1,6 @@
 #!lua
 -- Let a live message live until now + ttl, never shorter than before.
--- KEYS[1] partition prefix; ARGV: room, user, epoch ('' the present one), seq, visible from (seq, '' joining), moderates ('1' or ''),
+-- KEYS[1] partition prefix; ARGV: room, user, epoch ('' the present one), seq, visible from (seq, '' joining), moderates ('1', 'staff' or ''),
 --   ttl (ms), grace (ms)
 -- Returns {epoch, rev, id, expires_at, ''} or a code as in `changeable`
 local prefix, room, user, seq = KEYS[1], ARGV[1], ARGV[2], ARGV[4]

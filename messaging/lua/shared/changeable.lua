@@ -1,10 +1,11 @@
--- What edit, delete and extend have in common. `moderates` and `visible_from` as the scripts get them ('' for no).
+-- What edit, delete and extend have in common. `visible_from` ('' for no) and `moderates` as the scripts get them:
+-- '' for no, '1' a member who moderates, 'staff' the site's, who need not be members.
 -- Returns a code: -1 the room has no log, -2 not a member, -4 no such live message, -5 another's, -6 expired; or nil and the message.
 local function changeable(key, user, epoch, seq, moderates, visible_from, now)
   local room = redis.call('HMGET', key, 'epoch', 'rev', 'rev_life')
   if not room[1] then return -1 end
   local joined = redis.call('ZSCORE', key .. ':joined', user)
-  if not joined then return -2 end
+  if not joined and moderates ~= 'staff' then return -2 end
   local entry = redis.call('ZRANGEBYSCORE', key .. ':live', seq, seq)[1]
   if not entry or (epoch ~= '' and epoch ~= room[1]) then return -4 end
   local sender, id = string.match(entry, '^%d+|(%d+)|([^|]*)')
