@@ -107,7 +107,7 @@ class StoredMessageAdmin(StoreAdmin):
 
     reader = Messages()
     verbs = (DELETE_MESSAGES, EXTEND_MESSAGES)
-    list_display = ("place", "room_name", "sender", "sent", "reach", "ends")
+    list_display = ("number", "room_name", "sender", "sent", "reach", "ends")
     list_filter = (OfRoom,)
     search_fields = ("place",)
     search_help_text = _(
@@ -146,6 +146,10 @@ class StoredMessageAdmin(StoreAdmin):
         if found:
             return HttpResponseRedirect(_page_of(found[0]))
         return super().changelist_view(request, extra_context)
+
+    @admin.display(description=_("message"))
+    def number(self, row: Any) -> str:
+        return str(row.live.seq)
 
     @admin.display(description=_("room"))
     def room_name(self, row: Any) -> str:
@@ -314,7 +318,7 @@ def _person(one: Recipient, name: str, online: bool, now_ms: int) -> dict[str, s
         "state": _said(kind, said),
         "kind": kind,
         "tries": "" if held else f"{one.attempts}/{policies.current().attempts_max}",
-        "next": ahead(one.next_at_ms, now_ms) if one.next_at_ms and online else "",
+        "next": ahead(one.next_at_ms, now_ms) if one.next_at_ms and online else "–",
     }
 
 

@@ -30,6 +30,12 @@ class StoreAdmin(ActionAdmin):
     def get_queryset(self, request: HttpRequest) -> Any:
         return Rows(self.model, self.reader)
 
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        changelist = super().get_changelist_instance(request)
+        if not changelist.query:  # else the search tells how many there are in all, which is what is listed
+            changelist.full_result_count = changelist.result_count
+        return changelist
+
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
