@@ -231,14 +231,14 @@ def test_what_is_changed_offline_waits_in_sight_and_is_done_once_the_connection_
 
 
 def edit(screen: Screen, text: str, better: str) -> None:
-    screen.message(text).hover()
+    screen.message(text).focus()  # what arrives meanwhile may move it away from under a pointer
     screen.message(text).locator('[data-action="edit"]').click()
     screen.box.fill(better)
     screen.box.press("Enter")
 
 
 def delete(screen: Screen, text: str) -> None:
-    screen.message(text).hover()
+    screen.message(text).focus()
     screen.message(text).locator('[data-action="delete"]').click()
     screen.page.locator("[data-confirm] [value=yes]").click()
 
@@ -370,19 +370,41 @@ def test_a_laptop_that_slept_past_an_expiry_shows_nothing_expired_in_any_frame(
     assert seen == [False] * 60
 
 
+def test_midnight_only_changes_the_names_of_days(open_screen: OpenScreen, demo: Demo) -> None:
+    hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
+    hers.live_for(3 * 86_400)
+    hers.say("of today")
+    hers.sees("of today")
+    day = hers.log.locator(".day")
+    today = day.first.inner_text()
+    hers.page.evaluate(TOMORROW)
+    expect(day.first).not_to_have_text(today)
+    hers.sees("of today")
+    theirs.live_for(3 * 86_400)  # the server's day is yesterday's
+    theirs.say("still heard")
+    hers.sees("still heard")
+
+
+TOMORROW = """() => {
+  const real = Date.now;
+  Date.now = () => real() + 24 * 3600_000;
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
 def test_a_message_that_fades_above_leaves_what_is_read_where_it_is(
     open_screen: OpenScreen, demo: Demo
 ) -> None:
     hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
     theirs.say(*[f"line {n}." for n in range(10)])
-    theirs.live_for(SHORT_S)
+    theirs.live_for(2 * SHORT_S)  # the others take some seconds to be written
     theirs.say("gone soon\n" * 8)
     theirs.say(*[f"line {n}." for n in range(10, 60)])
     hers.sees("line 59.", "gone soon")
     place = hers.message("line 30.")
     place.scroll_into_view_if_needed()
     before = standing(place)
-    expect(hers.message("gone soon")).to_have_count(0, timeout=20_000)
+    expect(hers.message("gone soon")).to_have_count(0, timeout=30_000)
     assert standing(place) == before
 
 
