@@ -11,16 +11,19 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
+from django import forms
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import path, reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from . import letters
 from . import policy as policies
+from .admin_actions import log_each
 from .admin_deeds import DELETE_MESSAGES, EXTEND_MESSAGES
 from .admin_rows import StoreAdmin, names_of, room_key, rooms_named
 from .admin_words import age, ago, ahead, clock, ends, number
@@ -151,6 +154,10 @@ class StoredMessageAdmin(StoreAdmin):
     def number(self, row: Any) -> str:
         return str(row.live.seq)
 
+    def describe(self, row: Any) -> str:
+        place = {"room": row.room_name, "seq": row.live.seq, "sender": row.live.name}
+        return gettext("%(room)s, seq %(seq)s, from %(sender)s") % place
+
     @admin.display(description=_("room"))
     def room_name(self, row: Any) -> str:
         return format_html('<a href="?room={}">{}</a>', row.live.room.id, row.room_name)
@@ -193,7 +200,21 @@ class StoredMessageAdmin(StoreAdmin):
             return super().change_view(request, object_id, form_url, extra_context)
         return self.or_away(request, lambda: self._message(request, object_id))
 
-    def _message(self, request: HttpRequest, key: str) -> HttpResponse:
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view(self.text_view)  # it forbids to cache the answer
+        return [
+            path("<path:object_id>/text/", view, name="messaging_storedmessage_text"),
+            *super().get_urls(),
+        ]
+
+    def text_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Show a message's page with its text to whoever may see that and says why."""
+        if not (self.has_view_permission(request) and request.user.has_perm("messaging.view_body")):
+            raise PermissionDenied
+        reason = ReasonForm(request.POST) if request.method == "POST" else None
+        return self.or_away(request, lambda: self._message(request, object_id, reason))
+
+    def _message(self, request: HttpRequest, key: str, reason: ReasonForm | None = None) -> HttpResponse:
         found = _PLACE.fullmatch(key)
         place = place_of(key)
         told = run_verb(_look, *place) if place else None
@@ -215,7 +236,27 @@ class StoredMessageAdmin(StoreAdmin):
             return TemplateResponse(
                 request, "admin/messaging/no_message.html", context, status=HTTPStatus.NOT_FOUND
             )
-        return TemplateResponse(request, "admin/messaging/message.html", context | _told(told, letter))
+        context |= _told(told, letter)
+        if request.user.has_perm("messaging.view_body"):
+            context["reason"] = reason or ReasonForm()
+        if place is not None and reason is not None and reason.is_valid():
+            # Written down first: no look goes without.
+            why = gettext("looked at the text: %(reason)s") % reason.cleaned_data
+            log_each(request, [StoredMessage(place=key)], why)
+            context |= {"read": True, "body": run_verb(_body, *place)}
+        wrong = reason is not None and not reason.is_valid()
+        status = HTTPStatus.BAD_REQUEST if wrong else HTTPStatus.OK
+        return TemplateResponse(request, "admin/messaging/message.html", context, status=status)
+
+
+class ReasonForm(forms.Form):
+    """Why somebody looks at a text."""
+
+    reason = forms.CharField(label=_("Reason"), max_length=200)
+
+
+async def _body(room: RoomKey, seq: int) -> str | None:
+    return await open_store().body(room, seq)
 
 
 def _page_of(place: str) -> str:

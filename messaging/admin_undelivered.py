@@ -134,6 +134,9 @@ class UndeliveredRoomAdmin(StoreAdmin):
             rooms = Room.objects.filter(memberships__user__username=term.removeprefix("user:").strip())
         return queryset.filter(pk__in=rooms.values_list("pk", flat=True)[: self.list_per_page]), False
 
+    def describe(self, row: Any) -> str:
+        return str(row.name)
+
     @admin.display(description=_("room"))
     def name(self, row: Any) -> str:
         page = reverse("admin:messaging_undeliveredmember_changelist")
@@ -303,6 +306,9 @@ class UndeliveredMemberAdmin(StoreAdmin):
         return super().changelist_view(
             request, {**(extra_context or {}), "title": title, "above": UndeliveredRoom._meta}
         )
+
+    def describe(self, row: Any) -> str:
+        return str(row.name)
 
     @admin.display(description=_("member"))
     def name(self, row: Any) -> str:

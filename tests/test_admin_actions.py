@@ -114,6 +114,39 @@ async def test_messages_are_deleted_and_extended_by_staff_who_are_no_members(
     assert len(await logged()) == 3
 
 
+async def test_a_text_is_shown_to_who_says_why_and_the_look_is_logged_without_it(
+    staff: Client, room: Room
+) -> None:
+    page = f"{PAGES}/storedmessage/{room.pk}:1/"
+    shown = await in_database(staff.get, f"{page}change/")
+    assert "Show text" in shown.content.decode()
+    for reason in ("", "   ", "x" * 201):
+        answer = await in_database(staff.post, f"{page}text/", {"reason": reason})
+        assert answer.status_code == 400
+        assert SECRET not in answer.content.decode()
+    assert SECRET not in (await in_database(staff.get, f"{page}text/")).content.decode()
+    assert await logged() == []
+
+    answer = await in_database(staff.post, f"{page}text/", {"reason": "reported by grace"})
+    assert SECRET in answer.content.decode()
+    assert "no-store" in answer["Cache-Control"]
+    assert await logged() == [(f"{room.pk}:1", "looked at the text: reported by grace")]
+
+    await open_store().scripts.pipeline([("HSET", f"{key_of(room).key}:msg:1", "expires_at", 1)])
+    gone = await in_database(staff.post, f"{page}text/", {"reason": "again"})
+    assert gone.status_code == 404
+    assert SECRET not in gone.content.decode()
+
+
+async def test_a_messages_page_leads_to_what_may_be_done_to_it(staff: Client, room: Room) -> None:
+    answer = await in_database(staff.get, f"{PAGES}/storedmessage/{room.pk}:1/change/")
+    for name in ("extend", "delete"):
+        assert f'name="action" value="{name}"' in answer.content.decode()
+    asked = await post(staff, "storedmessage/", action="delete", chosen=f"{room.pk}:1")
+    assert "Atlas, seq 1, from " in asked.content.decode()
+    assert len(await open_store().live(0, 10, key_of(room))) == 2
+
+
 async def test_a_lifetime_is_changed_after_the_page_has_counted_what_would_end(
     staff: Client, room: Room
 ) -> None:
