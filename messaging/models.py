@@ -21,6 +21,7 @@ from django.db.models.functions import Lower
 from django.utils import timezone
 from django.utils.crypto import get_random_string
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 
 PARTITIONS = 64  # fixed: a room's partition is part of its keys' names
 
@@ -349,8 +350,8 @@ class UndeliveredRoom(models.Model):
         managed = False
         default_permissions = ("view",)
         permissions = [("retry_undelivered", "Can retry undelivered messages")]
-        verbose_name = _("undelivered")
-        verbose_name_plural = _("undelivered")
+        verbose_name = pgettext_lazy("list", "undelivered")
+        verbose_name_plural = pgettext_lazy("list", "undelivered")
 
     def __str__(self) -> str:
         return self.room
