@@ -13,6 +13,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -198,7 +199,7 @@ class StoredMessageAdmin(StoreAdmin):
         """Show one message's life, or lead to its dead letter."""
         if not self.has_view_permission(request):
             return super().change_view(request, object_id, form_url, extra_context)
-        return self.or_away(request, lambda: self._message(request, object_id))
+        return self.or_away(request, lambda: self._message(request, unquote(object_id)))
 
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view(self.text_view)  # it forbids to cache the answer
@@ -212,7 +213,7 @@ class StoredMessageAdmin(StoreAdmin):
         if not (self.has_view_permission(request) and request.user.has_perm("messaging.view_body")):
             raise PermissionDenied
         reason = ReasonForm(request.POST) if request.method == "POST" else None
-        return self.or_away(request, lambda: self._message(request, object_id, reason))
+        return self.or_away(request, lambda: self._message(request, unquote(object_id), reason))
 
     def _message(self, request: HttpRequest, key: str, reason: ReasonForm | None = None) -> HttpResponse:
         found = _PLACE.fullmatch(key)
