@@ -72,7 +72,8 @@ async def test_all_screens_are_told_once_a_room_what_is_over(meet: Meet) -> None
     await atlas.lapse(1, 2, 4)
     await comet.lapse(3)
     done = await atlas.run_job(all_rooms=True)
-    assert (done.expired, done.left) == (4, 0)
+    assert done.expired >= 4  # the store has rooms of other tests as well
+    assert done.left == 0
     for room, over in ((atlas, [1, 2, 4]), (comet, [3])):
         await room.settle()
         for wire in room.wires:
