@@ -319,7 +319,7 @@ def _told(told: Told, letter: DeadLetter | None) -> dict[str, Any]:
         "live": live,
         "sent": clock(moment(live.sent_at)),
         "ends": clock(moment(live.expires_at)),
-        "left": ends(live.expires_at, now_ms),
+        "left": age(max(0, live.expires_at - now_ms) / 1000),
         "lifetime": age((live.expires_at - live.sent_at) / 1000),
         "edited": clock(moment(live.edited_at)) if live.edited_at else "",
         "state": _state(told),
@@ -359,7 +359,7 @@ def _person(one: Recipient, name: str, online: bool, now_ms: int) -> dict[str, s
         "name": name,
         "state": _said(kind, said),
         "kind": kind,
-        "tries": "" if held else f"{one.attempts}/{policies.current().attempts_max}",
+        "tries": "–" if held else f"{one.attempts}/{policies.current().attempts_max}",
         "next": ahead(one.next_at_ms, now_ms) if one.next_at_ms and online else "–",
     }
 

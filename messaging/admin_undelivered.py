@@ -285,7 +285,7 @@ class UndeliveredMemberAdmin(StoreAdmin):
 
     reader = Members()
     verbs = (RETRY_MEMBERS, RESET_ATTEMPTS)
-    list_display = ("name", "waiting", "oldest_waits", "oldest_ends", "attempts", "next_attempt")
+    list_display = ("name", "waiting", "oldest_waits", "attempts", "oldest_ends", "next_attempt")
     list_display_links = None
     list_filter = (OfRoom,)
     empty_says = _("Nobody waits here. Everybody in this room has everything that was sent to them.")
