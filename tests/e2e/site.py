@@ -119,6 +119,10 @@ class Site:
         assert self._process is not None
         return wait_for("a web server", lambda: _child_called("uvicorn", self._process.pid))
 
+    def store_pid(self) -> int:
+        assert self._process is not None
+        return wait_for("a store", lambda: _child_called("valkey-server", self._process.pid))
+
     def answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self.log.read_text()
