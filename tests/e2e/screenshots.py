@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.e2e.screen import Screen
 from tests.e2e.site import ROOT, Demo, Person, Site, wait_for
+from tests.e2e.test_overview import make_staff
 
 LOOKS = [
     ("chat-desktop-light-en", {"language": "en-GB"}),
@@ -71,6 +72,7 @@ def main(folder: Path) -> None:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
             stage(browser, site, demo, folder)
+            staff_pages(browser, site, demo, folder)
             browser.close()
     finally:
         site.stop()
@@ -199,6 +201,20 @@ def panels(ada: Screen, folder: Path) -> None:
     settle(ada)
     ada.page.screenshot(path=folder / "chat-lifetime.png")
     ada.page.keyboard.press("Escape")
+
+
+def staff_pages(browser: Browser, site: Site, demo: Demo, folder: Path) -> None:
+    """Where something waits, and why one message has not reached bob and carol."""
+    make_staff(site, demo.people[0])
+    for name, language in (("staff-undelivered", "zh-CN"), ("staff-message", "en-GB")):
+        path = "/admin/messaging/undeliveredroom/"
+        screen = Screen(browser, site, demo.people[0], path, width=1100, height=620, language=language)
+        page = screen.page
+        if name == "staff-message":
+            page.locator(f'#result_list a[href*="undeliveredmember/?room={demo.room}"]').click()
+            page.locator('#result_list a[href*="/storedmessage/"]').first.click()
+        page.screenshot(path=folder / f"{name}.png")
+        screen.context.close()
 
 
 def settle(screen: Screen) -> None:
