@@ -20,6 +20,7 @@ from messaging.models import DeadLetter, Room
 from messaging.records import AckRow
 from messaging.roster import key_of
 from messaging.store import open_store
+from messaging.store_lists import Lists
 from tests.messages import HOUR_MS, accept, acknowledge, cursors, due, expire, message
 from tests.people import person, room_of
 
@@ -294,3 +295,47 @@ async def test_the_store_is_away(
     for page in ("undeliveredroom/", f"undeliveredmember/?room={room.pk}", "storedmessage/"):
         assert "The store does not answer just now." in await get(staff, page, 503)
     assert "does not answer" in await get(staff, f"storedmessage/{room.pk}:1/change/", 503)
+
+
+async def test_more_rooms_and_members_on_a_page_cost_no_more_readings(
+    staff: Client, people: tuple[User, User, User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither round trips nor queries grow with the rows."""
+    ada, grace, alan = people
+    small = await room_of(ada, grace, name="small")
+    large = await room_of(ada, grace, alan, *[await person(f"reader{number}") for number in range(9)])
+    await said(small, ada, SECRET)
+    before = await costs(staff, monkeypatch, "undeliveredroom/")
+    members = await costs(staff, monkeypatch, f"undeliveredmember/?room={small.pk}")
+    await said(large, ada, SECRET, SECRET, SECRET)
+    for number in range(9):
+        await said(await room_of(grace, alan, name=f"room {number}"), grace, SECRET)
+    assert await costs(staff, monkeypatch, "undeliveredroom/") == before
+    assert await costs(staff, monkeypatch, f"undeliveredmember/?room={large.pk}") == members
+
+
+async def costs(staff: Client, monkeypatch: pytest.MonkeyPatch, page: str) -> tuple[int, int]:
+    """Return how many round trips and queries a page takes; where it begins in time is not counted."""
+    trips: list[str] = []
+    execute = scripts.Scripts._execute
+
+    async def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        trips.append("trip")
+        return await execute(self, *args, **kwargs)
+
+    def get_page() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            assert staff.get(f"{PAGES}/{page}").status_code == 200
+        return len(queries)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scripts.Scripts, "_execute", counted)
+        # Between which scores a page lies takes more looks where they lie further apart.
+        patched.setattr(Lists, "_scores_at", ends_of)
+        queries = await in_database(get_page)
+        assert trips
+        return len(trips), queries
+
+
+async def ends_of(self: Any, keys: list[str], ranks: tuple[int, int]) -> list[int]:
+    return [0, 2**52]

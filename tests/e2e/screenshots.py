@@ -208,7 +208,7 @@ def staff_pages(browser: Browser, site: Site, demo: Demo, folder: Path) -> None:
     make_staff(site, demo.people[0])
     for name, language in (("staff-undelivered", "zh-CN"), ("staff-message", "en-GB")):
         path = "/admin/messaging/undeliveredroom/"
-        screen = Screen(browser, site, demo.people[0], path, width=1100, height=620, language=language)
+        screen = Screen(browser, site, demo.people[0], path, height=850, language=language)
         page = screen.page
         if name == "staff-message":
             page.locator(f'#result_list a[href*="undeliveredmember/?room={demo.room}"]').click()
