@@ -123,7 +123,7 @@ class ActionAdmin(admin.ModelAdmin[Any]):
         keys = list(dict.fromkeys(request.POST["chosen"].split()))
         try:
             rows = list(self.get_queryset(request).filter(pk__in=keys[: verb.most]))
-        except (ValidationError, ValueError) as fault:
+        except (ValidationError, ValueError, OverflowError) as fault:
             raise BadRequest("no such rows") from fault
         by_key = {str(row.pk): row for row in rows}
         gone = [key for key in keys[: verb.most] if key not in by_key]

@@ -34,6 +34,9 @@ class Readers:
         self._cursors = [cursors.get(user, joined[user]) for user in self._users]
         self._joinings = sorted(joined.values())
         self._shared: dict[tuple[object, ...], tuple[Missed, ...]] = {}
+        self._each: dict[
+            int, Missed
+        ] = {}  # the same for all senders: 500 of them in a room of 10,000 were 350 MB
 
     def of(
         self, seq: int, sender: int, *, only: frozenset[int] | None = None, outcome: Iterable[str] = ()
@@ -70,8 +73,10 @@ class Readers:
         return self._shared[name]
 
     def _missed(self, user: int) -> Missed:
-        attempts = self._attempts.get(user, 0)
-        return Missed(user, "no_ack" if attempts else "offline", attempts)
+        if user not in self._each:
+            attempts = self._attempts.get(user, 0)
+            self._each[user] = Missed(user, "no_ack" if attempts else "offline", attempts)
+        return self._each[user]
 
     def _exceptions(
         self, seq: int, sender: int, only: frozenset[int] | None, outcome: Iterable[str]

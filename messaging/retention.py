@@ -4,6 +4,7 @@
 |---|---|---|
 | text of a dead letter | 7 days after the message's expiry | `dead_letter_retention_s` |
 | dead letter, audit entry, dismissed notice | 90 days | `dead_letter_days` |
+| audit entries in all | as many as dead letters; the oldest go first | `dead_letter_count` |
 | dead letters in all | 100,000; the oldest resolved go first, then the oldest open | `dead_letter_count` |
 | name of a deleted user | as long as a message may live, and its grace | `ttl_max_s`, `grace_s` |
 """
@@ -48,6 +49,7 @@ def prune(now_ms: int) -> int:
         + _delete_surplus(site.dead_letter_count, now_ms)
         + _delete(Notice.objects.filter(dismissed_at__isnull=False, at__lt=old).order_by("at"))
         + _delete(AuditEntry.objects.filter(at__lt=old).order_by("at"))
+        + _delete_most(AuditEntry.objects.order_by("at"), site.dead_letter_count)
         + _delete(FormerUser.objects.filter(deleted_at__lt=forgotten).order_by("deleted_at"))
     )
 
@@ -56,6 +58,12 @@ def dropped_open(now_ms: int) -> int:
     """Return how many open dead letters the bound on their number took in the last day: what somebody should look at."""
     entries = AuditEntry.objects.filter(verb=AuditEntry.Verb.PRUNE, at__gt=moment(now_ms - DAY_MS))
     return sum(detail["open"] for detail in entries.values_list("detail", flat=True))
+
+
+def _delete_most(oldest_first: QuerySet[Any], most: int) -> int:
+    """Delete the oldest rows above `most`: what one person does all day is not to fill the disk."""
+    surplus = min(oldest_first.count() - most, AT_ONCE)
+    return _delete(oldest_first, surplus) if surplus > 0 else 0
 
 
 def _delete_surplus(most: int, now_ms: int) -> int:

@@ -146,6 +146,15 @@ class TestLooking:
         assert page.status_code == 200
         assert {one.seq for one in page.context["cl"].result_list} == seqs
 
+    @pytest.mark.parametrize("lookup", ["body__startswith", "body__contains", "body", "missing__contains"])
+    def test_a_text_cannot_be_guessed_by_filters(self, kept: list[DeadLetter], lookup: str) -> None:
+        for user in (staff(*READ), staff(name="root", is_superuser=True)):
+            assert user.get(f"{LIST}?{lookup}={TEXT[0]}").status_code == 400
+
+    @pytest.mark.parametrize("address", [f"{LIST}?state__exact=%00", f"{LIST}%00/change/"])
+    def test_an_address_that_no_database_takes_is_a_bad_request(self, address: str) -> None:
+        assert staff(is_superuser=True).get(address).status_code == 400
+
     def test_a_list_takes_as_many_queries_for_many_as_for_few(
         self, room: Room, kept: list[DeadLetter]
     ) -> None:

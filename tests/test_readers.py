@@ -214,3 +214,11 @@ def test_many_members_and_messages_are_quick_and_small() -> None:
     assert {total for total, _ in values} == {9_999}
     assert len({id(missed) for _, missed in values}) == 1
     assert len(values[0][1]) == 9_899
+
+
+def test_senders_do_not_multiply_those_behind() -> None:
+    readers = Readers(dict.fromkeys(range(1, 6), 0), {}, {})
+    [first, second] = [readers.of(9, sender)[1] for sender in (4, 5)]
+    assert {id(one) for one in first} & {id(one) for one in second} == {
+        id(one) for one in first if one.user != 5
+    }

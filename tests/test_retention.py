@@ -120,6 +120,15 @@ class TestAge:
         assert retention.prune(NOW + 90 * DAY_MS + 1) == 1
         assert not AuditEntry.objects.exists()
 
+    def test_nobody_fills_the_disk_with_what_he_does(
+        self, ada: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with_policy(monkeypatch, dead_letter_count=3)
+        for rev in range(5):
+            audit.note("edit", now_ms=NOW + rev, user=ada.pk, room_key="r", seq=1, rev=rev)
+        assert retention.prune(NOW + 10) == 2
+        assert sorted(AuditEntry.objects.values_list("rev", flat=True)) == [2, 3, 4]
+
     def test_a_former_name_stays_as_long_as_anybody_may_be_missed(self) -> None:
         FormerUser.objects.create(user_key=5, name="grace", deleted_at=moment(NOW))
         kept_ms = (28 + 1) * DAY_MS

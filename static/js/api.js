@@ -45,10 +45,12 @@ export const shorten = (id, fields) => call("POST", `${room(id)}shorten/`, field
 export const openDirect = (name) => call("POST", "/api/direct/", { name });
 export const recipients = (id, seq) => call("GET", `${room(id)}messages/${seq}/recipients/`);
 
-/** The status of the check address; 0 when nothing answers. */
+const CHECK_TIMEOUT_MS = 10_000;
+
+/** The status of the check address; 0 when nothing answers in time. */
 export async function checkStatus() {
   try {
-    return (await fetch("/ws/chat/check/", { credentials: "same-origin", cache: "no-store" })).status;
+    return (await fetch("/ws/chat/check/", { credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(CHECK_TIMEOUT_MS) })).status;
   } catch {
     return 0;
   }
