@@ -56,7 +56,7 @@ def test_a_reload_without_a_connection_keeps_the_outbox(
     ada = demo.people[0]
     hers = open_screen(ada, f"/r/{demo.room}/")
     hers.wait_ready()
-    hers.page.route_web_socket("**/ws/chat/", lambda socket: socket.close(code=1013))
+    hers.context.set_offline(True)  # the server is back within a second
     site.kill_server()
     expect(hers.connection).to_contain_text("Your messages are kept and will be sent.", timeout=15_000)
     expect(hers.page.locator("[data-announce]")).to_contain_text("Connection lost.")
@@ -64,6 +64,7 @@ def test_a_reload_without_a_connection_keeps_the_outbox(
     hers.waits_for_state("kept two", "waiting")
     wait_for("the server again", site.answers)
     hers.page.close()
+    hers.context.set_offline(False)
     hers.page = hers.tab(f"/r/{demo.room}/")
     hers.waits_for_state("kept two", "sent", timeout_s=30)
     assert hers.texts() == ["kept one", "kept two"]
