@@ -53,6 +53,8 @@ class Prospect:
 
 def letter_of(room_key: str, seq: int, epoch: str | None = None) -> DeadLetter | None:
     """Return the dead letter of a message; without an epoch, that of the newest life of the log which has one."""
+    if epoch is not None and "\0" in epoch:  # which PostgreSQL refuses to compare with anything
+        return None
     letters = DeadLetter.objects.filter(room_key=room_key, seq=seq)
     if epoch is not None:
         letters = letters.filter(epoch=epoch)

@@ -49,6 +49,8 @@ def notices_by_id(user: int, ids: Collection[str]) -> list[Fields]:
 
 def dismiss(user: int, notice: str, now_ms: int) -> bool:
     """End a notice; False: the user has no such one. Idempotent."""
+    if "\0" in notice:  # which PostgreSQL refuses to compare with anything
+        return False
     mine = Notice.objects.filter(user=user, pk=notice)
     return bool(mine.filter(dismissed_at=None).update(dismissed_at=moment(now_ms))) or mine.exists()
 

@@ -380,6 +380,7 @@ NO_CHANGES = {
     "resend": [
         [
             ({"seq": 1}, "nobody_missed_it"),
+            ({"seq": 1, "epoch": "a\0b"}, "no_such_message"),
             ({"id": ID.upper()}, "bad_frame"),
             ({"id": ID + "\n"}, "bad_frame"),
             ({"id": ""}, "bad_frame"),

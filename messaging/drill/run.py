@@ -85,8 +85,9 @@ class Drill:
             self._phase = "waiting"
             await (self._until_held() if self._plan.ttl is None else self._until_told())
             self._phase = "looking"
-            logs = await self._logs()
-            cursors = [] if self._plan.ttl else await self._settled_cursors(logs)
+            cursors = [] if self._plan.ttl else await self._settled_cursors(await self._logs())
+        # Only now nobody can write any more: what was accepted after an earlier look would seem to be lost.
+        logs = await self._logs()
         for ledger in self._ledgers:
             ledger.close()
         outcome = Outcome(
