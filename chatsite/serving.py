@@ -268,7 +268,7 @@ def _servers(folder: Path, listener: socket.socket, processes: int) -> list[Chil
         *(_uvicorn()),
         *("--fd", str(fd), "--backlog", str(BACKLOG)),
         *("--loop", "uvloop", "--http", "httptools", "--lifespan", "on"),
-        *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--ws-max-size", "65536"),
+        *("--ws", "chatsite.websocket:DirectProtocol", "--ws-per-message-deflate", "false", "--ws-max-size", "65536"),
         *("--ws-ping-interval", "20", "--ws-ping-timeout", "20"),
         *("--timeout-keep-alive", "5", "--timeout-graceful-shutdown", str(SERVER_GRACE_S)),
         *("--no-proxy-headers", "--no-server-header", "--no-access-log", "--log-level", "warning"),

@@ -18,7 +18,7 @@ import time
 import types
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
-from typing import Any
+from typing import Any, Protocol
 
 from . import metrics, protocol
 from .errors import NotMember, Unavailable
@@ -95,6 +95,17 @@ class Change:
     text: str
     bare: str
     only: frozenset[int] | None = None
+
+
+class Direct(Protocol):
+    """A short way past ASGI, where the server has one: each text as it comes (`on_text` says whether it took it), and texts out."""
+
+    on_text: Callable[[str], bool] | None
+
+    @property
+    def writable_now(self) -> bool: ...
+
+    def write(self, text: str) -> None: ...
 
 
 class Feed:
@@ -185,6 +196,7 @@ class Connection:
         *,
         visitor: Visitor,
         policy: Policy,
+        direct: Direct | None = None,
     ) -> None:
         self.id = f"{_process}.{next(_serial)}"
         self.visitor = visitor
@@ -207,7 +219,9 @@ class Connection:
         self.typed_s: dict[str, float] = {}
         self.bad_frames: deque[float] = deque(maxlen=policy.bad_frames_per_minute_max)
         self.tasks: set[asyncio.Task[None]] = set()
+        self.direct = direct
         self._send = send
+        self._loop = asyncio.get_running_loop()  # each look for it is a system call in Python 3.11
         self._waiting: deque[tuple[str, int]] = deque()
         self._writing = False  # a write is due or under way
         self._writer: asyncio.Task[None] | None = None  # while the socket is full
@@ -227,7 +241,7 @@ class Connection:
         self.unsent += messages
         if not self._writing:
             self._writing = True
-            asyncio.get_running_loop().call_soon(self._write)
+            self._loop.call_soon(self._write)
         elif len(self._waiting) > WAITING_MOST:
             self.close(Close.TOO_MUCH)
 
@@ -315,7 +329,12 @@ class Connection:
 
     def _write(self) -> None:
         """Give the socket all that waits, without a task for it: only a full socket needs one, to wait in."""
-        if self.closed is not None:
+        direct = self.direct
+        while self._waiting and self.closed is None and direct is not None and direct.writable_now:
+            text, messages = self._next_text()
+            direct.write(text)
+            self.unsent -= messages
+        if not self._waiting or self.closed is not None:
             self._stop_writing()
             return
         writing = self._write_all()
@@ -329,10 +348,8 @@ class Connection:
         """Write while anything waits: one array for all that came while the last one was under way."""
         try:
             while self._waiting:
-                texts, messages = self._next_array()
+                text, messages = self._next_text()
                 self.sending_since_s = time.monotonic()
-                single = len(texts) == 1 and messages <= 1
-                text = texts[0] if single else "[" + ",".join(texts) + "]"
                 await self._send({"type": "websocket.send", "text": text})
                 self.unsent -= messages
                 self._written.set()
@@ -347,8 +364,8 @@ class Connection:
         self._writing = False
         self._written.set()
 
-    def _next_array(self) -> tuple[list[str], int]:
-        """Take from what waits as many frames as one array may hold in bytes."""
+    def _next_text(self) -> tuple[str, int]:
+        """Take from what waits as many frames as one array may hold in bytes; return them, and how many are messages."""
         texts: list[str] = []
         size = messages = 0
         while self._waiting:
@@ -359,7 +376,20 @@ class Connection:
             self._waiting.popleft()
             texts.append(text)
             messages += count
-        return texts, messages
+        return (texts[0] if len(texts) == 1 and messages <= 1 else _array(texts)), messages
+
+
+_last: tuple[list[str], str] = [], ""
+
+
+def _array(texts: list[str]) -> str:
+    """Return frames as one array. What waits for a room's next socket is mostly the same, and not joined again."""
+    global _last
+    before, array = _last
+    if texts != before:
+        array = "[" + ",".join(texts) + "]"
+        _last = texts, array
+    return array
 
 
 @types.coroutine

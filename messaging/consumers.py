@@ -20,12 +20,15 @@ from django.db import Error as DatabaseError
 from . import directory, metrics, protocol
 from .changes import Changes
 from .connection import Connection, Turn
+from .delivery import Delivery
 from .errors import BadFrame, MessagingError
 from .origins import origin_allowed
 from .protocol import Close
 from .server import Server, server
 
 log = logging.getLogger(__name__)
+
+_AT_ONCE = (protocol.Send, protocol.Ack, protocol.Ping)  # nothing of these waits for anything
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -40,6 +43,8 @@ class ChatConsumer(AsyncConsumer):
         if connection is None:
             return
         here = server()
+        if connection.direct is not None:
+            connection.direct.on_text = lambda text: self._take_at_once(here, connection, text)
         receiving = asyncio.ensure_future(self._receive_frames(here, connection, receive))
         ended = asyncio.ensure_future(connection.ended.wait())
         hello_due = asyncio.get_running_loop().call_later(
@@ -50,10 +55,10 @@ class ChatConsumer(AsyncConsumer):
             if receiving.done():
                 receiving.result()
         except Exception:
-            metrics.done.handler_failures += 1
-            log.exception("a handler failed", extra={"connection": connection.id, "user": connection.user})
-            connection.close(Close.HANDLER_FAILED)
+            _fail(connection)
         finally:
+            if connection.direct is not None:
+                connection.direct.on_text = None
             hello_due.cancel()
             receiving.cancel()
             ended.cancel()
@@ -85,11 +90,39 @@ class ChatConsumer(AsyncConsumer):
         if len(here.hub.by_user.get(visitor.user, ())) >= here.policy.connections_per_user_max:
             await send({"type": "websocket.close", "code": int(Close.TOO_MUCH)})
             return None
-        connection = Connection(send, visitor=visitor, policy=here.policy)
+        direct = (scope.get("extensions") or {}).get("chat.direct")
+        connection = Connection(send, visitor=visitor, policy=here.policy, direct=direct)
         here.hub.enter(connection)
         return connection
 
     # Frames
+
+    def _take_at_once(self, here: Server, connection: Connection, text: str) -> bool:
+        """Take a text of frames that wait for nothing, where it arrives; False leaves it to `_receive_frames`."""
+        policy = here.policy
+        if not connection.greeted or len(text) * 3 > policy.frame_max:
+            return False
+        frames = protocol.parse(text, frames_max=policy.frames_in_array_max, body_max=policy.body_max)
+        if not all(isinstance(frame, _AT_ONCE) for frame in frames):
+            return False
+        metrics.done.frames += len(frames)
+        try:
+            for frame in frames:
+                try:
+                    self._do_at_once(here.delivery, connection, frame)
+                except MessagingError as error:
+                    self._refuse(connection, protocol.refused(frame, error))  # type: ignore[arg-type]
+        except Exception:  # noqa: BLE001 -- as where a task takes them: the connection ends with 1011
+            _fail(connection)
+        return True
+
+    def _do_at_once(self, delivery: Delivery, connection: Connection, frame: object) -> None:
+        if isinstance(frame, protocol.Send):
+            delivery.send(connection, frame)
+        elif isinstance(frame, protocol.Ack):
+            delivery.acknowledge(connection, frame)
+        elif isinstance(frame, protocol.Ping):
+            delivery.ping(connection, frame)
 
     async def _receive_frames(self, here: Server, connection: Connection, receive: Receive) -> None:
         policy = here.policy
@@ -128,12 +161,8 @@ class ChatConsumer(AsyncConsumer):
             await delivery.hello(connection, frame)
         elif not connection.greeted:
             raise BadFrame("The first frame of a connection is hello.")
-        elif isinstance(frame, protocol.Send):
-            delivery.send(connection, frame)
-        elif isinstance(frame, protocol.Ack):
-            delivery.acknowledge(connection, frame)
-        elif isinstance(frame, protocol.Ping):
-            delivery.ping(connection, frame)
+        elif isinstance(frame, _AT_ONCE):
+            self._do_at_once(delivery, connection, frame)
         elif isinstance(frame, protocol.Sync):
             await self._beside(connection, frame, delivery.sync(connection, frame))
         elif isinstance(frame, protocol.History):
@@ -183,6 +212,13 @@ class ChatConsumer(AsyncConsumer):
         bad.append(now_s)
         if len(bad) == bad.maxlen and now_s - bad[0] < 60:
             connection.close_when_written(Close.TOO_MANY_BAD_FRAMES)
+
+
+def _fail(connection: Connection) -> None:
+    """End a connection whose frame brought a fault of the server to light."""
+    metrics.done.handler_failures += 1
+    log.exception("a handler failed", extra={"connection": connection.id, "user": connection.user})
+    connection.close(Close.HANDLER_FAILED)
 
 
 def _close_ungreeted(connection: Connection) -> None:
