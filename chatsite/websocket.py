@@ -28,7 +28,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
         if self.handshake_initiated and not self.close_sent:
-            self.scope["extensions"][EXTENSION] = self  # type: ignore[index, typeddict-item]
+            self.scope["extensions"][EXTENSION] = self  # type: ignore[assignment]
 
     # In
 
@@ -71,7 +71,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         self.transport.write(framed(text))
 
 
-_last: tuple[str, bytes] = "", b""
+_last: tuple[str, bytes] = "", TEXT + b"\0"
 
 
 def framed(text: str) -> bytes:

@@ -54,7 +54,7 @@ class ChatConsumer(AsyncConsumer):
             await asyncio.wait({receiving, ended}, return_when=asyncio.FIRST_COMPLETED)
             if receiving.done():
                 receiving.result()
-        except Exception:
+        except Exception:  # noqa: BLE001 -- whatever it is, the connection ends with 1011 and leaves nobody behind
             _fail(connection)
         finally:
             if connection.direct is not None:

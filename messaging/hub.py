@@ -5,7 +5,8 @@ each feed: OPEN passes it on, READING holds it until the read is merged, BEHIND 
 loses, `position` reveals. Knows no SQL and no rules of who may do what.
 
 Lines of a room's channel: `M <epoch>` then for each message `<seq> <after> <sender> <only|->` and its frame; `C <epoch>`, then
-`<rev> <seq> <sender> <only|->` and a frame; `X <epoch> <seq,...>`: expired; `A`: cursors moved; `T <user>`: types.
+`<rev> <seq> <sender> <only|->` and a frame; `X <epoch> <seq,...>`: expired; `A <seq>`: cursors moved, none from below that
+seq; `A`: any may have; `T <user>`: types.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class HubRoom:
         "feeds",
         "key",
         "members",
+        "moved_above",
         "moves_counted",
         "people",
         "rev",
@@ -56,6 +58,7 @@ class HubRoom:
         self.members = -1  # the store's count of joins and leaves when the memberships were last read
         self.people: frozenset[int] = frozenset()  # the members, while few enough for presence
         self.cursors_moved = 0  # how often, as heard here
+        self.moved_above = 0  # none of those that the receipts do not know yet moved from below this seq
         self.moves_counted = 0  # of these, how many the receipts know
         self.empty_since_s: float | None = None
 
@@ -65,6 +68,12 @@ class HubRoom:
             self.epoch, self.top, self.rev = epoch, top, 0
         else:
             self.top = max(self.top, top)
+
+    def cursors_move(self, above: int) -> None:
+        """Note that cursors moved, none of them from below a seq."""
+        new = self.moves_counted == self.cursors_moved
+        self.moved_above = above if new else min(self.moved_above, above)
+        self.cursors_moved += 1
 
 
 class Hub:
@@ -76,7 +85,7 @@ class Hub:
         self.rooms: dict[str, HubRoom] = {}
         self.connections: set[Connection] = set()
         self.by_user: defaultdict[int, set[Connection]] = defaultdict(set)
-        self.on_accepted: Callable[[str, int], None] = lambda room, sender: None
+        self.on_accepted: Callable[[str, int, int], None] = lambda room, sender, after: None
         self.on_pushed: Callable[[Connection, Feed], None] = lambda connection, feed: None
         self.on_members: Callable[[str], None] = lambda room: None
         self.on_presence: Callable[[str], None] = lambda news: None
@@ -191,7 +200,7 @@ class Hub:
         if kind == "M":
             self._on_messages(room, text)
         elif kind == "A":
-            room.cursors_moved += 1
+            room.cursors_move(int(text[2:] or 0))
         elif kind == "T":
             self._on_typing(room, int(text[2:]))
         elif kind == "C":
@@ -208,7 +217,7 @@ class Hub:
                 elif feed.state is State.READING:
                     self._hold(feed, batch)
             for sender in batch.senders & self.by_user.keys():
-                self.on_accepted(room.key.id, sender)
+                self.on_accepted(room.key.id, sender, batch.after)
 
     def _hold(self, feed: Feed, batch: Batch) -> None:
         feed.held.append(batch)
@@ -351,8 +360,7 @@ class Hub:
             if room.feeds or room.empty_since_s is None or now_s - room.empty_since_s < FORGET_AFTER_S:
                 continue
             del self.rooms[room.key.id]
-            task = asyncio.ensure_future(self._subscription.remove(room.key.key))
-            task.add_done_callback(lambda done: done.exception())
+            self._subscription.remove(room.key.key)
 
 
 def cut_change(room: str, text: str) -> Change:

@@ -11,14 +11,14 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-import hiredis
 import redis.asyncio
 from django.core.cache import caches
 from django_redis import pool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+
+from .replies import Command, Replies
 
 MESSAGES = "messages"  # the CACHES alias of the message store; never cache.clear() it: that is FLUSHDB
 
@@ -73,47 +73,74 @@ class Pipelines:
     """
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
-        self._pool = client.connection_pool
-        self._idle: list[redis.asyncio.connection.AbstractConnection] = []
+        self._client = client
+        self._idle: list[_Pipe] = []
         self._turns = asyncio.Semaphore(MOST_PIPELINES)
 
-    async def call(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def call(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands at once; an error that the store answers stands in its place. Raises what a lost connection raises."""
-        packed = b"".join(map(hiredis.pack_command, commands))
+        if not commands:
+            return []
         async with self._turns:
-            connection = await self._take()
+            pipe = await self._take()
             try:
-                async with asyncio.timeout(TIMEOUT_S):
-                    await connection.send_packed_command(packed, check_health=False)
-                    answers = [await _answer(connection) for _ in commands]
-            except BaseException as fault:
-                await self._drop(connection, others=isinstance(fault, (RedisConnectionError, OSError)))
+                answers = await pipe.call(commands)
+            except BaseException:
+                await pipe.close()  # answers are outstanding
                 raise
-            self._idle.append(connection)
+            self._idle.append(pipe)
             return answers
 
-    async def _take(self) -> redis.asyncio.connection.AbstractConnection:
-        if self._idle:
-            return self._idle.pop()
-        connection: redis.asyncio.connection.AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        connection.socket_timeout = None  # one deadline for all of a call, not one for each write and answer
-        return connection
-
-    async def _drop(self, broken: redis.asyncio.connection.AbstractConnection, *, others: bool) -> None:
-        """Close a connection with answers outstanding; `others`: the idle ones too, for what ended it ended them."""
-        connections = [broken]
-        if others:
-            connections, self._idle = [broken, *self._idle], []
-        for connection in connections:
-            await connection.disconnect(nowait=True)
-            await self._pool.release(connection)
+    async def _take(self) -> _Pipe:
+        while self._idle:
+            pipe = self._idle.pop()
+            if pipe.alive:
+                return pipe
+            await pipe.close()
+        pipe = _Pipe()
+        await pipe.open(self._client)
+        return pipe
 
 
-async def _answer(connection: redis.asyncio.connection.AbstractConnection) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as fault:
-        return fault
+class _Pipe:
+    """One connection, with one call at a time."""
+
+    def __init__(self) -> None:
+        self.alive = True
+        self._loop = asyncio.get_running_loop()
+        self._wanted = 0
+        self._answers: list[Any] = []
+        self._done: asyncio.Future[list[Any]] | None = None
+
+    async def open(self, client: redis.asyncio.Redis) -> None:
+        self._replies = await Replies.open(client, self._on_reply, self._on_end)
+
+    async def call(self, commands: Sequence[Command]) -> list[Any]:
+        """Return an answer for each command, within `TIMEOUT_S`."""
+        self._wanted, self._answers = len(commands), []
+        self._done = self._loop.create_future()
+        timer = self._loop.call_later(TIMEOUT_S, self._fail, TimeoutError())
+        try:
+            self._replies.write(commands)
+            return await self._done
+        finally:
+            timer.cancel()
+
+    async def close(self) -> None:
+        await self._replies.close()
+
+    def _on_reply(self, reply: Any) -> None:
+        self._answers.append(reply)
+        if len(self._answers) == self._wanted and self._done is not None and not self._done.done():
+            self._done.set_result(self._answers)
+
+    def _on_end(self) -> None:
+        self.alive = False
+        self._fail(RedisConnectionError("The store closed the connection."))
+
+    def _fail(self, fault: Exception) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(fault)
 
 
 def subscriber() -> redis.asyncio.Redis:

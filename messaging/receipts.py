@@ -1,13 +1,17 @@
 """Tell senders who holds their messages: rows that changed, at most once a second, to all of a sender's connections.
 
-The counts come from the store's cursors each time; only what was told last is kept, and only for senders who are connected here.
-A sender whose rows are all complete costs nothing until he sends again.
+The counts come from the store's cursors; only what was told last is kept, and only for senders who are connected here. Counted
+again is what lies above the lowest cursor that moved, so an acknowledgement of the newest message costs one row, not 200; the whole
+is counted when a sender connects and each minute, for a note of a move may be lost. A sender whose rows are all complete costs
+nothing until he sends again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import time
 from collections import defaultdict
 
 from . import protocol
@@ -18,8 +22,33 @@ from .policy import Policy
 from .store import Store
 
 ASKED_MOST = 200  # (room, sender) pairs counted in one round of a second
+TOLD_MOST = 200  # rows of a sender in a room: as many as the store counts
+WHOLE_EVERY_S = 60.0
 
 Row = tuple[int, int, int, int]  # seq, delivered, read, total
+
+
+@dataclasses.dataclass(slots=True)
+class Told:
+    """What a sender knows of his messages in a room: {seq: row}, ascending, and when all of it was counted (monotonic)."""
+
+    epoch: str
+    rows: dict[int, Row]
+    whole_at_s: float
+
+    def take(self, rows: list[Row]) -> set[Row]:
+        """Note rows; return those that are news."""
+        news = {row for row in rows if self.rows.get(row[0]) != row}
+        self.rows.update((row[0], row) for row in rows)
+        for seq in list(self.rows)[:-TOLD_MOST]:
+            del self.rows[seq]
+        return news
+
+    @property
+    def complete(self) -> bool:
+        return all(
+            read == total for _, _, read, total in reversed(self.rows.values())
+        )  # the newest are the likeliest not to be
 
 
 class Receipts:
@@ -29,7 +58,7 @@ class Receipts:
         self.store = store
         self.hub = hub
         self.policy = policy
-        self._told: dict[tuple[str, int], set[Row]] = {}
+        self._told: dict[tuple[str, int], Told] = {}
         # (top, moves of cursors) when a sender connected: complete rows above that top, or counted after a move, are news.
         self._fresh: dict[tuple[str, int], tuple[int, int]] = {}
         self._again: set[tuple[str, int]] = (
@@ -38,13 +67,16 @@ class Receipts:
         self._open: defaultdict[str, set[int]] = defaultdict(
             set
         )  # room -> senders with a row not yet complete
-        self._due: dict[tuple[str, int], None] = {}
+        self._due: dict[tuple[str, int], int] = {}  # above which seq rows may have changed
         hub.on_accepted = self.accepted
 
-    def accepted(self, room: str, sender: int) -> None:
-        """Note that a sender who is connected here has a new message."""
+    def accepted(self, room: str, sender: int, after: int) -> None:
+        """Note that a sender who is connected here has a new message above `after`."""
         self._open[room].add(sender)
-        self._due[room, sender] = None
+        self._is_due((room, sender), after)
+
+    def _is_due(self, name: tuple[str, int], above: int) -> None:
+        self._due[name] = min(above, self._due.get(name, above))
 
     def connected(self, connection: Connection) -> None:
         """Tell a new connection, after its `resumed`, the rows that are not yet complete."""
@@ -55,7 +87,7 @@ class Receipts:
                 self._again.add(name)  # what changed is still news to his other connections
             self._fresh.setdefault(name, (room.top, room.cursors_moved))
             if room.top > 0:
-                self._due[name] = None
+                self._due[name] = 0
 
     def forget(self, user: int, rooms: set[str]) -> None:
         """Drop what is kept of a user who has no connection left here."""
@@ -82,33 +114,50 @@ class Receipts:
             if room is None or room.moves_counted == room.cursors_moved:
                 continue
             room.moves_counted = room.cursors_moved
-            self._due.update(dict.fromkeys((room_id, sender) for sender in senders))
+            for sender in senders:
+                self._is_due((room_id, sender), room.moved_above)
 
     async def _tell_due(self) -> None:
         due = [name for name in self._due if name[0] in self.hub.rooms][:ASKED_MOST]
         if not due:
             self._due.clear()
             return
+        asked = {name: self._above(name) for name in due}
         for name in due:  # before the store is asked: what is accepted meanwhile is due again
             del self._due[name]
         try:
-            counted = await self.store.receipts([(self.hub.rooms[room].key, user) for room, user in due])
+            counted = await self.store.receipts(
+                [(self.hub.rooms[room].key, user) for room, user in due], above=list(asked.values())
+            )
         except Unavailable:
-            self._due.update(dict.fromkeys(due))
+            for name, above in asked.items():
+                self._is_due(name, above)
             raise
-        for (room, user), (epoch, rows) in zip(due, counted, strict=True):
-            self._tell(room, user, epoch, rows)
+        for (name, above), (epoch, rows) in zip(asked.items(), counted, strict=True):
+            self._tell(*name, epoch, rows, above)
 
-    def _tell(self, room: str, user: int, epoch: str, rows: list[Row]) -> None:
-        if room not in self.hub.rooms:
+    def _above(self, name: tuple[str, int]) -> int:
+        """Return above which seq a sender's messages are counted: 0, all of them, where not all was told, or long ago."""
+        told = self._told.get(name)
+        if told is None or name in self._again or time.monotonic() - told.whole_at_s > WHOLE_EVERY_S:
+            return 0
+        return self._due[name]
+
+    def _tell(self, room: str, user: int, epoch: str, rows: list[Row], above: int) -> None:
+        if room not in self.hub.rooms or user not in self.hub.by_user:
             return  # the last connection went while the store was asked
         told = self._told.get((room, user))
-        self._told[room, user] = now = set(rows)
-        if any(read < total for _, _, read, total in reversed(rows)):  # the newest are the likeliest
+        if told is not None and told.epoch != epoch:  # the log began anew: none of it was told
+            del self._told[room, user]
+            self._due[room, user] = 0
+            return
+        changed = self._first(room, user, rows) if told is None else told.take(rows)
+        if told is None or not above:
+            told = self._told[room, user] = Told(epoch, {row[0]: row for row in rows}, time.monotonic())
+        if not told.complete:
             self._open[room].add(user)
         elif room in self._open:
             self._open[room].discard(user)
-        changed = now - told if told is not None else self._first(room, user, rows)
         if (room, user) in self._again:
             self._again.discard((room, user))
             changed |= {row for row in rows if row[2] < row[3]}

@@ -228,10 +228,19 @@ class Store(Changes, Retries, Expiries, Facts, Lists, Presences):
         return bool(await self._run("reject", room, user, epoch, seq, self.attempts_most) == 1)
 
     async def receipts(
-        self, asked: Sequence[tuple[RoomKey, int]]
+        self, asked: Sequence[tuple[RoomKey, int]], *, above: Sequence[int] | None = None
     ) -> list[tuple[str, list[tuple[int, int, int, int]]]]:
-        """Count who holds senders' newest messages: for each (room, sender) its epoch and [(seq, delivered, read, total)]."""
-        answers = await self.scripts.run([("receipts", (room.prefix, room.id, user)) for room, user in asked])
+        """Count who holds senders' newest messages: for each (room, sender) its epoch and [(seq, delivered, read, total)].
+
+        `above`, one for each: only messages above that seq.
+        """
+        floors = above or [0] * len(asked)
+        answers = await self.scripts.run(
+            [
+                ("receipts", (room.prefix, room.id, user, floor))
+                for (room, user), floor in zip(asked, floors, strict=True)
+            ]
+        )
         for answer in answers:
             if isinstance(answer, MessagingError):
                 raise answer

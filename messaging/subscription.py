@@ -8,17 +8,16 @@ here; `on_restored` lets the hub repair it from the store. Knows nothing of fram
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from redis.asyncio.client import PubSub
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from . import metrics, pools
+from .replies import Replies
 
 PING_EVERY_S = 10.0
 PONG_WITHIN_S = 5.0
@@ -37,7 +36,7 @@ class Subscription:
         self._on_message = on_message
         self._on_restored = on_restored
         self._channels: dict[str, asyncio.Event] = {}  # set when the store confirmed it
-        self._pubsub: PubSub | None = None
+        self._replies: Replies | None = None  # while it listens
         self._heard = asyncio.Event()
 
     def want(self, channel: str) -> None:
@@ -49,19 +48,16 @@ class Subscription:
         confirmed = self._channels.get(channel)
         if confirmed is None:
             confirmed = self._channels[channel] = asyncio.Event()
-            if self._pubsub is not None:
-                with contextlib.suppress(RedisError, OSError):
-                    await self._pubsub.subscribe(channel)
+            if self._replies is not None:
+                self._replies.write([("SUBSCRIBE", channel)])
         if not confirmed.is_set():
             async with asyncio.timeout(CONFIRM_WITHIN_S):
                 await confirmed.wait()
 
-    async def remove(self, channel: str) -> None:
-        """Stop listening to a channel."""
-        if self._channels.pop(channel, None) is None or self._pubsub is None:
-            return
-        with contextlib.suppress(RedisError, OSError):
-            await self._pubsub.unsubscribe(channel)
+    def remove(self, channel: str) -> None:
+        """Stop listening to a channel: from here on nothing of it is heard."""
+        if self._channels.pop(channel, None) is not None and self._replies is not None:
+            self._replies.write([("UNSUBSCRIBE", channel)])
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -80,54 +76,56 @@ class Subscription:
             await asyncio.sleep(random.uniform(0.05, min(BACKOFF_MOST_S, 0.1 * 2 ** min(failures, 5))))  # noqa: S311
 
     async def _listen(self, restored: bool) -> None:
-        pubsub = pools.subscriber().pubsub()
-        pinger: asyncio.Task[None] | None = None
-        restoring: asyncio.Task[None] | None = None
+        ended = asyncio.get_running_loop().create_future()
+        replies = await Replies.open(pools.subscriber(), self._on_reply, lambda: _end(ended))
+        tasks: list[asyncio.Task[None]] = []
         try:
-            names = list(self._channels)
-            await pubsub.subscribe(*names)
-            self._pubsub = pubsub
-            late = self._channels.keys() - set(names)  # added while that was under way
-            if late:
-                await pubsub.subscribe(*late)
-            pinger = asyncio.create_task(self._ping(pubsub))
+            replies.write([("SUBSCRIBE", *self._channels)])
+            self._replies = replies
+            tasks.append(asyncio.create_task(self._ping(replies)))
             if restored:
-                restoring = asyncio.create_task(self._restore())
-            connection: Any = pubsub.connection
-            while True:
-                reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
-                self._heard.set()
-                kind = reply[0]
-                if kind == b"message":
-                    self._on_message(reply[1].decode(), reply[2])
-                elif kind == b"subscribe":
-                    confirmed = self._channels.get(reply[1].decode())
-                    if confirmed is not None:
-                        confirmed.set()
+                tasks.append(asyncio.create_task(self._restore()))
+            await ended
         finally:
-            self._pubsub = None
-            for task in (pinger, restoring):
-                if task is not None:
-                    task.cancel()
-            with contextlib.suppress(RedisError, OSError):
-                await pubsub.aclose()  # type: ignore[no-untyped-call]
+            self._replies = None
+            for task in tasks:
+                task.cancel()
+            await replies.close()
+
+    def _on_reply(self, reply: Any) -> None:
+        self._heard.set()
+        if isinstance(reply, Exception):
+            log.error("the store refuses the subscription: %s", str(reply).split(" ")[0])
+            return
+        kind = reply[0]
+        if kind == b"message":
+            channel = reply[1].decode()
+            if channel in self._channels:  # else it was on its way when the channel was given up
+                self._on_message(channel, reply[2])
+        elif kind == b"subscribe":
+            confirmed = self._channels.get(reply[1].decode())
+            if confirmed is not None:
+                confirmed.set()
 
     async def _restore(self) -> None:
         for confirmed in list(self._channels.values()):
             await confirmed.wait()
         await self._on_restored()
 
-    async def _ping(self, pubsub: PubSub) -> None:
+    async def _ping(self, replies: Replies) -> None:
         while True:
             await asyncio.sleep(PING_EVERY_S)
             self._heard.clear()
+            replies.write([("PING",)])
             try:
-                await pubsub.ping()
                 async with asyncio.timeout(PONG_WITHIN_S):
                     await self._heard.wait()
-            except (TimeoutError, RedisError, OSError):
+            except TimeoutError:
                 log.warning("subscription does not answer; starting anew")
-                connection: Any = pubsub.connection
-                if connection is not None:
-                    await connection.disconnect(nowait=True)
+                replies.abort()
                 return
+
+
+def _end(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_exception(RedisConnectionError("The store closed the connection."))

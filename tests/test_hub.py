@@ -127,7 +127,7 @@ class TestFanOut:
 
     async def test_a_sender_who_is_here_is_noted_for_receipts(self, store: Store, hub: Hub) -> None:
         noted: list[tuple[str, int]] = []
-        hub.on_accepted = lambda room, sender: noted.append((room, sender))
+        hub.on_accepted = lambda room, sender, _after: noted.append((room, sender))
         _, _, socket = await open_feed(store, hub, ADA)
         await accept(store, message(user=GRACE), message(user=ADA))
         await socket.until("message", 2)
@@ -283,7 +283,7 @@ class TestSlowReader:
 class TestPosition:
     async def test_a_message_that_was_never_heard_is_revealed(self, store: Store, hub: Hub) -> None:
         _, feed, socket = await open_feed(store, hub, GRACE)
-        await hub._subscription.remove(ROOM.key)  # as if the line were lost
+        hub._subscription.remove(ROOM.key)  # as if the line were lost
         [accepted] = await accept(store)
         await hub.check_positions()
         [position] = await socket.until("position")
@@ -330,7 +330,7 @@ class TestPosition:
     async def test_a_feed_that_is_being_read_for_is_left_alone(self, store: Store, hub: Hub) -> None:
         _, feed, socket = await open_feed(store, hub, GRACE)
         with hub.reading(feed):
-            await hub._subscription.remove(ROOM.key)
+            hub._subscription.remove(ROOM.key)
             await accept(store)
             await hub.check_positions()
             assert feed.state is State.READING

@@ -543,7 +543,7 @@ class TestAcknowledge:
             await acknowledge(store, GRACE, 1)
             await acknowledge(store, GRACE, 1)
             await accept(store, message("after"))
-            assert await heard(pubsub) == "A"
+            assert await heard(pubsub) == "A 0"
             assert (await heard(pubsub)).startswith("M ")
 
 

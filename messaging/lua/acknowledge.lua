@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Raise cursors, never lower them; `read` is cut to `delivered`. An ack that moves the cursor clears the attempts.
 -- KEYS[1] partition prefix; ARGV: for each ack, 5 values: room, epoch, user, delivered ('' none), read ('' none)
+-- Publishes 'A <seq>' for each room: no cursor that moved stood below it.
 -- Returns for each 1 moved, 0 not, -1 the room has no log, -2 not a member, -3 another epoch, -5 above top
 local prefix, rooms, moved_rooms, answers, passed, live = KEYS[1], {}, {}, {}, 0, {}
 
@@ -9,6 +10,11 @@ local function live_between(key, from, upto)
   local stretch = key .. '|' .. from .. '|' .. upto
   if not live[stretch] then live[stretch] = redis.call('ZCOUNT', key .. ':live', '(' .. from, upto) end
   return live[stretch]
+end
+
+local function moves(key, from)
+  moved_rooms[key] = math.min(moved_rooms[key] or math.huge, tonumber(from))
+  return 1
 end
 
 for at = 1, #ARGV, 5 do
@@ -28,14 +34,17 @@ for at = 1, #ARGV, 5 do
       redis.call('ZADD', key .. ':delivered', delivered, user)
       redis.call('HDEL', key .. ':attempts', user)
       passed = passed + live_between(key, cursor, delivered)
-      cursor, answer = delivered, 1
+      answer = moves(key, cursor)
+      cursor = delivered
     end
-    if cursor and read ~= '' then
+    local before = cursor and read ~= '' and redis.call('ZSCORE', key .. ':read', user)
+    if before then
       local cut = math.min(tonumber(read), tonumber(cursor))
-      local moved = redis.call('ZADD', key .. ':read', 'XX', 'GT', 'CH', string.format('%.0f', cut), user)
-      answer = math.max(answer, moved)
+      if cut > tonumber(before) then
+        redis.call('ZADD', key .. ':read', string.format('%.0f', cut), user)
+        answer = moves(key, before)
+      end
     end
-    if answer == 1 then moved_rooms[key] = true end
   end
   answers[#answers + 1] = answer
 end
@@ -43,5 +52,5 @@ if passed > 0 then
   local clock = redis.call('TIME')
   count(prefix, clock[1] * 1000 + math.floor(clock[2] / 1000), 'delivered', passed)
 end
-for key in pairs(moved_rooms) do redis.call('PUBLISH', key, 'A') end
+for key, from in pairs(moved_rooms) do redis.call('PUBLISH', key, string.format('A %.0f', from)) end
 return answers

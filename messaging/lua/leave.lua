@@ -15,5 +15,6 @@ redis.call('HDEL', key .. ':attempts', user)
 redis.call('HINCRBY', key, 'members', 1)
 if redis.call('ZCOUNT', key .. ':live', '(' .. cursor, top) > 0 then
   redis.call('ZADD', key .. ':left', top, string.format('%s|%.0f|%.0f', user, joined, cursor))
+  redis.call('PUBLISH', key, 'A') -- of what is there, all counts may change
 end
 return 1

@@ -1,9 +1,9 @@
 #!lua flags=no-writes
 -- Count who holds a sender's messages among the room's newest 1,000 live ones, for at most 200 of them.
--- KEYS[1] partition prefix; ARGV: room, user
+-- KEYS[1] partition prefix; ARGV: room, user, above (seq: what stands at or below it is not asked)
 -- Returns {epoch, seq, delivered, read, total, ...} ascending; rows that nobody owes are left out
 local LOOK, STEP, MOST, FEW, CHECKS, NAMES = 1000, 250, 200, 1000, 300, 16384
-local key, user = KEYS[1] .. 'room:' .. ARGV[1], ARGV[2]
+local key, user, above = KEYS[1] .. 'room:' .. ARGV[1], ARGV[2], tonumber(ARGV[3])
 local epoch = redis.call('HGET', key, 'epoch')
 if not epoch then return {} end
 
@@ -92,7 +92,7 @@ local function add(seq)
 end
 
 for from = 0, LOOK - 1, STEP do
-  local entries = redis.call('ZREVRANGE', key .. ':live', from, from + STEP - 1)
+  local entries = redis.call('ZREVRANGEBYSCORE', key .. ':live', '+inf', string.format('(%.0f', above), 'LIMIT', from, STEP)
   for _, entry in ipairs(entries) do
     local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
     if sender == user and #rows < MOST and string.sub(entry, -2) ~= '|u' then add(seq) end

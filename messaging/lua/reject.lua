@@ -17,5 +17,5 @@ local clock = redis.call('TIME')
 local attempts = tonumber(string.match(redis.call('HGET', key .. ':attempts', user) or '', '^%d+') or 0)
 redis.call('ZADD', key .. ':outcome', seq, string.format('%s|%s|client_rejected|%d', seq, user, math.min(attempts, most)))
 count(prefix, clock[1] * 1000 + math.floor(clock[2] / 1000), 'rejected', 1)
-redis.call('PUBLISH', key, 'A')
+redis.call('PUBLISH', key, string.format('A %.0f', seq - 1))
 return 1

@@ -16,7 +16,7 @@ if ARGV[3] == room[1] and tonumber(ARGV[4]) <= tonumber(room[2]) then
   if redis.call('ZADD', key .. ':delivered', 'XX', 'GT', 'CH', ARGV[4], user) == 1 then
     redis.call('HDEL', key .. ':attempts', user)
     count(KEYS[1], now, 'delivered', redis.call('ZCOUNT', key .. ':live', '(' .. cursor, ARGV[4]))
-    redis.call('PUBLISH', key, 'A')
+    redis.call('PUBLISH', key, string.format('A %.0f', cursor))
   end
 end
 local read = redis.call('ZSCORE', key .. ':read', user) or joined
