@@ -20,6 +20,8 @@ TEXT = b"\x81"  # RFC 6455, 5.2: the only fragment of a text
 class DirectProtocol(WebSocketsSansIOProtocol):
     """One WebSocket."""
 
+    __slots__ = ("_app_waits", "on_text")  # more than 30 attributes in uvicorn's own dict cost each socket 2 KB
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.on_text: Callable[[str], bool] | None = None

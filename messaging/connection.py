@@ -16,7 +16,6 @@ import itertools
 import secrets
 import time
 import types
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, Protocol
 
@@ -190,6 +189,37 @@ class Bucket:
 class Connection:
     """One open socket of one user."""
 
+    __slots__ = (
+        "__weakref__",
+        "_failed",
+        "_loop",
+        "_send",
+        "_turns",
+        "_waiting",
+        "_writer",
+        "_writing",
+        "_written",
+        "bad_frames",
+        "buckets",
+        "closed",
+        "direct",
+        "ended",
+        "feeds",
+        "greeted",
+        "id",
+        "name",
+        "policy",
+        "reading",
+        "refused",
+        "sending_since_s",
+        "tasks",
+        "typed_s",
+        "unsent",
+        "user",
+        "visitor",
+        "welcomed",
+    )
+
     def __init__(
         self,
         send: Callable[[dict[str, Any]], Awaitable[None]],
@@ -217,12 +247,12 @@ class Connection:
         self.buckets: dict[str, Bucket] = {}
         self.refused = 0  # frames refused for rate since one was taken
         self.typed_s: dict[str, float] = {}
-        self.bad_frames: deque[float] = deque(maxlen=policy.bad_frames_per_minute_max)
+        self.bad_frames: list[float] = []  # when the newest came
         self.tasks: set[asyncio.Task[None]] = set()
         self.direct = direct
         self._send = send
         self._loop = asyncio.get_running_loop()  # each look for it is a system call in Python 3.11
-        self._waiting: deque[tuple[str, int]] = deque()
+        self._waiting: list[tuple[str, int]] = []
         self._writing = False  # a write is due or under way
         self._writer: asyncio.Task[None] | None = None  # while the socket is full
 
@@ -368,14 +398,13 @@ class Connection:
         """Take from what waits as many frames as one array may hold in bytes; return them, and how many are messages."""
         texts: list[str] = []
         size = messages = 0
-        while self._waiting:
-            text, count = self._waiting[0]
+        for text, count in self._waiting:
             size += 1 + (len(text) if text.isascii() else len(text.encode()))
             if texts and size >= self.policy.answer_max:
                 break
-            self._waiting.popleft()
             texts.append(text)
             messages += count
+        del self._waiting[: len(texts)]
         return (texts[0] if len(texts) == 1 and messages <= 1 else _array(texts)), messages
 
 

@@ -208,9 +208,9 @@ class ChatConsumer(AsyncConsumer):
         if not isinstance(refused.error, BadFrame):
             return
         now_s = time.monotonic()
-        bad = connection.bad_frames
-        bad.append(now_s)
-        if len(bad) == bad.maxlen and now_s - bad[0] < 60:
+        most = connection.policy.bad_frames_per_minute_max
+        connection.bad_frames = [*connection.bad_frames, now_s][-most:]
+        if len(connection.bad_frames) == most and now_s - connection.bad_frames[0] < 60:
             connection.close_when_written(Close.TOO_MANY_BAD_FRAMES)
 
 
