@@ -237,10 +237,11 @@ class Connection:
         self.greeted = False
         self.welcomed = False  # `welcome` is the first answer: hints about rooms wait for it
         self.closed: Close | None = None
-        self.ended = asyncio.Event()  # the consumer stops when it is set
+        self._loop = asyncio.get_running_loop()  # each look for it is a system call in Python 3.11
+        self.ended = self._loop.create_future()  # the consumer stops when it is done
         self.unsent = 0  # messages waiting here
         self.sending_since_s: float | None = None
-        self._written = asyncio.Event()
+        self._written: asyncio.Event | None = None  # once somebody waits for it
         self.reading = asyncio.Lock()  # one store read at a time
         self._turns = {Turn.READ: self.reading, Turn.CHANGE: asyncio.Lock()}
         self._failed = dict.fromkeys(Turn, 0)
@@ -251,7 +252,6 @@ class Connection:
         self.tasks: set[asyncio.Task[None]] = set()
         self.direct = direct
         self._send = send
-        self._loop = asyncio.get_running_loop()  # each look for it is a system call in Python 3.11
         self._waiting: list[tuple[str, int]] = []
         self._writing = False  # a write is due or under way
         self._writer: asyncio.Task[None] | None = None  # while the socket is full
@@ -277,9 +277,8 @@ class Connection:
 
     async def wait_for_room(self) -> None:
         """Wait until the socket has taken enough for another read's answer."""
-        while self.unsent >= self.policy.unsent_max and not self.ended.is_set():
-            self._written.clear()
-            await self._written.wait()
+        while self.unsent >= self.policy.unsent_max and not self.ended.done():
+            await self._next_write()
 
     @contextlib.asynccontextmanager
     async def in_turn(self, turn: Turn) -> AsyncIterator[None]:
@@ -307,7 +306,11 @@ class Connection:
         """End the connection with `code`; what waits is not sent any more."""
         if self.closed is None:
             self.closed = code
-            self.ended.set()
+            self._end()
+
+    def _end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
 
     def close_when_written(self, code: Close) -> None:
         """End the connection with `code` once what waits has been given to the socket."""
@@ -319,9 +322,8 @@ class Connection:
 
     async def written(self) -> None:
         """Wait until all that waits has been given to the socket."""
-        while self._writing and not self.ended.is_set():
-            self._written.clear()
-            await self._written.wait()
+        while self._writing and not self.ended.done():
+            await self._next_write()
 
     def spawn(self, work: Awaitable[None]) -> None:
         """Run `work` beside the receiving of frames; it ends with the connection."""
@@ -364,6 +366,7 @@ class Connection:
             text, messages = self._next_text()
             direct.write(text)
             self.unsent -= messages
+            self._wrote()
         if not self._waiting or self.closed is not None:
             self._stop_writing()
             return
@@ -382,9 +385,9 @@ class Connection:
                 self.sending_since_s = time.monotonic()
                 await self._send({"type": "websocket.send", "text": text})
                 self.unsent -= messages
-                self._written.set()
+                self._wrote()
         except (OSError, RuntimeError):
-            self.ended.set()  # the peer is gone; the receiving side hears it too
+            self._end()  # the peer is gone; the receiving side hears it too
         finally:
             self._stop_writing()
 
@@ -392,7 +395,17 @@ class Connection:
         self.sending_since_s = None
         self._writer = None
         self._writing = False
-        self._written.set()
+        self._wrote()
+
+    def _wrote(self) -> None:
+        if self._written is not None:
+            self._written.set()
+
+    async def _next_write(self) -> None:
+        if self._written is None:
+            self._written = asyncio.Event()
+        self._written.clear()
+        await self._written.wait()
 
     def _next_text(self) -> tuple[str, int]:
         """Take from what waits as many frames as one array may hold in bytes; return them, and how many are messages."""

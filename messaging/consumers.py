@@ -46,12 +46,11 @@ class ChatConsumer(AsyncConsumer):
         if connection.direct is not None:
             connection.direct.on_text = lambda text: self._take_at_once(here, connection, text)
         receiving = asyncio.ensure_future(self._receive_frames(here, connection, receive))
-        ended = asyncio.ensure_future(connection.ended.wait())
         hello_due = asyncio.get_running_loop().call_later(
             here.policy.hello_timeout_s, _close_ungreeted, connection
         )
         try:
-            await asyncio.wait({receiving, ended}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({receiving, connection.ended}, return_when=asyncio.FIRST_COMPLETED)
             if receiving.done():
                 receiving.result()
         except Exception:  # noqa: BLE001 -- whatever it is, the connection ends with 1011 and leaves nobody behind
@@ -61,7 +60,6 @@ class ChatConsumer(AsyncConsumer):
                 connection.direct.on_text = None
             hello_due.cancel()
             receiving.cancel()
-            ended.cancel()
             here.leave(connection)
             await connection.finish()
 

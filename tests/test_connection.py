@@ -113,7 +113,7 @@ class TestEnd:
         connection, socket = connect(ADA)
         connection.close(Close.NO_SESSION)
         connection.close(Close.TOO_MUCH)
-        assert connection.ended.is_set()
+        assert connection.ended.done()
         await connection.finish()
         assert socket.close_code == Close.NO_SESSION
 
@@ -121,7 +121,7 @@ class TestEnd:
         connection, socket = connect(ADA)
         connection.push(pong(1))
         connection.close_when_written(Close.TOO_MANY_BAD_FRAMES)
-        await asyncio.wait_for(connection.ended.wait(), 3)
+        await asyncio.wait_for(asyncio.shield(connection.ended), 3)
         assert socket.frames == [{"type": "pong", "n": 1}]
         assert connection.closed is Close.TOO_MANY_BAD_FRAMES
 
@@ -141,7 +141,7 @@ class TestEnd:
 
         connection._send = gone
         connection.push(pong(1))
-        await asyncio.wait_for(connection.ended.wait(), 3)
+        await asyncio.wait_for(asyncio.shield(connection.ended), 3)
 
     async def test_a_handler_that_raises_closes_it_with_1011(self) -> None:
         connection, _ = connect(ADA)
@@ -152,7 +152,7 @@ class TestEnd:
             raise ZeroDivisionError
 
         connection.spawn(fail())
-        await asyncio.wait_for(connection.ended.wait(), 3)
+        await asyncio.wait_for(asyncio.shield(connection.ended), 3)
         assert connection.closed is Close.HANDLER_FAILED
         assert isinstance(faults[0]["exception"], ZeroDivisionError)
 

@@ -199,7 +199,7 @@ class TestThirdAndLast:
         process = await new_process()
         connection, _, socket = await process.open(GRACE)
         await accept(process.store)
-        await asyncio.wait_for(connection.ended.wait(), 5)
+        await asyncio.wait_for(asyncio.shield(connection.ended), 5)
         assert connection.closed is Close.ACKS_MISSING
         assert attempts(socket) == [1, 2, 3]
         assert await counted(process.store, GRACE) == 3
@@ -210,7 +210,7 @@ class TestThirdAndLast:
         process = await new_process()
         first, _, _ = await process.open(GRACE)
         await accept(process.store)
-        await asyncio.wait_for(first.ended.wait(), 5)
+        await asyncio.wait_for(asyncio.shield(first.ended), 5)
         process.end(first)
         connection, feed, socket = await process.open(GRACE)
         process.hub.on_pushed(connection, feed)  # as after the `resumed` that brought the message

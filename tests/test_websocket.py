@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +41,9 @@ async def test_frames_that_wait_and_frames_that_do_not_keep_their_order(site: Si
             )
     for message_id in ids:
         await wire.next("sent", id=message_id)
+    async with asyncio.timeout(5):
+        while len(wire.heard("message")) < len(ids):
+            await wire.fence()
     seqs = [frame["seq"] for frame in wire.heard("sent")]
     assert seqs == sorted(seqs)
     assert [frame["n"] for frame in wire.heard("pong")] == list(range(0, 40, 7))
