@@ -3,7 +3,7 @@
  * Pure: everything that is known goes in, a list of entries with stable keys comes out. An entry's `shown` is all that the
  * view needs, and only when it differs is anything on the screen touched.
  */
-import { gettext, fill } from "./i18n.js";
+import { fill, gettext, ngettext } from "./i18n.js";
 import { offersExtend, outboxState, stateOf } from "./ladder.js";
 import * as words from "./words.js";
 
@@ -139,11 +139,19 @@ function asideOf(message, receipt, context) {
   return { kind: "expiring", icon: "warning", text: expiringText(message, receipt, lacking(message.seq), now), actions: ["extend"] };
 }
 
-/** people: [{name}] or null. */
+/** people: [{name}], the first of those who lack it, or null. */
 export function expiringText(message, receipt, people, now) {
   const left = words.remaining(message.expires_at - now);
-  if (people?.length) return fill(gettext("Expires in %(left)s, not with %(names)s yet"), { left, names: words.names(people.map(({ name }) => name)) });
+  const others = people?.length ? othersWhoLack(receipt, people) : 0;
+  const values = { left, names: words.names(people?.map(({ name }) => name) ?? [], { more: others > 0 }), n: words.number(others) };
+  if (others) return fill(ngettext("Expires in %(left)s, not with %(names)s and %(n)s more yet", "Expires in %(left)s, not with %(names)s and %(n)s more yet", others), values);
+  if (people?.length) return fill(gettext("Expires in %(left)s, not with %(names)s yet"), values);
   return fill(gettext("Expires in %(left)s, delivered %(delivered)s/%(total)s"), { left, ...receipt });
+}
+
+/** How many lack a message beside those who are named. */
+export function othersWhoLack({ delivered, total }, people) {
+  return Math.max(0, total - delivered - people.length);
 }
 
 function withDividers(lines, { divider, now }) {
