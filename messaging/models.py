@@ -206,7 +206,8 @@ class DeadLetter(models.Model):
         ]
         constraints = [
             models.UniqueConstraint(
-                fields=["room_key", "sender_key", "message_id"], name="one_dead_letter_per_message"
+                fields=["room_key", "sender_key", "message_id", "epoch", "seq"],
+                name="one_dead_letter_per_message",
             )
         ]
         indexes = [

@@ -20,7 +20,7 @@ from .models import DeadLetter, FormerUser, MissedRecipient, Notice, Room, momen
 from .records import Expired, Missed
 
 NAMED_MOST = 100  # people by name in a letter and in its notice: the contract
-NAME_MOST = 150  # what the columns hold
+NAME_MOST, EPOCH_MOST = 150, 64  # what the columns hold
 FOUND_AT_ONCE = 5_000  # keys in one query; SQLite takes 32,766
 INSERTED_AT_ONCE = 1_000
 TRIES = 3  # as many as report at once: each failure is another one's commit
@@ -59,13 +59,13 @@ def set_aside(expired: Expired, now_ms: int, fault: str) -> Recorded:
     """
     if not (expired.live and expired.missed):
         return Recorded([], {})
-    key, plain = key_of(expired), _plain(expired, now_ms)
+    plain = {key: _plain(one, now_ms) for key, one in _keyed([expired]).items()}
     try:
-        return _write({key: plain}, now_ms, fault=fault)
+        return _write(plain, now_ms, fault=fault)
     except (OperationalError, InterfaceError):
         raise
     except ODD:
-        return _write({key: plain}, now_ms, fault=fault, alone=True)
+        return _write(plain, now_ms, fault=fault, alone=True)
 
 
 def key_of(expired: Expired) -> UUID:
@@ -74,10 +74,26 @@ def key_of(expired: Expired) -> UUID:
     return uuid5(LETTERS, name.encode("utf-8", "backslashreplace").decode())
 
 
+def _keyed(owed: Sequence[Expired]) -> dict[UUID, Expired]:
+    """Return messages by the keys of their letters.
+
+    Once the store has forgotten an id (`id_life_s`) it accepts it for another message. That one must not pass for reported
+    because the first was: the letter that is there keeps the key, the other gets one that names its place in the log too.
+    """
+    letters = DeadLetter.objects.filter(pk__in={key_of(one) for one in owed})
+    places = {key: place for key, *place in letters.values_list("pk", "epoch", "seq")}
+    keyed = {}
+    for one in sorted(owed, key=lambda one: one.due.seq):
+        key, place = key_of(one), [_word(one.epoch, EPOCH_MOST), _number(one.due.seq, LARGE)]
+        if places.setdefault(key, place) != place:
+            key = uuid5(key, f"{place[0]}|{place[1]}")
+        keyed[key] = one
+    return keyed
+
+
 def _record(owed: Sequence[Expired], now_ms: int) -> Recorded:
     # In the order of the keys, so that two workers wait for each other and not in a ring.
-    keyed = {key_of(one): one for one in owed}
-    return _write({key: keyed[key] for key in sorted(keyed)}, now_ms)
+    return _write(dict(sorted(_keyed(owed).items(), key=lambda item: item[0])), now_ms)
 
 
 def _write(owed: dict[UUID, Expired], now_ms: int, *, fault: str = "", alone: bool = False) -> Recorded:
@@ -244,7 +260,7 @@ def _plain(one: Expired, now_ms: int) -> Expired:
             room=dataclasses.replace(one.due.room, id=_word(one.due.room.id, 32)),
             seq=_number(one.due.seq, LARGE),
         ),
-        epoch=_word(one.epoch, 64),
+        epoch=_word(one.epoch, EPOCH_MOST),
         id=_word(one.id, 64),
         name="",
         body=None,

@@ -219,7 +219,9 @@ class Expiries(Rooms):
             _, sender, id_, *_ = _entry(entries)
             keys.append(f"{due.room.prefix}sent:{due.room.id}:{sender}:{id_}")
         answers = await self.scripts.pipeline([("GET", key) for key in keys])
-        return {row[0]: text(answer).split("|") for row, answer in zip(rows, answers, strict=True) if answer}
+        found = {row[0]: text(answer).split("|") for row, answer in zip(rows, answers, strict=True) if answer}
+        # An id that was used again after a day has the answer of another message by now.
+        return {due: first for due, first in found.items() if int(first[1]) == due.seq}
 
     async def finalize(self, expired: Sequence[Expired]) -> int:
         """Clear what was reported; return how many claims were still the caller's. Counts, and tells the rooms' screens."""

@@ -262,11 +262,15 @@ class Browser:
 
     def post(self, path: str, **fields: str) -> int:
         """Fill in the form of a page and send it; return the status."""
+        return int(self.submit(path, **fields).status)
+
+    def submit(self, path: str, **fields: str) -> Any:
+        """Fill in the form of a page and send it; return the answer."""
         page = self._open(path)
         token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.read().decode())
         assert token is not None
         data = urllib.parse.urlencode({"csrfmiddlewaretoken": token.group(1), **fields}).encode()
-        return int(self._open(path, data=data, Cookie=self._with_csrf(page)).status)
+        return self._open(path, data=data, Cookie=self._with_csrf(page))
 
     def call(self, method: str, path: str, **fields: Any) -> int:
         """Use the JSON side as the chat's page does; return the status."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import redis
+from django.contrib.auth.models import User
 from django.core import serializers
 from django.db import connection
 from django_q.models import OrmQ, Schedule, Task
@@ -21,7 +22,7 @@ from django_q.signing import SignedPackage
 
 from messaging.models import AuditEntry, DeadLetter, Notice
 from tests.clients import Wire, new_id
-from tests.servers import Person, Site, later, people, room, until
+from tests.servers import Browser, Person, Site, later, people, person, room, until
 from tests.workers import Worker, enqueue, manage
 
 Open = Callable[..., Any]
@@ -115,7 +116,7 @@ def in_rows() -> dict[str, bytes]:
 
 
 def in_answers(site: Site) -> dict[str, bytes]:
-    """Return what the commands and the metrics say."""
+    """Return what the commands, the metrics and the staff's export say."""
     shown = [
         ("dead_letters", "show", str(key), "--json")
         for key in DeadLetter.objects.values_list("pk", flat=True)
@@ -126,7 +127,17 @@ def in_answers(site: Site) -> dict[str, bytes]:
         assert done.stdout or words[0] == "dead_letters", done.stderr
         found[f"answer: {' '.join(words[:2])}"] = (done.stdout + done.stderr).encode()
     with urllib.request.urlopen(f"{site.origin}/metrics") as answer:
-        return found | {"answer: metrics": answer.read()}
+        found["answer: metrics"] = answer.read()
+    return found | {"answer: export": exported(site)}
+
+
+def exported(site: Site) -> bytes:
+    """Return all dead letters as a member of the staff takes them away."""
+    staff = person("staff")
+    User.objects.filter(pk=staff.id).update(is_staff=True, is_superuser=True)
+    answer = Browser(site, staff).submit("/admin/messaging/deadletter/export/")
+    assert answer.headers["Content-Type"].startswith("text/csv")
+    return bytes(answer.read())
 
 
 def everywhere(site: Site) -> dict[str, bytes]:

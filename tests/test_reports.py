@@ -105,6 +105,32 @@ class TestRecord:
         reports.record([one, dataclasses.replace(one)], NOW)
         assert counts() == (1, 1, 1)
 
+    def test_an_id_that_was_accepted_again_when_the_store_had_forgotten_it_is_another_message(
+        self, room: Room
+    ) -> None:
+        """For 24 hours an id is known; a client that uses it again later is answered as for a new message."""
+        ada, grace, alan = people("ada", "grace", "alan")
+        first = expired(room, ada, missed(grace), 7, expires_at=NOW - 2 * DAY_MS)
+        again = dataclasses.replace(expired(room, ada, missed(alan), 9), id=first.id)
+        reports.record([first], NOW - 2 * DAY_MS)
+        [letter] = reports.record([again], NOW).letters
+        assert letter != reports.key_of(first)
+        for batch in ([again], [first, again], [again, first]):
+            assert reports.record(batch, NOW).letters == [], "run again, each is known"
+            assert reports.set_aside(batch[0], NOW, "ValueError").letters == []
+        told = [(one["data"]["seq"], one["data"]["id"]) for one in notices.notices_of(ada.pk)]
+        assert told == [(7, first.id), (9, first.id)]
+
+    def test_two_of_one_id_in_one_batch_are_two_whichever_ends_first(self, room: Room) -> None:
+        ada, grace = people("ada", "grace")
+        long = expired(room, ada, missed(grace), 7, expires_at=NOW - 5_000)
+        short = dataclasses.replace(expired(room, ada, missed(grace), 9), id=long.id)
+        other = dataclasses.replace(short, epoch="e2")
+        assert len(reports.record([short], NOW).letters) == 1
+        assert len(reports.record([short, long, other], NOW).letters) == 2
+        assert reports.record([other, long, short], NOW).letters == []
+        assert counts() == (3, 3, 3)
+
     def test_a_notice_that_was_dismissed_is_not_named_again(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
         one = expired(room, ada, missed(grace))

@@ -392,6 +392,19 @@ class TestWhatItWas:
         [one] = await store.expired([Due(ROOM, 1, 1_234, "")])
         assert (one.sent_at, one.expires_at) == (1_234, 1_234)
 
+    async def test_the_answer_to_another_message_of_its_id_says_nothing_of_its_times(
+        self, store: Store
+    ) -> None:
+        first = message()
+        await accept(store, first)
+        await store.client.delete(f"{ROOM.prefix}sent:{ROOM.id}:{ADA}:{first.id}")  # after a day
+        [again] = await accept(store, first)
+        await vanish(store, 1, again.seq)
+        dues = [Due(ROOM, 1, 1_234, ""), Due(ROOM, again.seq, 1_234, "")]
+        one, two = await store.expired(dues)
+        assert (one.id, one.sent_at, one.expires_at) == (first.id, 1_234, 1_234)
+        assert (two.id, two.sent_at, two.expires_at) == (first.id, again.sent_at, again.expires_at)
+
     async def test_is_read_without_a_write(self, store: Store) -> None:
         await accept(store)
         await vanish(store, 1)

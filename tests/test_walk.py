@@ -1,4 +1,4 @@
-"""One message, from the keystroke to the last receipt, through every station in order. Read it from top to bottom.
+"""One message, from the keystroke to the last receipt, through every station in order; and the end of one. Read it from top to bottom.
 
 Ada writes to the room Atlas. Grace is there, but her page says nothing at first; Bob is away. Each `# ──` is a station: what goes in,
 what is then true, and which file does it.
@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import redis
 
-from messaging import protocol
-from messaging.models import Room
+from messaging import jobs, protocol
+from messaging.models import DeadLetter, MissedRecipient, Room
 from messaging.store import RoomKey
 from tests.clients import Wire, new_id
 from tests.servers import Person, Site, later, people, room, until
+from tests.workers import Worker
 
 Open = Callable[..., Any]
 
 ACK_TIMEOUT_S = 0.4
+TTL_S = 10
+# From the end: 5 s for acks in flight, the minute of the schedule, the half minute of its scheduler.
+TOLD_WITHIN_S = 100
 
 
 async def enter(site: Site, open_wire: Open, who: Person) -> Wire:
@@ -117,3 +123,76 @@ async def test_the_walk_of_one_message(new_site: Open, open_wire: Open) -> None:
     assert store.zrangebyscore(f"{key.key}:delivered", "-inf", "(1") == []
     assert store.hgetall(f"{key.key}:attempts") == {}
     await asyncio.to_thread(store.close)
+
+
+# ── The end of a message, as docs/architecture.md tells it: no time is moved, and the worker runs by its schedules ──
+
+
+@pytest.fixture
+def start_worker() -> Iterator[Callable[[Site], Worker]]:
+    """Return what starts a site's worker, jobs, schedules and all."""
+    workers: list[Worker] = []
+
+    def start(site: Site) -> Worker:
+        jobs.install_schedules()
+        workers.append(Worker(site).start())
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.end()
+
+
+async def test_the_end_of_a_message_that_one_of_two_missed(
+    new_site: Open, open_wire: Open, start_worker: Callable[[Site], Worker]
+) -> None:
+    site = new_site()
+    ada, bob, carol = await later(people)("ada", "bob", "carol")
+    atlas = await later(room)(ada, bob, carol)
+    at_ada, at_carol = [await enter(site, open_wire, who) for who in (ada, carol)]
+    worker = await later(start_worker)(site)
+    await until(worker.has_run, within_s=30, what="what the worker runs at its start is behind it")
+
+    # ── 1. Ada writes; Carol acknowledges, Bob is away for all of its life ──
+    sent = await at_ada.post(atlas, "the gate code", ttl=TTL_S)
+    assert sent["expires_at"] - sent["sent_at"] == 1000 * TTL_S
+    place = {"room": atlas, "epoch": sent["epoch"]}
+    assert (await at_carol.next("message", seq=sent["seq"]))["body"] == "the gate code"
+    await at_carol.ack(atlas, sent["epoch"], delivered=sent["seq"])
+    await at_ada.told(sent["seq"], 1, 0, 2)
+
+    # ── 2. Over: the job of the schedule tells Carol's screen to remove it, and Ada by name who missed it (expiry) ──
+    await at_carol.next("expired", within_s=TTL_S + TOLD_WITHIN_S, **place, seqs=[sent["seq"]])
+    notice = await at_ada.next("notice")
+    assert time.time() * 1000 < sent["expires_at"] + 1000 * TOLD_WITHIN_S
+    told = notice["data"]
+    assert told["missing"] == [{"user": bob.id, "name": "bob", "reason": "offline", "attempts": 0}]
+    assert (told["seq"], told["delivered"], told["total"], told["resendable"]) == (sent["seq"], 1, 2, True)
+
+    # ── 3. Written down: one letter, one who missed it (reports) ──
+    [letter] = await later(lambda: list(DeadLetter.objects.all()))()
+    [missed] = await later(lambda: list(MissedRecipient.objects.all()))()
+    assert (letter.message_id, letter.sender_name, letter.missing_total) == (sent["id"], "ada", 1)
+    assert (missed.dead_letter_id, missed.name, missed.reason) == (letter.pk, "bob", "offline")
+
+    # ── 4. Bob comes: nothing of the text is there for him, nor for Carol's next screen (store) ──
+    at_bob, carol_again = [await enter(site, open_wire, who) for who in (bob, carol)]
+    for wire in (at_bob, carol_again):
+        await wire.send(
+            {"type": "sync", **place, "since": 0}, {"type": "history", "room": atlas, "before": 99}
+        )
+        await wire.next("history")
+        assert "the gate code" not in "".join(wire.texts)
+
+    # ── 5. Resent to those who missed it: Bob alone has it, and the receipts count him alone (resend) ──
+    before = len(at_carol.texts)
+    frame = {"type": "resend", **place, "seq": sent["seq"], "id": new_id()}
+    await at_ada.send(frame)
+    again = await at_ada.next("sent", id=frame["id"])
+    message = await at_bob.next("message", seq=again["seq"])
+    assert (message["body"], message["resends"]) == ("the gate code", sent["seq"])
+    await at_bob.ack(atlas, sent["epoch"], delivered=again["seq"])
+    await at_ada.told(again["seq"], 1, 0, 1)
+    for wire in (at_carol, carol_again):
+        await wire.next("resumed", **{"from": sent["seq"], "upto": again["seq"], "messages": []})
+        assert "the gate code" not in "".join(wire.texts[before:] if wire is at_carol else wire.texts)

@@ -3,7 +3,7 @@
  * Pure: everything that is known goes in, a list of entries with stable keys comes out. An entry's `shown` is all that the
  * view needs, and only when it differs is anything on the screen touched.
  */
-import { gettext, fill } from "./i18n.js";
+import { fill, gettext, ngettext } from "./i18n.js";
 import { offersExtend, outboxState, stateOf } from "./ladder.js";
 import * as words from "./words.js";
 
@@ -56,6 +56,7 @@ function messageLine(message, context) {
     sent_at: message.sent_at,
     expires_at: message.expires_at < Number.MAX_SAFE_INTEGER ? message.expires_at : 0,
     expires_title: words.expiresTitle(message.expires_at, now),
+    resent: Boolean(message.resends),
     edited: Boolean(message.edited_at),
     state,
     state_text: state && words.stateText(state, receipt),
@@ -88,6 +89,7 @@ function outboxLines(context) {
       sent_at: item.created_at,
       expires_at: 0,
       expires_title: null,
+      resent: false,
       edited: false,
       state,
       state_text: words.stateText(item.reason && state === "waiting" ? "sending" : state),
@@ -139,11 +141,19 @@ function asideOf(message, receipt, context) {
   return { kind: "expiring", icon: "warning", text: expiringText(message, receipt, lacking(message.seq), now), actions: ["extend"] };
 }
 
-/** people: [{name}] or null. */
+/** people: [{name}], the first of those who lack it, or null. */
 export function expiringText(message, receipt, people, now) {
   const left = words.remaining(message.expires_at - now);
-  if (people?.length) return fill(gettext("Expires in %(left)s, not with %(names)s yet"), { left, names: words.names(people.map(({ name }) => name)) });
+  const others = people?.length ? othersWhoLack(receipt, people) : 0;
+  const values = { left, names: words.names(people?.map(({ name }) => name) ?? [], { more: others > 0 }), n: words.number(others) };
+  if (others) return fill(ngettext("Expires in %(left)s, not with %(names)s and %(n)s more yet", "Expires in %(left)s, not with %(names)s and %(n)s more yet", others), values);
+  if (people?.length) return fill(gettext("Expires in %(left)s, not with %(names)s yet"), values);
   return fill(gettext("Expires in %(left)s, delivered %(delivered)s/%(total)s"), { left, ...receipt });
+}
+
+/** How many lack a message beside those who are named. */
+export function othersWhoLack({ delivered, total }, people) {
+  return Math.max(0, total - delivered - people.length);
 }
 
 function withDividers(lines, { divider, now }) {

@@ -60,7 +60,7 @@ export class Lifetime {
   #whatComesAfter() {
     if (!this.#room.tracked) return gettext("Starts when it is sent. This room is not tracked: nobody is told who missed it, and its text is not kept.");
     const told = gettext("Starts when it is sent. Whoever has not got it by then is named to you.");
-    const kept = this.#retention_s > 0 ? fill(gettext("If somebody missed it, its text is kept for %(life)s, so that you can resend it."), { life: words.duration(this.#retention_s) }) : gettext("Its text is not kept after that.");
+    const kept = this.#retention_s > 0 ? fill(gettext("If somebody missed it, its text is kept for %(life)s, so that you can resend it."), { life: words.duration(this.#retention_s).replaceAll(" ", "\u00a0") }) : gettext("Its text is not kept after that.");
     return words.sentences(told, kept);
   }
 

@@ -115,7 +115,8 @@ export class MessageView {
     place.replaceChildren(...parts(body).map((part) => textPart(part, me)));
   }
 
-  #showFacts({ edited, sent_at, expires_at, expires_title, state, state_text, receipt }) {
+  #showFacts({ resent, edited, sent_at, expires_at, expires_title, state, state_text, receipt }) {
+    this.#part("resent").hidden = !resent;
     this.#part("edited").hidden = !edited;
     const time = this.#part("time");
     setText(time, words.clockTime(sent_at));

@@ -3,7 +3,7 @@
  * count, never a pop-up.
  */
 import { button, el, fillWith, find, findAll, icon, setAttribute, setText } from "./dom.js";
-import { expiringText } from "./entries.js";
+import { expiringText, othersWhoLack } from "./entries.js";
 import { fill, gettext, ngettext } from "./i18n.js";
 import { offersExtend } from "./ladder.js";
 import * as words from "./words.js";
@@ -81,7 +81,7 @@ export class Notices {
         this.#page.askLacking(room, message.seq);
         const people = this.#page.lacking(room, message.seq);
         const title = expiringText(message, receipt, people, now);
-        offers.push({ room, message, people, title, key });
+        offers.push({ room, message, people, others: people ? othersWhoLack(receipt, people) : 0, title, key });
       }
     }
     return offers;
@@ -128,7 +128,7 @@ export class Notices {
     const others = most.length - ROOMS_MOST;
     return this.#article("undelivered", "missed", fill(ngettext("%(n)s older message did not reach everybody", "%(n)s older messages did not reach everybody", messages), { n: words.number(messages) }), [
       el("p", { class: "notice-where" }, fill(gettext("expired between %(from)s and %(to)s"), { from: this.#when(from_at), to: this.#when(to_at) })),
-      el("ul", { class: "people" }, most.slice(0, ROOMS_MOST).map(([room, n]) => el("li", {}, el("b", { dir: "auto" }, this.#roomName(room)), el("span", {}, words.number(n)))), others > 0 && el("li", {}, el("span", {}, fill(ngettext("and %(n)s more", "and %(n)s more", others), { n: words.number(others) })))),
+      el("ul", { class: "people" }, most.slice(0, ROOMS_MOST).map(([room, n]) => el("li", {}, el("b", { dir: "auto" }, this.#roomName(room)), el("span", {}, words.number(n)))), others > 0 && andMore(others)),
       el("div", { class: "notice-actions" }, button(gettext("Dismiss"), () => this.#page.chat.dismiss(notice))),
     ]);
   }
@@ -141,12 +141,12 @@ export class Notices {
     return button(text, () => notices.forEach(({ data }) => chat.resend(data)), { kind: "primary", disabled: busy });
   }
 
-  #offer({ room, message, people, title, key }) {
+  #offer({ room, message, people, others, title, key }) {
     const by = words.duration(this.#page.extensionOf(room, message).by);
     return this.#article("expiring", "warning", title, [
       el("p", { class: "notice-where" }, fill(gettext("%(room)s, sent %(sent)s"), { room: room.name, sent: this.#when(message.sent_at) })),
       el("p", { class: "notice-text", dir: "auto" }, message.body.slice(0, 200)),
-      people?.length && el("ul", { class: "people" }, people.map((one) => el("li", {}, el("b", { dir: "auto" }, one.name), el("span", {}, words.stillLacks(one))))),
+      people?.length && el("ul", { class: "people" }, people.map((one) => el("li", {}, el("b", { dir: "auto" }, one.name), el("span", {}, words.stillLacks(one)))), others > 0 && andMore(others)),
       el("div", { class: "notice-actions" },
         button(fill(gettext("Extend by %(life)s"), { life: by }), () => this.#page.extend(room, message), { kind: "primary" }),
         button(gettext("Dismiss"), () => {
@@ -173,17 +173,24 @@ export class Notices {
 /** Who missed it and why; what is too long to read at once is folded. */
 function peopleOf({ missing, missing_total }) {
   const row = (one) => el("li", {}, el("b", { dir: "auto" }, one.name), el("span", {}, words.reasonLong(one)));
-  const more = (n) => fill(ngettext("and %(n)s more", "and %(n)s more", n), { n: words.number(n) });
   const nameless = missing_total - missing.length;
-  const last = nameless > 0 && el("li", {}, el("span", {}, more(nameless)));
+  const last = nameless > 0 && andMore(nameless);
   const shown = el("ul", { class: "people" }, missing.slice(0, LISTED_MOST).map(row), missing.length <= LISTED_MOST && last);
   if (missing.length <= LISTED_MOST) return shown;
   return [shown, el("details", {}, el("summary", { class: "notice-where" }, more(missing_total - LISTED_MOST)), el("ul", { class: "people" }, missing.slice(LISTED_MOST).map(row), last))];
+}
+
+function more(n) {
+  return fill(ngettext("and %(n)s more", "and %(n)s more", n), { n: words.number(n) });
+}
+
+function andMore(n) {
+  return el("li", {}, el("span", {}, more(n)));
 }
 
 function headline({ missing, missing_total }) {
   const shown = missing.slice(0, NAMES_MOST).map(({ name }) => name);
   const others = (missing_total ?? missing.length) - shown.length;
   if (others <= 0) return fill(gettext("Never reached %(names)s"), { names: words.names(shown) });
-  return fill(ngettext("Never reached %(names)s and %(n)s more", "Never reached %(names)s and %(n)s more", others), { names: words.names(shown), n: words.number(others) });
+  return fill(ngettext("Never reached %(names)s and %(n)s more", "Never reached %(names)s and %(n)s more", others), { names: words.names(shown, { more: true }), n: words.number(others) });
 }

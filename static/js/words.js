@@ -51,10 +51,10 @@ export function expiresTitle(ms, now) {
 
 /** What is left of a life, as short as it can be said: 4 weeks, 6 days, 7 h, 1 h 12 min, 57 min, 41 s. */
 export function remaining(ms) {
-  const nearly = ms + MINUTE; // a message of a week says so in its first minute
+  const nearly = ms + MINUTE; // a message of a week, or of 8 hours, says so in its first minute
   if (nearly >= 2 * WEEK) return count("week", Math.floor(nearly / WEEK));
   if (nearly >= 2 * DAY) return count("day", Math.floor(nearly / DAY));
-  if (ms >= 2 * HOUR) return fill(gettext("%(n)s h"), { n: Math.floor(ms / HOUR) });
+  if (ms >= 2 * HOUR) return fill(gettext("%(n)s h"), { n: Math.floor(nearly / HOUR) });
   if (ms > HOUR) return hoursAndMinutes(ms);
   if (ms > MINUTE) return fill(gettext("%(n)s min"), { n: Math.floor(ms / MINUTE) });
   return fill(gettext("%(n)s s"), { n: Math.max(0, Math.ceil(ms / 1000)) });
@@ -98,7 +98,9 @@ export function shortDuration(seconds) {
   return duration(seconds);
 }
 
-export function names(list) {
+/** Names as a sentence has them. `more`: "and 5 more" comes behind them. */
+export function names(list, { more = false } = {}) {
+  if (more) return list.join(gettext(", "));
   if (list.length < 2) return list.join();
   return fill(gettext("%(names)s and %(last)s"), { names: list.slice(0, -1).join(gettext(", ")), last: list.at(-1) });
 }

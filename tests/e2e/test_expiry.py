@@ -115,6 +115,8 @@ def test_who_missed_a_message_is_named_and_the_resend_reaches_nobody_else(
     told.get_by_role("button", name="Resend to them").click()
 
     bobs.sees("the gate code")
+    expect(bobs.message("the gate code").get_by_text("sent again")).to_be_visible()
+    expect(bobs.message("back again").get_by_text("sent again")).to_be_hidden()
     expect(told.locator(".notice")).to_have_count(0)
     expect(grave).to_contain_text(f"Resent to {bob.name} at ")
     expect(grave.get_by_role("button", name="Resend to them")).to_have_count(0)
@@ -527,7 +529,7 @@ def test_a_notice_names_ten_at_once_a_hundred_when_asked_and_counts_the_rest(
         expect(told.locator("h3")).to_contain_text(["expired before member 100 and 239 others had them"])
         told.get_by_text("Each of them").click()
     one = told.locator(
-        '.notice:has-text("Never reached member 100, member 101 and member 102 and 237 more")'
+        '.notice:has-text("Never reached member 100, member 101, member 102 and 237 more")'
     ).last
     expect(one.locator("li:visible")).to_have_count(10)
     one.get_by_text("and 230 more").click()

@@ -442,10 +442,14 @@ test("extend is offered at four fifths of a life while somebody lacks it, and na
   const w = world();
   w.welcome();
   w.chat.take(w.message(1, { from: ADA }));
-  w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 1, 0, 2]] });
+  w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 1, 0, 3]] });
   w.clock.advance(0.8 * HOUR - 1);
   assert.equal(lines(w).at(-1).shown.aside, null);
   w.clock.advance(1);
+  const aside = (...names) => lines(w, { lacking: () => names.map((name) => ({ name })) }).at(-1).shown.aside.text;
+  assert.equal(aside("bob", "carol"), "Expires in 12 min, not with bob and carol yet");
+  assert.equal(aside("bob"), "Expires in 12 min, not with bob and 1 more yet", "one who lacks it is counted where he is not named");
+  w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 3]] });
   assert.deepEqual(lines(w, { lacking: () => [{ name: "bob" }] }).at(-1).shown.aside, { kind: "expiring", icon: "warning", text: "Expires in 12 min, not with bob yet", actions: ["extend"] });
   w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 2]] });
   assert.equal(lines(w).at(-1).shown.aside, null);

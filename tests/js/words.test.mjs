@@ -4,7 +4,7 @@ import * as words from "../../static/js/words.js";
 
 const S = 1000, MIN = 60 * S, H = 60 * MIN, D = 24 * H;
 
-for (const [ms, text] of [[28 * D - S, "4 weeks"], [7 * D - S, "7 days"], [6 * D + H, "6 days"], [D + H, "25 h"], [7 * H + MIN, "7 h"], [H + 12 * MIN, "1 h 12 min"], [H + S, "1 h"], [H, "60 min"], [57 * MIN + S, "57 min"], [61 * S, "1 min"], [MIN, "60 s"], [41 * S - 1, "41 s"], [1, "1 s"], [0, "0 s"]]) {
+for (const [ms, text] of [[28 * D - S, "4 weeks"], [7 * D - S, "7 days"], [6 * D + H, "6 days"], [D + H, "25 h"], [8 * H - S, "8 h"], [7 * H + MIN, "7 h"], [H + 12 * MIN, "1 h 12 min"], [H + S, "1 h"], [H, "60 min"], [57 * MIN + S, "57 min"], [61 * S, "1 min"], [MIN, "60 s"], [41 * S - 1, "41 s"], [1, "1 s"], [0, "0 s"]]) {
   test(`${ms} ms left reads ${text}`, () => assert.equal(words.remaining(ms), text));
 }
 
