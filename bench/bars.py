@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from bench.limits import STALLED_MOST_KB
+
 SATURATED = "saturated (window 32)"
 FLAT_MB = 10.0  # memory that counts as flat while 50,000 messages are read
 
@@ -82,8 +84,10 @@ def _ratios(summary: dict[str, Any]) -> Iterator[Bar]:
 def _least_ratio(rows: dict[str, Any], peers: tuple[str, ...]) -> tuple[float | None, str]:
     """Return this server's ratio to the best of some peers, and what is to be said of it. A peer that lost messages is none."""
     own = rows.get("chat")
-    if not own or own.get("missing"):
-        return None, "this server was not measured"
+    if not own:
+        return None, "not measured"
+    if own.get("missing"):
+        return None, own["why"]
     if not own["sound"]:
         return None, "this server lost, repeated or refused messages"
     known = {peer: rows[peer] for peer in peers if peer in rows}
@@ -138,7 +142,7 @@ def _parts(parts: dict[str, Any]) -> Iterator[Bar]:
     )
     yield _at_most(
         "memory for each stalled socket",
-        stalled.get("limit_kb", 0),
+        STALLED_MOST_KB,
         stalled.get("kb_each"),
         "KB",
         stalled,
