@@ -43,7 +43,7 @@ def stored(start: Start, crowds: dict[str, Any], *, repeats: int, quick: bool) -
             _rest(full)
             with start() as empty:
                 _load(empty, STORED_LOAD, rooms)  # what a process does once; the other has it behind it
-                turns = max(repeats, LAST_REPEATS) if size == sizes[-1] and not quick else min(repeats, 2)
+                turns = LAST_REPEATS if size == STORED[-1] else 1
                 pairs = [
                     (_load(empty, STORED_LOAD, rooms), _load(full, STORED_LOAD, rooms)) for _ in range(turns)
                 ]

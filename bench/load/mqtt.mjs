@@ -30,7 +30,11 @@ export class MqttClient {
       const parser = mqtt.parser(V5);
       parser.on("packet", (packet) => this.#take(packet));
       parser.on("error", reject);
-      this.#socket.on("data", (data) => parser.parse(data));
+      this.#socket.on("data", (data) => {
+        this.#socket.cork(); // what is answered to one read leaves in one write
+        parser.parse(data);
+        this.#socket.uncork();
+      });
       this.#socket.on("error", reject);
       this.#socket.on("close", () => this.#on.closed());
       this.#socket.on("connect", () =>
