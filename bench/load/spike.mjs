@@ -1,29 +1,25 @@
 /** A client of the bare hot path (bench/peers/spike): room and user in the path, this project's frames without hello, ack and sync. */
 import { randomUUID } from "node:crypto";
-import WebSocket from "ws";
+import { Wire, parse } from "./wire.mjs";
 
-export class SpikeClient {
-  #socket;
+export class SpikeClient extends Wire {
   #on;
   #last = null;
   #numbers = new Map();
 
   constructor({ port, room, on }) {
+    super(port, `/ws/chat/${room}/${on.sender}`);
     this.#on = on;
-    this.#socket = new WebSocket(`ws://127.0.0.1:${port}/ws/chat/${room}/${on.sender}`, {
-      perMessageDeflate: false,
-      skipUTF8Validation: true,
-    });
   }
 
   /** Resolves when the room is heard. */
   ready() {
     return new Promise((resolve, reject) => {
       this.resolve = resolve;
-      this.#socket.on("error", reject);
-      this.#socket.on("close", (code) => this.#on.closed(code));
-      this.#socket.on("message", (data) => {
-        for (const frame of JSON.parse(data)) this.#take(frame);
+      this.socket.on("error", reject);
+      this.socket.on("close", (code) => this.#on.closed(code));
+      this.socket.on("message", (data) => {
+        for (const frame of parse(data)) this.#take(frame);
       });
     });
   }
@@ -31,19 +27,7 @@ export class SpikeClient {
   send(number, body) {
     const id = randomUUID();
     this.#numbers.set(id, number);
-    this.#socket.send(JSON.stringify({ type: "send", id, body }));
-  }
-
-  pause() {
-    this.#socket.pause();
-  }
-
-  resume() {
-    this.#socket.resume();
-  }
-
-  close() {
-    this.#socket.terminate();
+    this.socket.send(JSON.stringify({ type: "send", id, body }));
   }
 
   #take(frame) {
