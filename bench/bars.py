@@ -164,10 +164,14 @@ def _processes(found: dict[str, Any]) -> Iterator[Bar]:
     for row in rows:
         what = f"two processes by one ({row['scenario']})" if row else "two processes by one"
         bar = _at_least(what, 1.6, row.get("ratio"), "x", found)
-        if bar.met is False and found["shared"]:
-            used = row["two_cpu"]
-            if sum(used.values()) >= 0.9 * found["cores"]:
-                note = f"the cores are full: the generator took {used['generator']} of {found['cores']}, the store {used['store']}"
+        if bar.met is False:
+            used = row["one_cpu"]
+            possible = found["cores"] / sum(used.values())
+            if found["shared"] and possible < 1.6:
+                note = (
+                    f"one process, its store ({used['store']}) and the generator ({used['generator']}) use"
+                    f" {sum(used.values()):.2f} of {found['cores']} cores: {possible:.1f}x is the most that is possible here"
+                )
                 bar = dataclasses.replace(bar, met=None, note=note)
         yield bar
 

@@ -26,7 +26,7 @@ BACKLOG, BACKLOG_MESSAGES = "1x2", 50_000
 IDLE, IDLE_CONNECTIONS, QUICK_CONNECTIONS = "1x250", 5_000, 1_000
 STALLED = Scenario(name="stalled", title="10 of 200 stop reading", crowd="1x200", rate=500, stalled=10)
 CALM = Scenario(name="calm", title="the same load, everybody reads", crowd="1x200", rate=500)
-STALLED_S = 4.0
+STALLED_S = 5.0
 # What may wait for one socket: `unsent_max` messages of some 400 B as text, an array under way (256 KiB), the transport (64 KiB).
 STALLED_MOST_KB = 1_000 * 0.4 + 256 + 64
 

@@ -34,7 +34,7 @@ RESULTS = ROOT / "bench" / "results"
 STORES = ("always", "everysec")
 CHECKED = ["chat", "chat-2", "spike"]
 QUICK_SYSTEMS = [name for name in PEERED if name != "tutorial-core"]
-QUICK_PARTS = ["acks", "memory"]
+QUICK_PARTS = ["acks"]
 
 
 def main(arguments: list[str]) -> int:
