@@ -49,6 +49,8 @@ def main(arguments: list[str]) -> int:
         "seconds": options.seconds,
         "results": [],
         "parts": {},
+        "summary": {},
+        "took_s": 0,
     }
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-site-") as folder:

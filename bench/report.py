@@ -26,7 +26,7 @@ def write(run: dict[str, Any], said: Sequence[str]) -> None:
     `said`: what was found beside the tables, a sentence each.
     """
     words, mark, _ = PAGE.read_text().partition(MARK)
-    (IMAGES / "throughput-latency.svg").write_text(plots.throughput_latency(run["summary"]["always"]))
+    (IMAGES / "throughput-latency.svg").write_text(plots.throughput_latency(run["summary"].get("always", {})))
     (IMAGES / "cost-stored.svg").write_text(plots.cost_stored(run["parts"].get("stored", {})))
     PAGE.write_text(f"{words}{mark}\n{_measured(run, said)}")
 

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import bars, expiry, outcome, overdue, plots
+from bench import bars, expiry, outcome, overdue, plots, report
 from bench.processes import CannotMeasure
 from bench.scenarios import SCENARIOS, rate_of
 from bench.starting import running
@@ -230,6 +230,24 @@ def test_the_plots_are_pictures_with_a_point_for_what_was_measured() -> None:
         assert root.tag.endswith("svg")
         assert picture.count('r="5"') == 2 * points, "a point, and the same colour beside its name"
     assert ElementTree.fromstring(plots.cost_stored({})).tag.endswith("svg")
+
+
+def test_the_page_keeps_what_is_written_by_hand_and_renews_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text(f"By hand.\n{report.MARK}\nof an earlier run")
+    monkeypatch.setattr(report, "PAGE", page)
+    monkeypatch.setattr(report, "IMAGES", tmp_path)
+    summary = {"always": outcome.summarise([a_result()], ["chat", "raw"], ["fan-4"])}
+    run = {"at": "2026-11-28T19:00", "repeats": 3, "seconds": 2.0, "took_s": 1_080, "parts": {}}
+    report.write(run | {"summary": summary}, ["1,000 came back."])
+    text = page.read_text()
+    assert text.startswith("By hand.\n")
+    assert "of an earlier run" not in text
+    assert "- 1,000 came back." in text
+    assert "| fan-out 1x200, window 4 | >= 1.2x Socket.IO + streams |" in text
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"throughput-latency.svg", "cost-stored.svg"}
 
 
 # ── Many due at once ──
