@@ -22,28 +22,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.generator import generate
 from bench.overdue import Load, Seeded, due, faults, left, seed
-from bench.systems import (
-    ROOT,
-    SERVER_CORE,
-    SYSTEMS,
-    CannotMeasure,
-    descendants,
-    end,
-    free_port,
-    on_core,
-    plain_env,
-    prefer,
-    wait_until_served,
-)
+from bench.processes import SERVER_CORE, CannotMeasure, descendants, end, free_port, on_core, prefer
+from bench.starting import wait_until_served
+from bench.systems import ROOT, SYSTEMS, plain_env
+from bench.talk import latencies, talk_faults, talking
 
 RESULTS = ROOT / "bench" / "results" / "expiry.json"
 SLOWEST_MS = 5.0
@@ -191,7 +180,7 @@ def measure(load: Load, folder: Path, *, store_first: bool) -> dict[str, Any]:
             "stop": str(folder / "stop"),
         }
         watch = Watch(seeded)
-        with talking(plan) as talk:
+        with talking(plan, patience_s=2 * WITHIN_S) as talk:
             watch.rest(load.idle_s)
             with running(folder, "worker") as worker:
                 took_s = watch.work(worker)
@@ -210,29 +199,6 @@ def measure(load: Load, folder: Path, *, store_first: bool) -> dict[str, Any]:
         }
 
 
-@contextlib.contextmanager
-def talking(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Let the rooms talk meanwhile; what is yielded is their report when the block has ended."""
-    report: dict[str, Any] = {}
-    failed: list[CannotMeasure] = []
-
-    def run() -> None:
-        try:
-            report.update(generate("steady.mjs", plan, patience_s=2 * WITHIN_S))
-        except CannotMeasure as fault:
-            failed.append(fault)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield report
-    finally:
-        Path(plan["stop"]).touch()
-        thread.join()
-    if failed:
-        raise failed[0]
-
-
 # ── What was found ──
 
 
@@ -246,17 +212,6 @@ def chat(talk: dict[str, Any], watch: Watch) -> dict[str, Any]:
     for kind in ("answer_ms", "delivery_ms"):
         before, during = found["idle"][kind]["p99"], found["working"][kind]["p99"]
         found[f"{kind.removesuffix('_ms')}_p99_ratio"] = round(during / before, 2) if before else None
-    return found
-
-
-def latencies(rows: Sequence[list[Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {"messages": len(rows)}
-    for place, kind in ((1, "answer_ms"), (2, "delivery_ms")):
-        values = sorted(row[place] for row in rows if row[place] is not None)
-        found[kind] = {
-            name: values[int(share * (len(values) - 1))] if values else 0.0
-            for name, share in (("p50", 0.5), ("p99", 0.99), ("most", 1.0))
-        }
     return found
 
 
@@ -350,11 +305,6 @@ def call_name(command: str, scripts: dict[str, str]) -> str:
     """Return a script's name or a command's, never its arguments."""
     words = command.split(" ", 2)
     return scripts.get(words[1], "a script") if words[0].upper() == "EVALSHA" else words[0].upper()
-
-
-def talk_faults(talk: dict[str, Any]) -> list[str]:
-    names = ("missing", "unanswered", "twice", "unordered", "errors", "closed")
-    return [f"chat, {name}: {talk[name]}" for name in names if talk[name]]
 
 
 def complaints(report: dict[str, Any]) -> list[str]:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
-from bench.systems import GENERATOR_CORE, ROOT, CannotMeasure, on_core, prefer
+from bench.processes import GENERATOR_CORE, CannotMeasure, on_cores, prefer
+from bench.systems import ROOT
 
 
-def generate(program: str, plan: dict[str, Any], *, patience_s: float) -> dict[str, Any]:
-    """Give a program its plan; return the JSON object that it printed."""
+def generate(
+    program: str, plan: dict[str, Any], *, patience_s: float, cores: Sequence[int] = (GENERATOR_CORE,)
+) -> dict[str, Any]:
+    """Give a program its plan; return the JSON object that it printed. Raises CannotMeasure."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(plan, file)
         file.flush()
-        command = on_core(GENERATOR_CORE, ["node", str(ROOT / "bench" / "load" / program), file.name])
+        command = on_cores(cores, ["node", str(ROOT / "bench" / "load" / program), file.name])
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         ) as generator:

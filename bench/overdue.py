@@ -55,9 +55,9 @@ def seed(load: Load) -> Seeded:
     return found
 
 
-def talking_room(people: Sequence[Any]) -> dict[str, Any]:
-    """Return a room as the load generator takes it."""
-    room = room_of([one.id for one in people])
+def talking_room(people: Sequence[Any], away: Sequence[int] = ()) -> dict[str, Any]:
+    """Make a room; return it as the load generator takes it: with the members who connect, not those who are `away`."""
+    room = room_of([*(one.id for one in people), *away])
     return {"id": room.id, "members": [{"id": one.id, "cookie": one.session} for one in people]}
 
 

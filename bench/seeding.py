@@ -1,41 +1,27 @@
-"""Make the people and rooms of a measurement, as `seed_demo` makes them; prints {shape: [{id, members: [{id, cookie}]}]}.
+"""Make the people and rooms of a measurement, as the demo makes them; prints {shape: [{id, members: [{id, cookie}]}]}.
 
 Run as a command of its own, with the environment of the site that it seeds: `python -m bench.seeding 1x200 50x2`.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
 from typing import Any
 
 
-def crowd(rooms: int, members: int) -> list[dict[str, Any]]:
-    """Make `rooms` rooms of `members` people each; nobody is in two of them."""
-    from django.core.management import call_command
+def crowd(shape: str) -> list[dict[str, Any]]:
+    """Make rooms of people, nobody in two of them: `50x2`; `1x100+10000` has 10,000 more members, who have no session."""
+    from bench.overdue import talking_room
+    from messaging import demo
 
-    made = []
-    for _ in range(rooms):
-        written = io.StringIO()
-        call_command(
-            "seed_demo",
-            users=members,
-            rooms=1,
-            members=members,
-            sessions=True,
-            json=True,
-            force=True,
-            stdout=written,
-        )
-        seeded = json.loads(written.getvalue())
-        cookies = {user["id"]: user["session"] for user in seeded["users"]}
-        [room] = seeded["rooms"]
-        made.append(
-            {"id": room["id"], "members": [{"id": user, "cookie": cookies[user]} for user in room["members"]]}
-        )
-    return made
+    rooms, _, each = shape.partition("x")
+    present, _, absent = each.partition("+")
+    members = int(present)
+    people = demo.seed_fresh(int(rooms) * members, 0, 1, sessions=True).users
+    away = [one.id for one in demo.seed_fresh(int(absent or 0), 0, 1).users] if absent else []
+    return [talking_room(people[at : at + members], away) for at in range(0, len(people), members)]
 
 
 def main(shapes: list[str]) -> None:
@@ -45,7 +31,7 @@ def main(shapes: list[str]) -> None:
 
     django.setup()
     call_command("migrate", verbosity=0, interactive=False)
-    json.dump({shape: crowd(*map(int, shape.split("x"))) for shape in shapes}, sys.stdout)
+    json.dump({shape: crowd(shape) for shape in shapes}, sys.stdout)
 
 
 if __name__ == "__main__":

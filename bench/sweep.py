@@ -16,50 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from pathlib import Path
-from typing import Any
+
+from bench.filling import A_ROOM, fill, key, members_of, message
 
 RESULTS = Path(__file__).parent / "results" / "sweep.json"
-A_ROOM = 100  # messages
-SENDER, OTHER = MEMBERS = (1, 2)
 REPEATS = 101
 SLOWEST_MS = 5.0
 RATIO_MOST = 1.5
-
-
-async def members_of(room: str) -> list[int]:
-    return list(MEMBERS)
-
-
-async def fill(rooms: range) -> None:
-    """Store 100 messages in each room, acknowledged by everybody."""
-    from messaging import pools
-    from messaging.policy import Policy
-    from messaging.records import AckRow
-    from messaging.store import Store
-
-    store = Store(pools.async_client(), Policy(), members_of=members_of)
-    for number in rooms:
-        room = key(number)
-        epoch = await store.init(room)
-        await store.append([message(number) for _ in range(A_ROOM)])
-        await store.acknowledge([AckRow(room, epoch, OTHER, A_ROOM, A_ROOM)])
-
-
-def key(number: int) -> Any:
-    from messaging.models import PARTITIONS
-    from messaging.records import RoomKey
-
-    return RoomKey(f"r{number}", number % PARTITIONS)
-
-
-def message(number: int) -> Any:
-    from messaging.records import Append
-
-    return Append(
-        room=key(number), user=SENDER, name="ada", id=str(uuid.uuid4()), body="x" * 100, ttl_ms=86_400_000
-    )
 
 
 async def make_due(rooms: range) -> None:
@@ -79,7 +43,7 @@ async def owe(rooms: range) -> None:
 
     store = open_store()
     for at in range(0, len(rooms), 100):
-        await store.append([message(number) for number in rooms[at : at + 100]])
+        await store.append([message(key(number)) for number in rooms[at : at + 100]])
     await asyncio.sleep(Policy().ack_timeout_s + 1)  # what is younger is not looked at
     await make_due(rooms)
 
@@ -118,15 +82,17 @@ async def rest() -> None:
 
 async def run(rooms: int, store_log_us: int = 500) -> dict[str, dict[str, float]]:
     from messaging import pools
-    from messaging.store import open_store
+    from messaging.policy import Policy
+    from messaging.store import Store, open_store
 
     client = open_store().client
     await client.config_set("slowlog-log-slower-than", store_log_us)
     await client.config_set("slowlog-max-len", 128)
     few, found = 10, {}
-    await fill(range(few))
+    filled = Store(client, Policy(), members_of=members_of)
+    await fill(filled, range(few))
     found["few messages, nothing due"] = await measure()
-    await fill(range(few, rooms))
+    await fill(filled, range(few, rooms))
     await rest()
     found["many messages, nothing due"] = await measure()
     await make_due(range(rooms))

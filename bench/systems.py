@@ -1,32 +1,16 @@
-"""The systems that are measured: how each is started on the server's core, and what of the load generator speaks to it.
-
-Every system gets a store of its own, fresh, with the same settings; `Running` owns all processes of one start and ends them.
-"""
+"""The systems that are measured: the command of each, and what of the load generator speaks to it. bench/starting.py starts them."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-
-from chatsite import embedded
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "bench" / "peers"
-CORES = sorted(os.sched_getaffinity(0))
-SERVER_CORE, GENERATOR_CORE = CORES[0], CORES[-1]
-READY_WITHIN_S = 60.0
 UVICORN = [
     *(sys.executable, "-m", "uvicorn", "--loop", "uvloop", "--http", "httptools"),
     *(
@@ -41,10 +25,6 @@ UVICORN = [
 ]
 
 
-class CannotMeasure(Exception):
-    """A system did not start; the text says why."""
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a system runs: its own folder, port and store."""
@@ -52,12 +32,16 @@ class Place:
     folder: Path
     port: int
     store_url: str
+    fsync: str
     site: Path  # the seeded site of this project
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """One line of the table. `client`: the generator's client; `site`: it is this project's."""
+    """One line of the table. `client`: the generator's client; `site`: it is this project's; `needs`: what else must be installed.
+
+    `stores`: what the store's setting changes; `only`: the start of the names of the scenarios that it is measured in.
+    """
 
     name: str
     title: str
@@ -66,6 +50,9 @@ class System:
     env: Callable[[Place], dict[str, str]]
     cwd: Path = ROOT
     site: bool = False
+    needs: str = ""
+    stores: bool = True
+    only: str = ""
 
 
 def plain_env() -> dict[str, str]:
@@ -73,13 +60,20 @@ def plain_env() -> dict[str, str]:
     return {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
 
 
-def _chat_env(place: Place) -> dict[str, str]:
-    shutil.copytree(place.site, place.folder / "site")
+def site_env(folder: Path, store_url: str) -> dict[str, str]:
+    """Return what a command of this project's site in `folder` needs."""
     return {
-        "DATA_DIR": str(place.folder / "site"),
-        "REDIS_URL": place.store_url,
+        **plain_env(),
+        "DATA_DIR": str(folder),
+        "REDIS_URL": store_url,
+        "DJANGO_SECRET_KEY": (folder / "secret-key").read_text(),
         "MESSAGING_RATE_LIMIT_SCALE": "1000000",
     }
+
+
+def _chat_env(place: Place) -> dict[str, str]:
+    shutil.copytree(place.site, place.folder / "site")
+    return site_env(place.folder / "site", place.store_url)
 
 
 def _chat(processes: int) -> Callable[[Place], list[str]]:
@@ -101,6 +95,34 @@ def _socketio(keep: bool) -> Callable[[Place], dict[str, str]]:
     return lambda place: {"PORT": str(place.port), "STORE_URL": place.store_url, "KEEP": "1" if keep else ""}
 
 
+def _mosquitto(place: Place) -> list[str]:
+    """Write the broker's configuration: persistent, as often as it can be.
+
+    It has no setting that writes each message before it is acknowledged: with autosave_on_changes and an interval of 1 it writes
+    its whole database in the turn after a change, else once a second.
+    """
+    lines = {
+        "listener": f"{place.port} 127.0.0.1",
+        "allow_anonymous": "true",
+        "set_tcp_nodelay": "true",
+        "max_queued_messages": "0",  # else it drops above 1,000
+        "persistence": "true",
+        "persistence_location": f"{place.folder}/",
+        "autosave_on_changes": "true" if place.fsync == "always" else "false",
+        "autosave_interval": "1",
+        "log_type": "error",
+    }
+    if os.geteuid() == 0:
+        lines["user"] = "root"  # else it becomes another user, to whom the folder is closed
+    file = place.folder / "mosquitto.conf"
+    file.write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
+    return [str(found("mosquitto")), "-c", str(file)]
+
+
+def found(program: str) -> str | None:
+    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
 SYSTEMS = {
     system.name: system
     for system in (
@@ -111,6 +133,14 @@ SYSTEMS = {
             command=_chat(1),
             env=_chat_env,
             site=True,
+        ),
+        System(
+            name="spike",
+            title="its bare hot path (spike)",
+            client="spike",
+            command=_uvicorn,
+            env=lambda place: {"STORE_URL": place.store_url},
+            cwd=PEERS / "spike",
         ),
         System(
             name="tutorial",
@@ -149,130 +179,26 @@ SYSTEMS = {
             command=_uvicorn,
             env=lambda place: {},
             cwd=PEERS / "raw",
+            stores=False,
+        ),
+        System(
+            name="mosquitto",
+            title="Mosquitto, MQTT 5 QoS 1, persistent sessions",
+            client="mqtt",
+            command=_mosquitto,
+            env=lambda place: {},
+            needs="mosquitto",
+            only="pairs",
+        ),
+        System(
+            name="chat-2",
+            title="this server, two processes",
+            client="chat",
+            command=_chat(2),
+            env=_chat_env,
+            site=True,
+            only="check",
         ),
     )
 }
-
-
-@dataclasses.dataclass(slots=True)
-class Running:
-    """A started system: where it listens, and the processes whose CPU is counted."""
-
-    system: System
-    port: int
-    server: subprocess.Popen[bytes]
-    store: subprocess.Popen[bytes]
-    store_socket: Path
-
-    def pids(self) -> dict[str, list[int]]:
-        return {"server": descendants(self.server.pid), "store": [self.store.pid]}
-
-
-@contextlib.contextmanager
-def running(system: System, *, fsync: str, site: Path) -> Iterator[Running]:
-    """Start a system with its store on the server's core; end both."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder_name:
-        folder = Path(folder_name)
-        with store_on(folder / "store", fsync=fsync) as (store, socket_path):
-            place = Place(folder=folder, port=free_port(), store_url=f"unix://{socket_path}", site=site)
-            env = {**plain_env(), **system.env(place)}
-            with (folder / "server.log").open("wb") as log:
-                server = subprocess.Popen(
-                    on_core(SERVER_CORE, system.command(place)),
-                    cwd=system.cwd, env=env, stdout=log, stderr=log, start_new_session=True,
-                )  # fmt: skip
-            prefer(server.pid)
-            try:
-                wait_until_served(system, server, place.port, folder / "server.log")
-                yield Running(system, place.port, server, store, socket_path)
-            finally:
-                end(server)
-
-
-@contextlib.contextmanager
-def store_on(folder: Path, *, fsync: str = "always") -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Run a fresh store with the embedded one's settings; yield it and its socket."""
-    binary = embedded.find_server()
-    if binary is None:
-        raise CannotMeasure("no valkey-server or redis-server found")
-    folder.mkdir(parents=True)
-    path = folder / "store.sock"
-    command = embedded.command(binary, folder=folder, socket=path, appendfsync=fsync)
-    store = subprocess.Popen(on_core(SERVER_CORE, command), stdout=subprocess.DEVNULL, start_new_session=True)
-    prefer(store.pid)
-    try:
-        if not embedded.wait_until_ready(f"unix://{path}", deadline_s=10):
-            raise CannotMeasure("the store does not answer")
-        yield store, path
-    finally:
-        end(store)
-
-
-def on_core(core: int, command: Sequence[str]) -> list[str]:
-    return ["taskset", "--cpu-list", str(core), *command]
-
-
-def prefer(pid: int) -> None:
-    """Let the kernel prefer a process and what it starts, where root asks for it with BENCH_PREFER=1.
-
-    On a machine that does other work as well; for every system alike. Each is a session, which the scheduler groups.
-    """
-    if os.environ.get("BENCH_PREFER"):
-        Path(f"/proc/{pid}/autogroup").write_text("-15")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def descendants(pid: int) -> list[int]:
-    """Return a process and everything it started."""
-    found = [pid]
-    for one in found:
-        for children in Path(f"/proc/{one}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                found += map(int, children.read_text().split())
-    return found
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process to end; kill what is left of it."""
-    left = descendants(process.pid)
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=12)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    for pid in left[1:]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def wait_until_served(system: System, server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    ends = time.monotonic() + READY_WITHIN_S
-    while time.monotonic() < ends:
-        if server.poll() is not None:
-            raise CannotMeasure(f"{system.name} ended at once: {log.read_text()[-500:]}")
-        if _listens(port) and (not system.site or _answers(port)):
-            return
-        time.sleep(0.05)
-    raise CannotMeasure(f"{system.name} does not answer: {log.read_text()[-500:]}")
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _answers(port: int) -> bool:
-    try:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/ws/chat/check/", timeout=1)
-    except urllib.error.HTTPError:
-        return True  # 401: it is there
-    except OSError:
-        return False
-    return True
+PEERED = [name for name in SYSTEMS if name != "chat-2"]  # those that are compared

@@ -3,12 +3,11 @@
  * gap, acknowledges within 250 ms. `slow` ones stop reading when told.
  */
 import { randomUUID } from "node:crypto";
-import WebSocket from "ws";
+import { Wire, parse } from "./wire.mjs";
 
 const ACK_AFTER_MS = 250;
 
-export class ChatClient {
-  #socket;
+export class ChatClient extends Wire {
   #room;
   #epoch = null;
   #last = 0;
@@ -19,27 +18,23 @@ export class ChatClient {
 
   /** on: {delivered(body), answered(number), failed(what), closed(code)} */
   constructor({ port, room, cookie, on }) {
+    super(port, "/ws/chat/", { Cookie: cookie, Origin: `http://127.0.0.1:${port}` });
     this.#room = room;
     this.#on = on;
-    this.#socket = new WebSocket(`ws://127.0.0.1:${port}/ws/chat/`, {
-      perMessageDeflate: false,
-      skipUTF8Validation: true,
-      headers: { Cookie: cookie, Origin: `http://127.0.0.1:${port}` },
-    });
   }
 
   /** Resolves when the room is resumed through its top. */
   ready() {
     return new Promise((resolve, reject) => {
       this.resolve = resolve;
-      this.#socket.on("open", () => this.#write({ type: "hello", v: 1, rooms: [] }));
-      this.#socket.on("error", reject);
-      this.#socket.on("close", (code) => {
+      this.socket.on("open", () => this.#write({ type: "hello", v: 1, rooms: [] }));
+      this.socket.on("error", reject);
+      this.socket.on("close", (code) => {
         clearTimeout(this.#ackTimer);
         this.#on.closed(code);
         reject(new Error(`closed with ${code}`));
       });
-      this.#socket.on("message", (data) => this.#take(JSON.parse(data)));
+      this.socket.on("message", (data) => this.#take(parse(data)));
     });
   }
 
@@ -49,20 +44,8 @@ export class ChatClient {
     this.#write({ type: "send", id, room: this.#room, body });
   }
 
-  pause() {
-    this.#socket.pause();
-  }
-
-  resume() {
-    this.#socket.resume();
-  }
-
-  close() {
-    this.#socket.terminate();
-  }
-
   #write(frame) {
-    if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(frame));
+    if (this.open) this.socket.send(JSON.stringify(frame));
   }
 
   #take(decoded) {

@@ -1,69 +1,28 @@
 /**
  * What many or late clients cost: `node crowd.mjs PLAN.json` prints one JSON object.
  *
- * Plan: {mode, port, room: {id, members: [{cookie}]}, connections, messages, pids}. Modes: `storm`: everybody comes back at once
- * and has missed `messages`; `backlog`: one client has missed them; `idle`: `connections` sockets, up to 20 a user, do nothing.
+ * Plan: {mode, port, room: {id, members: [{cookie}]}, connections, messages, calm_ms, pids}. Modes: `storm`: after `calm_ms` everybody comes
+ * back at once and has missed `messages`, which the room holds already; `backlog`: one client has missed them; `idle`: `connections` sockets, up to 20 a user, do nothing.
  */
 import { readFileSync } from "node:fs";
 import { ChatClient } from "./chat.mjs";
+import { cpuOf, memoryOf } from "./proc.mjs";
 
 const PER_USER = 20;
 const AT_ONCE = 50;
-const WRITING_AT_ONCE = 100;
 const LOOK_MS = 50;
 const IDLE_MS = 3_000;
-const DEADLINE_MS = 60_000;
+const DEADLINE_MS = 80_000;
 
 const plan = JSON.parse(readFileSync(process.argv[2]));
-const BODY = "x".repeat(100);
 const until = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Resident memory of the server in bytes: each process's own pages. */
-function memory() {
-  let bytes = 0;
-  for (const pid of plan.pids)
-    try {
-      bytes += 1_024 * +readFileSync(`/proc/${pid}/smaps_rollup`, "latin1").match(/^Pss:\s+(\d+)/m)[1];
-    } catch {
-      continue; // ended
-    }
-  return bytes;
-}
-
-function cpu() {
-  let ticks = 0;
-  for (const pid of plan.pids)
-    try {
-      const fields = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ").pop().split(" ");
-      ticks += +fields[11] + +fields[12];
-    } catch {
-      continue;
-    }
-  return ticks / 100;
-}
+const memory = () => memoryOf(plan.pids);
+const cpu = () => cpuOf(plan.pids);
 
 function client(cookie, on = {}) {
   const handlers = { delivered() {}, answered() {}, failed(what) { throw new Error(what); }, closed() {}, synced() {}, ...on };
   return new ChatClient({ port: plan.port, room: plan.room.id, cookie, on: handlers });
-}
-
-/** One member writes what the others miss. */
-async function write(count) {
-  let answered = 0;
-  let sent = 0;
-  await new Promise((resolve, reject) => {
-    const writer = client(plan.room.members[0].cookie, {
-      answered() {
-        if (++answered === count) {
-          writer.close();
-          resolve();
-        } else if (sent < count) writer.send(sent++, BODY);
-      },
-    });
-    writer.ready().then(() => {
-      while (sent < Math.min(count, WRITING_AT_ONCE)) writer.send(sent++, BODY);
-    }, reject);
-  });
 }
 
 /** Connect and read everything; resolves with the ms that it took. */
@@ -77,17 +36,17 @@ async function catchUp(cookie) {
 }
 
 async function storm() {
-  await write(plan.messages);
+  await until(plan.calm_ms);
   const cpuBefore = cpu();
+  const began_ms = Date.now();
   const started = performance.now();
   const took = await Promise.all(plan.room.members.slice(1).map(({ cookie }) => catchUp(cookie)));
   took.sort((a, b) => a - b);
   const at = (share) => Math.round(took[Math.floor(share * (took.length - 1))]);
-  return { clients: took.length, p50_ms: at(0.5), p99_ms: at(0.99), all_ms: Math.round(performance.now() - started), cpu_s: +(cpu() - cpuBefore).toFixed(2) };
+  return { began_ms, clients: took.length, p50_ms: at(0.5), p99_ms: at(0.99), all_ms: Math.round(performance.now() - started), cpu_s: +(cpu() - cpuBefore).toFixed(2) };
 }
 
 async function backlog() {
-  await write(plan.messages);
   const before = memory();
   let most = before;
   const watch = setInterval(() => (most = Math.max(most, memory())), LOOK_MS);

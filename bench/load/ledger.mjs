@@ -13,6 +13,7 @@ const percentile = (sorted, share) => (sorted.length ? +sorted[Math.floor(share 
 
 export class Ledger {
   measuring = false;
+  came = 0; // answers and deliveries, measured or not
   accepted = 0;
   deliveries = 0;
   twice = 0;
@@ -33,6 +34,7 @@ export class Ledger {
 
   answered(account, number) {
     account.answered++;
+    this.came++;
     if (!this.measuring) return;
     this.accepted++;
     this.#answers.push(performance.now() - account.sentAt[number]);
@@ -45,6 +47,7 @@ export class Ledger {
     const bar = body.indexOf("|", start);
     const sender = +body.slice(start, bar);
     const number = +body.slice(bar + 1, body.indexOf("|", bar + 1));
+    this.came++;
     const due = account.due.get(sender) ?? 0;
     if (number < due) this.twice++;
     else {

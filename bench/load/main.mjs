@@ -1,7 +1,7 @@
 /**
  * The load generator: `node main.mjs PLAN.json` prints one JSON object.
  *
- * Plan: {system: chat|echo|socketio, port, rooms: [{id, members: [{cookie}]}], senders, window, rate?, warm_s, seconds,
+ * Plan: {system: chat|spike|echo|socketio|mqtt, port, rooms: [{id, members: [{cookie}]}], senders, window, rate?, warm_s, seconds,
  * pids: {name: [pid]}, core?, stalled?}. Closed loop: each of a room's first `senders` members keeps `window` messages
  * under way; one is under way until it is answered and has come back to its sender as everybody got it, so that nobody gains by
  * answering ahead of delivering. With `rate` messages a second go out whatever comes back. What never came is a fault of the system, said in the report.
@@ -10,14 +10,17 @@ import { readFileSync } from "node:fs";
 import { ChatClient } from "./chat.mjs";
 import { EchoClient } from "./echo.mjs";
 import { Ledger, bodyOf } from "./ledger.mjs";
+import { MqttClient } from "./mqtt.mjs";
+import { coreBusy, cpuOf, memoryOf } from "./proc.mjs";
 import { SocketIoClient } from "./socketio.mjs";
+import { SpikeClient } from "./spike.mjs";
 
-const CLIENTS = { chat: ChatClient, echo: EchoClient, socketio: SocketIoClient };
+const CLIENTS = { chat: ChatClient, spike: SpikeClient, echo: EchoClient, socketio: SocketIoClient, mqtt: MqttClient };
 const CONNECTING_AT_ONCE = 25;
 const PROBE_EVERY = 10; // one member in so many measures the way to it
 const UNANSWERED_MS = 3_000; // then it counts as lost, and the next one goes out
 const DRAIN_MS = 8_000;
-const TICKS_PER_S = 100;
+const QUIET_MS = 2_000; // when nothing has come for so long, what is missing does not come
 
 const plan = JSON.parse(readFileSync(process.argv[2]));
 const ledger = new Ledger();
@@ -30,10 +33,17 @@ let unanswered = 0;
 
 const until = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-async function settled(condition, withinMs) {
-  const ends = performance.now() + withinMs;
-  while (!condition() && performance.now() < ends) await until(20);
-  return condition();
+/** Wait until everything came, or nothing comes any more. */
+async function drained() {
+  const ends = performance.now() + DRAIN_MS;
+  let last = performance.now();
+  let came = ledger.came;
+  while (performance.now() < ends && performance.now() - last < QUIET_MS) {
+    if (senders.every((account) => !account.waiting.size) && !ledger.missing(rooms)) return;
+    await until(20);
+    if (ledger.came !== came) last = performance.now();
+    came = ledger.came;
+  }
 }
 
 function member(room, accounts, index, cookie) {
@@ -125,26 +135,6 @@ function begin() {
   }, 2);
 }
 
-/** CPU seconds that processes used so far. */
-function cpuOf(pids) {
-  let ticks = 0;
-  for (const pid of pids)
-    try {
-      const fields = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ").pop().split(" ");
-      ticks += +fields[11] + +fields[12];
-    } catch {
-      continue; // ended
-    }
-  return ticks / TICKS_PER_S;
-}
-
-/** Seconds in which the server's core was busy so far, whoever used it. */
-function coreBusy(core) {
-  const row = readFileSync("/proc/stat", "latin1").match(new RegExp(`^cpu${core} (.*)$`, "m"));
-  const [user, nice, system, , , irq, softirq] = row[1].split(" ").map(Number);
-  return (user + nice + system + irq + softirq) / TICKS_PER_S;
-}
-
 function cpuNow() {
   const own = process.cpuUsage();
   const seconds = { generator: (own.user + own.system) / 1e6 };
@@ -157,6 +147,7 @@ const share = (before, after, elapsedS) =>
   Object.fromEntries(Object.keys(after).map((name) => [name, +((after[name] - before[name]) / elapsedS).toFixed(2)]));
 
 await connectAll();
+const memoryBefore = memoryOf(plan.pids?.server ?? []);
 const stalled = plan.stalled ? rooms.flatMap((accounts) => accounts.slice(-plan.stalled)) : [];
 for (const account of stalled) account.client.pause();
 const timer = begin();
@@ -169,19 +160,22 @@ await until(plan.seconds * 1_000);
 ledger.measuring = false;
 const elapsedS = (performance.now() - started) / 1_000;
 const cpu = share(before, cpuNow(), elapsedS);
+const grown = memoryOf(plan.pids?.server ?? []) - memoryBefore;
 sending = false;
 clearInterval(timer);
 for (const account of stalled) account.client.resume();
-await settled(() => senders.every((account) => !account.waiting.size) && !ledger.missing(rooms), DRAIN_MS);
+await drained();
 clearInterval(watch);
 console.log(
   JSON.stringify({
     connections: rooms.flat().length,
+    sent: senders.reduce((sum, account) => sum + account.sentAt.length, 0),
     ...ledger.report(elapsedS),
     missing: ledger.missing(rooms),
     unanswered: unanswered + senders.reduce((sum, account) => sum + account.waiting.size, 0),
     closed,
     syncs,
+    memory_growth_kb: Math.round(grown / 1_024),
     cpu,
     generator_is_the_limit: cpu.generator >= 0.9,
   }),

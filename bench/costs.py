@@ -1,0 +1,155 @@
+"""What a message costs the store: bytes while it lives, bytes of its remembered id, and time with all acknowledgements counted.
+
+`python -m bench.costs live|ids` prints bytes for each message; it is a command of a site, whose store is empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from bench.limits import Start, reliable
+from bench.outcome import median
+from bench.processes import GENERATOR_CORE, CannotMeasure, on_core
+from bench.scenarios import Scenario, load
+from bench.starting import Running, store_on
+from bench.systems import ROOT, site_env
+
+ROOMS, A_ROOM = 20, 1_000
+AT_ONCE = 5  # rooms that expire together: ids outnumber what lives, and the store's tables are sized by them
+LATE_S = 6.0  # the job looks 5 s after the end
+ACKED = Scenario(name="acked", title="a room of 50, 50 messages a second", crowd="1x50", rate=50)
+SHORT_S, LONG_S = 1.0, 5.0
+
+
+def memory(site: Path) -> dict[str, Any]:
+    """Measure on a store of its own each: bytes of Redis for a live message of 100 B, and for the id of one that is over."""
+    return {f"{kind}_bytes": _bytes(site, kind) for kind in ("live", "ids")}
+
+
+def _bytes(site: Path, kind: str) -> float:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder_name:
+        folder = Path(folder_name)
+        shutil.copytree(site, folder / "site")
+        with store_on(folder / "store") as (_, path):
+            command = on_core(GENERATOR_CORE, [sys.executable, "-m", "bench.costs", kind])
+            env = site_env(folder / "site", f"unix://{path}")
+            done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CannotMeasure(f"bytes of {kind}: {done.stderr[-300:].strip()}")
+    return float(json.loads(done.stdout))
+
+
+async def _measure(kind: str) -> float:
+    from bench.filling import fill, members_of
+    from messaging import pools
+    from messaging.policy import Policy
+    from messaging.store import Store
+
+    store = Store(pools.async_client(), Policy(), members_of=members_of)
+    await store.scripts.known()
+    before = await _used(store.client)
+    if kind == "live":
+        await fill(store, range(ROOMS), each=A_ROOM)
+    else:
+        for first in range(0, ROOMS, AT_ONCE):
+            await fill(store, range(first, first + AT_ONCE), each=A_ROOM, ttl_ms=1)
+            await asyncio.sleep(LATE_S)
+            await _expire(store)
+    used = await _used(store.client) - before
+    await pools.close()
+    return round(used / (ROOMS * A_ROOM), 1)
+
+
+async def _expire(store: Any) -> None:
+    """Clear what is over. Raises CannotMeasure where something is left."""
+    from messaging import expiry
+
+    while (await expiry.process(expiry.Expiring())).expired:
+        pass
+    if left := sum(await store.scripts.pipeline([("ZCARD", f"chat:{{{n}}}:expiring") for n in range(ROOMS)])):
+        raise CannotMeasure(f"{left} messages were not cleared")
+    claims = [key async for key in store.client.scan_iter(match="*:claim:*", count=1_000)]
+    if claims:
+        await store.client.delete(*claims)  # they end with their lease; no id is in them
+
+
+async def _used(client: Any) -> int:
+    """Return the bytes that the store's data takes: not its buffers, not its log's."""
+    info = await client.info("memory")
+    buffers = ("mem_clients_normal", "mem_clients_slaves", "mem_aof_buffer")
+    return int(info["used_memory"]) - sum(int(info.get(name, 0)) for name in buffers)
+
+
+def acks(start: Start, crowds: dict[str, Any], *, repeats: int, quick: bool) -> dict[str, Any]:
+    """Count the store's time for a message in a room of 50: scripts for it, for its acknowledgements and receipts.
+
+    From COMMANDSTATS, a long run less a short one, so that what 50 clients cost that connect is not in it. What scripts call is
+    counted in them.
+    """
+    found = []
+    with start() as system:
+        for _ in range(repeats):
+            short, long = (_used_us(system, crowds, seconds) for seconds in (SHORT_S, LONG_S))
+            messages = long["messages"] - short["messages"]
+            found.append({what: (long[what] - short[what]) / messages for what in ("scripts_us", "cpu_us")})
+    return {
+        "members": 50,
+        "rate": ACKED.rate,
+        **{what: median([one[what] for one in found], 0) for what in ("scripts_us", "cpu_us")},
+    }
+
+
+def _used_us(system: Running, crowds: dict[str, Any], seconds: float) -> dict[str, float]:
+    with contextlib.closing(redis.Redis(unix_socket_path=str(system.store_socket))) as store:
+        before = _so_far(store)
+        sent = reliable(load(system, ACKED, crowds[ACKED.crowd], seconds=seconds))["sent"]
+        after = _so_far(store)
+    return {"messages": sent, **{what: after[what] - before[what] for what in after}}
+
+
+def _so_far(store: redis.Redis) -> dict[str, float]:
+    stats: Any = store.info("commandstats")
+    cpu: Any = store.info("cpu")
+    return {
+        "scripts_us": stats.get("cmdstat_evalsha", {}).get("usec", 0),
+        "cpu_us": 1e6 * (cpu["used_cpu_user_main_thread"] + cpu["used_cpu_sys_main_thread"]),
+    }
+
+
+def say(name: str, found: dict[str, Any]) -> str:
+    """Return what was found as a sentence."""
+    if name == "memory":
+        return (
+            f"A live message of 100 B takes {found['live_bytes']:.0f} B of Redis with all its indexes, the remembered id of"
+            f" one that is over {found['ids_bytes']:.0f} B."
+        )
+    return (
+        f"In a room of {found['members']} at {found['rate']} messages a second the store's scripts worked {found['scripts_us']:.0f} us"
+        f" for a message, all acknowledgements and receipts counted ({found['cpu_us']:.0f} us of its processor time)."
+    )
+
+
+SHAPES = {"memory": (), "acks": (ACKED.crowd,)}
+
+
+def main(kind: str) -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatsite.settings")
+    import django
+
+    django.setup()
+    print(asyncio.run(_measure(kind)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
