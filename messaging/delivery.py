@@ -32,6 +32,7 @@ from .records import Accepted, AckRow, Append, OtherEpoch, Read, RoomKey, Slice,
 from .store import Store
 
 COMMIT_MOST = 400  # messages in one round trip
+GREETED_AT_ONCE = 16  # connections; when a thousand come back together, whoever talks meanwhile is served between them
 READS_MOST = 20  # rooms read in one round trip
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Delivery:
         self._committing = False
         self._acks: dict[tuple[str, int], AckRow] = {}
         self._settling = False
+        self._greeting = asyncio.Semaphore(GREETED_AT_ONCE)
 
     # Hello
 
@@ -73,7 +75,7 @@ class Delivery:
             return
         try:
             # Who is let into a room meanwhile waits for the end of this, so that no room is begun twice.
-            async with connection.reading:
+            async with self._greeting, connection.reading:
                 await self._greet(connection, frame)
         except (Unavailable, DatabaseError):
             connection.close(Close.TRY_LATER)
