@@ -19,6 +19,8 @@ import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, Protocol
 
+import msgspec
+
 from . import metrics, protocol
 from .errors import NotMember, Unavailable
 from .policy import Policy, Rate
@@ -36,8 +38,7 @@ class State(enum.Enum):
     BEHIND = enum.auto()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """Consecutive `message` frames of one room as they fan out, already joined by commas.
 
     `only` is None for everybody, else who may have it besides its senders.

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from django.db import Error as DatabaseError
 from msgspec import UNSET
 
@@ -32,7 +33,9 @@ from .records import Accepted, AckRow, Append, OtherEpoch, Read, RoomKey, Slice,
 from .store import Store
 
 COMMIT_MOST = 400  # messages in one round trip
-GREETED_AT_ONCE = 16  # connections; when a thousand come back together, whoever talks meanwhile is served between them
+GREETED_AT_ONCE = (
+    16  # connections; when a thousand come back together, whoever talks meanwhile is served between them
+)
 READS_MOST = 20  # rooms read in one round trip
 
 log = logging.getLogger(__name__)
@@ -323,7 +326,7 @@ class Delivery:
         name = row.room.id, row.user
         waiting = self._acks.get(name)
         if waiting is not None and waiting.epoch == row.epoch:
-            row = dataclasses.replace(
+            row = msgspec.structs.replace(
                 row, delivered=_higher(waiting.delivered, row.delivered), read=_higher(waiting.read, row.read)
             )
         self._acks[name] = row

@@ -1,8 +1,13 @@
-"""What the store takes and gives, as plain frozen records. Times are epoch ms of the store's clock."""
+"""What the store takes and gives, as plain frozen records. Times are epoch ms of the store's clock.
+
+Those of the hot path are structs: a frozen dataclass of ten fields takes 1.2 us to make, a struct 0.1.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+
+import msgspec
 
 
 def partition_prefix(partition: int) -> str:
@@ -26,8 +31,7 @@ class RoomKey:
         return f"{self.prefix}room:{self.id}"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Append:
+class Append(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One message to accept."""
 
     room: RoomKey
@@ -42,8 +46,7 @@ class Append:
     tracked: bool = True  # False: nobody owes it
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True, gc=False):
     """The answer to an append, the first one also for a repeat. Times in epoch ms."""
 
     epoch: str
@@ -53,8 +56,7 @@ class Accepted:
     duplicate: bool
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class AckRow:
+class AckRow(msgspec.Struct, frozen=True, gc=False):
     """One user's cursors in one room, as acknowledged."""
 
     room: RoomKey

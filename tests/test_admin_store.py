@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import Any
 
+import msgspec
 import pytest
 import redis.asyncio
 from django.contrib.auth.models import User
@@ -192,7 +192,7 @@ async def test_what_is_not_for_somebody_he_does_not_lack(
     room = await room_of(ada, grace, alan)
     key = key_of(room)
     resend = message(SECRET, user=ada.pk, room=key)
-    await accept(open_store(), dataclasses.replace(resend, only=(grace.pk,), resends=1))
+    await accept(open_store(), msgspec.structs.replace(resend, only=(grace.pk,), resends=1))
     [first] = await open_store().live(0, 1, key)
     assert first.behind == 1
     assert lacking(await get(staff, "undeliveredmember/", room=room.pk)) == {"grace": "1 message"}

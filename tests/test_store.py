@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 
+import msgspec
 import pytest
 from redis.asyncio.client import PubSub
 
@@ -191,14 +192,14 @@ class TestAppend:
         [answer] = await accept(store, first)
         before = await dump(store)
         [again] = await accept(store, first)
-        assert again == dataclasses.replace(answer, duplicate=True)
+        assert again == msgspec.structs.replace(answer, duplicate=True)
         assert not answer.duplicate
         assert await dump(store) == before
 
     async def test_the_same_id_twice_in_one_batch_is_accepted_once(self, store: Store) -> None:
         first = message()
         [one, two] = await accept(store, first, first)
-        assert two == dataclasses.replace(one, duplicate=True)
+        assert two == msgspec.structs.replace(one, duplicate=True)
         assert (await read(store, GRACE)).top == 1
 
     async def test_the_same_id_gets_the_first_answer_after_the_message_is_gone(self, store: Store) -> None:
@@ -206,7 +207,7 @@ class TestAppend:
         [answer] = await accept(store, first)
         await vanish(store, 1)
         [again] = await accept(store, first)
-        assert again == dataclasses.replace(answer, duplicate=True)
+        assert again == msgspec.structs.replace(answer, duplicate=True)
         assert (await read(store, GRACE)).messages == []
 
     async def test_the_same_id_gets_the_first_answer_also_of_who_has_left(self, store: Store) -> None:
@@ -214,12 +215,12 @@ class TestAppend:
         [answer] = await accept(store, first)
         await store.leave(ROOM, GRACE)
         [again] = await accept(store, first)
-        assert again == dataclasses.replace(answer, duplicate=True)
+        assert again == msgspec.structs.replace(answer, duplicate=True)
 
     async def test_the_same_id_with_another_lifetime_is_the_same_message(self, store: Store) -> None:
         first = message()
         [answer] = await accept(store, first)
-        [again] = await accept(store, dataclasses.replace(first, ttl_ms=HOUR_MS * 2))
+        [again] = await accept(store, msgspec.structs.replace(first, ttl_ms=HOUR_MS * 2))
         assert again.expires_at == answer.expires_at
 
     @pytest.mark.parametrize("other", [{"body": "other"}, {"reply_to": 1}])
@@ -230,7 +231,7 @@ class TestAppend:
         await accept(store, first)
         before = await dump(store)
         for _ in range(2):
-            [answer] = await store.append([dataclasses.replace(first, **other)])
+            [answer] = await store.append([msgspec.structs.replace(first, **other)])
             assert isinstance(answer, IdReused)
         assert await dump(store) == before
 

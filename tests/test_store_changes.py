@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 from redis.asyncio.client import PubSub
 
@@ -149,7 +149,7 @@ class TestEveryChange:
     async def test_is_told_to_the_room(self, store: Store) -> None:
         body = 'tab\t"quote" \\ / new\nline 中文 😀 </script>\u2028'
         [one, _] = await accept(
-            store, message(), dataclasses.replace(message(user=GRACE), only=(ADA, ALAN), resends=1)
+            store, message(), msgspec.structs.replace(message(user=GRACE), only=(ADA, ALAN), resends=1)
         )
         same = {"room": ROOM.id, "epoch": one.epoch}
         async with store.client.pubsub() as pubsub:
@@ -208,7 +208,7 @@ class TestEveryChange:
 
     @every_change
     async def test_of_what_is_for_others_is_of_no_message(self, store: Store, change: Change) -> None:
-        await accept(store, dataclasses.replace(message(), only=(GRACE,)))
+        await accept(store, msgspec.structs.replace(message(), only=(GRACE,)))
         await refused(store, NoSuchMessage, change(store, ALAN, 1))
         await refused(store, Forbidden, change(store, GRACE, 1))
         assert (await change(store, ADA, 1)).rev == 1
@@ -309,7 +309,7 @@ class TestEdit:
         [one] = await accept(store, first)
         await edit(store, ADA, 1)
         [again] = await accept(store, first)
-        assert again == dataclasses.replace(one, duplicate=True)
+        assert again == msgspec.structs.replace(one, duplicate=True)
 
 
 class TestDelete:
@@ -366,7 +366,7 @@ class TestDelete:
         assert sum(counted.expired for counted in await store.counts("day", 2)) == 0
 
     async def test_the_list_of_those_it_was_for_goes_with_it(self, store: Store) -> None:
-        await accept(store, dataclasses.replace(message(), only=(GRACE,)))
+        await accept(store, msgspec.structs.replace(message(), only=(GRACE,)))
         await delete(store, ADA, 1)
         assert not await store.client.exists(f"{ROOM.key}:only")
 
@@ -454,7 +454,7 @@ class TestShorten:
 
     async def test_each_is_told_with_a_rev_of_its_own(self, store: Store) -> None:
         await self.aged(store, 0)
-        await accept(store, dataclasses.replace(message(user=GRACE, ttl_ms=DAY_MS), only=(ALAN,)))
+        await accept(store, msgspec.structs.replace(message(user=GRACE, ttl_ms=DAY_MS), only=(ALAN,)))
         async with store.client.pubsub() as pubsub:
             await pubsub.subscribe(ROOM.key)
             await store.shorten(ROOM, 3_600)
@@ -611,7 +611,7 @@ class TestWhoWasAway:
 
     async def test_learns_nothing_of_what_is_for_others(self, store: Store) -> None:
         for _ in range(3):
-            await accept(store, dataclasses.replace(message(), only=(GRACE,)))
+            await accept(store, msgspec.structs.replace(message(), only=(GRACE,)))
         await edit(store, ADA, 1)
         await edit(store, ADA, 2)
         await expire(store, 2)

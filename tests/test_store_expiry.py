@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Literal
 
+import msgspec
 import pytest
 
 from messaging import store_expiry
@@ -359,7 +360,7 @@ class TestWhoMissedIt:
 class TestWhatItWas:
     async def test_is_told_whole(self, store: Store) -> None:
         first = message("a")
-        again = dataclasses.replace(message("b", user=GRACE, reply_to=1), only=(ALAN,), resends=1)
+        again = msgspec.structs.replace(message("b", user=GRACE, reply_to=1), only=(ALAN,), resends=1)
         answers = await accept(store, first, again)
         edited = await edit(store, ADA, 1, "c")
         dues = [Due(ROOM, 1, 7, "8"), Due(ROOM, 2, 7, "8"), Due(ROOM, 9, 7, "8")]
@@ -564,7 +565,7 @@ class TestFinalize:
     async def test_nothing_of_it_is_left(self, store: Store, plain_dumps: None, end: End) -> None:
         first = message(TEXT)
         [one] = await accept(store, first)
-        again = dataclasses.replace(message(f"again {TEXT}", reply_to=1), only=(GRACE, ALAN), resends=1)
+        again = msgspec.structs.replace(message(f"again {TEXT}", reply_to=1), only=(GRACE, ALAN), resends=1)
         await accept(store, again)
         await edit(store, ADA, 1, f"edited {TEXT}")
         await extend(store, ADA, 2)
@@ -600,7 +601,7 @@ class TestFinalize:
         await over(store, 1)
         await process(store, "t")
         [again] = await accept(store, first)
-        assert again == dataclasses.replace(one, duplicate=True)
+        assert again == msgspec.structs.replace(one, duplicate=True)
         assert (await read(store, GRACE)).messages == []
 
     async def test_goes_on_in_a_full_store(self, store: Store) -> None:
@@ -681,14 +682,14 @@ class TestForSome:
     @pytest.fixture
     async def resent(self, store: Store) -> Store:
         await accept(store, message("to all"))
-        await accept(store, dataclasses.replace(message("again"), only=(GRACE,), resends=1))
+        await accept(store, msgspec.structs.replace(message("again"), only=(GRACE,), resends=1))
         return store
 
     async def test_is_told_with_whom_it_is_for(self, store: Store) -> None:
         await accept(store)
         async with store.client.pubsub() as pubsub:
             await pubsub.subscribe(ROOM.key)
-            again = dataclasses.replace(message("again"), only=(GRACE, ALAN), resends=1)
+            again = msgspec.structs.replace(message("again"), only=(GRACE, ALAN), resends=1)
             [_, two, _] = await accept(store, message(), again, message())
             lines = (await heard(pubsub)).split("\n")
         assert [lines[at] for at in (1, 3, 5)] == [
@@ -725,7 +726,7 @@ class TestForSome:
     async def test_of_those_it_is_for_who_is_no_member_does_not_owe_it(self, store: Store) -> None:
         await store.init(ROOM)
         await store.leave(ROOM, ALAN)
-        await accept(store, dataclasses.replace(message(), only=(ADA, GRACE, ALAN, STRANGER)))
+        await accept(store, msgspec.structs.replace(message(), only=(ADA, GRACE, ALAN, STRANGER)))
         await store.join(ROOM, [STRANGER])
         [one] = await store.expired([Due(ROOM, 1, 0, "")])
         assert (one.total, one.missed) == (1, (Missed(GRACE, "offline", 0),))
@@ -737,12 +738,12 @@ class TestForSome:
         assert (one.total, one.missed) == (1, (Missed(GRACE, "left_room", 0),))
 
     async def test_again_it_is_the_same_message(self, store: Store) -> None:
-        again = dataclasses.replace(message(id_=new_id()), only=(GRACE,), resends=1)
+        again = msgspec.structs.replace(message(id_=new_id()), only=(GRACE,), resends=1)
         [one] = await accept(store, again)
         before = await dump(store)
         # Who it is for may have changed meanwhile; whoever repeats it gets the first answer.
-        [two] = await accept(store, dataclasses.replace(again, only=(GRACE, ALAN)))
-        assert two == dataclasses.replace(one, duplicate=True)
+        [two] = await accept(store, msgspec.structs.replace(again, only=(GRACE, ALAN)))
+        assert two == msgspec.structs.replace(one, duplicate=True)
         assert await dump(store) == before
 
     async def test_whom_it_was_for_goes_with_it(self, resent: Store) -> None:
@@ -757,7 +758,7 @@ class TestOwedByNobody:
 
     @pytest.fixture
     async def untracked(self, store: Store) -> Store:
-        await accept(store, dataclasses.replace(message(), tracked=False))
+        await accept(store, msgspec.structs.replace(message(), tracked=False))
         return store
 
     async def test_everybody_reads_it_and_nobody_owes_it(self, untracked: Store) -> None:
@@ -785,7 +786,7 @@ class TestOwedByNobody:
         assert not await untracked.reject(ROOM, GRACE, place.epoch, 1)
 
     async def test_hides_no_owed_one_below_it(self, store: Store) -> None:
-        await accept(store, message(), dataclasses.replace(message(), tracked=False))
+        await accept(store, message(), msgspec.structs.replace(message(), tracked=False))
         slice_: Slice = await read(store, GRACE)
         assert {row.user for row in await store.owing(ROOM, slice_.epoch, [GRACE, ALAN])} == {GRACE, ALAN}
         assert set(await missing(store, 1)) == {GRACE, ALAN}

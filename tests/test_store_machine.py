@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -109,7 +110,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(user=USERS, id_=IDS, only=st.frozensets(USERS, min_size=1))
     def append_for_some(self, user: int, id_: str, only: frozenset[int]) -> None:
         """Send again to those who missed something."""
-        again = dataclasses.replace(self._message(user, id_, "hello"), only=tuple(only), resends=1)
+        again = msgspec.structs.replace(self._message(user, id_, "hello"), only=tuple(only), resends=1)
         [answer] = self.run(self.store.append([again]))
         self._check_append(user, id_, "hello", answer, only)
 
@@ -128,7 +129,7 @@ class StoreMachine(RuleBasedStateMachine):
         if first is not None and first[0] != body:
             assert isinstance(answer, IdReused)
         elif first is not None:
-            assert answer == dataclasses.replace(first[1], duplicate=True)
+            assert answer == msgspec.structs.replace(first[1], duplicate=True)
         elif user not in self.joined:
             assert isinstance(answer, NotMember)
         else:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import msgspec
 import pytest
 
 from messaging import pools
@@ -163,7 +163,7 @@ async def test_no_verb_of_change_or_expiry_takes_longer_than_5_ms(big: Store) ->
 
     def addressed() -> Awaitable[object]:
         return big.append(
-            [dataclasses.replace(message("x" * 100, user=SENDER, room=BIG), only=tuple(every), resends=1)]
+            [msgspec.structs.replace(message("x" * 100, user=SENDER, room=BIG), only=tuple(every), resends=1)]
         )
 
     verbs = {
