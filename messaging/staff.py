@@ -257,7 +257,7 @@ async def change_lifetimes(names: Sequence[str], ttl_s: int, *, shorten: bool, b
 async def close_connections(members: Sequence[tuple[str, int]]) -> list[Outcome]:
     """Close the connections of users, [(row, user)]; their pages come back by themselves, as after a restart."""
     outcomes: list[Outcome] = []
-    told: dict[int, bool] = {}
+    told: set[int] = set()
     try:
         online: set[int] = set().union(*(await open_store().presence()).values())
     except Unavailable as fault:
@@ -266,9 +266,9 @@ async def close_connections(members: Sequence[tuple[str, int]]) -> list[Outcome]
         if user not in online:
             outcomes.append(_skipped(key, "not_connected"))
             continue
-        if user not in told:
-            told[user] = await rooms.announce("close_user", user=user)
-        outcomes.append(
-            Outcome(key, Result.DONE) if told[user] else Outcome(key, Result.FAILED, Unavailable.code)
-        )
+        if user not in told and not await rooms.announce("close_user", user=user):
+            outcomes.append(Outcome(key, Result.FAILED, Unavailable.code))
+            break
+        told.add(user)
+        outcomes.append(Outcome(key, Result.DONE))
     return outcomes

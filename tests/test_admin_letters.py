@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import Any
 
@@ -14,7 +13,6 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from messaging import letters
-from messaging.admin_letters import DeadLetterAdmin
 from messaging.crossing import run_verb
 from messaging.errors import Unavailable
 from messaging.models import AuditEntry, DeadLetter, Membership, Notice, Room
@@ -264,21 +262,6 @@ class TestActions:
             "Sent again: 0, skipped: 0, failed: 1. Why: the store does not answer (1). Left as they were: 2."
         )
         assert states(kept) == ["open"] * 3
-
-    def test_of_everything_that_is_selected_a_bounded_part_is_done(
-        self, kept: list[DeadLetter], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        client = staff(*MAY)
-        most = {"send_again": 1, "discard": 2, "take_back": 2}
-        verbs = [dataclasses.replace(verb, most=most[verb.name]) for verb in DeadLetterAdmin.verbs]
-        monkeypatch.setattr(DeadLetterAdmin, "verbs", verbs)
-        page = asked(client, "discard", kept[0], everything=True).content.decode()
-        assert "One more row was selected: it stays as it is" in page
-        said = act(client, "discard", kept[0], everything=True)
-        assert said == "Discarded: 2, skipped: 0, failed: 0."
-        assert act(client, "take_back", kept[0], everything=True).startswith("Taken back: 2")
-        said = act(client, "send_again", kept[0], everything=True)
-        assert said == "Sent again: 1, skipped: 0, failed: 0."
 
     @pytest.mark.parametrize("language", ["zh-hans"])
     def test_it_is_said_in_chinese(self, kept: list[DeadLetter], language: str) -> None:
