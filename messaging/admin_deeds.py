@@ -198,7 +198,7 @@ def _changing(rows: Sequence[Any], given: Given) -> list[str]:
     if not given["shorten"]:
         return [said, gettext("Messages that are there keep their ends.")]
     try:
-        count = run_verb(staff.shortening_of, _keys(rows), given["ttl"])
+        count, rooms = run_verb(staff.shortening_of, _keys(rows), given["ttl"])
     except Unavailable:
         away = gettext("The store does not answer: how many messages end sooner cannot be counted now.")
         return [said, away]
@@ -206,7 +206,12 @@ def _changing(rows: Sequence[Any], given: Given) -> list[str]:
         "Of the %(looked)s messages that are there %(shortened)s end sooner, %(ended)s of them at once. Who misses one is named to its sender."
     )
     numbers = {"looked": count.looked, "shortened": count.shortened, "ended": count.ended}
-    return [said, shorter % {name: f"{value:,}" for name, value in numbers.items()}]
+    counted = gettext("There are too many to count them all now: that is of the first %(n)s rooms.")
+    return [
+        said,
+        shorter % {name: f"{value:,}" for name, value in numbers.items()},
+        *([counted % {"n": f"{rooms:,}"}] if rooms < len(rows) else []),
+    ]
 
 
 def _change(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
