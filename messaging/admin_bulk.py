@@ -23,8 +23,10 @@ from .admin_actions import deed_of, reasons
 from .admin_rows import ReadOnly
 from .admin_words import clock, number
 from .crossing import run_verb
+from .errors import Unavailable
 from .models import BulkAction, epoch_ms
 from .rooms import clock_ms
+from .store import open_store
 
 BAR = 1000  # units of the drawing
 
@@ -158,7 +160,10 @@ def page_of(action: BulkAction) -> str:
 
 def told(request: HttpRequest, action: BulkAction) -> dict[str, Any]:
     """Return what the part that changes shows."""
-    now_ms = run_verb(clock_ms)
+    try:
+        now_ms = run_verb(_now_ms)
+    except Unavailable:
+        now_ms = None
     parts = [
         ("all", gettext("done"), action.done),
         ("way", gettext("skipped"), action.skipped),
@@ -187,14 +192,18 @@ def told(request: HttpRequest, action: BulkAction) -> dict[str, Any]:
     }
 
 
-def _said(action: BulkAction, now_ms: int) -> str:
-    """Return how an action stands, in a sentence."""
+async def _now_ms() -> int:
+    return await open_store().now_ms()
+
+
+def _said(action: BulkAction, now_ms: int | None) -> str:
+    """Return how an action stands, in a sentence. `now_ms` None: the store is away."""
     if action.state == State.DONE:
         return gettext("Finished.")
     if action.state == State.STOPPED:
         return str(STOPPED[action.why]) % {"name": action.stopped_by, "by": action.by_name}
-    if action.why:
-        return str(WAITS[action.why])
+    if action.why or now_ms is None:
+        return str(WAITS[action.why or Unavailable.code])
     if action.claimed_until is not None and epoch_ms(action.claimed_until) > now_ms:
         return gettext("Under way.")
     return gettext("Waits for a worker or for another bulk action: looked at again each minute.")

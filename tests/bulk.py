@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from messaging import reports
+from messaging import bulk_job, reports
 from messaging.admin_actions import ActionAdmin
 from messaging.crossing import run_verb
 from messaging.models import BulkAction, DeadLetter, Room
 from messaging.roster import key_of
 from messaging.store import open_store
 from tests.people import person, room_of
-from tests.reported import expired, missed
+from tests.reported import TEXT, expired, missed
 
 PAGES = "/admin/messaging"
 RECORDED_AT_ONCE = 500
@@ -102,3 +103,25 @@ def states() -> dict[str, int]:
     """Return {state: how many dead letters}."""
     found = list(DeadLetter.objects.values_list("state", flat=True))
     return {state: found.count(state) for state in set(found)}
+
+
+def progress(client: Client, action: BulkAction) -> str:
+    """Return the page of an action."""
+    answer = client.get(f"{PAGES}/bulkaction/{action.pk}/change/")
+    assert answer.status_code == 200
+    page: str = answer.content.decode()
+    assert TEXT not in page
+    return page
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, name: str, happens: Callable[[], Any], nth: int = 1) -> None:
+    """Let something happen the first time that the job is at a place."""
+    left = [nth]
+
+    def step(here: str) -> None:
+        if here == name:
+            left[0] -= 1
+            if left[0] == 0:
+                happens()
+
+    monkeypatch.setattr(bulk_job, "step", step)

@@ -23,7 +23,21 @@ from messaging.errors import Unavailable
 from messaging.models import AuditEntry, BulkAction, BulkPortion, DeadLetter, Membership, Room, moment
 from messaging.roster import key_of
 from messaging.store import Store, open_store
-from tests.bulk import MAY, PAGES, ask, became, begin, confirm, letters, sent_again, small, staff, states
+from tests.bulk import (
+    MAY,
+    PAGES,
+    ask,
+    at_step,
+    became,
+    begin,
+    confirm,
+    letters,
+    progress,
+    sent_again,
+    small,
+    staff,
+    states,
+)
 from tests.messages import accept, message
 from tests.people import Events, person, room_of
 from tests.reported import TEXT, with_policy
@@ -42,27 +56,6 @@ def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let three letters be more than one request does, and one be a step."""
     small(monkeypatch, DeadLetterAdmin, step=1)
-
-
-def at_step(monkeypatch: pytest.MonkeyPatch, name: str, happens: Callable[[], Any], nth: int = 1) -> None:
-    """Let something happen the first time that the job is at a place."""
-    left = [nth]
-
-    def step(here: str) -> None:
-        if here == name:
-            left[0] -= 1
-            if left[0] == 0:
-                happens()
-
-    monkeypatch.setattr(bulk_job, "step", step)
-
-
-def progress(client: Client, action: BulkAction) -> str:
-    answer = client.get(f"{PAGES}/bulkaction/{action.pk}/change/")
-    assert answer.status_code == 200
-    page: str = answer.content.decode()
-    assert TEXT not in page
-    return page
 
 
 async def _now_ms() -> int:

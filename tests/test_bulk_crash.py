@@ -11,12 +11,13 @@ import pytest
 from django.contrib.admin.models import LogEntry
 
 from chatsite.children import wait_for
+from messaging import bulk_job
 from messaging.crossing import run_verb
 from messaging.models import AuditEntry, BulkAction, DeadLetter, moment
 from messaging.roster import key_of
 from messaging.store import open_store
 from tests import expiring
-from tests.bulk import MAY, ask, became, begin, letters, sent_again, staff, states
+from tests.bulk import MAY, ask, at_step, became, begin, letters, progress, sent_again, staff, states
 from tests.dying import Fate
 from tests.messages import accept, message
 from tests.people import person, room_of
@@ -162,3 +163,23 @@ def test_a_real_worker_killed_in_mid_way_does_two_thousand_rows_once(at_site: tu
 def done(action: BulkAction) -> int:
     action.refresh_from_db()
     return action.done
+
+
+def test_a_store_that_dies_in_mid_way_pauses_it_and_it_goes_on_by_itself(
+    at_site: tuple[Site, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, _ = at_site
+    room = letters(ROWS)
+    client = staff(*MAY)
+    action = begin(client, "send_again")
+    at_step(monkeypatch, "noted", site.store.kill, nth=5)
+    assert bulk_job.carry_on() == 5
+    assert became(action) == ("running", 5, 0, 0, {})
+    assert "Paused: the store does not answer." in progress(client, action)
+    assert bulk_job.carry_on() == 0
+    site.store.start()
+    site.store.wait_until_ready()
+    assert bulk_job.carry_on() == ROWS - 5
+    assert became(action) == ("done", ROWS, 0, 0, {})
+    assert sent_again(room) == list(range(1, ROWS + 1))
+    site.forgive()
