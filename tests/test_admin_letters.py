@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -18,12 +18,12 @@ from messaging.errors import Unavailable
 from messaging.models import AuditEntry, DeadLetter, Membership, Notice, Room
 from messaging.roster import key_of
 from messaging.store import Store, open_store
+from tests.bulk import staff
 from tests.people import person, room_of
 from tests.reported import TEXT, again, letter, people
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_url")]
 
-BACKEND = "django.contrib.auth.backends.ModelBackend"
 LIST = "/admin/messaging/deadletter/"
 READ = ("view_deadletter",)
 MAY = (*READ, "requeue_deadletter", "discard_deadletter")
@@ -49,14 +49,6 @@ def kept(room: Room) -> list[DeadLetter]:
 
 async def _now_ms() -> int:
     return await open_store().now_ms()
-
-
-def staff(*permissions: str, name: str = "staff", **fields: Any) -> Client:
-    user = User.objects.create(username=name, is_staff=True, **fields)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client(headers={"accept-language": "en"})
-    client.force_login(user, BACKEND)
-    return client
 
 
 def asked(client: Client, action: str, *chosen: DeadLetter, everything: bool = False) -> Any:
