@@ -15,7 +15,8 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from . import (
-    admin_letters,  # noqa: F401  (each registers its pages)
+    admin_bulk,  # noqa: F401  (each registers its pages)
+    admin_letters,  # noqa: F401
     admin_messages,  # noqa: F401
     admin_undelivered,  # noqa: F401
     rooms,
@@ -106,6 +107,13 @@ class MembershipAdmin(ActionAdmin):
     list_select_related = ("user", "room")
     search_fields = ("user__username", "room__name", "room__id")
     autocomplete_fields = ("user", "room")
+
+    def keys(self, queryset: Any, most: int) -> list[str]:
+        """Return one membership of each person: what is done is done to a person, once."""
+        first: dict[int, str] = {}
+        for key, user in queryset.order_by("user_id", "pk").values_list("pk", "user_id"):
+            first.setdefault(user, str(key))
+        return list(first.values())[:most]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Membership | None = None) -> tuple[str, ...]:
         return ("joined_at", "leaving_at", *(("user", "room") if obj else ()))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from django import forms
-from django.http import HttpRequest
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
@@ -14,10 +13,12 @@ from . import policy, staff
 from .admin_actions import Action
 from .crossing import run_verb
 from .errors import Unavailable
+from .models import Membership
 from .staff import Outcome
 
 ROOMS_MOST = 200  # rooms, or members, in one request: each room is a sweep of 5 to 20 ms
 MESSAGES_MOST = 500  # each is a script and an audit row
+MEMBERS_STEP = 100  # of a bulk action: those of one room are asked about together
 
 Given = dict[str, Any]
 
@@ -26,15 +27,11 @@ def _keys(rows: Sequence[Any]) -> list[str]:
     return [str(row.pk) for row in rows]
 
 
-def _who(request: HttpRequest) -> int:
-    return int(request.user.pk or 0)  # only whoever is logged in comes here
-
-
 def _by_keys(
     verb: Callable[[Sequence[str]], Coroutine[Any, Any, list[Outcome]]],
-) -> Callable[[HttpRequest, Sequence[Any], Given], list[Outcome]]:
-    def do(request: HttpRequest, rows: Sequence[Any], given: Given) -> list[Outcome]:
-        return run_verb(verb, _keys(rows))
+) -> Callable[[int, Sequence[str], Given], list[Outcome]]:
+    def do(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
+        return run_verb(verb, keys)
 
     return do
 
@@ -78,6 +75,7 @@ RETRY_ROOMS = Action(
     said=_("Looked at: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
     noted=_("retried what is undelivered"),
     most=ROOMS_MOST,
+    again=frozenset({"nothing_due"}),
 )
 RETRY_MEMBERS = Action(
     name="retry",
@@ -88,6 +86,7 @@ RETRY_MEMBERS = Action(
     said=_("Retried: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
     noted=_("retried what is undelivered"),
     most=ROOMS_MOST,
+    step=MEMBERS_STEP,
 )
 RESET_ATTEMPTS = Action(
     name="reset",
@@ -97,6 +96,8 @@ RESET_ATTEMPTS = Action(
     effect=_resetting,
     said=_("Counted anew: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
     noted=_("reset the attempts"),
+    step=MEMBERS_STEP,
+    again=frozenset({"no_attempts"}),
 )
 
 
@@ -140,12 +141,12 @@ def _extending(rows: Sequence[Any], given: Given) -> list[str]:
     return [said % {"n": f"{len(rows):,}", "ttl": f"{given['ttl']:,}"}]
 
 
-def _delete(request: HttpRequest, rows: Sequence[Any], given: Given) -> list[Outcome]:
-    return run_verb(staff.delete_messages, _keys(rows), by=_who(request))
+def _delete(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
+    return run_verb(staff.delete_messages, keys, by=by)
 
 
-def _extend(request: HttpRequest, rows: Sequence[Any], given: Given) -> list[Outcome]:
-    return run_verb(staff.extend_messages, _keys(rows), given["ttl"], by=_who(request))
+def _extend(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
+    return run_verb(staff.extend_messages, keys, given["ttl"], by=by)
 
 
 DELETE_MESSAGES = Action(
@@ -157,6 +158,7 @@ DELETE_MESSAGES = Action(
     said=_("Deleted: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
     noted=_("deleted a message"),
     most=MESSAGES_MOST,
+    again=frozenset({"unknown"}),
 )
 EXTEND_MESSAGES = Action(
     name="extend",
@@ -196,7 +198,7 @@ def _changing(rows: Sequence[Any], given: Given) -> list[str]:
     if not given["shorten"]:
         return [said, gettext("Messages that are there keep their ends.")]
     try:
-        count = run_verb(staff.shortening_of, _keys(rows), given["ttl"])
+        count, rooms = run_verb(staff.shortening_of, _keys(rows), given["ttl"])
     except Unavailable:
         away = gettext("The store does not answer: how many messages end sooner cannot be counted now.")
         return [said, away]
@@ -204,12 +206,16 @@ def _changing(rows: Sequence[Any], given: Given) -> list[str]:
         "Of the %(looked)s messages that are there %(shortened)s end sooner, %(ended)s of them at once. Who misses one is named to its sender."
     )
     numbers = {"looked": count.looked, "shortened": count.shortened, "ended": count.ended}
-    return [said, shorter % {name: f"{value:,}" for name, value in numbers.items()}]
+    counted = gettext("There are too many to count them all now: that is of the first %(n)s rooms.")
+    return [
+        said,
+        shorter % {name: f"{value:,}" for name, value in numbers.items()},
+        *([counted % {"n": f"{rooms:,}"}] if rooms < len(rows) else []),
+    ]
 
 
-def _change(request: HttpRequest, rows: Sequence[Any], given: Given) -> list[Outcome]:
-    verb = staff.change_lifetimes
-    return run_verb(verb, _keys(rows), given["ttl"], shorten=given["shorten"], by=_who(request))
+def _change(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
+    return run_verb(staff.change_lifetimes, keys, given["ttl"], shorten=given["shorten"], by=by)
 
 
 def _closing(rows: Sequence[Any], given: Given) -> list[str]:
@@ -222,8 +228,11 @@ def _closing(rows: Sequence[Any], given: Given) -> list[str]:
     return [said % {"n": f"{people:,}"}]
 
 
-def _close(request: HttpRequest, rows: Sequence[Any], given: Given) -> list[Outcome]:
-    return run_verb(staff.close_connections, [(str(row.pk), row.user_id) for row in rows])
+def _close(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
+    users = {
+        str(key): user for key, user in Membership.objects.filter(pk__in=keys).values_list("pk", "user_id")
+    }
+    return run_verb(staff.close_connections, [(key, users[key]) for key in keys if key in users])
 
 
 CHANGE_LIFETIME = Action(
@@ -236,6 +245,7 @@ CHANGE_LIFETIME = Action(
     said=_("Changed: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
     noted=_("changed a room's lifetime"),
     most=ROOMS_MOST,
+    again=frozenset(),
 )
 CLOSE_CONNECTIONS = Action(
     name="close",

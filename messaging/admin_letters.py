@@ -26,25 +26,14 @@ from django.utils.translation import gettext_lazy as _
 
 from . import admin_export, letters, policy, requeue, rooms
 from .admin_actions import Action, ActionAdmin
+from .admin_rows import ReadOnly
 from .crossing import run_verb
 from .models import AuditEntry, DeadLetter, MissedRecipient, Notice
 from .requeue import Result
 from .staff import Outcome
 
+RESOLVED_STEP = 200  # letters in one transaction of a bulk action: the server's own writes wait for it
 SENT_MOST = 200  # letters in one request, for somebody waits for the answer: sending one takes 15 to 65 ms
-
-
-class ReadOnly:
-    """Rows that are looked at."""
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 class MissedRecipientInline(ReadOnly, admin.TabularInline[MissedRecipient, DeadLetter]):
@@ -53,45 +42,45 @@ class MissedRecipientInline(ReadOnly, admin.TabularInline[MissedRecipient, DeadL
     extra = 0
 
 
-def _send_again(request: HttpRequest, rows: Sequence[DeadLetter], given: dict[str, Any]) -> list[Outcome]:
-    outcomes = run_verb(requeue.requeue, [row.pk for row in rows], by=request.user.pk)
+def _send_again(by: int, keys: Sequence[str], given: dict[str, Any]) -> list[Outcome]:
+    outcomes = run_verb(requeue.requeue, [UUID(key) for key in keys], by=by)
     return [
         Outcome(str(one.letter), one.result, one.why, [why for _user, why in one.left_out])
         for one in outcomes
     ]
 
 
-def _discard(request: HttpRequest, rows: Sequence[DeadLetter], given: dict[str, Any]) -> list[Outcome]:
-    return _resolved(request, rows, letters.discard)
+def _discard(by: int, keys: Sequence[str], given: dict[str, Any]) -> list[Outcome]:
+    return _resolved(by, keys, letters.discard)
 
 
-def _take_back(request: HttpRequest, rows: Sequence[DeadLetter], given: dict[str, Any]) -> list[Outcome]:
-    return _resolved(request, rows, letters.undo_discard)
+def _take_back(by: int, keys: Sequence[str], given: dict[str, Any]) -> list[Outcome]:
+    return _resolved(by, keys, letters.undo_discard)
 
 
 def _resolved(
-    request: HttpRequest,
-    rows: Sequence[DeadLetter],
+    by: int,
+    keys: Sequence[str],
     resolve: Callable[[Collection[UUID], int | None, int], letters.Resolved],
 ) -> list[Outcome]:
-    resolved = resolve([row.pk for row in rows], request.user.pk, run_verb(rooms.clock_ms))
+    resolved = resolve([UUID(key) for key in keys], by, run_verb(rooms.clock_ms))
     outcomes = [Outcome(str(key), Result.DONE) for key in resolved.done]
     return outcomes + [Outcome(str(key), Result.SKIPPED, why) for key, why in resolved.skipped]
 
 
 def _sending(rows: Sequence[Any], given: dict[str, Any]) -> list[str]:
-    ready = [row for row in rows if row.state == DeadLetter.State.OPEN and row.has_text]
-    people = sum(row.missing_total for row in ready)
+    missed_by = [row.missing_total for row in rows if row.state == DeadLetter.State.OPEN and row.has_text]
+    ready, people = len(missed_by), sum(missed_by)
     said = ngettext(
         "%(n)s message is sent again, in its sender's name, to those who missed it: %(people)s in all.",
         "%(n)s messages are sent again, in their senders' names, to those who missed them: %(people)s in all.",
-        len(ready),
-    ) % {"n": f"{len(ready):,}", "people": f"{people:,}"}
+        ready,
+    ) % {"n": f"{ready:,}", "people": f"{people:,}"}
     others = gettext("%(n)s cannot be sent again: no longer open, or the text is not kept any more.")
     left_out = gettext("Who has left the room, or whose account is gone, is left out.")
     return [
         said,
-        *([others % {"n": f"{len(rows) - len(ready):,}"}] if len(ready) < len(rows) else []),
+        *([others % {"n": f"{len(rows) - ready:,}"}] if ready < len(rows) else []),
         left_out,
     ]
 
@@ -129,6 +118,7 @@ class DeadLetterAdmin(ReadOnly, ActionAdmin):
             said=_("Sent again: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
             noted=AuditEntry.Verb.REQUEUE.label,
             most=SENT_MOST,
+            again=frozenset({DeadLetter.State.REQUEUED.value}),
         ),
         Action(
             name="discard",
@@ -138,6 +128,8 @@ class DeadLetterAdmin(ReadOnly, ActionAdmin):
             effect=_discarding,
             said=_("Discarded: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
             noted=AuditEntry.Verb.DISCARD.label,
+            step=RESOLVED_STEP,
+            whole=True,
         ),
         Action(
             name="take_back",
@@ -146,6 +138,8 @@ class DeadLetterAdmin(ReadOnly, ActionAdmin):
             do=_take_back,
             said=_("Taken back: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
             noted=AuditEntry.Verb.UNDO_DISCARD.label,
+            step=RESOLVED_STEP,
+            whole=True,
         ),
     )
     inlines = (MissedRecipientInline,)
@@ -200,8 +194,8 @@ class DeadLetterAdmin(ReadOnly, ActionAdmin):
             headers={"Content-Disposition": 'attachment; filename="dead-letters.csv"'},
         )
 
-    def first(self, queryset: Any, most: int) -> list[Any]:
-        return super().first(queryset.order_by("expired_at", "seq"), most)
+    def in_order(self, queryset: Any) -> Any:
+        return queryset.order_by("expired_at", "seq")
 
     def describe(self, row: Any) -> str:
         place = {"room": row.room_name or row.room_key, "seq": row.seq, "sender": row.sender_name}

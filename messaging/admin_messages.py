@@ -34,6 +34,7 @@ from .models import AuditEntry, DeadLetter, Membership, Room, StoredMessage, mom
 from .records import Live, Recipient, Recipients, RoomKey
 from .store import open_store
 
+KEYS_AT_ONCE = 10_000  # places of messages in one reading, of which a partition has a 64th part
 SENDERS_MOST = 20_000  # memberships among which the sender of a message id is looked for
 
 _PLACE = re.compile(r"([^:]{1,32}):(\d{1,16})")
@@ -50,6 +51,10 @@ class Messages:
     def page(self, where: dict[str, str], start: int, stop: int) -> list[StoredMessage]:
         room = _room_of(where)
         return [] if room is None and where else _rows(*run_verb(_page, start, stop, room))
+
+    def keys(self, where: dict[str, str], most: int) -> list[str]:
+        room = _room_of(where)
+        return [] if room is None and where else run_verb(_keys, room, most)
 
     def by_key(self, keys: Sequence[str]) -> list[StoredMessage]:
         places = [place for place in map(place_of, keys) if place]
@@ -74,6 +79,15 @@ async def _count(room: RoomKey | None) -> int:
 async def _page(start: int, stop: int, room: RoomKey | None) -> tuple[int, list[Live]]:
     store = open_store()
     return await store.now_ms(), await store.live(start, stop, room)
+
+
+async def _keys(room: RoomKey | None, most: int) -> list[str]:
+    store = open_store()
+    return [
+        f"{place.id}:{seq}"
+        for start in range(0, min(most, await store.count_live(room)), KEYS_AT_ONCE)
+        for place, seq in await store.live_places(start, min(most, start + KEYS_AT_ONCE), room)
+    ]
 
 
 async def _named(places: Sequence[tuple[RoomKey, int]]) -> tuple[int, list[Live]]:

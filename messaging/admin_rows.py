@@ -1,8 +1,8 @@
-"""What the staff's lists over the store have in common: their rows, their rights, and what they say while the store is away."""
+"""What the staff's lists have in common: rows that are only looked at; those over the store, and what they say while it is away."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -18,7 +18,20 @@ from .roster import key_of
 from .rows import Reader, Rows
 
 
-class StoreAdmin(ActionAdmin):
+class ReadOnly:
+    """Rows that are looked at."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class StoreAdmin(ReadOnly, ActionAdmin):
     """A list and a page for each row, read from the store."""
 
     reader: Reader[Any]
@@ -30,20 +43,19 @@ class StoreAdmin(ActionAdmin):
     def get_queryset(self, request: HttpRequest) -> Any:
         return Rows(self.model, self.reader)
 
+    def keys(self, queryset: Any, most: int) -> list[str]:
+        found: list[str] = queryset.keys(most)
+        return found
+
+    def logged(self, request: HttpRequest, keys: Sequence[str]) -> list[Any]:
+        """Return rows as the log names them, also those that are gone by now."""
+        return [self.model(pk=key) for key in keys]
+
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         changelist = super().get_changelist_instance(request)
         if not changelist.query:  # else the search tells how many there are in all, which is what is listed
             changelist.full_result_count = changelist.result_count
         return changelist
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         actions = super().get_actions(request)

@@ -10,7 +10,10 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 # What waits, what lives, what was missed, who was told; then what there is, and who did what.
-ORDER = ("UndeliveredRoom", "StoredMessage", "DeadLetter", "Notice", "Room", "Membership", "AuditEntry")
+ORDER = (
+    *("UndeliveredRoom", "StoredMessage", "DeadLetter", "Notice"),
+    *("Room", "Membership", "BulkAction", "AuditEntry"),
+)
 APPS = ("messaging", "auth", "account", "mfa")
 
 

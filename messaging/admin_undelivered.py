@@ -47,6 +47,9 @@ class Rooms:
     def page(self, where: dict[str, str], start: int, stop: int) -> list[UndeliveredRoom]:
         return _rooms(*run_verb(_page, start, stop))
 
+    def keys(self, where: dict[str, str], most: int) -> list[str]:
+        return run_verb(_room_keys, most)
+
     def by_key(self, keys: Sequence[str]) -> list[UndeliveredRoom]:
         rooms = [key_of(room) for room in Room.objects.filter(pk__in=keys)]
         return _rooms(*run_verb(_lags, [(room, 0) for room in rooms]))
@@ -58,6 +61,10 @@ async def _count() -> int:
 
 async def _page(start: int, stop: int) -> tuple[int, list[_Room]]:
     return await _lags(await open_store().lagging_rooms(start, stop))
+
+
+async def _room_keys(most: int) -> list[str]:
+    return [room.id for room, _ in await open_store().lagging_rooms(0, most)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -186,6 +193,10 @@ class Members:
         room = room_key(where.get("room", ""))
         return _members(room, *run_verb(_members_page, room, start, stop)) if room else []
 
+    def keys(self, where: dict[str, str], most: int) -> list[str]:
+        room = room_key(where.get("room", ""))
+        return run_verb(_member_keys, room, most) if room else []
+
     def by_key(self, keys: Sequence[str]) -> list[UndeliveredMember]:
         rows: list[UndeliveredMember] = []
         for name, users in _by_room(keys).items():
@@ -232,6 +243,17 @@ async def _members_page(room: RoomKey, start: int, stop: int) -> tuple[int, list
     if owing is None:
         return await _behind(room, await open_store().laggards_of(room, start, stop))
     return await _behind(room, owing[start:stop])
+
+
+async def _member_keys(room: RoomKey, most: int) -> list[str]:
+    owing = await _owing(room)
+    found: list[Laggard | Owing] = list(owing or [])
+    while owing is None and len(found) < most:
+        more = await open_store().laggards_of(room, len(found), min(most, len(found) + WHOLE))
+        found += more
+        if len(more) < WHOLE:
+            break
+    return [f"{room.id}:{one.user}" for one in found[:most]]
 
 
 async def _members_named(room: RoomKey, users: Sequence[int]) -> tuple[int, list[_Behind]]:

@@ -339,6 +339,80 @@ class AuditEntry(models.Model):
         return f"{self.verb} · {self.room_key}"
 
 
+# ── What the staff do to more rows than one request does ──
+
+
+class BulkAction(models.Model):
+    """One deed to many rows, done in steps by a job (`bulk`). Which rows: its portions. Nothing here holds a text."""
+
+    class State(models.TextChoices):
+        ASKED = "asked", _("not confirmed")  # the page that asks was shown
+        RUNNING = "running", _("running")
+        DONE = "done", _("finished")
+        STOPPED = "stopped", _("stopped")
+
+    by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("user")
+    )
+    by_name = models.CharField(_("user name"), max_length=150)
+    # What is done, by the names of the list's model and of its action.
+    listed = models.CharField(_("list"), max_length=32)
+    verb = models.CharField(_("what was done"), max_length=16)
+    query = models.TextField(_("filter"), blank=True)  # of the list's address
+    given = models.JSONField(_("given"), default=dict)  # what the action's form gave
+    noted = models.CharField(
+        max_length=200, blank=True
+    )  # what the log says of each row, in its starter's language
+    state = models.CharField(_("state"), max_length=8, choices=State, default=State.ASKED)
+    # Why it waits or was stopped, as a code: `unavailable`, `backlog_full`, `database_away`; `by_hand`, `no_right`.
+    why = models.CharField(_("why"), max_length=20, blank=True)
+    stopped_by = models.CharField(_("stopped by"), max_length=150, blank=True)
+    total = models.PositiveIntegerField(_("rows"))
+    # Rows before `at` have an outcome; those from it up to `begun` may have been reached by whoever holds or held the claim.
+    at = models.PositiveIntegerField(default=0)
+    begun = models.PositiveIntegerField(default=0)
+    done = models.PositiveIntegerField(_("done"), default=0)
+    skipped = models.PositiveIntegerField(_("skipped"), default=0)
+    failed = models.PositiveIntegerField(_("failed"), default=0)
+    reasons = models.JSONField(_("reasons"), default=dict)  # {code: rows}
+    left_out = models.JSONField(_("left out"), default=dict)  # {code: people}
+    asked_at = models.DateTimeField(_("asked"))
+    started_at = models.DateTimeField(_("started"), null=True)
+    ended_at = models.DateTimeField(_("ended"), null=True)
+    token = models.CharField(max_length=16, blank=True, editable=False)  # of the claim
+    claimed_until = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        default_permissions = ("view",)
+        verbose_name = _("bulk action")
+        verbose_name_plural = _("bulk actions")
+        ordering = ["-asked_at", "-pk"]
+        indexes = [
+            models.Index(fields=["state", "started_at"], name="bulk_state"),
+            models.Index(fields=["asked_at"], name="bulk_asked"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.listed} · {self.verb} · {self.total}"
+
+
+class BulkPortion(models.Model):
+    """Keys of the rows of a bulk action from the `first` one on, separated by blanks. Goes when the action has ended."""
+
+    action = models.ForeignKey(BulkAction, models.CASCADE, related_name="portions")
+    first = models.PositiveIntegerField()
+    keys = models.TextField()
+
+    class Meta:
+        default_permissions = ()
+        verbose_name = _("rows of a bulk action")
+        verbose_name_plural = _("rows of bulk actions")
+        constraints = [models.UniqueConstraint(fields=["action", "first"], name="one_portion_at_a_place")]
+
+    def __str__(self) -> str:
+        return f"{self.action_id} · {self.first}"
+
+
 # ── Rows of the store, as the staff see them: no tables ──
 
 

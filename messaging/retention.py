@@ -6,6 +6,7 @@
 | dead letter, audit entry, dismissed notice | 90 days | `dead_letter_days` |
 | audit entries in all | as many as dead letters; the oldest go first | `dead_letter_count` |
 | dead letters in all | 100,000; the oldest resolved go first, then the oldest open | `dead_letter_count` |
+| bulk action | 90 days after its end; an hour when nobody confirmed it | `dead_letter_days` |
 | name of a deleted user | as long as a message may live, and its grace | `ttl_max_s`, `grace_s` |
 """
 
@@ -19,12 +20,13 @@ from django.db import connection, transaction
 from django.db.models import QuerySet
 
 from . import audit, policy
-from .models import AuditEntry, DeadLetter, FormerUser, Notice, moment
+from .models import AuditEntry, BulkAction, DeadLetter, FormerUser, Notice, moment
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 1_000  # rows of one kind in one call
 DAY_MS = 86_400_000
+ASKED_MS = 3_600_000  # a page that asks is answered within this
 
 State = DeadLetter.State
 
@@ -44,12 +46,15 @@ def prune(now_ms: int) -> int:
     site = policy.current()
     old = moment(now_ms - site.dead_letter_days * DAY_MS)
     forgotten = moment(now_ms - (site.ttl_max_s + site.grace_s) * 1_000)
+    asked = moment(now_ms - ASKED_MS)
     return (
         _delete(DeadLetter.objects.filter(expired_at__lt=old).order_by("expired_at"))
         + _delete_surplus(site.dead_letter_count, now_ms)
         + _delete(Notice.objects.filter(dismissed_at__isnull=False, at__lt=old).order_by("at"))
         + _delete(AuditEntry.objects.filter(at__lt=old).order_by("at"))
         + _delete_most(AuditEntry.objects.order_by("at"), site.dead_letter_count)
+        + _delete(BulkAction.objects.filter(ended_at__lt=old).order_by("ended_at"))
+        + _delete(BulkAction.objects.filter(state=BulkAction.State.ASKED, asked_at__lt=asked))
         + _delete(FormerUser.objects.filter(deleted_at__lt=forgotten).order_by("deleted_at"))
     )
 

@@ -25,6 +25,8 @@ class Reader(Protocol[M]):
 
     def page(self, where: dict[str, str], start: int, stop: int) -> list[M]: ...
 
+    def keys(self, where: dict[str, str], most: int) -> list[str]: ...
+
     def by_key(self, keys: Sequence[str]) -> list[M]: ...
 
 
@@ -53,6 +55,12 @@ class Rows(Generic[M]):
             clone._keys = [str(key) for key in keys]
         clone.where = {**self.where, **where}
         return clone
+
+    def keys(self, most: int) -> list[str]:
+        """Return the keys of the first rows, without reading these."""
+        if self._keys is not None:
+            return self._keys[:most]
+        return list(dict.fromkeys(self._reader.keys(self.where, most)))
 
     def get(self, **named: Any) -> M:
         """Return one row by its key. Raises DoesNotExist."""

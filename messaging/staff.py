@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 from django.db import Error as DatabaseError
@@ -22,6 +23,7 @@ from .requeue import Result
 from .store import Store, open_store
 
 MEMBERS_AT_ONCE = 500  # asked about in one call
+COUNTED_FOR_S = 5.0  # somebody waits for the page
 
 log = logging.getLogger(__name__)
 
@@ -222,16 +224,22 @@ async def _note(store: Store, verb: str, room: str, by: int, changed: Changed) -
 # ── Rooms and members ──
 
 
-async def shortening_of(names: Sequence[str], ttl_s: int) -> Shortened:
-    """Count what it would do to the messages of rooms to end at most `ttl_s` after they were sent. Raises BadTtl, Unavailable."""
+async def shortening_of(names: Sequence[str], ttl_s: int) -> tuple[Shortened, int]:
+    """Count what it would do to the messages of rooms to end at most `ttl_s` after they were sent; return it and of how many rooms.
+
+    Of fewer than all where that takes longer than 5 s. Raises BadTtl, Unavailable.
+    """
     total = Shortened(0, 0, 0)
-    for name in names:
+    ends_mono_s = time.monotonic() + COUNTED_FOR_S
+    for counted, name in enumerate(names):
+        if time.monotonic() >= ends_mono_s:
+            return total, counted
         try:
             one = await rooms.shorten(None, name, ttl_s, dry_run=True)
         except NotMember:
             continue  # the room is gone
         total = Shortened(total.looked + one.looked, total.shortened + one.shortened, total.ended + one.ended)
-    return total
+    return total, len(names)
 
 
 async def change_lifetimes(names: Sequence[str], ttl_s: int, *, shorten: bool, by: int) -> list[Outcome]:
@@ -257,7 +265,7 @@ async def change_lifetimes(names: Sequence[str], ttl_s: int, *, shorten: bool, b
 async def close_connections(members: Sequence[tuple[str, int]]) -> list[Outcome]:
     """Close the connections of users, [(row, user)]; their pages come back by themselves, as after a restart."""
     outcomes: list[Outcome] = []
-    told: dict[int, bool] = {}
+    told: set[int] = set()
     try:
         online: set[int] = set().union(*(await open_store().presence()).values())
     except Unavailable as fault:
@@ -266,9 +274,9 @@ async def close_connections(members: Sequence[tuple[str, int]]) -> list[Outcome]
         if user not in online:
             outcomes.append(_skipped(key, "not_connected"))
             continue
-        if user not in told:
-            told[user] = await rooms.announce("close_user", user=user)
-        outcomes.append(
-            Outcome(key, Result.DONE) if told[user] else Outcome(key, Result.FAILED, Unavailable.code)
-        )
+        if user not in told and not await rooms.announce("close_user", user=user):
+            outcomes.append(Outcome(key, Result.FAILED, Unavailable.code))
+            break
+        told.add(user)
+        outcomes.append(Outcome(key, Result.DONE))
     return outcomes

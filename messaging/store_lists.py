@@ -138,18 +138,22 @@ class Lists(Rooms):
 
     async def live(self, start: int, stop: int, room: RoomKey | None = None) -> list[Live]:
         """Return live messages without their texts: of a room the newest first, of all rooms what ends soonest."""
+        return await self.live_by_place(await self.live_places(start, stop, room))
+
+    async def live_places(
+        self, start: int, stop: int, room: RoomKey | None = None
+    ) -> list[tuple[RoomKey, int]]:
+        """Return only where these messages are: [(room, seq)]."""
         if room is None:
             rows = await self._page("expiring", start, stop)
             split = [(member.rpartition("|"), partition) for _, partition, member in rows]
-            return await self.live_by_place(
-                [(RoomKey(name, partition), int(seq)) for (name, _, seq), partition in split]
-            )
+            return [(RoomKey(name, partition), int(seq)) for (name, _, seq), partition in split]
         if stop <= start:
             return []
         [seqs] = await self.scripts.pipeline(
             [("ZREVRANGE", f"{room.key}:live", start, stop - 1, "WITHSCORES")]
         )
-        return await self.live_by_place([(room, int(float(seq))) for seq in seqs[1::2]])
+        return [(room, int(float(seq))) for seq in seqs[1::2]]
 
     async def live_by_place(self, places: Sequence[tuple[RoomKey, int]]) -> list[Live]:
         """Return what is stored of messages, without texts; what is over or gone is left out. Two round trips."""

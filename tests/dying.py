@@ -1,4 +1,4 @@
-"""The expiry job as a process that something happens to at a place of a test's choosing: `python -m tests.dying '<Fate as JSON>'`.
+"""A job (expiry, or that of bulk actions) as a process that something happens to at a place of a test's choosing: `python -m tests.dying '<Fate as JSON>'`.
 
 A place is the name of one of the job's own steps, or a function of `messaging` that it calls: `notices.waiting_for` is reached
 within the transaction, when everything is written and nothing is committed. Prints `ready`, and at its end what the job did.
@@ -30,6 +30,7 @@ class Fate:
 
     at: str = ""
     nth: int = 1
+    job: str = "expiry"  # or `bulk_job`
     does: str = "kill"
     names_most: int | None = None  # in one transaction
     busy_s: float | None = None  # how long a locked database is waited for
@@ -51,7 +52,7 @@ def main(fate: Fate) -> None:
     _say("ready")
     if fate.waits:
         sys.stdin.readline()
-    _say(json.dumps(_run(fate.runs)))
+    _say(json.dumps(_run(fate.runs) if fate.job == "expiry" else _carry_on(fate.runs)))
 
 
 def _say(line: str) -> None:
@@ -69,9 +70,16 @@ def _run(most: int) -> list[dict[str, Any]]:
     return done
 
 
-def _meet(fate: Fate) -> None:
-    from messaging import expiry
+def _carry_on(most: int) -> list[int]:
+    from messaging import bulk_job
 
+    rows: list[int] = []
+    while len(rows) < most and (not rows or rows[-1]):
+        rows.append(bulk_job.carry_on())
+    return rows
+
+
+def _meet(fate: Fate) -> None:
     times = itertools.count(1)
 
     def happen() -> None:
@@ -80,7 +88,8 @@ def _meet(fate: Fate) -> None:
 
     module, _, function = fate.at.rpartition(".")
     if not module:
-        expiry.step = lambda name: happen() if name == fate.at else None
+        job = importlib.import_module(f"messaging.{fate.job}")
+        job.step = lambda name: happen() if name == fate.at else None
         return
     owner = importlib.import_module(f"messaging.{module}")
     setattr(owner, function, _after(happen, getattr(owner, function)))

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from messaging import letters
-from messaging.admin_letters import DeadLetterAdmin
 from messaging.crossing import run_verb
 from messaging.errors import Unavailable
 from messaging.models import AuditEntry, DeadLetter, Membership, Notice, Room
 from messaging.roster import key_of
 from messaging.store import Store, open_store
+from tests.bulk import staff
 from tests.people import person, room_of
 from tests.reported import TEXT, again, letter, people
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_url")]
 
-BACKEND = "django.contrib.auth.backends.ModelBackend"
 LIST = "/admin/messaging/deadletter/"
 READ = ("view_deadletter",)
 MAY = (*READ, "requeue_deadletter", "discard_deadletter")
@@ -51,14 +49,6 @@ def kept(room: Room) -> list[DeadLetter]:
 
 async def _now_ms() -> int:
     return await open_store().now_ms()
-
-
-def staff(*permissions: str, name: str = "staff", **fields: Any) -> Client:
-    user = User.objects.create(username=name, is_staff=True, **fields)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client(headers={"accept-language": "en"})
-    client.force_login(user, BACKEND)
-    return client
 
 
 def asked(client: Client, action: str, *chosen: DeadLetter, everything: bool = False) -> Any:
@@ -264,21 +254,6 @@ class TestActions:
             "Sent again: 0, skipped: 0, failed: 1. Why: the store does not answer (1). Left as they were: 2."
         )
         assert states(kept) == ["open"] * 3
-
-    def test_of_everything_that_is_selected_a_bounded_part_is_done(
-        self, kept: list[DeadLetter], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        client = staff(*MAY)
-        most = {"send_again": 1, "discard": 2, "take_back": 2}
-        verbs = [dataclasses.replace(verb, most=most[verb.name]) for verb in DeadLetterAdmin.verbs]
-        monkeypatch.setattr(DeadLetterAdmin, "verbs", verbs)
-        page = asked(client, "discard", kept[0], everything=True).content.decode()
-        assert "One more row was selected: it stays as it is" in page
-        said = act(client, "discard", kept[0], everything=True)
-        assert said == "Discarded: 2, skipped: 0, failed: 0."
-        assert act(client, "take_back", kept[0], everything=True).startswith("Taken back: 2")
-        said = act(client, "send_again", kept[0], everything=True)
-        assert said == "Sent again: 1, skipped: 0, failed: 0."
 
     @pytest.mark.parametrize("language", ["zh-hans"])
     def test_it_is_said_in_chinese(self, kept: list[DeadLetter], language: str) -> None:

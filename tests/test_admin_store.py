@@ -275,7 +275,7 @@ async def test_the_lists_stand_in_the_order_of_the_questions(staff: Client) -> N
     names = [str(model["name"]) for model in apps["messaging"]["models"]]
     assert names == [
         *("Undelivered", "Messages", "Dead letters", "Notices"),
-        *("Rooms", "Memberships", "Audit entries"),
+        *("Rooms", "Memberships", "Bulk actions", "Audit entries"),
     ]
 
 

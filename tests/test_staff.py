@@ -159,7 +159,8 @@ class TestRoomsAndMembers:
         self, room: Room
     ) -> None:
         who = await person("staff")
-        counted = await staff.shortening_of([room.pk, "gone"], 30)
+        counted, rooms = await staff.shortening_of([room.pk, "gone"], 30)
+        assert rooms == 2
         assert (counted.looked, counted.shortened, counted.ended) == (2, 2, 2)
         for shorten, lives in ((False, 2), (True, 0)):
             outcomes = await staff.change_lifetimes([room.pk, "gone"], 30, shorten=shorten, by=who.pk)

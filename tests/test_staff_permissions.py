@@ -14,7 +14,7 @@ from django.test import AsyncClient
 
 from messaging.admin_actions import ActionAdmin
 from messaging.crossing import in_database
-from messaging.models import Membership
+from messaging.models import BulkAction, Membership
 from messaging.roster import key_of
 from messaging.store import open_store
 from tests.messages import accept, message
@@ -31,10 +31,12 @@ LISTS = {
     "dead letters": "deadletter",
     "rooms": "room",
     "memberships": "membership",
+    "bulk actions": "bulkaction",
 }
 ROLES = ("none", "Operators", "Moderators", "superuser")
 GIVEN: dict[str, dict[str, Any]] = {"extend": {"ttl": 60}, "lifetime": {"ttl": 60}}
 GROUPS = "messaging.migrations.0006_groups_of_the_staff"
+LATER = "messaging.migrations.0008_groups_see_bulk_actions"
 
 Cell = tuple[str, str]  # page, POST
 
@@ -68,22 +70,26 @@ def test_every_action_of_a_list_is_in_the_table_with_its_right() -> None:
         if isinstance(page, ActionAdmin)
         for verb in page.verbs
     }
-    pages = {("storedmessage", "text"): "view_body", ("deadletter", "export"): "export_deadletter"}
+    pages = {
+        ("storedmessage", "text"): "view_body",
+        ("deadletter", "export"): "export_deadletter",
+        ("bulkaction", "stop"): "discard_deadletter",  # that of its action
+    }
     assert {key: right for key, (right, _) in told().items()} == there | pages
 
 
 async def test_the_groups_have_what_the_migration_gives_them_and_keep_what_else_they_may(
     groups: None,
 ) -> None:
-    module = import_module(GROUPS)
-    for name, wanted in module.GROUPS.items():
+    first, later = import_module(GROUPS).GROUPS, import_module(LATER).GROUPS
+    for name, wanted in {name: (*first[name], *later[name]) for name in first}.items():
         group = await Group.objects.aget(name=name)
         assert {one.codename async for one in group.permissions.all()} == set(wanted)
     operators = await Group.objects.aget(name="Operators")
     await operators.permissions.aadd(await Permission.objects.aget(codename="change_room"))
     await in_database(call_command, "migrate", "messaging", "0005_rights_of_the_staff", verbosity=0)
     await in_database(call_command, "migrate", "messaging", verbosity=0)
-    assert await operators.permissions.acount() == len(module.GROUPS["Operators"]) + 1
+    assert await operators.permissions.acount() == len((*first["Operators"], *later["Operators"])) + 1
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -109,6 +115,9 @@ async def rows_of(ada: User, grace: User) -> dict[tuple[str, str], str]:
     key = key_of(room)
     await accept(open_store(), *(message(user=ada.pk, room=key) for _ in range(3)))
     made = {name: await in_database(letter, room, ada, grace, seq=seq) for seq, name in enumerate("abc", 1)}
+    bulk_action = await BulkAction.objects.acreate(
+        listed="deadletter", verb="discard", state="running", total=1, asked_at=made["a"].processed_at
+    )
     membership = await Membership.objects.aget(user=grace)
     return {
         ("undeliveredroom", "retry"): room.pk,
@@ -123,6 +132,7 @@ async def rows_of(ada: User, grace: User) -> dict[tuple[str, str], str]:
         ("deadletter", "export"): "",
         ("room", "lifetime"): room.pk,
         ("membership", "close"): str(membership.pk),
+        ("bulkaction", "stop"): str(bulk_action.pk),
     }
 
 
@@ -134,6 +144,9 @@ async def cell_of(client: AsyncClient, model: str, action: str, row: str, wanted
         asked = await client.get(path)
         done = await client.post(path, {"reason": "reported"})
         return _said(asked, 200), _said(done, 200)
+    if action == "stop":
+        asked = await client.get(f"{base}{row}/change/")
+        return _said(asked, 200), _said(await client.post(f"{base}{row}/stop/"), 302)
     chosen = {"action": action, "_selected_action": row, **GIVEN.get(action, {})}
     asked = None if wanted[0] == "–" else await client.post(base, chosen)
     done = await client.post(

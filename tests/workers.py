@@ -57,8 +57,8 @@ def manage(site: Site, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def enqueue(site: Site, job: str) -> None:
+def enqueue(site: Site, job: str, *, module: str = "jobs") -> None:
     """Put a job into the queue of the site's workers, as its schedule does."""
     broker = Redis()
     with redis.Redis.from_url(f"{site.store.url}?db=1") as broker.connection:
-        async_task(f"messaging.jobs.{job}", broker=broker)
+        async_task(f"messaging.{module}.{job}", broker=broker)

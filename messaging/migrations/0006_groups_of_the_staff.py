@@ -25,7 +25,12 @@ GROUPS = {
 
 
 def make_groups(apps, schema_editor):
-    """Make the groups with their rights, which at the first migrate are not there yet: they follow it. Idempotent.
+    """Make the groups with their rights. Idempotent."""
+    grant(apps, schema_editor, GROUPS)
+
+
+def grant(apps, schema_editor, groups):
+    """Give rights, {group: codenames}, which at the first migrate are not there yet: they follow it.
 
     Groups of these names that are there already keep what they may and get this as well.
     """
@@ -36,7 +41,7 @@ def make_groups(apps, schema_editor):
     create_permissions(config, apps=apps, using=using, verbosity=0)
     config.models_module = None
     permissions = apps.get_model("auth", "Permission").objects.using(using)
-    for name, codenames in GROUPS.items():
+    for name, codenames in groups.items():
         group, _ = apps.get_model("auth", "Group").objects.using(using).get_or_create(name=name)
         found = permissions.filter(content_type__app_label="messaging", codename__in=codenames)
         group.permissions.add(*found)

@@ -1,6 +1,6 @@
 /*
- * Keeps the staff's front page up to date: every 5 s the part that changes is fetched and laid over what stands there, so that
- * focus, an open table and a selection stay. Not while it is paused or hidden.
+ * Keeps the staff's front page, and that of a bulk action, up to date: every 5 s the part that changes is fetched and laid over what
+ * stands there, so that focus, an open table and a selection stay. Not while it is paused or hidden, nor once it has ended.
  */
 
 const EVERY_MS = 5000;
@@ -22,7 +22,9 @@ export class Refresh {
   }
 
   start() {
-    this.pace.hidden = this.button.hidden = false;
+    this.pace.hidden = false;
+    if (this.#hasEnded()) return this.#end();
+    this.button.hidden = false;
     this.button.addEventListener("click", () => this.#pause(!this.#paused));
     this.page.addEventListener("visibilitychange", () => this.#turn());
     this.#say("live");
@@ -73,6 +75,16 @@ export class Refresh {
     this.#over = answer.status === 403;
     this.#say(this.#over ? "over" : answer.ok ? "live" : "silent");
     if (answer.ok) lay(this.place, new DOMParser().parseFromString(`<div>${text}</div>`, "text/html").body.firstChild);
+    if (this.#hasEnded()) this.#end();
+  }
+
+  #hasEnded() {
+    return this.place.querySelector("[data-ended]") !== null;
+  }
+
+  #end() {
+    this.#over = this.button.hidden = true;
+    this.#say("ended");
   }
 
   // A status is read out when it changes: only then is it written.

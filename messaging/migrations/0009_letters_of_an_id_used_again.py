@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("messaging", "0006_groups_of_the_staff")]
+    dependencies = [("messaging", "0008_groups_see_bulk_actions")]
 
     operations = [
         migrations.RemoveConstraint(model_name="deadletter", name="one_dead_letter_per_message"),
