@@ -98,7 +98,7 @@ class ChatConsumer(AsyncConsumer):
     def _take_at_once(self, here: Server, connection: Connection, text: str) -> bool:
         """Take a text of frames that wait for nothing, where it arrives; False leaves it to `_receive_frames`."""
         policy = here.policy
-        if not connection.greeted or len(text) * 3 > policy.frame_max:
+        if not connection.greeted or connection.closed is not None or len(text) * 3 > policy.frame_max:
             return False
         frames = protocol.parse(text, frames_max=policy.frames_in_array_max, body_max=policy.body_max)
         if not all(isinstance(frame, _AT_ONCE) for frame in frames):

@@ -46,9 +46,8 @@ class Told:
 
     @property
     def complete(self) -> bool:
-        return all(
-            read == total for _, _, read, total in reversed(self.rows.values())
-        )  # the newest are the likeliest not to be
+        newest_first = reversed(self.rows.values())  # the likeliest not to be
+        return all(read == total for _, _, read, total in newest_first)
 
 
 class Receipts:
