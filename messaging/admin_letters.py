@@ -154,7 +154,7 @@ class SetAside(admin.SimpleListFilter):
 class Waiting(admin.SimpleListFilter):
     """Notices that their users have not dismissed."""
 
-    title = _("dismissed")
+    title = _("dismissed by the user")
     parameter_name = "dismissed"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
