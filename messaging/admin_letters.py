@@ -64,6 +64,13 @@ def _in_room(room: str, name: str) -> str:
     )
 
 
+def _named(said: str, people: Sequence[tuple[str, str]], total: int) -> str:
+    """Return words with the first who missed a message below them, [(name, why)] of `total`, as HTML."""
+    names = [gettext("%(name)s (%(why)s)") % {"name": name, "why": why} for name, why in people]
+    names += [f"+{number(total - len(people))}"] if total > len(people) else []
+    return format_html("{}<small>{}</small>", said, gettext(", ").join(names))
+
+
 def _with_room_name(rows: QuerySet[Any]) -> QuerySet[Any]:
     """Add the names of rooms that are there still, in the same query."""
     found: QuerySet[Any] = rows.annotate(
@@ -303,16 +310,8 @@ class DeadLetterAdmin(ReadOnly, ActionAdmin):
     def missed_by(self, letter: Any) -> str:
         counts = {"missing": letter.missing_total, "total": letter.total}
         said = gettext("%(missing)d of %(total)d") % counts
-        first = getattr(letter, "first_missed", ())
-        if not first:
-            return said
-        names = [
-            gettext("%(name)s (%(why)s)") % {"name": one.name, "why": one.get_reason_display()}
-            for one in first
-        ]
-        more = letter.missing_total - len(first)
-        names += [f"+{number(more)}"] if more > 0 else []
-        return format_html("{}<small>{}</small>", said, gettext(", ").join(names))
+        first = [(one.name, one.get_reason_display()) for one in getattr(letter, "first_missed", ())]
+        return _named(said, first, letter.missing_total) if first else said
 
     @admin.display(description=_("text"))
     def text(self, letter: Any) -> str:
@@ -358,15 +357,9 @@ class NoticeAdmin(ReadOnly, admin.ModelAdmin[Notice]):
             )
             return said % {"n": number(data["messages"])}
         place = f"{notice.room_is or notice.room_key} · {data['seq']}"
-        why = dict(MissedRecipient.Reason.choices)
-        names = [
-            gettext("%(name)s (%(why)s)")
-            % {"name": one["name"], "why": why.get(one["reason"], one["reason"])}
-            for one in data["missing"][:NAMED]
-        ]
-        more = data["missing_total"] - len(names)
-        names += [f"+{number(more)}"] if more > 0 else []
-        return format_html("{}<small>{}</small>", place, gettext(", ").join(names))
+        why: dict[str, Any] = dict(MissedRecipient.Reason.choices)
+        first = [(one["name"], why.get(one["reason"], one["reason"])) for one in data["missing"][:NAMED]]
+        return _named(place, first, data["missing_total"])
 
     # A user's notices go with him, and then this is asked as well; by itself none is deleted: it is a promise to be told.
 

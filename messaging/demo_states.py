@@ -72,8 +72,8 @@ async def begin(note: Note) -> RoomKey:
             raise Conflict("The demo's people are not all here any more.")
         owner, *others = demo.PEOPLE
         room = await rooms.create_room(by_name[owner], ROOM, kind=Room.Kind.PRIVATE, members=others)
-        await rooms.change_room(by_name[owner], room.id, roster.Change(topic=TOPIC, ttl_s=LIFE_S))
         await in_database(demo.note_states, room.id, done=False)
+        await rooms.change_room(by_name[owner], room.id, roster.Change(topic=TOPIC, ttl_s=LIFE_S))
     return roster.key_of(room)
 
 
