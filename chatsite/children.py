@@ -25,7 +25,7 @@ LINE_MAX_BYTES = (
 
 
 class Child:
-    """One command that is to run for as long as the supervisor does."""
+    """One command that is to run for as long as the supervisor does, or `once`, until it ends."""
 
     def __init__(
         self,
@@ -36,8 +36,10 @@ class Child:
         env: Mapping[str, str],
         patience_s: float,
         pass_fds: tuple[int, ...] = (),
+        once: bool = False,
     ) -> None:
         self.name = name
+        self.once = once
         self.command = command
         self.patience_s = patience_s
         self.due_mono_s: float | None = None

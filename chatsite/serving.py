@@ -3,7 +3,7 @@
 1. Lock DATA_DIR; end what a killed predecessor left running; bind the port, so that a taken one is known before any work.
 2. Start the embedded store (unless REDIS_URL names one) and wait until it answers; refuse one that would lose messages.
 3. Migrate, install the schedules, collect static files, and on the first run make the demo.
-4. Listen; start the worker and the server processes; say where.
+4. Listen; start the worker and the server processes; say where. Only then, on the first run, the demo's messages are made.
 5. Supervise until Ctrl-C or SIGTERM; then stop server (it says `bye`), worker and store, in under 10 s.
 """
 
@@ -48,6 +48,7 @@ SERVER_GRACE_S = 2
 SERVER_PATIENCE_S = 4.0
 WORKER_PATIENCE_S = 3.5
 STORE_PATIENCE_S = 1.5
+STATES_PATIENCE_S = 0.5
 ORPHAN_PATIENCE_S = 5.0
 
 DEMO_LOG_INS = 3
@@ -96,7 +97,7 @@ def _start(supervisor: Supervisor, folder: Path, listener: socket.socket, option
         raise CannotServe(
             f"The database cannot be used (DATABASE_URL): {' '.join(str(error).split())}."
         ) from None
-    log_ins = _demo(supervisor) if options.seed else None
+    log_ins, new = _demo(supervisor) if options.seed else (None, False)
     connections.close_all()
     _listen(listener)
     if options.worker:
@@ -104,6 +105,8 @@ def _start(supervisor: Supervisor, folder: Path, listener: socket.socket, option
     supervisor.add(*_servers(folder, listener, options.processes))
     _wait_until_served(supervisor, listener)
     _say_where(supervisor, log_ins)
+    if new:
+        supervisor.add(_states(folder))
 
 
 # ── DATA_DIR and the port ──
@@ -240,13 +243,18 @@ def _prepare(supervisor: Supervisor) -> None:
         supervisor.say("Collected the static files.")
 
 
-def _demo(supervisor: Supervisor) -> demo.Note | None:
-    """Make the demo on the first run of a site that only this machine reaches; return its log-ins on each run."""
-    if not get_user_model().objects.exists():
+def _demo(supervisor: Supervisor) -> tuple[demo.Note | None, bool]:
+    """Make the demo on the first run of a site that only this machine reaches; return its log-ins on each run.
+
+    And whether its messages are still to be made: on the first run, and where that was broken off.
+    """
+    new = not get_user_model().objects.exists()
+    if new:
         if not environment.site().local:
-            return None
+            return None, False
         supervisor.say("Making the demo's people and rooms.")
-    return demo.seed_first_run()
+    note = demo.seed_first_run()
+    return note, note is not None and (new or bool(note.states)) and not note.states_done
 
 
 # ── Worker and server ──
@@ -259,6 +267,19 @@ def _worker(folder: Path) -> Child:
         folder=folder,
         env=_env(folder),
         patience_s=WORKER_PATIENCE_S,
+    )
+
+
+def _states(folder: Path) -> Child:
+    """Return what makes a message of each state for the staff's first look, and keeps one of the demo's people connected."""
+    command = [sys.executable, str(environment.BASE_DIR / "manage.py"), "seed_demo", "--states", "--force"]
+    return Child(
+        "demo",
+        [*command, "--verbosity", "0"],
+        folder=folder,
+        env=_env(folder),
+        patience_s=STATES_PATIENCE_S,
+        once=True,
     )
 
 

@@ -50,7 +50,10 @@ class Supervisor:
                 if time.monotonic() >= child.due_mono_s:
                     child.start()
             elif not child.running:
-                self._say_and_restart_later(child)
+                if child.once:
+                    self._let_go(child)
+                else:
+                    self._say_and_restart_later(child)
 
     def stop(self) -> None:
         """Ask stage by stage to stop, the last added first; kill what outlasts its patience; leave nothing behind."""
@@ -67,14 +70,19 @@ class Supervisor:
         self._write(name, text.encode())
 
     def _say_and_restart_later(self, child: Child) -> None:
-        status = child.status
-        how = (
-            f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
-        )
+        how = _how_it_ended(child)
         wait_s = child.restart_later()
         self._write_lines(child)
         child.close()
         self.say(f"{child.name} {how}; starting it again in {wait_s:.1f} s.")
+
+    def _let_go(self, child: Child) -> None:
+        """Forget a child that was to run once; it is said when it failed."""
+        self._write_lines(child)
+        child.close()
+        if child.status:
+            self.say(f"{child.name} {_how_it_ended(child)}; nothing else needs it.")
+        self._stages = [[one for one in stage if one is not child] for stage in self._stages]
 
     def _see_end(self, child: Child, *, deadline_mono_s: float) -> None:
         while child.running and time.monotonic() < deadline_mono_s:
@@ -111,6 +119,11 @@ class Supervisor:
             os.write(out, f"{name:<{NAME_WIDTH}} | ".encode() + line + b"\n")
         except OSError:
             return  # nobody reads any more
+
+
+def _how_it_ended(child: Child) -> str:
+    status = child.status
+    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
 
 
 class Interrupt:

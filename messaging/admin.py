@@ -12,6 +12,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
 from . import (
@@ -24,6 +25,8 @@ from . import (
 )
 from .admin_actions import ActionAdmin
 from .admin_deeds import CHANGE_LIFETIME, CLOSE_CONNECTIONS
+from .admin_rows import OfRoom
+from .admin_words import lasting, since
 from .crossing import run_verb
 from .errors import MessagingError
 from .models import Membership, Room
@@ -66,9 +69,22 @@ class RoomAdmin(ActionAdmin):
     form = RoomForm
     verbs = (CHANGE_LIFETIME,)
     empty_says = _("No rooms yet. People make them; so can you.")
-    list_display = ("name", "kind", "ttl_s", "ttl_max_s", "tracked", "created_at")
+    list_display = ("name", "kind", "lifetime", "longest", "tracked", "created")
     list_filter = ("kind", "tracked")
     search_fields = ("name", "topic", "id")
+    search_help_text = _("A room's name, topic or number")
+
+    @admin.display(description=_("lifetime"), ordering="ttl_s")
+    def lifetime(self, room: Room) -> str:
+        return lasting(room.ttl_s)
+
+    @admin.display(description=_("longest lifetime"), ordering="ttl_max_s")
+    def longest(self, room: Room) -> str:
+        return lasting(room.ttl_max_s)
+
+    @admin.display(description=_("created"), ordering="created_at")
+    def created(self, room: Room) -> str:
+        return since(room.created_at)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Room | None = None) -> tuple[str, ...]:
         # What a room is decides who may see what was said before he came: it does not change under its members.
@@ -97,15 +113,20 @@ class MembershipForm(forms.ModelForm[Membership]):
         return room
 
 
+class InRoom(OfRoom):
+    field = "room_id"
+
+
 @admin.register(Membership)
 class MembershipAdmin(ActionAdmin):
     form = MembershipForm
     verbs = (CLOSE_CONNECTIONS,)
     empty_says = _("Nobody is in a room yet.")
-    list_display = ("user", "room", "role", "joined_at", "leaving_at")
-    list_filter = ("role",)
+    list_display = ("user", "in_room", "role", "joined", "leaving")
+    list_filter = ("role", InRoom)
     list_select_related = ("user", "room")
     search_fields = ("user__username", "room__name", "room__id")
+    search_help_text = _("A user's name, or a room's name or number")
     autocomplete_fields = ("user", "room")
 
     def keys(self, queryset: Any, most: int) -> list[str]:
@@ -114,6 +135,18 @@ class MembershipAdmin(ActionAdmin):
         for key, user in queryset.order_by("user_id", "pk").values_list("pk", "user_id"):
             first.setdefault(user, str(key))
         return list(first.values())[:most]
+
+    @admin.display(description=_("room"), ordering="room__name")
+    def in_room(self, membership: Membership) -> str:
+        return format_html('<a href="?room={}">{}</a>', membership.room_id, membership.room)
+
+    @admin.display(description=_("joined"), ordering="joined_at")
+    def joined(self, membership: Membership) -> str:
+        return since(membership.joined_at)
+
+    @admin.display(description=_("leaving since"), ordering="leaving_at")
+    def leaving(self, membership: Membership) -> str:
+        return since(membership.leaving_at) if membership.leaving_at else "–"
 
     def get_readonly_fields(self, request: HttpRequest, obj: Membership | None = None) -> tuple[str, ...]:
         return ("joined_at", "leaving_at", *(("user", "room") if obj else ()))

@@ -15,25 +15,56 @@ from django.contrib import admin
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.options import IncorrectLookupParameters, get_content_type_for_model
 from django.core.exceptions import BadRequest, PermissionDenied
-from django.db.models import Q, QuerySet
+from django.db.models import F, OuterRef, Prefetch, Q, QuerySet, Subquery, Window, prefetch_related_objects
+from django.db.models.functions import RowNumber
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import formats, timezone
+from django.utils.html import format_html
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from . import admin_export, letters, policy, requeue, rooms
 from .admin_actions import Action, ActionAdmin
-from .admin_rows import ReadOnly
+from .admin_rows import OfRoom, ReadOnly
+from .admin_words import number, signed, since
 from .crossing import run_verb
-from .models import AuditEntry, DeadLetter, MissedRecipient, Notice
+from .models import AuditEntry, DeadLetter, MissedRecipient, Notice, Room
 from .requeue import Result
 from .staff import Outcome
 
+NAMED = 3  # of those who missed a message, in a list
+SIGNS = {
+    DeadLetter.State.OPEN: "missed",
+    DeadLetter.State.REQUEUED: "waits",
+    DeadLetter.State.DISCARDED: "free",
+}
 RESOLVED_STEP = 200  # letters in one transaction of a bulk action: the server's own writes wait for it
 SENT_MOST = 200  # letters in one request, for somebody waits for the answer: sending one takes 15 to 65 ms
+
+
+def _in_room(room: str, name: str) -> str:
+    """Return a room as a link to its dead letters, as HTML."""
+    return format_html(
+        '<a href="{}?room={}">{}</a>', reverse("admin:messaging_deadletter_changelist"), room, name
+    )
+
+
+def _named(said: str, people: Sequence[tuple[str, str]], total: int) -> str:
+    """Return words with the first who missed a message below them, [(name, why)] of `total`, as HTML."""
+    names = [gettext("%(name)s (%(why)s)") % {"name": name, "why": why} for name, why in people]
+    names += [f"+{number(total - len(people))}"] if total > len(people) else []
+    return format_html("{}<small>{}</small>", said, gettext(", ").join(names))
+
+
+def _with_room_name(rows: QuerySet[Any]) -> QuerySet[Any]:
+    """Add the names of rooms that are there still, in the same query."""
+    found: QuerySet[Any] = rows.annotate(
+        room_is=Subquery(Room.objects.filter(pk=OuterRef("room_key")).values("name")[:1])
+    )
+    return found
 
 
 class MissedRecipientInline(ReadOnly, admin.TabularInline[MissedRecipient, DeadLetter]):
@@ -96,17 +127,44 @@ def _discarding(rows: Sequence[DeadLetter], given: dict[str, Any]) -> list[str]:
     return [said, *([others] if ready < len(rows) else [])]
 
 
+class InRoom(OfRoom):
+    field = "room_key"
+
+
+class SetAside(admin.SimpleListFilter):
+    """Those whose text was not kept, because something in them fits no table."""
+
+    title = _("set aside")
+    parameter_name = "set_aside"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("yes", _("Yes")), ("no", _("No"))]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        if self.value() == "yes":
+            return queryset.exclude(fault="")
+        return queryset.filter(fault="") if self.value() == "no" else queryset
+
+
+class Waiting(admin.SimpleListFilter):
+    """Notices that their users have not dismissed."""
+
+    title = _("dismissed by the user")
+    parameter_name = "dismissed"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("yes", _("Yes")), ("no", _("No"))]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        return queryset.filter(dismissed_at__isnull=self.value() == "no") if self.value() else queryset
+
+
 @admin.register(DeadLetter)
 class DeadLetterAdmin(ReadOnly, ActionAdmin):
     empty_says = _("No dead letters. Whatever expired had reached everybody.")
-    list_display = ("state", "where", "seq", "sender_name", "expired_at", "missed_by")
-    list_filter = (
-        "state",
-        "missed_recipients__reason",
-        ("room", admin.RelatedOnlyFieldListFilter),
-        "expired_at",
-        ("fault", admin.EmptyFieldListFilter),
-    )
+    list_display = ("sign", "where", "seq", "sender_name", "expired", "missed_by")
+    list_filter = ("state", "missed_recipients__reason", InRoom, "expired_at", SetAside)
+    search_help_text = _("A sender's or room's name, or the number of a room, a message or its place")
     search_fields = ("sender_name", "room_name", "=room_key", "=message_id", "=seq")
     verbs = (
         Action(
@@ -143,13 +201,40 @@ class DeadLetterAdmin(ReadOnly, ActionAdmin):
         ),
     )
     inlines = (MissedRecipientInline,)
-    fields = (
-        *("id", "state", "room", "room_key", "room_name", "epoch", "seq", "message_id"),
-        *("sender", "sender_key", "sender_name", "sent_at", "expired_at", "processed_at", "text"),
-        *("reply_to", "resends", "delivered", "total", "missing_total"),
-        *("resend_started_at", "answer", "resolved_at", "resolved_by", "fault"),
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": (
+                    *("sign", "room", "seq", "message_id", "sender_name", "sent_at", "expired_at"),
+                    *("missed_by", "text", "resolved_at", "resolved_by"),
+                )
+            },
+        ),
+        (
+            _("All that is kept"),
+            {
+                "classes": ("collapse",),
+                "fields": (
+                    *("id", "room_key", "room_name", "epoch", "sender", "sender_key", "processed_at"),
+                    *("reply_to", "resends", "delivered", "total", "missing_total"),
+                    *("resend_started_at", "answer", "fault"),
+                ),
+            },
+        ),
     )
-    readonly_fields = ("text",)
+    readonly_fields = ("sign", "missed_by", "text")
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """Read with a page of letters the first names of who missed each, in one query."""
+        changelist = super().get_changelist_instance(request)
+        place = Window(RowNumber(), partition_by=F("dead_letter"), order_by=F("pk").asc())
+        first = MissedRecipient.objects.annotate(place=place).filter(place__lte=NAMED)
+        changelist.result_list = list(changelist.result_list)
+        prefetch_related_objects(
+            changelist.result_list, Prefetch("missed_recipients", first, to_attr="first_missed")
+        )
+        return changelist
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
         """Refuse to filter by what is not shown: how many rows begin with a letter says the letter."""
@@ -202,16 +287,24 @@ class DeadLetterAdmin(ReadOnly, ActionAdmin):
         said = gettext("%(room)s, seq %(seq)s, from %(sender)s, missed by %(n)s")
         return said % (place | {"n": f"{row.missing_total:,}"})
 
+    @admin.display(description=_("state"), ordering="state")
+    def sign(self, letter: DeadLetter) -> str:
+        return signed(SIGNS[DeadLetter.State(letter.state)], letter.get_state_display())
+
     @admin.display(description=_("room"), ordering="room_name")
     def where(self, letter: DeadLetter) -> str:
-        return letter.room_name or letter.room_key
+        return _in_room(letter.room_key, letter.room_name or letter.room_key)
+
+    @admin.display(description=_("expired"), ordering="expired_at")
+    def expired(self, letter: DeadLetter) -> str:
+        return since(letter.expired_at)
 
     @admin.display(description=_("missed by"), ordering="missing_total")
-    def missed_by(self, letter: DeadLetter) -> str:
-        return gettext("%(missing)d of %(total)d") % {
-            "missing": letter.missing_total,
-            "total": letter.total,
-        }
+    def missed_by(self, letter: Any) -> str:
+        counts = {"missing": letter.missing_total, "total": letter.total}
+        said = gettext("%(missing)d of %(total)d") % counts
+        first = [(one.name, one.get_reason_display()) for one in getattr(letter, "first_missed", ())]
+        return _named(said, first, letter.missing_total) if first else said
 
     @admin.display(description=_("text"))
     def text(self, letter: Any) -> str:
@@ -225,11 +318,41 @@ class DeadLetterAdmin(ReadOnly, ActionAdmin):
 @admin.register(Notice)
 class NoticeAdmin(ReadOnly, admin.ModelAdmin[Notice]):
     empty_says = _("No notices. Nobody had to be told that a message missed somebody.")
-    list_display = ("at", "user", "kind", "room_key", "dismissed_at")
-    list_filter = ("kind", ("dismissed_at", admin.EmptyFieldListFilter), "at")
+    list_display = ("told", "user", "kind", "about", "dismissed")
+    list_filter = ("kind", Waiting, "at")
     list_select_related = ("user",)
     search_fields = ("user__username", "room_key", "id")
-    fields = ("id", "user", "kind", "at", "room_key", "dead_letter", "data", "dismissed_at")
+    search_help_text = _("A user's name, or the number of a room or notice")
+    fieldsets = (
+        (None, {"fields": ("user", "kind", "at", "about", "dead_letter", "dismissed_at")}),
+        (_("All that is kept"), {"classes": ("collapse",), "fields": ("id", "room_key", "data")}),
+    )
+    readonly_fields = ("about",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Notice]:
+        return _with_room_name(super().get_queryset(request))
+
+    @admin.display(description=_("at"), ordering="at")
+    def told(self, notice: Notice) -> str:
+        return since(notice.at)
+
+    @admin.display(description=_("dismissed"), ordering="dismissed_at")
+    def dismissed(self, notice: Notice) -> str:
+        return since(notice.dismissed_at) if notice.dismissed_at else "–"
+
+    @admin.display(description=_("about"))
+    def about(self, notice: Any) -> str:
+        """Say in a sentence what the user is told."""
+        data = notice.data
+        if notice.kind == Notice.Kind.SUMMARY:
+            said = ngettext(
+                "%(n)s message that missed somebody", "%(n)s messages that missed somebody", data["messages"]
+            )
+            return said % {"n": number(data["messages"])}
+        place = f"{notice.room_is or notice.room_key} · {data['seq']}"
+        why: dict[str, Any] = dict(MissedRecipient.Reason.choices)
+        first = [(one["name"], why.get(one["reason"], one["reason"])) for one in data["missing"][:NAMED]]
+        return _named(place, first, data["missing_total"])
 
     # A user's notices go with him, and then this is asked as well; by itself none is deleted: it is a promise to be told.
 
@@ -253,7 +376,22 @@ class NoticeAdmin(ReadOnly, admin.ModelAdmin[Notice]):
 @admin.register(AuditEntry)
 class AuditEntryAdmin(ReadOnly, admin.ModelAdmin[AuditEntry]):
     empty_says = _("Nothing was changed yet.")
-    list_display = ("at", "verb", "user_name", "room_key", "seq")
+    list_display = ("done", "verb", "user_name", "room_name", "seq")
     list_filter = ("verb", "at")
     search_fields = ("user_name", "room_key", "message_id")
+    search_help_text = _("A user's name, or the number of a room or message")
     fields = ("at", "verb", "user", "user_name", "room_key", "seq", "message_id", "rev", "detail")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[AuditEntry]:
+        return _with_room_name(super().get_queryset(request))
+
+    @admin.display(description=_("at"), ordering="at")
+    def done(self, entry: AuditEntry) -> str:
+        return since(entry.at)
+
+    @admin.display(description=_("room"), ordering="room_key")
+    def room_name(self, entry: Any) -> str:
+        if entry.room_is is None:
+            return str(entry.room_key)
+        page = reverse("admin:messaging_room_change", args=[entry.room_key])
+        return format_html('<a href="{}">{}</a>', page, entry.room_is)

@@ -26,8 +26,8 @@ from . import letters
 from . import policy as policies
 from .admin_actions import log_each
 from .admin_deeds import DELETE_MESSAGES, EXTEND_MESSAGES
-from .admin_rows import StoreAdmin, names_of, room_key, rooms_named
-from .admin_words import age, ago, ahead, clock, ends, number
+from .admin_rows import OfRoom, StoreAdmin, names_of, room_key, rooms_named
+from .admin_words import age, ago, ahead, clock, ends, number, signed
 from .crossing import run_verb
 from .errors import NoSuchMessage, NotMember
 from .models import AuditEntry, DeadLetter, Membership, Room, StoredMessage, moment
@@ -105,20 +105,6 @@ def _rows(now_ms: int, found: Sequence[Live]) -> list[StoredMessage]:
     return rows
 
 
-class OfRoom(admin.SimpleListFilter):
-    """The room whose messages are listed; chosen by a link or a search."""
-
-    title = _("room")
-    parameter_name = "room"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        room = request.GET.get("room", "")
-        return [(room, rooms_named({room}).get(room, room))] if room else []
-
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        return queryset.filter(room=self.value()) if self.value() else queryset
-
-
 @admin.register(StoredMessage)
 class StoredMessageAdmin(StoreAdmin):
     """The list, and one message's page."""
@@ -188,14 +174,14 @@ class StoredMessageAdmin(StoreAdmin):
     @admin.display(description=_("reach"))
     def reach(self, row: Any) -> str:
         if not row.live.tracked:
-            return _said("free", gettext("owed by nobody"))
+            return signed("free", gettext("owed by nobody"))
         said = []
         if row.live.behind:
             said.append(gettext("%(n)s lack it") % {"n": number(row.live.behind)})
         if row.live.unshown:
             said.append(gettext("%(n)s could not show it") % {"n": number(row.live.unshown)})
         kind = "waits" if row.live.behind else "missed" if row.live.unshown else "held"
-        return _said(kind, gettext(", ").join(said) or gettext("with everybody"))
+        return signed(kind, gettext(", ").join(said) or gettext("with everybody"))
 
     @admin.display(description=_("ends"))
     def ends(self, row: Any) -> str:
@@ -278,11 +264,6 @@ def _page_of(place: str) -> str:
     return reverse("admin:messaging_storedmessage_change", args=[place])
 
 
-def _said(kind: str, said: str) -> str:
-    """Return a state as a sign and a word, as HTML."""
-    return format_html('<span class="ops-state" data-kind="{}">{}</span>', kind, said)
-
-
 def _by_message(message: str) -> list[str]:
     """Return [ROOM:SEQ] of a message number: of a dead letter, or of a live one of the newest 20,000 memberships."""
     newest = Membership.objects.order_by("-pk").values_list("room_id", "room__partition", "user_id")
@@ -358,12 +339,12 @@ def _entries(live: Live) -> list[dict[str, str]]:
 
 def _state(told: Told) -> str:
     if told.recipients is None or not told.live.tracked:
-        return _said("free", gettext("owed by nobody"))
+        return signed("free", gettext("owed by nobody"))
     total, delivered = told.recipients.total, told.recipients.delivered
     if delivered >= total:
-        return _said("held", gettext("delivered to all %(total)s") % {"total": number(total)})
+        return signed("held", gettext("delivered to all %(total)s") % {"total": number(total)})
     said = gettext("delivered to %(delivered)s of %(total)s")
-    return _said("waits", said % {"delivered": number(delivered), "total": number(total)})
+    return signed("waits", said % {"delivered": number(delivered), "total": number(total)})
 
 
 def _person(one: Recipient, name: str, online: bool, now_ms: int) -> dict[str, str]:
@@ -371,7 +352,7 @@ def _person(one: Recipient, name: str, online: bool, now_ms: int) -> dict[str, s
     held = kind == "held"
     return {
         "name": name,
-        "state": _said(kind, said),
+        "state": signed(kind, said),
         "kind": kind,
         "tries": "–" if held else f"{one.attempts}/{policies.current().attempts_max}",
         "next": ahead(one.next_at_ms, now_ms) if one.next_at_ms and online else "–",

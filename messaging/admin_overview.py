@@ -288,7 +288,7 @@ def _owed_cards(told: Told) -> list[Card]:
     cut = _("at least: %(n)s rooms not looked at") % {"n": number(owed.rooms_left_out)}
     cut = cut if owed.rooms_left_out else ""
     tries = _("after %(n)s tries") % {"n": policies.current().attempts_max}
-    soon = _("none waits")
+    soon = _("when they are back") if owed.retrying else _("none waits")
     if owed.next_at:
         soon = _("next in %(age)s") % {"age": age(max(0, owed.next_at - told.now_ms) / 1000)}
     oldest, at = "–", ""

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from django.contrib import admin
 from django.contrib.auth import get_user_model
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.utils.translation import gettext_lazy as _
 
 from .admin_actions import ActionAdmin
 from .errors import Unavailable
@@ -87,6 +89,21 @@ class StoreAdmin(ReadOnly, ActionAdmin):
             return TemplateResponse(
                 request, "admin/store_away.html", context, status=HTTPStatus.SERVICE_UNAVAILABLE
             )
+
+
+class OfRoom(admin.SimpleListFilter):
+    """The room whose rows are listed: chosen by a link or a search, for a site has too many to list."""
+
+    title = _("room")
+    parameter_name = "room"
+    field = "room"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        room = request.GET.get(self.parameter_name, "")
+        return [(room, rooms_named({room}).get(room, room))] if room else []
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        return queryset.filter(**{self.field: self.value()}) if self.value() else queryset
 
 
 def names_of(users: set[int]) -> dict[int, str]:

@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 
 from . import policy as policies
 from .admin_deeds import RESET_ATTEMPTS, RETRY_MEMBERS, RETRY_ROOMS
-from .admin_rows import StoreAdmin, names_of, room_key, rooms_named
+from .admin_rows import OfRoom, StoreAdmin, names_of, room_key, rooms_named
 from .admin_words import ago, ahead, ends, number
 from .crossing import run_verb
 from .models import Room, UndeliveredMember, UndeliveredRoom
@@ -283,22 +283,12 @@ def _members(room: RoomKey, now_ms: int, behind: Sequence[_Behind]) -> list[Unde
     return rows
 
 
-class OfRoom(admin.SimpleListFilter):
+class InRoom(OfRoom):
     """The room whose members are listed; chosen by a link."""
-
-    title = _("room")
-    parameter_name = "room"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        room = request.GET.get("room", "")
-        return [(room, rooms_named({room}).get(room, room))] if room else []
 
     def choices(self, changelist: Any) -> Iterator[Any]:
         """Yield the room alone: there is no list of all."""
         return (choice for choice in super().choices(changelist) if choice["selected"])
-
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        return queryset.filter(room=self.value()) if self.value() else queryset
 
 
 @admin.register(UndeliveredMember)
@@ -309,7 +299,7 @@ class UndeliveredMemberAdmin(StoreAdmin):
     verbs = (RETRY_MEMBERS, RESET_ATTEMPTS)
     list_display = ("name", "waiting", "oldest_waits", "attempts", "oldest_ends", "next_attempt")
     list_display_links = None
-    list_filter = (OfRoom,)
+    list_filter = (InRoom,)
     empty_says = _("Nobody waits here. Everybody in this room has everything that was sent to them.")
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:

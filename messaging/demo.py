@@ -4,14 +4,14 @@ Everybody of one run has one password, hashed once. The store is not asked: the 
 members that stand here, so a thousand people and their rooms take seconds, also beside a running server.
 
 The demo is made once. Its log-ins, random for each installation, are kept in `DATA_DIR/demo.json`, readable by its owner only:
-`{"users": [{"id", "name", "password"}], "staff": {"name", "password"}, "rooms": [room id]}`.
+`{"users": [{"id", "name", "password"}], "staff": {"name", "password"}, "rooms": [room id], "states": room id, "states_done"}`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -74,6 +74,8 @@ class Note(msgspec.Struct, frozen=True):
     users: list[Person]
     staff: LogIn
     rooms: list[str] = []
+    states: str = ""  # the room in which there is a message of each state
+    states_done: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -155,6 +157,18 @@ def kept_note() -> Note | None:
     return msgspec.structs.replace(note, users=people) if people else None
 
 
+def note_states(room: str, *, done: bool) -> None:
+    """Note in which room there is a message of each state, and whether all are there."""
+    note = kept_note()
+    if note is not None:
+        _keep(msgspec.structs.replace(note, states=room, states_done=done))
+
+
+def log_in(users: Sequence[int]) -> dict[int, str]:
+    """Log people in without a browser; return {user id: Cookie header}."""
+    return _sessions(get_user_model().objects.filter(pk__in=users))
+
+
 def _make() -> Note:
     taken = get_user_model().objects.filter(username__in=[*PEOPLE, STAFF]).values_list("username", flat=True)
     if taken:
@@ -221,7 +235,7 @@ def _insert_rooms(wanted: Sequence[tuple[Room, Sequence[User]]]) -> None:
     Membership.objects.bulk_create(rows, batch_size=BATCH)
 
 
-def _sessions(users: Sequence[User]) -> dict[int, str]:
+def _sessions(users: Iterable[User]) -> dict[int, str]:
     """Log people in without a browser; return {user id: Cookie header}."""
     store = import_module(settings.SESSION_ENGINE).SessionStore()
     ends_at = timezone.now() + timedelta(seconds=settings.SESSION_COOKIE_AGE)

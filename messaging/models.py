@@ -298,7 +298,7 @@ class Notice(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.id
+        return f"{self.get_kind_display()} · {self.at:%Y-%m-%d %H:%M}"
 
 
 class AuditEntry(models.Model):
@@ -336,7 +336,7 @@ class AuditEntry(models.Model):
         indexes = [models.Index(fields=["room_key", "verb", "at"], name="audit_room")]
 
     def __str__(self) -> str:
-        return f"{self.verb} · {self.room_key}"
+        return f"{self.get_verb_display()} · {self.room_key}"
 
 
 # ── What the staff do to more rows than one request does ──

@@ -126,4 +126,4 @@ class Presence:
         for task in self._leaving.values():
             task.cancel()
         with contextlib.suppress(Unavailable):
-            await self.store.report_presence(self.process, [], LIFE_S)
+            await self.store.withdraw_presence(self.process)

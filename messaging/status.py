@@ -48,7 +48,7 @@ class Owed:
     """What members owe in the rooms looked at, which are those with something unacknowledged but for `rooms_left_out`.
 
     Counts of (room, member) pairs as in `Status`; `on_the_way` live messages that somebody stands below who did not write them.
-    Epoch ms: the oldest of these was accepted at `oldest_at`, the next attempt is due at `next_at`; 0 where there is none.
+    Epoch ms: the oldest of these was accepted at `oldest_at`, the next attempt to somebody connected is due at `next_at`; 0 where there is none.
     """
 
     rooms: int = 0
@@ -134,7 +134,8 @@ def _add(found: Owed, lag: Lag, owing: Sequence[Owing], online: Set[int]) -> Non
         found.gave_up += row.attempts >= most
         if 0 < row.attempts < most:
             found.retrying += 1
-            found.next_at = min(found.next_at or row.next_at_ms, row.next_at_ms)
+            if here:  # who is away is not pushed to: everything comes with the next `hello`
+                found.next_at = min(found.next_at or row.next_at_ms, row.next_at_ms)
     found.parked += lag.behind - len(lag.laggards)
     if owing and lag.oldest_at:
         found.oldest_at = min(found.oldest_at or lag.oldest_at, lag.oldest_at)

@@ -36,6 +36,10 @@ class Presences(Rooms):
         commands += [("EXPIRE", key, life_s), ("ZADD", "chat:online", until_ms, process)]
         await self.scripts.pipeline(commands)
 
+    async def withdraw_presence(self, process: str) -> None:
+        """Forget a process that ends."""
+        await self.scripts.pipeline([("DEL", f"chat:online:{process}"), ("ZREM", "chat:online", process)])
+
     async def presence(self) -> dict[str, set[int]]:
         """Read {process: users online there} of the processes that still count."""
         now_ms = await self.now_ms()

@@ -110,6 +110,41 @@ class TestLooking:
         DeadLetter.objects.update(body=None)
         assert "not kept any more" in client.get(f"{LIST}{kept[0].pk}/change/").content.decode()
 
+    def test_the_list_says_who_missed_each_and_why_the_first_of_them_by_name(
+        self, room: Room, kept: list[DeadLetter]
+    ) -> None:
+        ada = User.objects.get(username="ada")
+        others = people("dora", "eve", "fred", "greta", "hal")
+        letter(room, ada, *others, seq=9)
+        page = staff(*READ).get(LIST).content.decode()
+        assert "5 of 6<small>dora (offline), eve (offline), fred (offline), +2</small>" in page
+        assert page.count("1 of 2<small>bob (offline)</small>") == 3
+        assert page.count('data-kind="missed">open<') == 4
+        assert re.search(r'<time title="[\d: -]+ UTC">\d+ (s|d) ago</time>', page)
+
+    def test_a_letters_own_page_leads_to_the_deeds_for_who_may_do_them(self, kept: list[DeadLetter]) -> None:
+        path = f"{LIST}{kept[0].pk}/change/"
+        assert "ops-button" not in staff(*READ).get(path).content.decode()
+        client = staff(*MAY, name="more")
+        page = client.get(path).content.decode()
+        assert re.findall(r'name="action" value="(\w+)"', page) == ["send_again", "discard"]
+        asked = client.post(LIST, {"action": "discard", "chosen": kept[0].pk})
+        assert asked.context["chosen"] == str(kept[0].pk)
+        client.post(LIST, {"action": "discard", "chosen": kept[0].pk, "confirmed": "yes"})
+        page = client.get(path).content.decode()
+        assert re.findall(r'name="action" value="(\w+)"', page) == ["take_back"]
+
+    def test_a_notice_says_in_words_what_its_user_was_told(self, room: Room, kept: list[DeadLetter]) -> None:
+        client = staff("view_notice")
+        page = client.get("/admin/messaging/notice/").content.decode()
+        assert page.count("<small>bob (offline)</small>") == 3
+        assert f"{room.name} · 1" in page
+        notice = Notice.objects.filter(dead_letter=kept[0]).get()
+        assert "bob (offline)" in client.get(f"/admin/messaging/notice/{notice.pk}/change/").content.decode()
+        for query, count in (("dismissed=no", 3), ("dismissed=yes", 0)):
+            page = client.get(f"/admin/messaging/notice/?{query}")
+            assert page.context["cl"].result_count == count
+
     @pytest.mark.parametrize(
         ("query", "seqs"),
         [
@@ -122,8 +157,10 @@ class TestLooking:
             ("state__exact=discarded", {3}),
             ("missed_recipients__reason__exact=offline", {1, 2, 3}),
             ("missed_recipients__reason__exact=no_ack", set()),
-            ("room__id__exact={room}", {1, 2, 3}),
-            ("fault__isempty=0", {2}),
+            ("room={room}", {1, 2, 3}),
+            ("room=nosuch", set()),
+            ("set_aside=yes", {2}),
+            ("set_aside=no", {1, 3}),
         ],
     )
     def test_it_is_searched_by_sender_room_message_and_seq_and_filtered(

@@ -289,6 +289,9 @@ class TestCards:
         assert re.fullmatch(r"next in (29|30) s", found["retrying"].note)
         assert (found["connections"].value, found["connections"].note) == ("2", "on 1 server process")
         assert not found["gave_up"].look
+        await store.report_presence("p1", [ada.pk], 60)
+        assert (await cards())["retrying"].note == "when they are back", "nobody pushes to who is away"
+        await store.report_presence("p1", [ada.pk, grace.pk], 60)
 
         for attempt in range(1, 8):
             await store.record_attempt(atlas.room, grace.pk, attempt, 30.0)

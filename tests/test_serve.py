@@ -497,3 +497,36 @@ _TRY = """
 from django.contrib.auth import authenticate
 print([authenticate(username=name, password=password) is not None for name, password in {}])
 """
+
+
+def test_the_first_run_makes_a_message_in_each_state_behind_the_first_page_and_by_hand_none_is_added(
+    folder: Path,
+) -> None:
+    served = Served(folder, seed=True)
+    try:
+        served.wait_until_ready()
+        assert served.status() == 200
+        assert "in each state" not in served.output
+        wait_for(lambda: "is connected and silent" in served.output, deadline_s=40, what="the states")
+        assert served.child("demo")
+        assert " retry " not in served.output, "its attempts are no news"
+        accepted = _accepted(folder)
+        assert accepted == 8
+        by_hand = manage(folder, "seed_demo", "--states", "--force")
+        assert (by_hand.returncode, by_hand.stderr.strip()) == (
+            0,
+            "A message in each state was there already.",
+        )
+        assert _accepted(folder) == accepted
+        os.kill(served.child("demo"), signal.SIGTERM)
+        wait_for(lambda: not served.pids("demo"), deadline_s=5, what="its end")
+        assert served.stop() < STOP_DEADLINE_S
+        assert "demo ended" not in served.output
+        assert "starting it again" not in served.output
+    finally:
+        served.clean_up()
+
+
+def _accepted(folder: Path) -> int:
+    told = manage(folder, "messaging_status", "--json")
+    return int(json.loads(told.stdout)["last_hour"]["accepted"])

@@ -788,6 +788,13 @@ class TestPresence:
         await store.client.zadd("chat:online", {"gone": await store.now_ms() - 1})
         assert await store.presence() == {}
 
+    async def test_a_process_that_ends_counts_no_more(self, store: Store) -> None:
+        await store.report_presence("one", [ADA, GRACE], 60)
+        await store.report_presence("two", [GRACE], 60)
+        await store.withdraw_presence("one")
+        assert await store.presence() == {"two": {GRACE}}
+        assert await store.client.exists("chat:online:one") == 0
+
 
 class TestResendToSome:
     """A message that only some are to have: grace, here. What stands in `only` decides in every verb."""

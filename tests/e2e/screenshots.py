@@ -1,8 +1,9 @@
-"""Take the pictures of docs/images: `python -m tests.e2e.screenshots [folder]`. Needs chromium; starts a site of its own."""
+"""Take the pictures of docs/images: `python -m tests.e2e.screenshots [chat|staff] [folder]`. Needs chromium; starts sites of its own."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -62,20 +63,25 @@ CHINESE = [
 ]
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, which: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = shutil.which("chromium") or shutil.which("chromium-browser")
-    site = Site(Path(tempfile.mkdtemp()))
-    site.start()
-    try:
-        demo = named(site)
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-            stage(browser, site, demo, folder)
-            staff_pages(browser, site, demo, folder)
-            browser.close()
-    finally:
-        site.stop()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        for name, shooting in (("chat", chat_pages), ("staff", staff_pages)):
+            if which not in (name, "all"):
+                continue
+            site = Site(Path(tempfile.mkdtemp()))
+            site.start()
+            try:
+                shooting(browser, site, folder)
+            finally:
+                site.stop()
+        browser.close()
+
+
+def chat_pages(browser: Browser, site: Site, folder: Path) -> None:
+    stage(browser, site, named(site), folder)
 
 
 def named(site: Site) -> Demo:
@@ -203,18 +209,39 @@ def panels(ada: Screen, folder: Path) -> None:
     ada.page.keyboard.press("Escape")
 
 
-def staff_pages(browser: Browser, site: Site, demo: Demo, folder: Path) -> None:
-    """Where something waits, and why one message has not reached bob and carol."""
-    make_staff(site, demo.people[0])
-    for name, language in (("staff-undelivered", "zh-CN"), ("staff-message", "en-GB")):
-        path = "/admin/messaging/undeliveredroom/"
-        screen = Screen(browser, site, demo.people[0], path, height=850, language=language)
-        page = screen.page
-        if name == "staff-message":
-            page.locator(f'#result_list a[href*="undeliveredmember/?room={demo.room}"]').click()
-            page.locator('#result_list a[href*="/storedmessage/"]').first.click()
-        page.screenshot(path=folder / f"{name}.png")
-        screen.context.close()
+def staff_pages(browser: Browser, site: Site, folder: Path) -> None:
+    """How a site stands with a message in each state, where something waits, and why one has not reached three people."""
+    site.manage("seed_demo", "--states", "--stay", "0", "--force")
+    site.manage("process_expired", "--once")  # a job has run: no banner
+    crew = site.seed(users=1)
+    make_staff(site, crew.people[0])
+    staying = subprocess.Popen(
+        [sys.executable, "manage.py", "seed_demo", "--states", "--stay", "5m", "--force", "--verbosity", "0"],
+        cwd=ROOT,
+        env=site.environment,
+    )
+    try:
+        for name, path, options in (
+            ("staff-overview", "/admin/", {"language": "en-GB", "height": 860}),
+            ("staff-undelivered", "/admin/messaging/undeliveredroom/", {"language": "zh-CN", "dark": True}),
+            ("staff-message", "/admin/messaging/undeliveredroom/", {"language": "en-GB"}),
+        ):
+            screen = Screen(browser, site, crew.people[0], path, **{"height": 720, **options})  # type: ignore[arg-type]
+            page = screen.page
+            if name == "staff-overview":
+                expect(page.locator('[data-card="lagging"] b')).to_have_text("1", timeout=30_000)
+                # The minute that has begun is not drawn.
+                hour = page.locator('[data-chart="hour"]')
+                expect(hour).to_contain_text("8 accepted", timeout=90_000)
+            else:
+                page.locator('#result_list a[href*="undeliveredmember/"]', has_text="What becomes").click()
+            if name == "staff-message":
+                page.locator('#result_list a[href*="/storedmessage/"]').first.click()
+            page.screenshot(path=folder / f"{name}.png")
+            screen.context.close()
+    finally:
+        staying.terminate()
+        staying.wait()
 
 
 def settle(screen: Screen) -> None:
@@ -224,4 +251,6 @@ def settle(screen: Screen) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "images")
+    words = sys.argv[1:]
+    wanted = words.pop(0) if words and words[0] in ("chat", "staff") else "all"
+    main(Path(words[0]) if words else ROOT / "docs" / "images", wanted)

@@ -72,7 +72,7 @@ class Site:
             self._process = subprocess.Popen(
                 [sys.executable, "manage.py", "serve", "--port", str(self.port), "--no-worker", "--no-seed"],
                 cwd=ROOT,
-                env=self._environment(),
+                env=self.environment,
                 stdout=log,
                 stderr=log,
             )
@@ -96,7 +96,7 @@ class Site:
 
     def manage(self, *words: str) -> str:
         command = [sys.executable, "manage.py", *words]
-        done = subprocess.run(command, cwd=ROOT, env=self._environment(), check=False, capture_output=True)
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, check=False, capture_output=True)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
 
@@ -132,7 +132,8 @@ class Site:
         except (urllib.error.URLError, OSError):
             return False
 
-    def _environment(self) -> dict[str, str]:
+    @property
+    def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         return kept | {"DATA_DIR": str(self.folder / "data"), "SITE_URL": self.url}
 
