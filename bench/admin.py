@@ -23,7 +23,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.systems import ROOT, SYSTEMS, CannotMeasure, end, free_port, plain_env, wait_until_served
+from bench.processes import CannotMeasure, end, free_port
+from bench.starting import wait_until_served
+from bench.systems import ROOT, SYSTEMS, plain_env
 
 RESULTS = ROOT / "bench" / "results" / "admin.json"
 DOC = ROOT / "docs" / "performance.md"
