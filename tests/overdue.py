@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from django.contrib.auth.models import User
+from msgspec.structs import replace
 
 from messaging.models import Room
 from messaging.roster import key_of

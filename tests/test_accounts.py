@@ -49,8 +49,12 @@ OWN = {
     "mfa_view_recovery_codes": {},
     "mfa_generate_recovery_codes": {},
 }
-# Within a log-in, see below; a text file; off, so it only leads back to the log-in.
-ELSEWHERE = {"mfa_authenticate", "mfa_download_recovery_codes", "account_confirm_login_code"}
+OFF = {  # what would let a mailed code stand for a password
+    "account_confirm_login_code": 302,  # back to the log-in
+    "account_request_reauthentication_code": 403,
+    "account_confirm_reauthentication_code": 403,
+}
+ELSEWHERE = {"mfa_authenticate", "mfa_download_recovery_codes"}  # within a log-in, see below; a text file
 
 
 @pytest.fixture
@@ -87,11 +91,19 @@ def log_in(client: Client, password: str = PASSWORD, **headers: str) -> HttpResp
 
 def test_every_account_page_is_covered_here() -> None:
     patterns: Any = [*account_urls.urlpatterns, *mfa_urls.urlpatterns]
-    assert names_in(patterns) == set(OPEN) | set(OWN) | ELSEWHERE
+    assert names_in(patterns) == set(OPEN) | set(OWN) | set(OFF) | ELSEWHERE
 
 
 def test_log_in_by_code_is_off(client: Client) -> None:
     assert client.get(reverse("account_confirm_login_code"))["Location"] == reverse("account_login")
+
+
+@pytest.mark.parametrize(("name", "status"), OFF.items())
+def test_no_mailed_code_stands_for_a_password(client: Client, ada: User, name: str, status: int) -> None:
+    log_in(client)
+    for response in (client.get(reverse(name)), client.post(reverse(name), {"code": "123456"})):
+        assert response.status_code == status
+    assert not mail.outbox
 
 
 @pytest.mark.parametrize("name", OPEN)
