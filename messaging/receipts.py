@@ -157,7 +157,9 @@ class Receipts:
             self._open[room].add(user)
         elif room in self._open:
             self._open[room].discard(user)
-        if (room, user) in self._again:
+        if (
+            not above and (room, user) in self._again
+        ):  # who connected while a part was counted waits for the whole
             self._again.discard((room, user))
             changed |= {row for row in rows if row[2] < row[3]}
         if not changed:

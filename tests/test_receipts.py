@@ -91,6 +91,29 @@ async def test_an_acknowledgement_of_the_newest_asks_for_no_older_row(
     assert asked == [[49]]
 
 
+async def test_who_connects_while_a_part_is_counted_is_told_the_whole(
+    store: Store, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second tab of the sender must hear of his older messages too, though the count under way is of the newest only."""
+    _, _, first = await open_feed(store, hub, ADA)
+    await accept(store, message(), message())
+    await acknowledge(store, GRACE, 1)
+    await until_told(store, first)
+    receipts, tabs = store.receipts, []
+
+    async def counted(rows: Any, *, above: Any = None) -> Any:
+        if above == [1] and not tabs:
+            connection, _, socket = await open_feed(store, hub, ADA)
+            tabs.append(socket)
+            receiver.connected(connection)
+        return await receipts(rows, above=above)
+
+    receiver = hub.on_accepted.__self__  # type: ignore[attr-defined]
+    monkeypatch.setattr(store, "receipts", counted)
+    await acknowledge(store, GRACE, 2)
+    await until(lambda: bool(tabs) and told(tabs[0]).keys() == {1, 2})
+
+
 async def test_who_leaves_changes_the_rows_of_what_he_owed(store: Store, hub: Hub) -> None:
     _, _, socket = await open_feed(store, hub, ADA)
     await accept(store)
