@@ -32,7 +32,7 @@ def key(number: int) -> Any:
     from messaging.models import PARTITIONS
     from messaging.records import RoomKey
 
-    return RoomKey(f"r{number}", number % PARTITIONS)
+    return RoomKey(f"r{number:010}", number % PARTITIONS)  # as long as a room's id is
 
 
 def message(room: Any, user: int = SENDER, ttl_ms: int = DAY_MS) -> Any:

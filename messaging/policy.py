@@ -16,6 +16,7 @@ from django.conf import settings
 from .errors import BadSetting, BadTtl
 
 DAY_S = 86_400
+TTL_LONGEST_S = 10 * 365 * DAY_S  # what is kept of a message's id has room for no more than thrice that
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -152,6 +153,8 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
     numbers = {
         name: value for name, value in values.items() if isinstance(value, (int, float)) and value == value
     }
+    if numbers.get("ttl_max_s", 0) > TTL_LONGEST_S:
+        yield f"MESSAGING['ttl_max_s'] must not be above {TTL_LONGEST_S}, ten years."
     pairs = [
         ("ttl_min_s", "ttl_default_s"),
         ("ttl_default_s", "ttl_max_s"),

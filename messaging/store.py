@@ -14,7 +14,7 @@ All keys of a room and the due-sets of its partition share the hash tag `{p}`, s
 | `room:<id>:left`             | zset   | `user|joined|cursor` -> top when leaving                                            |
 | `room:<id>:changed`          | zset   | seq -> rev of its last edit, delete or extend                                       |
 | `room:<id>:attempts`         | hash   | user -> `n|first_at|next_at|reason`: connected laggards only                        |
-| `sent:<room>:<user>:<id>`    | string | the first answer to a message id, for `id_life_s`                                   |
+| `sent:<room>:<user>:<id>`    | string | the first answer to a message id for `id_life_s`; both packed (`Remembered`)        |
 | `expiring`                   | zset   | `room|seq` -> when the job looks next                                               |
 | `over`                       | zset   | `room|seq` -> seq: in `expiring` although no longer live, for screens may show it   |
 | `unacked`                    | zset   | room -> when the sweep looks next                                                   |
@@ -37,8 +37,8 @@ answers NOSCRIPT, the loader reads the new run_id, and the first append in each 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import weakref
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -59,6 +59,7 @@ from .records import (
     RoomKey,
     Slice,
     Stored,
+    remembered_at,
 )
 from .store_changes import Changes
 from .store_expiry import Expiries
@@ -136,11 +137,12 @@ class Store(Changes, Retries, Expiries, Facts, Lists, Presences):
                 message.id,
                 message.body,
                 message.ttl_ms,
-                _content_hash(message.body, reply_to),
+                zlib.crc32(f"{reply_to}|{message.body}".encode()),
                 reply_to,
                 "" if message.tracked else "1",
                 ",".join(map(str, message.only)),
                 "" if message.resends is None else message.resends,
+                remembered_at(message.room, message.user, message.id),
             )
         return tuple(args)
 
@@ -285,17 +287,13 @@ def open_store() -> Store:
     return _stores[loop]
 
 
-def _content_hash(body: str, reply_to: Any) -> str:
-    return hashlib.blake2b(f"{reply_to}|{body}".encode(), digest_size=8).hexdigest()
-
-
 def _accepted(answer: Any) -> Accepted | MessagingError:
     if isinstance(answer, MessagingError):
         return answer
     if isinstance(answer, int):
         return {NOT_MEMBER: NotMember, _ID_REUSED: IdReused, _NO_REPLIED_TO: NoSuchMessage}[answer]()
     duplicate = answer.startswith(b"=")
-    epoch, seq, sent_at, expires_at, _ = (answer[1:] if duplicate else answer).split(b"|")
+    epoch, seq, sent_at, expires_at = (answer[1:] if duplicate else answer).split(b"|")
     return Accepted(epoch.decode(), int(seq), int(sent_at), int(expires_at), duplicate)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from .models import PARTITIONS
 from .readers import Leaver, Readers
-from .records import Due, Expired, Missed, Overdue, RoomKey, partition_prefix
+from .records import Due, Expired, Missed, Overdue, Remembered, RoomKey, partition_prefix, remembered_at
 from .store_rooms import Rooms, checked, text
 
 CLAIM_TRIES = 5  # bounded: of a Cluster's nodes one may count by another clock than the one it claims by
@@ -210,18 +210,18 @@ class Expiries(Rooms):
             todo = [due for due, rows in zip(todo, answers, strict=True) if len(rows) == SCAN_MOST]
         return found
 
-    async def _first_answers(self, rows: Sequence[Any]) -> dict[Due, list[str]]:
+    async def _first_answers(self, rows: Sequence[Any]) -> dict[Due, Remembered]:
         """Find the times of messages whose Hash is gone in the answer that their ids got, while that is kept."""
         if not rows:
             return {}
         keys = []
         for due, _, entries, *_ in rows:
             _, sender, id_, *_ = _entry(entries)
-            keys.append(f"{due.room.prefix}sent:{due.room.id}:{sender}:{id_}")
+            keys.append(remembered_at(due.room, int(sender), id_))
         answers = await self.scripts.pipeline([("GET", key) for key in keys])
-        found = {row[0]: text(answer).split("|") for row, answer in zip(rows, answers, strict=True) if answer}
+        found = {row[0]: Remembered.read(answer) for row, answer in zip(rows, answers, strict=True) if answer}
         # An id that was used again after a day has the answer of another message by now.
-        return {due: first for due, first in found.items() if int(first[1]) == due.seq}
+        return {due: first for due, first in found.items() if first.seq == due.seq}
 
     async def finalize(self, expired: Sequence[Expired]) -> int:
         """Clear what was reported; return how many claims were still the caller's. Counts, and tells the rooms' screens."""
@@ -283,7 +283,7 @@ def _report(
     fields: list[bytes | None],
     total: int,
     missed: tuple[Missed, ...],
-    first: list[str] | None,
+    first: Remembered | None,
 ) -> Expired:
     """Put together what is known of one row; where the Hash is gone its times are those of the first answer, or when it was due.
 
@@ -299,8 +299,8 @@ def _report(
         id=entry[2] if entry else "",
         name=text(name or b"", errors="replace"),
         body=None if body is None else text(body, errors="replace"),
-        sent_at=_number(sent_at) or (int(first[2]) if first else due.due_at),
-        expires_at=_number(expires_at) or (int(first[3]) if first else due.due_at),
+        sent_at=_number(sent_at) or (first.sent_at if first else due.due_at),
+        expires_at=_number(expires_at) or (first.expires_at if first else due.due_at),
         reply_to=_number(reply_to),
         resends=_number(resends),
         total=total,

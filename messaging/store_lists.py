@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .models import PARTITIONS
-from .records import Lacked, Laggard, Live, Owing, RoomKey, partition_prefix
+from .records import Lacked, Laggard, Live, Owing, Remembered, RoomKey, partition_prefix, remembered_at
 from .store_rooms import Rooms, text
 
 PIVOTS = 15  # counted at in one round trip; two dates a month apart are nine round trips
@@ -228,10 +228,10 @@ class Lists(Rooms):
         self, message: str, senders: Sequence[tuple[RoomKey, int]]
     ) -> tuple[RoomKey, int] | None:
         """Return where a message id was accepted, if one of these (room, user) sent it and its answer is still kept."""
-        commands = [("GET", f"{room.prefix}sent:{room.id}:{user}:{message}") for room, user in senders]
+        commands = [("GET", remembered_at(room, user, message)) for room, user in senders]
         for (room, _), answer in zip(senders, await self.scripts.pipeline(commands), strict=True):
             if answer is not None:
-                return room, int(text(answer).split("|")[1])
+                return room, Remembered.read(answer).seq
         return None
 
     # Over all rooms

@@ -104,6 +104,7 @@ class TestSettings:
             {"ttl_default_s": 29 * DAY_S},
             {"ack_timeout_s": 61},
             {"lease_s": 90},
+            {"ttl_max_s": 3_650 * DAY_S + 1},
         ],
     )
     def test_nonsense_is_refused_in_a_sentence_that_names_it(self, values: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from redis.asyncio.client import PubSub
 
+from messaging import policy as policies
 from messaging.errors import IdReused, MessagingError, NoSuchMessage, NotMember
-from messaging.records import Accepted, AckRow, OtherEpoch, Read, RoomKey, Standing
+from messaging.records import Accepted, AckRow, OtherEpoch, Read, Remembered, RoomKey, Standing, remembered_at
 from messaging.store import Store
 from tests.messages import (
     ADA,
@@ -209,6 +210,17 @@ class TestAppend:
         [again] = await accept(store, first)
         assert again == msgspec.structs.replace(answer, duplicate=True)
         assert (await read(store, GRACE)).messages == []
+
+    async def test_what_is_remembered_of_an_id_holds_the_largest_numbers(self, store: Store) -> None:
+        await accept(store, message())
+        await store.client.hset(ROOM.key, "top", 10**12 - 1)
+        first = msgspec.structs.replace(message(), ttl_ms=policies.TTL_LONGEST_S * 1_000)
+        [answer] = await accept(store, first)
+        assert answer.seq == 10**12
+        [again] = await accept(store, first)
+        assert again == msgspec.structs.replace(answer, duplicate=True)
+        packed = await store.client.get(remembered_at(ROOM, ADA, first.id))
+        assert Remembered.read(packed) == Remembered(answer.seq, answer.sent_at, answer.expires_at)
 
     async def test_the_same_id_gets_the_first_answer_also_of_who_has_left(self, store: Store) -> None:
         first = message(user=GRACE)

@@ -14,7 +14,7 @@ import pytest
 
 from messaging import store_expiry
 from messaging.errors import NoSuchMessage
-from messaging.records import Counts, Due, Missed, Overdue, Read, RoomKey, Slice
+from messaging.records import Counts, Due, Missed, Overdue, Read, RoomKey, Slice, remembered_at
 from messaging.store import Store
 from tests.messages import (
     ADA,
@@ -389,7 +389,7 @@ class TestWhatItWas:
         first = message()
         await accept(store, first)
         await vanish(store, 1)
-        await store.client.delete(f"{ROOM.prefix}sent:{ROOM.id}:{ADA}:{first.id}")
+        await store.client.delete(remembered_at(ROOM, ADA, first.id))
         [one] = await store.expired([Due(ROOM, 1, 1_234, "")])
         assert (one.sent_at, one.expires_at) == (1_234, 1_234)
 
@@ -398,7 +398,7 @@ class TestWhatItWas:
     ) -> None:
         first = message()
         await accept(store, first)
-        await store.client.delete(f"{ROOM.prefix}sent:{ROOM.id}:{ADA}:{first.id}")  # after a day
+        await store.client.delete(remembered_at(ROOM, ADA, first.id))  # after a day
         [again] = await accept(store, first)
         await vanish(store, 1, again.seq)
         dues = [Due(ROOM, 1, 1_234, ""), Due(ROOM, again.seq, 1_234, "")]
@@ -592,7 +592,8 @@ class TestFinalize:
             f"room:{ROOM.id}:read",
             "unacked",  # until the sweep's next look
             "claim:t",  # room and seq, for one lease
-            *(f"sent:{ROOM.id}:{ADA}:{id_}" for id_ in ids),  # so that a repeat is known, for `id_life_s`
+            # so that a repeat is known, for `id_life_s`
+            *(remembered_at(ROOM, ADA, id_).removeprefix(ROOM.prefix) for id_ in ids),
         }
 
     async def test_a_repeat_of_its_id_still_gets_the_first_answer(self, store: Store) -> None:

@@ -2,12 +2,13 @@
 -- Accept a batch of messages: number, store, index, remember the id, fan out. The same id again gets the first answer.
 -- Everything is checked before the first write, for a script has no rollback.
 -- KEYS[1] partition prefix of the first message; in a Cluster all messages of a call are of that partition
--- ARGV: grace (ms), life of an id (ms), sweep interval (ms); then for each message, 12 values:
---   partition prefix, room, user, name, id, body, ttl (ms), content hash, reply_to (seq or ''), untracked ('1' or ''), only (user
---   ids by commas, '' everybody), resends (seq or '')
--- Returns for each an answer 'epoch|seq|sent_at|expires_at|hash', with '=' before it where it is a repeat, or a code:
+-- ARGV: grace (ms), life of an id (ms), sweep interval (ms); then for each message, 13 values:
+--   partition prefix, room, user, name, id, body, ttl (ms), checksum of the content (32 bits), reply_to (seq or ''), untracked
+--   ('1' or ''), only (user ids by commas, '' everybody), resends (seq or ''), the key that remembers the id
+-- Returns for each an answer 'epoch|seq|sent_at|expires_at', with '=' before it where it is a repeat, or a code:
 --   -1 the room has no log, -2 not a member, -3 the id was used for other content, -4 reply_to is no message
-local STRIDE, SKIP = 12, 1048576
+local STRIDE, SKIP = 13, 1048576
+local REMEMBERED = '>I5I6I5I4' -- seq, sent_at, ttl, checksum; the epoch follows. 28 bytes: `records.remembered` reads it too
 local grace, id_life, sweep = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local call, format = redis.call, string.format
 local clock = call('TIME')
@@ -34,26 +35,36 @@ local function cursor_of(room, user)
   return room.cursors[user]
 end
 
+local function answer_of(epoch, seq, sent, ttl)
+  return epoch .. '|' .. format('%d|%d|%d', seq, sent, sent + ttl)
+end
+
+local function repeated(remembered, checksum)
+  local seq, sent, ttl, first, rest = struct.unpack(REMEMBERED, remembered)
+  return first == checksum and '=' .. answer_of(string.sub(remembered, rest), seq, sent, ttl) or -3
+end
+
 for at = 4, #ARGV, STRIDE do
-  local prefix, id, user, hash, reply_to = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 7], tonumber(ARGV[at + 8])
-  local sent_key = prefix .. 'sent:' .. id .. ':' .. user .. ':' .. ARGV[at + 4]
+  local prefix, id, user, reply_to = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 8])
+  local ttl, checksum = tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
+  local sent_key = ARGV[at + 12]
   local first = seen[sent_key] or call('GET', sent_key)
   local answer
   if first then
-    answer = string.match(first, '[^|]*$') == hash and '=' .. first or -3
+    answer = repeated(first, checksum)
   else
     local room = room_of(prefix, id)
     if not room then answer = -1
     elseif not cursor_of(room, user) then answer = -2
     elseif reply_to and (reply_to < 1 or reply_to > room.top) then answer = -4
     else
-      local after, expires_at = room.top, now + tonumber(ARGV[at + 6])
+      local after = room.top
       local seq = after + 1
       if room.skip then seq = seq + SKIP; room.skip = false end
       room.top = seq
-      answer = room.epoch .. '|' .. format('%d', seq) .. '|' .. sent_at .. '|' .. format('%d', expires_at) .. '|' .. hash
-      seen[sent_key] = answer
-      accepted[#accepted + 1] = {at = at, room = room, seq = seq, after = after, expires_at = expires_at, sent_key = sent_key, answer = answer}
+      answer = answer_of(room.epoch, seq, now, ttl)
+      seen[sent_key] = struct.pack(REMEMBERED, seq, now, ttl, checksum) .. room.epoch
+      accepted[#accepted + 1] = {at = at, room = room, seq = seq, after = after, expires_at = now + ttl, sent_key = sent_key}
       if #room.lines == 0 then order[#order + 1] = room; room.lines[1] = 'M ' .. room.epoch end
     end
   end
@@ -79,7 +90,7 @@ for _, message in ipairs(accepted) do
   call('ZADD', room.key .. ':live', seq_text, seq_text .. '|' .. user .. '|' .. id .. (untracked and '|u' or ''))
   room.tracked = room.tracked or not untracked
   call('ZADD', room.prefix .. 'expiring', expires_at, room.id .. '|' .. seq_text)
-  call('SET', message.sent_key, message.answer, 'PX', id_life)
+  call('SET', message.sent_key, seen[message.sent_key], 'PX', id_life)
   -- Anything else than seq-1 would skip what this sender has not got yet.
   if room.cursors[user] == seq - 1 then
     room.cursors[user] = seq
