@@ -69,7 +69,7 @@ class Policy:
     nets: bool = True  # the drill switches them off to prove that it can see
 
     # Pace
-    ack_flush_s: float = 0.05  # acks of a process settle together
+    ack_flush_s: float = 0.1  # acks of a process settle together
     receipt_interval_s: float = 1.0
     verb_deadline_s: float = 4.0
     stuck_send_s: float = 15.0  # a socket whose one send takes longer is gone

@@ -41,6 +41,7 @@ import weakref
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from . import policy as policies
@@ -73,6 +74,7 @@ __all__ = ["COUNTED", "JOBS_KEY", "PRESENCE_CHANNEL", "Store", "open_store"]
 
 _ID_REUSED, _NO_REPLIED_TO = -3, -4
 APPEND_MOST = 100  # messages in one append: no call over 5 ms
+SENDERS_MOST = 10  # in one count of receipts: the same
 ACKS_MOST = 200  # cursors in one acknowledge: the same (500 that move take 7 ms)
 BODIES_MOST = 131_072  # bytes of bodies in one read
 
@@ -214,15 +216,14 @@ class Store(Changes, Retries, Expiries, Facts, Lists, Presences):
             for indexes in by_partition.values()
             for at in range(0, len(indexes), ACKS_MOST)
         ]
-        results = await self.scripts.run(
-            [("acknowledge", _ack_args([acks[i] for i in call])) for call in calls]
-        )
+        grouped = [_alike(acks, call) for call in calls]
+        results = await self.scripts.run([("acknowledge", _ack_args(acks, groups)) for groups in grouped])
         answers = [0] * len(acks)
-        for call, result in zip(calls, results, strict=True):
+        for groups, result in zip(grouped, results, strict=True):
             if isinstance(result, MessagingError):
                 raise result
-            for position, index in enumerate(call):
-                answers[index] = result[position]
+            for index, answer in zip(chain.from_iterable(groups), result, strict=True):
+                answers[index] = answer
         return answers
 
     async def reject(self, room: RoomKey, user: int, epoch: str, seq: int) -> bool:
@@ -237,21 +238,32 @@ class Store(Changes, Retries, Expiries, Facts, Lists, Presences):
         `above`, one for each: only messages above that seq.
         """
         floors = above or [0] * len(asked)
+        by_room: defaultdict[RoomKey, list[int]] = defaultdict(list)
+        for index, (room, _) in enumerate(asked):
+            by_room[room].append(index)
+        calls = [
+            (room, indexes[at : at + SENDERS_MOST])
+            for room, indexes in by_room.items()
+            for at in range(0, len(indexes), SENDERS_MOST)
+        ]
         answers = await self.scripts.run(
             [
-                ("receipts", (room.prefix, room.id, user, floor))
-                for (room, user), floor in zip(asked, floors, strict=True)
+                (
+                    "receipts",
+                    (room.prefix, room.id, *chain.from_iterable((asked[i][1], floors[i]) for i in call)),
+                )
+                for room, call in calls
             ]
         )
-        for answer in answers:
+        found: list[tuple[str, list[tuple[int, int, int, int]]]] = [("", [])] * len(asked)
+        for (_, call), answer in zip(calls, answers, strict=True):
             if isinstance(answer, MessagingError):
                 raise answer
-        return [
-            (text(answer[0]), list(zip(answer[1::4], answer[2::4], answer[3::4], answer[4::4], strict=True)))
-            if answer
-            else ("", [])
-            for answer in answers
-        ]
+            if answer:
+                epoch, *rows = answer
+                for index, flat in zip(call, rows, strict=True):
+                    found[index] = (text(epoch), list(zip(*(flat[i::4] for i in range(4)), strict=True)))
+        return found
 
     async def recipients(self, room: RoomKey, seq: int) -> Recipients:
         """Say who holds one live message, those who lack it first, at most 100. Raises NoSuchMessage."""
@@ -297,12 +309,22 @@ def _accepted(answer: Any) -> Accepted | MessagingError:
     return Accepted(epoch.decode(), int(seq), int(sent_at), int(expires_at), duplicate)
 
 
-def _ack_args(acks: Sequence[AckRow]) -> tuple[Any, ...]:
-    args: list[Any] = [acks[0].room.prefix]
-    for ack in acks:
+def _alike(acks: Sequence[AckRow], indexes: Sequence[int]) -> list[list[int]]:
+    """Put the acks together that differ in nothing but the user."""
+    groups: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for index in indexes:
+        ack = acks[index]
+        groups[ack.room.id, ack.epoch, ack.delivered, ack.read].append(index)
+    return list(groups.values())
+
+
+def _ack_args(acks: Sequence[AckRow], groups: Sequence[Sequence[int]]) -> tuple[Any, ...]:
+    args: list[Any] = [acks[groups[0][0]].room.prefix]
+    for group in groups:
+        ack = acks[group[0]]
         delivered = "" if ack.delivered is None else ack.delivered
         read = "" if ack.read is None else ack.read
-        args += (ack.room.id, ack.epoch, ack.user, delivered, read)
+        args += (ack.room.id, ack.epoch, delivered, read, len(group), *(acks[i].user for i in group))
     return tuple(args)
 
 

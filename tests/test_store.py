@@ -13,7 +13,7 @@ from redis.asyncio.client import PubSub
 from messaging import policy as policies
 from messaging.errors import IdReused, MessagingError, NoSuchMessage, NotMember
 from messaging.records import Accepted, AckRow, OtherEpoch, Read, Remembered, RoomKey, Standing, remembered_at
-from messaging.store import Store
+from messaging.store import SENDERS_MOST, Store
 from tests.messages import (
     ADA,
     ALAN,
@@ -625,6 +625,33 @@ class TestReceipts:
         for _ in range(2):
             [(_, rows)] = await store.receipts([(ROOM, ADA)])
             assert rows == [(1, 2, 1, 2), (3, 1, 0, 2)]
+
+    async def test_count_for_many_senders_at_once_what_lies_above_each_ones_seq(self, store: Store) -> None:
+        await accept(
+            store, message(), message(user=GRACE), message(), message(user=GRACE), message(user=ALAN)
+        )
+        await acknowledge(store, GRACE, 4, 3)
+        await acknowledge(store, ALAN, 2)
+        asked = [(ROOM, ADA), (ROOM, GRACE), (ROOM, STRANGER), (RoomKey("other", 1), ADA), (ROOM, ALAN)]
+        counted = await store.receipts(asked, above=[1, 0, 0, 0, 5])
+        [place] = await store.places([ROOM])
+        assert place is not None
+        epoch = place.epoch
+        assert counted == [
+            (epoch, [(3, 1, 1, 2)]),
+            (epoch, [(2, 1, 0, 2), (4, 0, 0, 2)]),
+            (epoch, []),
+            ("", []),
+            (epoch, []),
+        ]
+
+    async def test_more_senders_than_one_call_takes_are_all_counted(self, store: Store) -> None:
+        users = list(range(STRANGER, STRANGER + 2 * SENDERS_MOST + 1))
+        await store.init(ROOM)
+        await store.join(ROOM, users)
+        await accept(store, *(message(user=user) for user in users))
+        counted = await store.receipts([(ROOM, user) for user in users])
+        assert [[row[0] for row in rows] for _, rows in counted] == [[n + 1] for n in range(len(users))]
 
     async def test_late_joiners_do_not_count(self, store: Store) -> None:
         await accept(store)

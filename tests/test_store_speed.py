@@ -12,7 +12,7 @@ import pytest
 from messaging import pools
 from messaging.policy import Policy
 from messaging.records import AckRow, Due, Read, RoomKey
-from messaging.store import Store
+from messaging.store import SENDERS_MOST, Store
 from messaging.store_changes import SHORTEN_MOST
 from messaging.store_expiry import FINALIZE_MOST, READ_MOST
 from tests.messages import message
@@ -152,6 +152,15 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
     }
     took |= {name: await slowest_us(big, verb) for name, verb in behind.items()}
     assert {name: us for name, us in took.items() if us > MOST_US} == {}
+
+
+async def test_receipts_of_many_senders_take_no_longer_than_5_ms(big: Store) -> None:
+    senders = range(1, SENDERS_MOST + 1)
+    for _ in range(1_000 // SENDERS_MOST):
+        await big.append([message("x" * 100, user=user, room=BIG) for user in senders])
+    counted = await big.receipts([(BIG, user) for user in senders])
+    assert [len(rows) for _, rows in counted] == [100] * SENDERS_MOST
+    assert await slowest_us(big, lambda: big.receipts([(BIG, user) for user in senders])) <= MOST_US
 
 
 async def test_no_verb_of_change_or_expiry_takes_longer_than_5_ms(big: Store) -> None:
