@@ -150,7 +150,14 @@ def _parts(parts: dict[str, Any]) -> Iterator[Bar]:
     yield _grown(parts, "stored", "throughput at 10^6 stored messages, by empty", "stored", 1_000_000)
     yield _grown(parts, "members", "throughput at 10^4 absent members, by none", "absent", 10_000)
     yield from _processes(parts.get("processes", {}))
-    yield _at_most("acks: store's time for a message, 50 members", 200, acks.get("scripts_us"), "us", acks)
+    yield from _acks(acks)
+
+
+def _acks(found: dict[str, Any]) -> Iterator[Bar]:
+    for row in found.get("rows") or [{}]:
+        at = f", {row['rate']:,} a second" if row else ""
+        what = f"acks: store's time for a message, 50 members{at}"
+        yield _at_most(what, 200, row.get("scripts_us"), "us", found)
 
 
 def _grown(parts: dict[str, Any], part: str, what: str, size: str, must: int) -> Bar:

@@ -288,7 +288,7 @@ def _servers(folder: Path, listener: socket.socket, processes: int) -> list[Chil
     command = [
         *(_uvicorn()),
         *("--fd", str(fd), "--backlog", str(BACKLOG)),
-        *("--loop", "uvloop", "--http", "httptools", "--lifespan", "on"),
+        *("--loop", "uvloop", "--http", "chatsite.websocket:HttpProtocol", "--lifespan", "on"),
         *(
             "--ws",
             "chatsite.websocket:DirectProtocol",

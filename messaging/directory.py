@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection
-from importlib import import_module
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from channels.db import database_sync_to_async
 from django.conf import settings
-from django.contrib.auth import get_user, get_user_model
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
 from django.contrib.sessions.models import Session
-from django.http import HttpRequest, parse_cookie
+from django.http import parse_cookie
 from django.utils import timezone
+from django.utils.crypto import constant_time_compare
 
 from .connection import MemberRoom, Visitor
 from .crossing import in_database
@@ -35,19 +35,25 @@ def session_key(headers: Collection[tuple[bytes, bytes]]) -> str:
 
 async def visitor(key: str) -> Visitor | None:
     """Return who a session belongs to, None when it is no session or its user is not active."""
-    return await ask(_visitors, key) if key else None
+    return await ask(_visitors, key) if key and "\0" not in key else None  # no database keeps a NUL
 
 
 def _visitors(keys: Collection[str]) -> dict[str, Visitor | None]:
-    return {key: _visitor(key) for key in keys}
+    """As `django.contrib.auth.get_user`, but two queries for all: with two for each, 1,000 who came back took a second of them."""
+    rows = Session.objects.filter(session_key__in=keys, expire_date__gt=timezone.now())
+    logged_in = {row.session_key: data for row in rows if SESSION_KEY in (data := row.get_decoded())}
+    people = get_user_model()._default_manager
+    users = people.filter(is_active=True).in_bulk({data[SESSION_KEY] for data in logged_in.values()})
+    by_pk = {str(pk): user for pk, user in users.items()}
+    return {key: _visitor(key, logged_in.get(key, {}), by_pk) for key in keys}
 
 
-def _visitor(key: str) -> Visitor | None:
-    engine: Any = import_module(settings.SESSION_ENGINE)
-    request = HttpRequest()
-    request.session = engine.SessionStore(key)
-    user = get_user(request)
-    if not user.is_authenticated or not user.is_active:
+def _visitor(key: str, session: Mapping[str, Any], users: Mapping[str, Any]) -> Visitor | None:
+    user = users.get(session.get(SESSION_KEY, ""))
+    if user is None or session.get(BACKEND_SESSION_KEY) not in settings.AUTHENTICATION_BACKENDS:
+        return None
+    hashes = (user.get_session_auth_hash(), *user.get_session_auth_fallback_hash())
+    if not any(constant_time_compare(session.get(HASH_SESSION_KEY, ""), known) for known in hashes):
         return None
     return Visitor(user.pk, user.get_username(), key, _credential(user.password))
 

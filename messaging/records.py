@@ -122,8 +122,7 @@ class Read:
     again: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """A message as the store keeps it. Times in epoch ms."""
 
     seq: int
