@@ -241,6 +241,13 @@ class TestSchedules:
             (name, wanted["minutes"]) for name, wanted in sorted(jobs.SCHEDULES.items())
         ]
 
+    def test_of_one_that_two_processes_made_at_once_the_first_is_kept(self) -> None:
+        jobs.install_schedules()
+        kept = Schedule.objects.get(name="retry_undelivered")
+        Schedule.objects.create(name=kept.name, func=kept.func)
+        jobs.install_schedules()
+        assert Schedule.objects.get(name=kept.name) == kept
+
     def test_a_migrate_puts_back_what_somebody_deleted(self) -> None:
         Schedule.objects.all().delete()
         call_command("migrate", verbosity=0)
