@@ -172,7 +172,7 @@ MESSAGING: dict[str, Any] = {
 
 # ── Accounts ──
 # Sessions in the database: Django's cache-backed ones turn a Redis error into "logged out".
-SESSION_ENGINE = "django.contrib.sessions.backends.db"
+SESSION_ENGINE = "chatsite.sessions"
 SESSION_COOKIE_AGE = 28 * 86_400
 AUTHENTICATION_BACKENDS = [
     "django.contrib.auth.backends.ModelBackend",
