@@ -109,6 +109,7 @@ def site(shared_site: Site, transactional_db: None) -> Iterator[Site]:
     """Return the shared site; whatever the test did, its server must not have stumbled."""
     before = len(shared_site.faults())
     yield shared_site
+    shared_site.let_writes_end()
     assert shared_site.faults()[before:] == []
 
 

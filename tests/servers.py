@@ -228,6 +228,19 @@ class Site:
         elif folder := _socket_folder():
             self._database.symlink_to(folder / self._database.name)
 
+    def let_writes_end(self) -> None:
+        """Wait until nobody writes: on PostgreSQL the emptying of the tables and a write would each wait for the other."""
+        others = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'"
+        )
+        ends_s = time.monotonic() + START_DEADLINE_S
+        quiet = 0
+        while connection.vendor == "postgresql" and quiet < 2 and time.monotonic() < ends_s:
+            with connection.cursor() as cursor:
+                cursor.execute(f"{others} AND pid <> pg_backend_pid()")
+                quiet = 0 if cursor.fetchone()[0] else quiet + 1
+            time.sleep(POLL_S)
+
     def take_database_away(self) -> None:
         """Put a directory where the server's way to the database was: nothing can be opened there."""
         if not self._database.is_symlink():
