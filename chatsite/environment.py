@@ -45,6 +45,15 @@ KEY_NEEDERS = {
     "runserver",
 }  # servers: a key of their own would sign what no other process accepts
 STORE_STARTERS = {"serve"}
+# Of a PostgreSQL that is gone without a word (powered off, frozen, behind a dead line): the handshakes of all sockets share one
+# connection. By themselves psycopg waits 130 s for an answer, and the kernel asks a silent peer after two hours.
+POSTGRES_PATIENCE = {
+    "connect_timeout": 3,  # seconds, as the next two: below the 4 s of `/readyz`
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,  # ms
+}
 METRICS_TOKEN_LEAST = 16  # characters; shorter ones can be guessed
 
 
@@ -159,6 +168,8 @@ def database(*, folder: Path) -> dict[str, Any]:
         raise BadEnvironment("DATABASE_URL cannot be read; see docs/operations.md for its form.") from None
     if not config.get("NAME"):
         raise BadEnvironment("DATABASE_URL names no database.")
+    if scheme != "sqlite":
+        config["OPTIONS"] = POSTGRES_PATIENCE | config.get("OPTIONS", {})
     return config
 
 

@@ -116,6 +116,11 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "transaction_mode": "IMMEDIATE",
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;",
     }
+else:
+    at = MIDDLEWARE.index(
+        "django.contrib.sessions.middleware.SessionMiddleware"
+    )  # what comes before asks no database
+    MIDDLEWARE.insert(at, "chatsite.turns.few_at_once")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # ── Store: messages, cache and channel layer each have a database of their own ──
@@ -167,7 +172,7 @@ MESSAGING: dict[str, Any] = {
 
 # ── Accounts ──
 # Sessions in the database: Django's cache-backed ones turn a Redis error into "logged out".
-SESSION_ENGINE = "django.contrib.sessions.backends.db"
+SESSION_ENGINE = "chatsite.sessions"
 SESSION_COOKIE_AGE = 28 * 86_400
 AUTHENTICATION_BACKENDS = [
     "django.contrib.auth.backends.ModelBackend",

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from django.db import Error as DatabaseError
+from django.db import InterfaceError, OperationalError
 
 from .crossing import in_database
 
@@ -82,7 +82,7 @@ def _answer_all(asked: list[tuple[Question[Any, Any], Any]]) -> list[Any]:
 def _answers(question: Question[Any, Any], keys: list[Any]) -> Mapping[Any, Any]:
     try:
         return question(keys)
-    except DatabaseError as fault:
+    except (InterfaceError, OperationalError) as fault:  # it is away
         return dict.fromkeys(keys, fault)
     except Exception as fault:  # noqa: BLE001 -- one odd key: the others are not to suffer for it
         if len(keys) == 1:

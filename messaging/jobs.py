@@ -53,6 +53,9 @@ class Sweep:
 def install_schedules() -> None:
     """Make the schedules what they should be, by name. Idempotent."""
     for name, wanted in SCHEDULES.items():
+        # Two processes that start at once may both have made it: no constraint of django-q2's forbids that.
+        first = Schedule.objects.filter(name=name).order_by("pk")[:1]
+        Schedule.objects.filter(name=name).exclude(pk__in=first.values("pk")).delete()
         Schedule.objects.update_or_create(
             name=name,
             defaults={

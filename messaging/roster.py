@@ -273,6 +273,9 @@ def mark_removed(by: int, room: str, user: int) -> Departure:
 def mark_leaving(membership: Membership) -> Departure:
     """Mark a row: its user is out from now on. The last owner's room goes to the oldest moderator, else member."""
     with transaction.atomic():
+        # One at a time: of two owners who leave at once each would see the other stay, and an heir might be on the way out.
+        Room.objects.select_for_update().get(pk=membership.room_id)
+        membership.refresh_from_db(fields=["role"])
         membership.leaving_at = timezone.now()
         membership.save(update_fields=["leaving_at"])
         heir = _hand_over(membership.room) if membership.role == Role.OWNER else None
@@ -282,6 +285,7 @@ def mark_leaving(membership: Membership) -> Departure:
 def mark_user_leaving(user: int) -> list[Departure]:
     """Mark all rows of a user who is about to be deleted."""
     rows = Membership.objects.filter(user_id=user, leaving_at=None).select_related("room")
+    rows = rows.order_by("room_id")  # so that two deletions wait for each other and not in a ring
     return [mark_leaving(row) for row in rows]
 
 

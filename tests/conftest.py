@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from django.conf import settings
+from django.db import connection
 
 from chatsite import embedded
 from messaging import pools
@@ -27,6 +28,16 @@ from tests.talk import Talk
 
 START_DEADLINE_S = 20.0
 QUICK = {"receipt_interval_s": 0.1}  # what only makes a wait shorter
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """End what still holds the database at the end of the run: PostgreSQL drops none that a thread left a connection to."""
+    yield
+    if connection.vendor == "postgresql":
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        with django_db_blocker.unblock(), connection.cursor() as cursor:
+            cursor.execute(others)
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +109,7 @@ def site(shared_site: Site, transactional_db: None) -> Iterator[Site]:
     """Return the shared site; whatever the test did, its server must not have stumbled."""
     before = len(shared_site.faults())
     yield shared_site
+    shared_site.let_writes_end()
     assert shared_site.faults()[before:] == []
 
 

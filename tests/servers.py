@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from asgiref.sync import sync_to_async
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from django.conf import settings
@@ -106,7 +107,7 @@ class Site:
         self.process: subprocess.Popen[bytes] | None = None
         self._policy = policy
         self._application = application
-        self._database = folder / "db.sqlite3"
+        self._database = folder / _database_file()
 
     # Processes
 
@@ -224,9 +225,26 @@ class Site:
     def _link_database(self) -> None:
         if connection.vendor == "sqlite":
             self._database.symlink_to(connection.settings_dict["NAME"])
+        elif folder := _socket_folder():
+            self._database.symlink_to(folder / self._database.name)
+
+    def let_writes_end(self) -> None:
+        """Wait until nobody writes: on PostgreSQL the emptying of the tables and a write would each wait for the other."""
+        others = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'"
+        )
+        ends_s = time.monotonic() + START_DEADLINE_S
+        quiet = 0
+        while connection.vendor == "postgresql" and quiet < 2 and time.monotonic() < ends_s:
+            with connection.cursor() as cursor:
+                cursor.execute(f"{others} AND pid <> pg_backend_pid()")
+                quiet = 0 if cursor.fetchone()[0] else quiet + 1
+            time.sleep(POLL_S)
 
     def take_database_away(self) -> None:
         """Put a directory where the server's way to the database was: nothing can be opened there."""
+        if not self._database.is_symlink():
+            pytest.skip("only a PostgreSQL at a socket of this machine can be taken away")
         self._database.rename(self.folder / "away")
         self._database.mkdir()
 
@@ -360,11 +378,30 @@ def shake_hands(site: Site, headers: Sequence[tuple[str, str]]) -> int:
 
 
 def _database_url(link: Path) -> str:
+    """Return the address of the test run's database, for another process: by `link`, where that is one."""
     if connection.vendor == "sqlite":
         return f"sqlite:///{link}"
     fields = connection.settings_dict
-    where = f"{fields['HOST']}:{fields['PORT'] or 5432}" if fields["HOST"] else ""
-    return f"postgres://{fields['USER']}:{fields['PASSWORD']}@{where}/{fields['NAME']}"
+    who = f"{fields['USER']}:{fields['PASSWORD']}"
+    folder = link.parent if link.is_symlink() else _socket_folder()
+    if folder:
+        return f"postgres://{who}@/{fields['NAME']}?host={folder}&port={_postgres_port()}"
+    return f"postgres://{who}@{fields['HOST']}:{_postgres_port()}/{fields['NAME']}"
+
+
+def _socket_folder() -> Path | None:
+    """Return where PostgreSQL's socket is, None when the test run reaches it over the network."""
+    host = connection.settings_dict["OPTIONS"].get("host", "")
+    return Path(host) if host.startswith("/") else None
+
+
+def _database_file() -> str:
+    return "db.sqlite3" if connection.vendor == "sqlite" else f".s.PGSQL.{_postgres_port()}"
+
+
+def _postgres_port() -> int:
+    fields = connection.settings_dict
+    return int(fields["OPTIONS"].get("port") or fields["PORT"] or 5432)
 
 
 def _kill(process: subprocess.Popen[bytes] | None) -> None:

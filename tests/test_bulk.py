@@ -223,7 +223,7 @@ class TestOnce:
         letters(1_001)
         action = begin(staff(*MAY), "discard")
         queued = get_broker().queue_size()
-        with_policy(monkeypatch, job_deadline_s=0.02)
+        with_policy(monkeypatch, job_deadline_s=0.1)
         rows = [carry_on()]
         assert 0 < rows[0] < 1_001
         assert get_broker().queue_size() == queued + 1

@@ -130,7 +130,8 @@ def test_a_bad_row_is_set_aside_without_its_text_and_the_rest_of_its_batch_is_to
     )
     assert reported() == MISSED, "its sender is told by name all the same"
     bad, *others = DeadLetter.objects.order_by("fault").reverse()
-    assert (bad.room_key, bad.seq, bad.body, bad.fault) == ("atlas", 3, None, "OverflowError")
+    assert (bad.room_key, bad.seq, bad.body) == ("atlas", 3, None)
+    assert bad.fault in ("OverflowError", "DataError"), "as Python or PostgreSQL calls it"
     assert [letter.body for letter in others] == ["hello"] * 4
     after = kept()
     assert after["store"] == undisturbed["store"]

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Collection
 
 import pytest
-from django.db import OperationalError
+from django.db import DataError, OperationalError
 
 from messaging import gathering
 from messaging.gathering import ask
@@ -27,6 +27,8 @@ class Asked:
         assert self.go.wait(10)
         if 13 in keys:
             raise ValueError("odd")
+        if 17 in keys:
+            raise DataError("a NUL")
         if 99 in keys:
             raise OperationalError("away")
         return {key: 2 * key for key in keys}
@@ -53,7 +55,7 @@ async def test_what_waits_is_asked_in_one_call_each_key_once() -> None:
 async def test_a_hop_takes_no_more_than_it_may() -> None:
     asked = Asked()
     most = gathering.AT_ONCE
-    keys = [key for key in range(1, 2 * most + 2) if key not in (13, 99)]
+    keys = [key for key in range(1, 2 * most + 3) if key not in (13, 17, 99)]
     await asked_behind(asked, keys)
     assert [len(call) for call in asked.calls] == [1, most, most - 1]
 
@@ -63,6 +65,13 @@ async def test_one_odd_key_harms_no_other() -> None:
     one, odd, two = await asked_behind(asked, [1, 13, 2])
     assert (one, two) == (2, 4)
     assert isinstance(odd, ValueError)
+
+
+async def test_one_key_that_the_database_refuses_harms_no_other() -> None:
+    asked = Asked()
+    one, refused, two = await asked_behind(asked, [1, 17, 2])
+    assert (one, two) == (2, 4)
+    assert isinstance(refused, DataError)
 
 
 async def test_a_database_that_is_away_is_everybodys() -> None:

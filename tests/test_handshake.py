@@ -10,6 +10,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.sessions.models import Session
 
+from chatsite.sessions import SessionStore
 from tests.clients import Wire
 from tests.servers import Browser, Person, Site, later, people, person, room, shake_hands
 
@@ -57,12 +58,18 @@ async def test_without_a_session_the_socket_is_accepted_and_closed_with_4501(
         None,
         stranger,
         Person(0, "odd", 'sessionid="; \\x; ='),
+        Person(0, "nul", 'sessionid="aaaaaaaa\\000b"'),
         Person(0, "long", "sessionid=" + "x" * 4_000),
     ):
         wire = await open_wire(site, who)
         assert await wire.close_code() == 4501
         assert wire.frames == []
         assert await check(site, who) == 401
+
+
+def test_a_session_key_with_a_nul_which_postgresql_refuses_is_none() -> None:
+    assert SessionStore("a" * 32).session_key == "a" * 32
+    assert SessionStore("a" * 32 + "\0").session_key is None
 
 
 async def test_an_odd_cookie_of_another_site_on_this_host_does_not_hide_the_session(

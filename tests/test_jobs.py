@@ -24,6 +24,7 @@ from messaging.roster import key_of
 from messaging.store import Store, open_store
 from tests import people
 from tests.messages import ADA, ALAN, GRACE, ROOM, accept, acknowledge, message
+from tests.servers import _database_url
 
 ROOT = Path(__file__).parent.parent
 
@@ -166,7 +167,7 @@ def crash_at(name: str) -> None:
     environment = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "tests.server_settings",
-        "DATABASE_URL": f"sqlite:///{settings.DATABASES['default']['NAME']}",
+        "DATABASE_URL": _database_url(Path(settings.DATABASES["default"]["NAME"])),
     }
     killed = subprocess.run(
         [sys.executable, "-c", KILLED_AT.format(name=name)], env=environment, cwd=ROOT, check=False
@@ -239,6 +240,13 @@ class TestSchedules:
         assert sorted(Schedule.objects.values_list("name", "minutes")) == [
             (name, wanted["minutes"]) for name, wanted in sorted(jobs.SCHEDULES.items())
         ]
+
+    def test_of_one_that_two_processes_made_at_once_the_first_is_kept(self) -> None:
+        jobs.install_schedules()
+        kept = Schedule.objects.get(name="retry_undelivered")
+        Schedule.objects.create(name=kept.name, func=kept.func)
+        jobs.install_schedules()
+        assert Schedule.objects.get(name=kept.name) == kept
 
     def test_a_migrate_puts_back_what_somebody_deleted(self) -> None:
         Schedule.objects.all().delete()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connections
 from django.utils import timezone
 
 from messaging import rooms, roster
@@ -359,6 +362,33 @@ async def test_a_room_goes_from_its_last_owner_to_the_oldest_moderator_else_memb
     assert (await rows_of(room))[heir] == "owner"
     await events.until(user=ada.pk)
     await events.until(user={"grace": grace, "bob": bob}[heir].pk)
+
+
+async def test_a_room_whose_two_owners_leave_at_once_goes_to_a_member(
+    ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bob = await person("bob")
+    room = await room_of(ada, grace, bob)
+    await Membership.objects.filter(user=grace).aupdate(role="owner")
+    both = threading.Barrier(2)
+    hand_over = roster._hand_over
+
+    def together(room: Room) -> int | None:
+        heir = hand_over(room)
+        with suppress(threading.BrokenBarrierError):  # the other waits for this one to end
+            both.wait(0.5)
+        return heir
+
+    def leave(user: User) -> None:
+        try:
+            roster.mark_own_leaving(user.pk, room.id)
+        finally:
+            connections.close_all()
+
+    monkeypatch.setattr(roster, "_hand_over", together)
+    await asyncio.gather(*(asyncio.to_thread(leave, user) for user in (ada, grace)))
+    staying = Membership.objects.filter(room=room, leaving_at=None)
+    assert [(row.user_id, row.role) async for row in staying] == [(bob.pk, "owner")]
 
 
 async def test_a_room_with_two_owners_keeps_the_other(ada: User, grace: User) -> None:

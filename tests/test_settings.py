@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from django.db import OperationalError
+from django.db.utils import ConnectionHandler
 
 from chatsite import environment
 from chatsite.environment import BASE_DIR, BadEnvironment
@@ -151,6 +155,27 @@ def test_a_postgres_url_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         "db.example",
         5433,
     )
+
+
+def test_what_a_postgres_url_says_of_its_connections_goes_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://ada@db.example/chat?sslmode=require&connect_timeout=9")
+    options = environment.database(folder=tmp_path)["OPTIONS"]
+    assert options == {**environment.POSTGRES_PATIENCE, "sslmode": "require", "connect_timeout": 9}
+
+
+def test_a_postgres_that_never_answers_is_given_up_within_seconds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("DATABASE_URL", f"postgres://ada:secret@{where}/chat")
+        database = ConnectionHandler({"default": environment.database(folder=tmp_path)})["default"]
+        began_s = time.monotonic()
+        with pytest.raises(OperationalError), database.wrap_database_errors:
+            database.connect()
+        assert time.monotonic() - began_s < 8
 
 
 @pytest.mark.parametrize("given", ["mysql://h/n", "nonsense", "postgres://host:port/chat", "postgres://host"])

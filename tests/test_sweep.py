@@ -22,6 +22,7 @@ from messaging.retry import Retry
 from messaging.store import Store
 from tests.messages import NAMES, ROOM, accept, message, read
 from tests.people import Events
+from tests.servers import _database_url
 from tests.sockets import Socket, open_feed, until
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +45,7 @@ async def test_two_processes_that_sweep_at_once_tell_each_room_once(
     environment = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "tests.server_settings",
-        "DATABASE_URL": f"sqlite:///{settings.DATABASES['default']['NAME']}",
+        "DATABASE_URL": _database_url(Path(settings.DATABASES["default"]["NAME"])),
     }
     processes = [
         subprocess.Popen(
