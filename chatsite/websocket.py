@@ -31,9 +31,14 @@ class HttpProtocol(HttpToolsProtocol):
             self.loop.call_soon(_upgrade_next)
 
     def _upgrade(self) -> None:
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        try:
             super().handle_websocket_upgrade()
-            self.transport.resume_reading()
+        except Exception:
+            self.transport.abort()
+            raise
+        self.transport.resume_reading()
 
 
 _upgrading: deque[HttpProtocol] = deque()

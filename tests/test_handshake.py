@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth import get_user_model
+from django.contrib.auth import BACKEND_SESSION_KEY, get_user, get_user_model
 from django.contrib.sessions.models import Session
+from django.http import HttpRequest
+from django.utils import timezone
 
 from chatsite.sessions import SessionStore
+from messaging import directory
 from tests.clients import Wire
 from tests.servers import Browser, Person, Site, later, people, person, room, shake_hands
 
@@ -93,6 +97,45 @@ async def test_a_deactivated_user_has_no_session(site: Site, open_wire: Open) ->
     ada = await later(person)("ada")
     await later(get_user_model().objects.filter(pk=ada.id).update)(is_active=False)
     assert await (await open_wire(site, ada)).close_code() == 4501
+
+
+async def test_a_session_that_is_over_or_of_another_password_or_backend_is_none(
+    site: Site, open_wire: Open
+) -> None:
+    over, changed, elsewhere, well = [
+        await later(person)(name) for name in ("ada", "grace", "alan", "edsger")
+    ]
+    keys = {who.name: who.cookie.partition("=")[2] for who in (over, changed, elsewhere, well)}
+    yesterday = timezone.now() - timedelta(days=1)
+    await later(Session.objects.filter(session_key=keys["ada"]).update)(expire_date=yesterday)
+    await later(get_user_model().objects.filter(pk=changed.id).update)(password="another")
+
+    def log_in_by(backend: str) -> None:
+        session = SessionStore(keys["alan"])
+        session[BACKEND_SESSION_KEY] = backend
+        session.save()
+
+    await later(log_in_by)("django.contrib.auth.backends.RemoteUserBackend")
+    for who in (over, changed, elsewhere):
+        assert await (await open_wire(site, who)).close_code() == 4501, who.name
+    await (await open_wire(site, well)).hello()
+
+
+@pytest.mark.django_db
+def test_sessions_are_judged_together_as_django_judges_each(settings: Any) -> None:
+    people = [person(name) for name in ("ada", "grace", "alan")]
+    keys = [who.cookie.partition("=")[2] for who in people]
+    settings.SECRET_KEY_FALLBACKS, settings.SECRET_KEY = [settings.SECRET_KEY], "another" * 8
+    get_user_model().objects.filter(pk=people[1].id).update(password="another")
+    found = directory._visitors([*keys, "nonsense", ""])
+
+    def djangos(key: str) -> int | None:
+        request = HttpRequest()
+        request.session = SessionStore(key)
+        return get_user(request).pk
+
+    assert {key: who and who.user for key, who in found.items()} == {key: djangos(key) for key in found}
+    assert [found[key] and found[key].name for key in keys] == ["ada", None, "alan"]  # type: ignore[union-attr]
 
 
 async def test_a_hello_of_another_version_closes_with_4504(site: Site, open_wire: Open) -> None:
