@@ -118,7 +118,10 @@ async def test_frames_that_wait_and_frames_that_do_not_keep_their_order(site: Si
             await wire.fence()
     seqs = [frame["seq"] for frame in wire.heard("sent")]
     assert seqs == sorted(seqs)
-    assert [frame["n"] for frame in wire.heard("pong")] == list(range(0, 40, 7))
+    asked = [
+        frame["n"] for frame in wire.heard("pong") if frame["n"] < len(ids)
+    ]  # a fence has a number of its own
+    assert asked == list(range(0, 40, 7))
     assert [frame["body"] for frame in wire.heard("message")] == [str(number) for number in range(40)]
 
 
