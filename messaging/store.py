@@ -262,7 +262,10 @@ class Store(Changes, Retries, Expiries, Facts, Lists, Presences):
             if answer:
                 epoch, *rows = answer
                 for index, flat in zip(call, rows, strict=True):
-                    found[index] = (text(epoch), list(zip(*(flat[i::4] for i in range(4)), strict=True)))
+                    found[index] = (
+                        text(epoch),
+                        list(zip(*(flat[i::4][::-1] for i in range(4)), strict=True)),
+                    )
         return found
 
     async def recipients(self, room: RoomKey, seq: int) -> Recipients:

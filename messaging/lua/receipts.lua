@@ -1,8 +1,8 @@
 #!lua flags=no-writes
 -- Count who holds some senders' messages among a room's newest 1,000 live ones, for at most 200 of each sender.
 -- KEYS[1] partition prefix; ARGV: room, then for each sender user, above (seq: what stands at or below it is not asked)
--- Returns {epoch, then for each sender {seq, delivered, read, total, ...} ascending}; rows that nobody owes are left out
-local LOOK, STEP, MOST, FEW, CHECKS, NAMES, ROWS = 1000, 250, 200, 1000, 300, 16384, 4
+-- Returns {epoch, then for each sender {seq, delivered, read, total, ...} descending}; rows that nobody owes are left out
+local LOOK, STEP, MOST, FEW, CHECKS, NAMES, ROWS, FIELDS = 1000, 250, 200, 1000, 300, 16384, 4, 4
 local key = KEYS[1] .. 'room:' .. ARGV[1]
 local epoch = redis.call('HGET', key, 'epoch')
 if not epoch then return {} end
@@ -91,35 +91,30 @@ local function unheld(seq)
   return delivered, read
 end
 
-local function add(seq, sender)
-  local only = only_some and redis.call('HGET', key .. ':only', seq)
+local function add(seq, text, sender)
+  local only = only_some and redis.call('HGET', key .. ':only', text)
   local delivered, read, total
-  if only then delivered, read, total = addressed(seq, sender, only) else delivered, read, total = everybody(tonumber(seq), sender) end
+  if only then delivered, read, total = addressed(text, sender, only) else delivered, read, total = everybody(seq, sender) end
   if exceptions then
-    local undelivered, unread = unheld(seq)
+    local undelivered, unread = unheld(text)
     delivered, read = math.max(0, delivered - undelivered), math.max(0, read - unread)
   end
   if total > 0 then
-    sender.rows[#sender.rows + 1] = {tonumber(seq), delivered, math.min(read, delivered), total}
-    if #sender.rows == MOST then asking = asking - 1 end
+    local rows, n = sender.rows, #sender.rows
+    rows[n + 1], rows[n + 2], rows[n + 3], rows[n + 4] = seq, delivered, read < delivered and read or delivered, total
+    if n + 4 == FIELDS * MOST then asking = asking - 1 end
   end
 end
 
 for from = 0, LOOK - 1, STEP do
   local entries = redis.call('ZREVRANGEBYSCORE', key .. ':live', '+inf', string.format('(%.0f', lowest), 'LIMIT', from, STEP)
   for _, entry in ipairs(entries) do
-    local seq, user = string.match(entry, '^(%d+)|(%d+)|')
-    local sender = senders[user]
-    if sender and tonumber(seq) > sender.above and #sender.rows < MOST and string.sub(entry, -2) ~= '|u' then add(seq, sender) end
+    local text, user = string.match(entry, '^(%d+)|(%d+)|')
+    local sender, seq = senders[user], tonumber(text)
+    if sender and seq > sender.above and #sender.rows < FIELDS * MOST and string.sub(entry, -2) ~= '|u' then add(seq, text, sender) end
   end
   if #entries < STEP or asking == 0 then break end
 end
 local answer = {epoch}
-for at = 2, #ARGV, 2 do
-  local rows, flat = senders[ARGV[at]].rows, {}
-  for i = #rows, 1, -1 do
-    for _, value in ipairs(rows[i]) do flat[#flat + 1] = value end
-  end
-  answer[#answer + 1] = flat
-end
+for at = 2, #ARGV, 2 do answer[#answer + 1] = senders[ARGV[at]].rows end
 return answer
