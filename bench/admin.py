@@ -1,7 +1,7 @@
 """Measure how soon the staff's pages answer at 1,000,000 stored messages and 10,000 dead letters, each list at both ends.
 
 `python -m bench.admin` (or `make bench ARGS=admin`) prints a table, writes bench/results/admin.json and its section of
-docs/performance.md; `--check` asks a small site each page once. Exit 1 when a page's p95 is over 150 ms.
+docs/measurements.md; `--check` asks a small site each page once. Exit 1 when a page's p95 is over 150 ms.
 
 One site with `serve`'s parts, no worker -> it is filled by the store's own verbs (`bench.stored`) -> each page is asked for by a
 superuser, one request at a time, the pages in turn, so that what the machine does meanwhile meets all of them alike.
@@ -28,7 +28,7 @@ from bench.starting import wait_until_served
 from bench.systems import ROOT, SYSTEMS, plain_env
 
 RESULTS = ROOT / "bench" / "results" / "admin.json"
-DOC = ROOT / "docs" / "performance.md"
+DOC = ROOT / "docs" / "measurements.md"
 BEGIN, END = "<!-- admin: written by `make bench ARGS=admin` -->", "<!-- admin: end -->"
 P95_MOST_MS = 150.0
 FRONT = (
@@ -161,7 +161,7 @@ def figures(values: list[float]) -> dict[str, float]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Return the section of docs/performance.md."""
+    """Return the section of docs/measurements.md."""
     count = report["count"]
     rows = [
         f"| {name} | {one['p50']} | {one['p95']} | {one['most']} |" for name, one in report["pages"].items()

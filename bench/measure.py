@@ -85,7 +85,10 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=RESULTS / ("quick.json.tmp" if quick else "latest.json"))
     parser.add_argument(
-        "--write", action="store_true", default=not (quick or arguments), help="renew docs/performance.md"
+        "--write",
+        action="store_true",
+        default=not (quick or arguments),
+        help="renew docs/performance.md and docs/measurements.md",
     )
     parser.add_argument(
         "--check", action="store_true", help="small and short: does every message arrive once and in order?"

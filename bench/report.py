@@ -1,4 +1,4 @@
-"""Write docs/performance.md from the results of a run: bars, figures, machine, versions."""
+"""Write the results of a run into docs/performance.md (the bars, the plots) and docs/measurements.md (all figures, versions)."""
 
 from __future__ import annotations
 
@@ -16,39 +16,45 @@ from bench.outcome import table
 from bench.systems import ROOT, found
 
 PAGE = ROOT / "docs" / "performance.md"
+DETAILS = ROOT / "docs" / "measurements.md"
 IMAGES = ROOT / "docs" / "images"
 MARK = "<!-- measured: everything below is written by `make bench` -->"
 
 
 def write(run: dict[str, Any], said: Sequence[str]) -> None:
-    """Replace what follows the mark in docs/performance.md by this run; what stands above is written by hand.
+    """Replace what follows the mark in two pages of docs/ by this run; what stands above is written by hand.
 
     `said`: what was found beside the tables, a sentence each.
     """
-    words, mark, _ = PAGE.read_text().partition(MARK)
     (IMAGES / "throughput-latency.svg").write_text(plots.throughput_latency(run["summary"].get("always", {})))
     (IMAGES / "cost-stored.svg").write_text(plots.cost_stored(run["parts"].get("stored", {})))
-    PAGE.write_text(f"{words}{mark}\n{_measured(run, said)}")
+    _renew(PAGE, _bars(run))
+    _renew(DETAILS, _details(run, said))
 
 
-def _measured(run: dict[str, Any], said: Sequence[str]) -> str:
-    lines = [
+def _renew(page: Path, lines: Sequence[str]) -> None:
+    words, mark, _ = page.read_text().partition(MARK)
+    page.write_text("\n".join([f"{words}{mark}", "", *lines, ""]))
+
+
+def _bars(run: dict[str, Any]) -> list[str]:
+    return [
+        f"## The bars, measured {run['at'][:10]}",
         "",
+        f"{machine()} Medians of {run['repeats']} repetitions, ratios within a repetition, `appendfsync always` where nothing"
+        ' else is said. "Not shown" is what this run or machine cannot decide. [All figures](measurements.md).',
+        "",
+        bars.table(bars.bars(run)),
+    ]
+
+
+def _details(run: dict[str, Any], said: Sequence[str]) -> list[str]:
+    lines = [
         f"## Measured {run['at'][:10]}",
         "",
         f"{machine()} {versions()}",
         f"Medians of {run['repeats']} repetitions of {run['seconds']:g} s, the systems taking turns; ratios are of the same"
         f" repetition. The whole run took {run['took_s'] / 60:.0f} minutes.",
-        "",
-        "### The bars",
-        "",
-        '"Not shown" is what this run or machine cannot decide. Where nothing else is said the store wrote with `appendfsync always`.',
-        "",
-        bars.table(bars.bars(run)),
-        "",
-        "![Deliveries a second against latency](images/throughput-latency.svg)",
-        "",
-        "![Cost of a message against stored messages](images/cost-stored.svg)",
         "",
         "### This server alone",
         "",
@@ -56,7 +62,7 @@ def _measured(run: dict[str, Any], said: Sequence[str]) -> str:
     ]
     for fsync, summary in run["summary"].items():
         lines += ["", f"## `appendfsync {fsync}`", table(summary)]
-    return "\n".join([*lines, ""])
+    return lines
 
 
 def machine() -> str:

@@ -19,6 +19,8 @@ def favicon(request: HttpRequest) -> HttpResponseRedirect:
     return HttpResponseRedirect(static("img/mark.svg"))
 
 
+handler500 = "chatsite.faults.failed"
+
 urlpatterns = [
     path("favicon.ico", favicon),
     path("admin/overview/", admin_overview.fragment, name="admin_overview"),

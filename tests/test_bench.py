@@ -110,7 +110,7 @@ PARTS = {
     "idle": {"kb_each": 25.0},
     "memory": {"live_bytes": 900, "ids_bytes": 200},
     "stalled": {"ratio": 1.3, "kb_each": 100},
-    "acks": {"scripts_us": 200},
+    "acks": {"rows": [{"rate": 50, "scripts_us": 200}, {"rate": 1_000, "scripts_us": 100}]},
     "stored": {"rows": [{"stored": 1_000, "ratio": 0.1}, {"stored": 1_000_000, "ratio": 0.9}]},
     "members": {"rows": [{"absent": 0, "ratio": 1.0}, {"absent": 10_000, "ratio": 0.9}]},
     "processes": {"shared": True, "cores": 2, "rows": [{"scenario": "pairs-4", "ratio": 1.6}]},
@@ -161,7 +161,7 @@ def test_what_just_reaches_every_bar_meets_them_all() -> None:
         ("memory", {"live_bytes": 900, "ids_bytes": 201}),
         ("stalled", {"ratio": 1.31, "kb_each": 100}),
         ("stalled", {"ratio": 1.3, "kb_each": 10_000}),
-        ("acks", {"scripts_us": 201}),
+        ("acks", {"rows": [{"rate": 50, "scripts_us": 201}]}),
         ("stored", {"rows": [{"stored": 1_000_000, "ratio": 0.89}]}),
         ("members", {"rows": [{"absent": 10_000, "ratio": 0.89}]}),
     ],
@@ -235,18 +235,19 @@ def test_the_plots_are_pictures_with_a_point_for_what_was_measured() -> None:
 def test_the_page_keeps_what_is_written_by_hand_and_renews_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = tmp_path / "performance.md"
-    page.write_text(f"By hand.\n{report.MARK}\nof an earlier run")
-    monkeypatch.setattr(report, "PAGE", page)
+    page, details = tmp_path / "performance.md", tmp_path / "measurements.md"
+    for name, path in (("PAGE", page), ("DETAILS", details)):
+        path.write_text(f"By hand.\n{report.MARK}\nof an earlier run")
+        monkeypatch.setattr(report, name, path)
     monkeypatch.setattr(report, "IMAGES", tmp_path)
     summary = {"always": outcome.summarise([a_result()], ["chat", "raw"], ["fan-4"])}
     run = {"at": "2026-11-28T19:00", "repeats": 3, "seconds": 2.0, "took_s": 1_080, "parts": {}}
     report.write(run | {"summary": summary}, ["1,000 came back."])
-    text = page.read_text()
-    assert text.startswith("By hand.\n")
-    assert "of an earlier run" not in text
-    assert "- 1,000 came back." in text
-    assert "| fan-out 1x200, window 4 | >= 1.2x Socket.IO + streams |" in text
+    for path in (page, details):
+        assert path.read_text().startswith(f"By hand.\n{report.MARK}\n")
+        assert "of an earlier run" not in path.read_text()
+    assert "| fan-out 1x200, window 4 | >= 1.2x Socket.IO + streams |" in page.read_text()
+    assert "- 1,000 came back." in details.read_text()
     assert {path.name for path in tmp_path.glob("*.svg")} == {"throughput-latency.svg", "cost-stored.svg"}
 
 

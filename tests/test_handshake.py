@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from django.contrib.auth import BACKEND_SESSION_KEY, get_user, get_user_model
@@ -224,6 +226,32 @@ async def test_a_session_that_cannot_be_checked_is_503_and_messages_still_flow(
         site.bring_database_back()
     assert await check(site, ada) == 204
     await (await open_wire(site, ada)).hello()
+
+
+async def test_pages_say_that_the_database_does_not_answer(new_site: Open) -> None:
+    site = new_site()
+    ada = await later(person)("ada")
+
+    def page(path: str, language: str) -> tuple[int, str | None, str]:
+        asked = Request(site.origin + path, headers={"Cookie": ada.cookie, "Accept-Language": language})
+        try:
+            answer: Any = urlopen(asked, timeout=10)
+        except HTTPError as refusal:
+            answer = refusal
+        return answer.status, answer.headers["Retry-After"], answer.read().decode()
+
+    assert (await asyncio.to_thread(page, "/", "en"))[0] == 200
+    site.take_database_away()
+    for path, language, words in (
+        ("/", "en", "The chat cannot be opened just now"),
+        ("/", "zh-hans", "暂时打不开聊天"),
+        ("/admin/", "en", "Messages that were accepted are safe."),
+    ):
+        status, retry_after, text = await asyncio.to_thread(page, path, language)
+        assert (status, retry_after) == (503, "5"), path
+        assert words in text
+    site.bring_database_back()
+    assert (await asyncio.to_thread(page, "/", "en"))[0] == 200
 
 
 async def test_a_hello_that_meets_an_absent_database_is_closed_with_1013(

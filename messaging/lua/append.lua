@@ -8,7 +8,7 @@
 -- Returns for each an answer 'epoch|seq|sent_at|expires_at', with '=' before it where it is a repeat, or a code:
 --   -1 the room has no log, -2 not a member, -3 the id was used for other content, -4 reply_to is no message
 local STRIDE, SKIP = 13, 1048576
-local REMEMBERED = '>I5I6I5I4' -- seq, sent_at, ttl, checksum; the epoch follows. 28 bytes: `records.remembered` reads it too
+local REMEMBERED = '>I5I6I5I4' -- seq, sent_at, ttl, checksum; the epoch follows. 28 bytes; `records.Remembered` reads them too
 local grace, id_life, sweep = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local call, format = redis.call, string.format
 local clock = call('TIME')

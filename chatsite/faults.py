@@ -1,0 +1,20 @@
+"""The page in the place of one that failed: 503 while the database does not answer, which passes by itself, else 500."""
+
+from __future__ import annotations
+
+import sys
+
+from django.db import InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse
+from django.template.loader import render_to_string
+
+RETRY_AFTER_S = 5
+
+
+def failed(request: HttpRequest) -> HttpResponse:
+    """Answer for a view that raised. The page asks no database: who is logged in is not known to it."""
+    if isinstance(sys.exc_info()[1], (InterfaceError, OperationalError)):
+        return HttpResponse(
+            render_to_string("503.html"), status=503, headers={"Retry-After": str(RETRY_AFTER_S)}
+        )
+    return HttpResponse(render_to_string("500.html"), status=500)
