@@ -8,6 +8,8 @@ as it arrives and says whether it took it, and may `write` while `writable` is t
 
 from __future__ import annotations
 
+import asyncio
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
@@ -26,9 +28,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self.transport.pause_reading()
-        _upgrading.append(self)
-        if len(_upgrading) == 1:
-            self.loop.call_soon(_upgrade_next)
+        waiting = _upgrading.setdefault(self.loop, deque())
+        waiting.append(self)
+        if len(waiting) == 1:
+            self.loop.call_soon(_upgrade_next, waiting)
 
     def _upgrade(self) -> None:
         if self.transport.is_closing():
@@ -41,17 +44,19 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.resume_reading()
 
 
-_upgrading: deque[HttpProtocol] = deque()
+_upgrading: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, deque[HttpProtocol]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
-def _upgrade_next() -> None:
-    protocol = _upgrading[0]
+def _upgrade_next(waiting: deque[HttpProtocol]) -> None:
+    protocol = waiting[0]
     try:
         protocol._upgrade()
     finally:
-        _upgrading.popleft()
-        if _upgrading:
-            protocol.loop.call_soon(_upgrade_next)
+        waiting.popleft()
+        if waiting:
+            protocol.loop.call_soon(_upgrade_next, waiting)
 
 
 class DirectProtocol(WebSocketsSansIOProtocol):
