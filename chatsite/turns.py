@@ -31,10 +31,11 @@ def few_at_once(get_response: View) -> View:
         if request.path_info in ASK_NO_DATABASE:
             return await get_response(request)
         async with turns:
-            response = await get_response(request)
-            await sync_to_async(
-                close_old_connections
-            )()  # by itself it would stay until the last byte is read
-        return response
+            try:
+                return await get_response(request)
+            finally:
+                # In the request's own thread, so not before its work is done, though nobody waits for it any more. By itself
+                # the connection would stay until the last byte is read.
+                await sync_to_async(close_old_connections)()
 
     return in_turn

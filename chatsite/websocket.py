@@ -18,6 +18,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 EXTENSION = "chat.direct"
+UNREADABLE = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 92\r\nConnection: close\r\n\r\n"
+    b"This cannot become a WebSocket: its headers are too long or too many, or a body follows them"
+)
 TEXT = b"\x81"  # RFC 6455, 5.2: the only fragment of a text
 
 
@@ -84,6 +88,14 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         super().start_keepalive()
 
     # In
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # What its parser refuses (a header above 8 KB, a body) uvicorn leaves open without an answer.
+        if self.conn.handshake_exc is not None and not (self.handshake_initiated or self.close_sent):
+            self.handshake_complete = self.close_sent = True
+            self.transport.write(UNREADABLE)
+            self.transport.close()
 
     def send_receive_event_to_app(self) -> None:
         if self.on_text is not None and self._app_waits and self.queue.empty() and self._took():

@@ -344,8 +344,9 @@ class Delivery:
                     moved = await self.store.acknowledge(list(acks.values()))
                     metrics.done.acknowledgements += moved.count(1)
                 except Unavailable:
-                    for row in acks.values():
-                        self._acks.setdefault((row.room.id, row.user), row)
+                    newer, self._acks = self._acks, acks
+                    for row in newer.values():
+                        self._queue_ack(row)
                     await asyncio.sleep(1)
         finally:
             self._settling = False

@@ -73,6 +73,7 @@ from .store_rooms import NO_LOG, NOT_MEMBER, text
 __all__ = ["COUNTED", "JOBS_KEY", "PRESENCE_CHANNEL", "Store", "open_store"]
 
 _ID_REUSED, _NO_REPLIED_TO = -3, -4
+_ASK_ONE_BY_ONE = -1
 APPEND_MOST = 100  # messages in one append: no call over 5 ms
 SENDERS_MOST = 10  # in one count of receipts: the same
 ACKS_MOST = 200  # cursors in one acknowledge: the same (500 that move take 7 ms)
@@ -207,7 +208,10 @@ class Store(Changes, Retries, Expiries, Facts, Lists, Presences):
     # Acknowledging
 
     async def acknowledge(self, acks: Sequence[AckRow]) -> list[int]:
-        """Raise cursors, a script call a partition. Returns for each 1 moved, 0 not, -5 above top, else ignored."""
+        """Raise cursors, a script call a partition. Returns for each 1 moved, 0 not, -5 above top, else ignored.
+
+        A user has one row a room: of two that are alike both would count as moved.
+        """
         by_partition: defaultdict[int, list[int]] = defaultdict(list)
         for index, ack in enumerate(acks):
             by_partition[ack.room.partition].append(index)
@@ -241,31 +245,30 @@ class Store(Changes, Retries, Expiries, Facts, Lists, Presences):
         by_room: defaultdict[RoomKey, list[int]] = defaultdict(list)
         for index, (room, _) in enumerate(asked):
             by_room[room].append(index)
-        calls = [
-            (room, indexes[at : at + SENDERS_MOST])
-            for room, indexes in by_room.items()
+        groups = [
+            indexes[at : at + SENDERS_MOST]
+            for indexes in by_room.values()
             for at in range(0, len(indexes), SENDERS_MOST)
         ]
-        answers = await self.scripts.run(
-            [
-                (
-                    "receipts",
-                    (room.prefix, room.id, *chain.from_iterable((asked[i][1], floors[i]) for i in call)),
-                )
-                for room, call in calls
-            ]
-        )
         found: list[tuple[str, list[tuple[int, int, int, int]]]] = [("", [])] * len(asked)
-        for (_, call), answer in zip(calls, answers, strict=True):
-            if isinstance(answer, MessagingError):
-                raise answer
-            if answer:
-                epoch, *rows = answer
-                for index, flat in zip(call, rows, strict=True):
-                    found[index] = (
-                        text(epoch),
-                        list(zip(*(flat[i::4][::-1] for i in range(4)), strict=True)),
-                    )
+        while groups:
+            calls = []
+            for group in groups:
+                room = asked[group[0]][0]
+                senders = chain.from_iterable((asked[i][1], floors[i]) for i in group)
+                calls.append(("receipts", (room.prefix, room.id, *senders)))
+            alone: list[list[int]] = []
+            for group, answer in zip(groups, await self.scripts.run(calls), strict=True):
+                if isinstance(answer, MessagingError):
+                    raise answer
+                if answer == _ASK_ONE_BY_ONE:
+                    alone += [[index] for index in group]
+                elif answer:
+                    epoch, *rows = answer
+                    for index, flat in zip(group, rows, strict=True):
+                        columns = (flat[i::4][::-1] for i in range(4))
+                        found[index] = text(epoch), list(zip(*columns, strict=True))
+            groups = alone
         return found
 
     async def recipients(self, room: RoomKey, seq: int) -> Recipients:

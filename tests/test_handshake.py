@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from django.contrib.auth import BACKEND_SESSION_KEY, get_user, get_user_model
+from django.contrib.auth import BACKEND_SESSION_KEY, SESSION_KEY, get_user, get_user_model
 from django.contrib.sessions.models import Session
 from django.http import HttpRequest
 from django.utils import timezone
@@ -127,6 +127,11 @@ async def test_a_session_that_is_over_or_of_another_password_or_backend_is_none(
 def test_sessions_are_judged_together_as_django_judges_each(settings: Any) -> None:
     people = [person(name) for name in ("ada", "grace", "alan")]
     keys = [who.cookie.partition("=")[2] for who in people]
+    for odd in ("9" * 30, "abc", "", "-1"):
+        session = SessionStore()
+        session[SESSION_KEY] = odd
+        session.save()
+        assert directory._visitors([session.session_key]) == {session.session_key: None}
     settings.SECRET_KEY_FALLBACKS, settings.SECRET_KEY = [settings.SECRET_KEY], "another" * 8
     get_user_model().objects.filter(pk=people[1].id).update(password="another")
     found = directory._visitors([*keys, "nonsense", ""])

@@ -645,6 +645,20 @@ class TestReceipts:
             (epoch, []),
         ]
 
+    async def test_what_one_senders_count_costs_takes_nothing_from_anothers(self, store: Store) -> None:
+        many = message(user=ADA)
+        await accept(
+            store, msgspec.structs.replace(message(user=GRACE), only=(ALAN,)), message(user=GRACE), many
+        )
+        await accept(store, msgspec.structs.replace(message(user=ADA), only=tuple(range(100_000, 102_500))))
+        await acknowledge(store, ALAN, 4)
+        outcomes = {f"2|{ADA}|client_rejected|1": 2}
+        outcomes |= {f"3|{user}|client_rejected|1": 3 for user in range(1_000, 1_301)}
+        await store.client.zadd(f"{ROOM.key}:outcome", outcomes)
+        together = await store.receipts([(ROOM, ADA), (ROOM, GRACE)])
+        assert together == [*await store.receipts([(ROOM, ADA)]), *await store.receipts([(ROOM, GRACE)])]
+        assert [row[0] for row in together[1][1]] == [1, 2]
+
     async def test_more_senders_than_one_call_takes_are_all_counted(self, store: Store) -> None:
         users = list(range(STRANGER, STRANGER + 2 * SENDERS_MOST + 1))
         await store.init(ROOM)

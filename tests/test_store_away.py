@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 import redis
 
+from messaging.errors import Unavailable
+from messaging.policy import Policy
+from messaging.records import AckRow
+from messaging.server import Server
+from messaging.store import Store
 from tests.clients import Client, Wire, new_id, seqs
+from tests.messages import GRACE, ROOM, accept, cursors, message
 from tests.servers import Person, Site, later, people, person, room, until
 
 Open = Callable[..., Any]
@@ -111,6 +117,27 @@ def _agree(clients: Sequence[Client], room_id: str) -> None:
     logs = [[(m["seq"], m["id"]) for m in client.logs[room_id].held] for client in clients]
     assert all(log == logs[0] for log in logs)
     assert [client.disagreed for client in clients] == [[]] * len(clients)
+
+
+async def test_an_ack_that_failed_is_not_lost_behind_a_lower_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another tab's comes while the store does not answer for the first."""
+    delivery = Server(store, Policy(ack_flush_s=0.01)).delivery
+    await accept(store, *(message() for _ in range(3)))
+    [place] = await store.places([ROOM])
+    assert place is not None
+    settle = store.acknowledge
+
+    async def fail(acks: Sequence[AckRow]) -> list[int]:
+        monkeypatch.setattr(store, "acknowledge", settle)
+        delivery._queue_ack(AckRow(ROOM, place.epoch, GRACE, 1, 1))
+        raise Unavailable()
+
+    monkeypatch.setattr(store, "acknowledge", fail)
+    delivery._queue_ack(AckRow(ROOM, place.epoch, GRACE, 3, None))
+    await delivery._settler
+    assert await cursors(store, GRACE) == (3, 1)
 
 
 async def test_after_a_restart_the_subscription_is_restored_and_the_position_told_at_once(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
+import pytest
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
 from chatsite.turns import AT_ONCE, few_at_once
+
+pytestmark = pytest.mark.django_db  # the end of a turn looks at the thread's connection
 
 
 class Views:
@@ -65,3 +70,40 @@ async def test_a_request_that_fails_or_is_given_up_ends_its_turn() -> None:
         await view(RequestFactory().get("/"))
         for _ in range(2 * AT_ONCE):
             await asyncio.gather(failing(RequestFactory().get("/")), return_exceptions=True)
+
+
+async def test_a_turn_lasts_as_long_as_the_work_in_its_thread_though_nobody_waits_for_it() -> None:
+    """People who press reload: the request before is given up, its thread works on."""
+    working, started, may_end = [0, 0], threading.Semaphore(0), threading.Event()
+    counting = threading.Lock()
+
+    def work() -> None:
+        with counting:
+            working[0] += 1
+            working[1] = max(working)
+        started.release()
+        may_end.wait(10)
+        with counting:
+            working[0] -= 1
+
+    async def answer(request: HttpRequest) -> HttpResponse:
+        await sync_to_async(work)()
+        return HttpResponse()
+
+    view = few_at_once(answer)
+
+    async def request() -> HttpResponse:
+        async with ThreadSensitiveContext():
+            return await view(RequestFactory().get("/"))
+
+    first = [asyncio.ensure_future(request()) for _ in range(AT_ONCE)]
+    for _ in first:
+        await asyncio.to_thread(started.acquire)
+    for one in first:
+        one.cancel()
+    second = [asyncio.ensure_future(request()) for _ in range(AT_ONCE)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    may_end.set()
+    await asyncio.gather(*first, *second, return_exceptions=True)
+    assert working == [0, AT_ONCE]

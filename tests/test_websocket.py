@@ -75,6 +75,22 @@ async def test_of_many_handshakes_one_begins_in_each_turn_of_the_loop(
     assert crowd[3].transport.closing, "nobody would ever hear of it"  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    "odd", ["X-Long: " + "x" * 9_000, "Content-Length: 4\r\n\r\nbody"], ids=["long", "body"]
+)
+async def test_a_handshake_that_cannot_be_read_is_refused(site: Site, odd: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    request = (
+        f"GET /ws/chat/ HTTP/1.1\r\nHost: localhost:{site.port}\r\nOrigin: {site.origin}\r\nConnection: Upgrade\r\n"
+        f"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n{odd}\r\n\r\n"
+    )
+    writer.write(request.encode())
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    writer.close()
+
+
 async def test_a_crowd_that_comes_at_once_is_let_in_though_some_hang_up(site: Site) -> None:
     ada = await later(person)("ada")
     request = (

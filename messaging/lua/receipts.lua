@@ -1,7 +1,8 @@
 #!lua flags=no-writes
 -- Count who holds some senders' messages among a room's newest 1,000 live ones, for at most 200 of each sender.
 -- KEYS[1] partition prefix; ARGV: room, then for each sender user, above (seq: what stands at or below it is not asked)
--- Returns {epoch, then for each sender {seq, delivered, read, total, ...} descending}; rows that nobody owes are left out
+-- Returns {epoch, then for each sender {seq, delivered, read, total, ...} descending}, rows that nobody owes left out; -1 where counting
+--   for several would be cut short: they are to be asked about one by one, so that no count depends on who else is asked about
 local LOOK, STEP, MOST, FEW, CHECKS, NAMES, ROWS, FIELDS = 1000, 250, 200, 1000, 300, 16384, 4, 4
 local key = KEYS[1] .. 'room:' .. ARGV[1]
 local epoch = redis.call('HGET', key, 'epoch')
@@ -10,7 +11,7 @@ if not epoch then return {} end
 local only_some = redis.call('EXISTS', key .. ':only') == 1
 local exceptions = redis.call('EXISTS', key .. ':outcome') == 1
 
-local senders, lowest, asking = {}, math.huge, 0
+local senders, lowest, asking, cut_short = {}, math.huge, 0, false
 for at = 2, #ARGV, 2 do
   local user, above = ARGV[at], tonumber(ARGV[at + 1])
   lowest, asking = math.min(lowest, above), asking + 1
@@ -59,7 +60,10 @@ local named = 0
 local function addressed(seq, sender, only)
   local delivered, read, total = 0, 0, 0
   named = named + #only
-  if named > NAMES then return 0, 0, 0 end -- a resend to thousands has no receipt
+  if named > NAMES then -- a resend to thousands has no receipt
+    cut_short = true
+    return 0, 0, 0
+  end
   for member in string.gmatch(only, '%d+') do
     local joined = redis.call('ZSCORE', key .. ':joined', member)
     if joined and member ~= sender.user and tonumber(joined) < tonumber(seq) then
@@ -78,7 +82,10 @@ local function unheld(seq)
   local delivered, read, known = 0, 0, {}
   local count = redis.call('ZCOUNT', key .. ':outcome', seq, seq)
   checks = checks + count
-  if checks > CHECKS then return count, count end
+  if checks > CHECKS then
+    cut_short = true
+    return count, count
+  end
   for _, row in ipairs(redis.call('ZRANGEBYSCORE', key .. ':outcome', seq, seq)) do
     local member = string.match(row, '^%d+|(%d+)|')
     local joined = redis.call('ZSCORE', key .. ':joined', member)
@@ -115,6 +122,7 @@ for from = 0, LOOK - 1, STEP do
   end
   if #entries < STEP or asking == 0 then break end
 end
+if cut_short and #ARGV > 3 then return -1 end
 local answer = {epoch}
 for at = 2, #ARGV, 2 do answer[#answer + 1] = senders[ARGV[at]].rows end
 return answer
