@@ -211,6 +211,7 @@ async def test_a_notice_is_put_aside_on_all_devices_and_again_by_a_repetition(me
     await room.here("ada").post(room.id, "other")
     await room.expire(2)
     other = await room.there("ada").next("notice")
+    assert await room.here("ada").next("notice", notice=other["notice"]) == other
     dismissal = {"type": "dismiss", "notice": notice["notice"]}
     over = {**notice, "dismissed": True}
     assert await room.ask(room.here("ada"), "notice", dismissal) == over
