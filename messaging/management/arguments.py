@@ -83,6 +83,12 @@ def show_table(out: TextIO, columns: Sequence[str], rows: Iterable[Sequence[str]
     Console(file=out, markup=False, emoji=False).print(table)  # names may hold brackets
 
 
+def database_away(error: DatabaseError) -> str:
+    """Return the sentence that says so, with what the database's driver said, on one line."""
+    reason = " ".join(str(error).split()).rstrip(".")
+    return f"The database does not answer ({reason})."
+
+
 def say(text: str) -> None:
     """Talk on stderr: stdout is for data."""
     sys.stderr.write(text + "\n")

@@ -23,7 +23,7 @@ from rich.progress import Progress
 from messaging import letters, requeue, rooms
 from messaging import policy as policies
 from messaging.crossing import run_verb
-from messaging.management.arguments import Stop, agreed, duration_s, positive, say, show_table
+from messaging.management.arguments import Stop, agreed, database_away, duration_s, positive, say, show_table
 from messaging.models import DeadLetter, MissedRecipient, Room, epoch_ms, moment
 from messaging.reports import Names
 from messaging.requeue import Outcome, Result
@@ -69,10 +69,7 @@ class Command(BaseCommand):
         try:
             verbs[options["verb"]](options)
         except DatabaseError as error:
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise CommandError(
-                f"The database does not answer ({reason}). What was not said to be done is as it was."
-            ) from None
+            raise CommandError(f"{database_away(error)} What was not said to be done is as it was.") from None
 
     # Reading
 

@@ -17,7 +17,7 @@ from messaging import expiry
 from messaging import policy as policies
 from messaging.crossing import run_verb
 from messaging.errors import Unavailable
-from messaging.management.arguments import Stop, age, positive, room_key, say, show_table
+from messaging.management.arguments import Stop, age, database_away, positive, room_key, say, show_table
 from messaging.models import Room
 from messaging.records import Expired, Overdue
 from messaging.reports import Names
@@ -50,9 +50,8 @@ class Command(BaseCommand):
                 f"The store does not answer. {SAFE} `manage.py doctor` says what is wrong."
             ) from None
         except DatabaseError as error:
-            reason = " ".join(str(error).split()).rstrip(".")
             raise CommandError(
-                f"The database does not answer ({reason}). {SAFE} `manage.py doctor` says what is wrong."
+                f"{database_away(error)} {SAFE} `manage.py doctor` says what is wrong."
             ) from None
 
     def _process(self, what: expiry.Expiring, *, once: bool, as_json: bool) -> None:

@@ -8,13 +8,22 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error as DatabaseError
 from rich.progress import Progress
 
 from messaging import jobs
 from messaging import policy as policies
 from messaging.crossing import run_verb
 from messaging.errors import MessagingError
-from messaging.management.arguments import Stop, duration_s, positive, room_key, say, show_table
+from messaging.management.arguments import (
+    Stop,
+    database_away,
+    duration_s,
+    positive,
+    room_key,
+    say,
+    show_table,
+)
 from messaging.models import Room
 from messaging.records import Claim, Lag
 
@@ -44,6 +53,10 @@ class Command(BaseCommand):
         except MessagingError as error:
             raise CommandError(
                 f"{error.detail} Nothing is lost: what was claimed is due again in 30 s."
+            ) from None
+        except DatabaseError as error:
+            raise CommandError(
+                f"{database_away(error)} Nothing is lost: what was claimed is due again in 30 s."
             ) from None
 
     def _sweep(self, what: jobs.Sweep, *, once: bool, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error as DatabaseError
 from django.db.models import Count, Q
 from django.db.models.functions import Lower
 from rich.console import Console
@@ -17,7 +18,7 @@ from rich.table import Table
 from messaging import rooms, roster
 from messaging.crossing import run_verb
 from messaging.errors import MessagingError, Unavailable
-from messaging.management.arguments import agreed
+from messaging.management.arguments import agreed, database_away
 from messaging.models import Membership, Room
 from messaging.records import Place
 from messaging.store import open_store
@@ -74,6 +75,8 @@ class Command(BaseCommand):
             verbs[options["verb"]](options)
         except MessagingError as error:
             raise CommandError(error.detail) from None
+        except DatabaseError as error:
+            raise CommandError(f"{database_away(error)} `manage.py doctor` says what is wrong.") from None
 
     def _create(self, options: Fields) -> None:
         if options["private"] and not (options["owner"] or options["member"]):
