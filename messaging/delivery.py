@@ -31,12 +31,15 @@ from .protocol import Close
 from .receipts import Receipts
 from .records import Accepted, AckRow, Append, OtherEpoch, Read, RoomKey, Slice, Standing, Stored
 from .store import Store
+from .together import KEYS_MOST, Together
 
 COMMIT_MOST = 400  # messages in one round trip
 GREETED_AT_ONCE = (
     16  # connections; when a thousand come back together, whoever talks meanwhile is served between them
 )
-READS_MOST = 20  # rooms read in one round trip
+
+Encoded = tuple[str, Slice]  # a text, and what of the slice is in it
+Found = Encoded | OtherEpoch | MessagingError
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,8 @@ class Delivery:
         self._acks: dict[tuple[str, int], AckRow] = {}
         self._settling = False
         self._greeting = asyncio.Semaphore(GREETED_AT_ONCE)
+        self._standings = Together(store.standings_for_many)
+        self._reads: Together[Read, int, Found] = Together(self._read)
 
     # Hello
 
@@ -97,8 +102,8 @@ class Delivery:
             if room_id not in connection.feeds:
                 connection.push_frame(_refused_read(room_id, None, since.since, why="not_member"))
         wanted = [(feed, standing, named.get(feed.room.key.id)) for feed, standing in standings.items()]
-        for at in range(0, len(wanted), READS_MOST):
-            await self._resume_all(connection, wanted[at : at + READS_MOST])
+        for at in range(0, len(wanted), KEYS_MOST):
+            await self._resume_all(connection, wanted[at : at + KEYS_MOST])
         self.receipts.connected(connection)
         connection.spawn(self.notifier.repeat(connection))
 
@@ -106,8 +111,8 @@ class Delivery:
         self, connection: Connection, feeds: Sequence[Feed], named: Mapping[str, protocol.Since]
     ) -> dict[Feed, Standing]:
         """Ask where a user stands in his rooms; take from the connection those that he has left meanwhile."""
-        asked = [(feed.room.key, *_held(named.get(feed.room.key.id))) for feed in feeds]
-        found = await self.store.standings(connection.user, asked) if asked else []
+        asked = [(feed.room.key, (connection.user, *_held(named.get(feed.room.key.id)))) for feed in feeds]
+        found = await self._standings.ask(asked)
         standings = {}
         for feed, standing in zip(feeds, found, strict=True):
             if standing is None:
@@ -181,16 +186,14 @@ class Delivery:
             rev = since.rev if since else None
             if epoch == standing.epoch and from_ == standing.top and rev in (None, standing.rev):
                 nothing = Slice(epoch, standing.top, standing.rev, from_, False, [], [], [])
-                self._answer(connection, feed, from_, nothing)
+                self._answer(connection, feed, from_, self._resumed(feed.room.key.id, from_, nothing))
                 continue
             reads.append((feed, _read(feed.room, epoch, from_, rev, 500)))
         if not reads:
             return
-        slices = await self.store.read_after(connection.user, [read for _, read in reads])
-        for (feed, read), slice_ in zip(reads, slices, strict=True):
-            if isinstance(slice_, Unavailable):
-                raise slice_
-            self._answer(connection, feed, read.since, slice_)
+        found = await self._reads.ask([(read, connection.user) for _, read in reads])
+        for (feed, read), one in zip(reads, found, strict=True):
+            self._answer(connection, feed, read.since, one)
 
     # Joined and left while connected
 
@@ -364,37 +367,45 @@ class Delivery:
             limit = min(frame.limit or 500, 500)
             read = _read(feed.room, frame.epoch, frame.since, frame.rev, limit)
             with self.hub.reading(feed):
-                [slice_] = await self.store.read_after(connection.user, [read])
-                if isinstance(slice_, Unavailable):
-                    raise slice_
-                self._answer(connection, feed, frame.since, slice_)
+                [found] = await self._reads.ask([(read, connection.user)])
+                self._answer(connection, feed, frame.since, found)
 
-    def _answer(
-        self, connection: Connection, feed: Feed, since: int, slice_: Slice | OtherEpoch | MessagingError
-    ) -> None:
+    def _answer(self, connection: Connection, feed: Feed, since: int, found: Found) -> None:
         """Push the `resumed` that answers a read, then let the room's messages follow."""
         room_id = feed.room.key.id
         if connection.feeds.get(room_id) is not feed:  # removed while the store was read
             connection.push_frame(_refused_read(room_id, None, since, why="not_member"))
             return
-        if isinstance(slice_, OtherEpoch):
+        if isinstance(found, OtherEpoch):
             feed.state = State.BEHIND
             room = self.hub.rooms[room_id]
             connection.push_frame(
-                _refused_read(room_id, slice_.epoch, since, why="epoch", top=room.top, rev=room.rev)
+                _refused_read(room_id, found.epoch, since, why="epoch", top=room.top, rev=room.rev)
             )
             return
-        if isinstance(slice_, MessagingError):
+        if isinstance(found, MessagingError):
             feed.state = State.BEHIND
             connection.push_frame(_refused_read(room_id, None, since, why="not_member"))
             return
-        text, slice_ = self._resumed(room_id, since, slice_)
+        text, slice_ = found
         connection.push(text, len(slice_.messages))
         self.hub.merge(connection, feed, slice_)
         if slice_.messages and feed.silence is None:
             self.hub.on_pushed(connection, feed)
 
-    def _resumed(self, room_id: str, since: int, slice_: Slice) -> tuple[str, Slice]:
+    async def _read(self, asked: Sequence[tuple[Read, Sequence[int]]]) -> list[list[Found]]:
+        """Read logs for many users, and encode once what several see."""
+        answers = await self.store.read_for_many(asked)
+        found = []
+        for (read, _), row in zip(asked, answers, strict=True):
+            encoded: dict[int, Encoded] = {}  # by the identity of the slice
+            for answer in row:
+                if isinstance(answer, Slice) and id(answer) not in encoded:
+                    encoded[id(answer)] = self._resumed(read.room.id, read.since, answer)
+            found.append([encoded[id(one)] if isinstance(one, Slice) else one for one in row])
+        return found
+
+    def _resumed(self, room_id: str, since: int, slice_: Slice) -> Encoded:
         """Encode an answer that fits the contract's 256 KiB, cutting messages off its end where it does not."""
         while True:
             encoded = protocol.encode(

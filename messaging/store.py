@@ -68,7 +68,7 @@ from .store_facts import COUNTED, JOBS_KEY, Facts
 from .store_lists import Lists
 from .store_presence import PRESENCE_CHANNEL, Presences
 from .store_retry import Retries
-from .store_rooms import NO_LOG, NOT_MEMBER, text
+from .store_rooms import ASK_ALONE, NO_LOG, NOT_MEMBER, text
 
 __all__ = ["COUNTED", "JOBS_KEY", "PRESENCE_CHANNEL", "Store", "open_store"]
 
@@ -156,19 +156,35 @@ class Store(Changes, Retries, Expiries, Facts, Lists, Presences):
 
         Never returns an expired text. `NotMember` stands in the place of a room that is not the user's.
         """
-        calls = [("read_after", self._read_args(user, read)) for read in reads]
+        return [found for [found] in await self.read_for_many([(read, [user]) for read in reads])]
+
+    async def read_for_many(
+        self, asked: Sequence[tuple[Read, Sequence[int]]]
+    ) -> list[list[Slice | OtherEpoch | MessagingError]]:
+        """Read the same for many users, as `read_after` for each: who sees the same gets the same `Slice`, which was read once."""
+        calls = [("read_after", self._read_args(read, users)) for read, users in asked]
         answers = await self.scripts.run(calls)
         for at, answer in enumerate(answers):
             if answer == NO_LOG:
-                await self.init(reads[at].room)
+                await self.init(asked[at][0].room)
                 [answers[at]] = await self.scripts.run([calls[at]])
-        return [_slice(answer) for answer in answers]
+        found = [_slices(answer, len(users)) for answer, (_, users) in zip(answers, asked, strict=True)]
+        alone = [
+            (row, i, user)
+            for row, (_, users) in enumerate(asked)
+            for i, user in enumerate(users)
+            if found[row][i] is None
+        ]
+        if alone:
+            others = await self.read_for_many([(asked[row][0], [user]) for row, _, user in alone])
+            for (row, i, _), [other] in zip(alone, others, strict=True):
+                found[row][i] = other
+        return found  # type: ignore[return-value]  # none is None
 
-    def _read_args(self, user: int, read: Read) -> tuple[Any, ...]:
+    def _read_args(self, read: Read, users: Sequence[int]) -> tuple[Any, ...]:
         return (
             read.room.prefix,
             read.room.id,
-            user,
             read.epoch,
             read.since,
             "" if read.rev is None else read.rev,
@@ -177,6 +193,7 @@ class Store(Changes, Retries, Expiries, Facts, Lists, Presences):
             "0" if read.open_history else "",
             self.policy.sweep_interval_s * 1000,
             self.attempts_most if read.again else "",
+            *users,
         )
 
     async def history(
@@ -334,14 +351,18 @@ def _ack_args(acks: Sequence[AckRow], groups: Sequence[Sequence[int]]) -> tuple[
     return tuple(args)
 
 
-def _slice(answer: Any) -> Slice | OtherEpoch | MessagingError:
+def _slices(answer: Any, users: int) -> list[Slice | OtherEpoch | MessagingError | None]:
+    """Return what each of the users sees; None for one who must be asked for alone."""
     if isinstance(answer, MessagingError):
-        return answer
-    if answer == NOT_MEMBER:
-        return NotMember()
-    if len(answer) == 1:
-        return OtherEpoch(text(answer[0]))
-    epoch, top, rev, upto, more, messages, gone, changed = answer
+        return [answer] * users
+    codes, *rest = answer
+    seen = OtherEpoch(text(rest[0])) if len(rest) == 1 else _slice(*rest)
+    return [NotMember() if code == NOT_MEMBER else None if code == ASK_ALONE else seen for code in codes]
+
+
+def _slice(
+    epoch: bytes, top: int, rev: int, upto: int, more: int, messages: Any, gone: Any, changed: Any
+) -> Slice:
     return Slice(
         text(epoch),
         top,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import redis.asyncio
@@ -15,7 +16,7 @@ from .models import Membership
 from .records import RoomKey, Standing
 from .scripts import RETRY_AFTER_MS, Scripts
 
-NO_LOG, NOT_MEMBER = -1, -2  # what a script answers
+NO_LOG, NOT_MEMBER, ASK_ALONE = -1, -2, -3  # what a script answers
 INIT_MOST = 1_000  # members in one call
 ATTEMPTS_MOST = 100  # in a row of `outcome`: the rows of a member are found by trying each
 
@@ -89,17 +90,33 @@ class Rooms:
         A `since` of the room's epoch above the cursor counts as an ack. A room that has no log gets one; a member that the
         log does not know joins it: that is where a crash between database and store is repaired.
         """
+        asked = [(room, [(user, epoch, since)]) for room, epoch, since in rooms]
+        return checked([standing for [standing] in await self.standings_for_many(asked)])
+
+    async def standings_for_many(
+        self, asked: Sequence[tuple[RoomKey, Sequence[tuple[int, str, int]]]]
+    ) -> list[list[Standing | Unavailable | None]]:
+        """Do what `standings` does for many users (user, epoch, since) in each room; `Unavailable` stands in its place."""
+        found = await self._stand(asked)
+        for (room, users), rows in zip(asked, found, strict=True):
+            if unknown := [user for (user, *_), row in zip(users, rows, strict=True) if row == NOT_MEMBER]:
+                await self.join(room, unknown)
+                await self._leave_again(room, unknown)
+        again = [(i, j) for i, rows in enumerate(found) for j, row in enumerate(rows) if isinstance(row, int)]
+        if again:
+            others = await self._stand([(asked[i][0], [asked[i][1][j]]) for i, j in again])
+            for (i, j), [other] in zip(again, others, strict=True):
+                found[i][j] = other
+        return [[None if isinstance(row, int) else row for row in rows] for rows in found]
+
+    async def _stand(
+        self, asked: Sequence[tuple[RoomKey, Sequence[tuple[int, str, int]]]]
+    ) -> list[list[Standing | Unavailable | int]]:
+        """Ask once; a number is `NOT_MEMBER` or `ASK_ALONE`."""
         most = self.policy.presence_members_max
-        calls = [
-            ("standing", (room.prefix, room.id, user, epoch, since, most)) for room, epoch, since in rooms
-        ]
+        calls = [("standing", (room.prefix, room.id, most, *chain(*users))) for room, users in asked]
         answers = await self.scripts.run(calls)
-        for at, answer in enumerate(answers):
-            if answer in (NO_LOG, NOT_MEMBER):
-                await self.join(rooms[at][0], [user])
-                await self._leave_again(rooms[at][0], [user])
-                [answers[at]] = await self.scripts.run([calls[at]])
-        return [None if answer == NOT_MEMBER else _standing(answer) for answer in checked(answers)]
+        return [_standings(answer, len(users)) for answer, (_, users) in zip(answers, asked, strict=True)]
 
     # Calls
 
@@ -143,9 +160,20 @@ def text(value: bytes | str, *, errors: str = "strict") -> str:
     return value.decode(errors=errors) if isinstance(value, bytes) else value
 
 
-def _standing(answer: list[Any]) -> Standing:
-    epoch, *numbers, people = answer
-    top, rev, members, delivered, read, joined, unread = map(int, numbers)
-    return Standing(
-        text(epoch), top, rev, members, delivered, read, joined, unread, frozenset(map(int, people))
-    )
+def _standings(answer: Any, users: int) -> list[Standing | Unavailable | int]:
+    if answer == NO_LOG:
+        return [NOT_MEMBER] * users
+    if isinstance(answer, Unavailable):
+        return [answer] * users
+    [(epoch, top, rev, members, people, rows)] = checked([answer])
+    known = frozenset(map(int, people))
+    standings: list[Standing | Unavailable | int] = []
+    for row in rows:
+        if isinstance(row, int):
+            standings.append(row)
+            continue
+        delivered, read, joined, unread = map(int, row)
+        standings.append(
+            Standing(text(epoch), int(top), int(rev), int(members), delivered, read, joined, unread, known)
+        )
+    return standings

@@ -1,40 +1,67 @@
 #!lua flags=allow-oom
--- Say where a member stands in a room; a `since` of the room's epoch above the cursor counts as an acknowledgement.
--- KEYS[1] partition prefix; ARGV: room, user, epoch ('' none), since, most members for presence
--- Returns {epoch, top, rev, members, delivered, read, joined, unread (at most 100), {user, ...} or {} where they are more}
---   or a code: -1 the room has no log, -2 not a member
-local key, user = KEYS[1] .. 'room:' .. ARGV[1], ARGV[2]
-local room = redis.call('HMGET', key, 'epoch', 'top', 'rev', 'members')
+-- Say where members stand in a room; a `since` of the room's epoch above the cursor counts as an acknowledgement.
+-- KEYS[1] partition prefix; ARGV: room, most members for presence, then for each user: user, epoch ('' none), since
+-- Publishes 'A <seq>': no cursor that moved stood below it.
+-- Returns {epoch, top, rev, members, {user, ...} or {} where they are more, {row, ...}} where the row of a user is
+--   {delivered, read, joined, unread (at most 100)}
+--   or a code: -2 not a member, -3 nothing was done: ask for him alone
+--   or -1: the room has no log
+local FIRST_USER, EACH, UNREAD_MOST = 3, 3, 100
+local key, call = KEYS[1] .. 'room:' .. ARGV[1], redis.call
+local room = call('HMGET', key, 'epoch', 'top', 'rev', 'members')
 if not room[1] then return -1 end
-local joined = redis.call('ZSCORE', key .. ':joined', user)
-if not joined then return -2 end
-
-local clock = redis.call('TIME')
+local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-if ARGV[3] == room[1] and tonumber(ARGV[4]) <= tonumber(room[2]) then
-  local cursor = redis.call('ZSCORE', key .. ':delivered', user)
-  if redis.call('ZADD', key .. ':delivered', 'XX', 'GT', 'CH', ARGV[4], user) == 1 then
-    redis.call('HDEL', key .. ':attempts', user)
-    count(KEYS[1], now, 'delivered', redis.call('ZCOUNT', key .. ':live', '(' .. cursor, ARGV[4]))
-    redis.call('PUBLISH', key, string.format('A %.0f', cursor))
+local only_some = call('EXISTS', key .. ':only') == 1
+
+-- What is unread above a seq: how many in all and from whom, and those that are for some only.
+local function look(above)
+  local seen = {above = above, all = 0, from = {}, only = {}}
+  for _, entry in ipairs(call('ZRANGEBYSCORE', key .. ':live', string.format('(%.0f', above), '+inf', 'LIMIT', 0, UNREAD_MOST)) do
+    local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
+    local expires_at = call('HGET', key .. ':msg:' .. seq, 'expires_at')
+    if expires_at and tonumber(expires_at) > now then
+      local only = only_some and call('HGET', key .. ':only', seq)
+      if only then seen.only[#seen.only + 1] = {sender, only}
+      else
+        seen.all = seen.all + 1
+        seen.from[sender] = (seen.from[sender] or 0) + 1
+      end
+    end
+  end
+  return seen
+end
+
+local function unread(seen, user)
+  local n = seen.all - (seen.from[user] or 0)
+  for _, one in ipairs(seen.only) do
+    if one[1] ~= user and string.find(',' .. one[2] .. ',', ',' .. user .. ',', 1, true) then n = n + 1 end
+  end
+  return n
+end
+
+local rows, seen, passed, lowest = {}, nil, 0, math.huge
+for i = FIRST_USER, #ARGV, EACH do
+  local user, epoch, since = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local joined = call('ZSCORE', key .. ':joined', user)
+  local read = joined and (call('ZSCORE', key .. ':read', user) or joined)
+  local above = joined and math.max(tonumber(read), tonumber(joined))
+  if not joined then rows[#rows + 1] = -2
+  elseif seen and (seen.above ~= above or #seen.only > 0) then rows[#rows + 1] = -3 -- one look in a call
+  else
+    seen = seen or look(above)
+    if epoch == room[1] and tonumber(since) <= tonumber(room[2]) then
+      local cursor = call('ZSCORE', key .. ':delivered', user)
+      if call('ZADD', key .. ':delivered', 'XX', 'GT', 'CH', since, user) == 1 then
+        call('HDEL', key .. ':attempts', user)
+        passed, lowest = passed + call('ZCOUNT', key .. ':live', '(' .. cursor, since), math.min(lowest, tonumber(cursor))
+      end
+    end
+    rows[#rows + 1] = {call('ZSCORE', key .. ':delivered', user), read, joined, unread(seen, user)}
   end
 end
-local read = redis.call('ZSCORE', key .. ':read', user) or joined
-local above = math.max(tonumber(read), tonumber(joined))
-local unread = 0
-local only_some = redis.call('EXISTS', key .. ':only') == 1
-for _, entry in ipairs(redis.call('ZRANGEBYSCORE', key .. ':live', string.format('(%.0f', above), '+inf', 'LIMIT', 0, 100)) do
-  local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
-  local addressed = true
-  if only_some then
-    local only = redis.call('HGET', key .. ':only', seq)
-    addressed = not only or string.find(',' .. only .. ',', ',' .. user .. ',', 1, true)
-  end
-  if sender ~= user and addressed then
-    local expires_at = redis.call('HGET', key .. ':msg:' .. seq, 'expires_at')
-    if expires_at and tonumber(expires_at) > now then unread = unread + 1 end
-  end
-end
+count(KEYS[1], now, 'delivered', passed)
+if lowest < math.huge then call('PUBLISH', key, string.format('A %.0f', lowest)) end
 local people = {}
-if redis.call('ZCARD', key .. ':joined') <= tonumber(ARGV[5]) then people = redis.call('ZRANGE', key .. ':joined', 0, -1) end
-return {room[1], room[2], room[3], room[4], redis.call('ZSCORE', key .. ':delivered', user), read, joined, unread, people}
+if call('ZCARD', key .. ':joined') <= tonumber(ARGV[2]) then people = call('ZRANGE', key .. ':joined', 0, -1) end
+return {room[1], room[2], room[3], room[4], people, rows}
