@@ -35,7 +35,7 @@ from .together import KEYS_MOST, Together
 
 COMMIT_MOST = 400  # messages in one round trip
 GREETED_AT_ONCE = (
-    16  # connections; when a thousand come back together, whoever talks meanwhile is served between them
+    24  # connections; when a thousand come back together, whoever talks meanwhile is served between them
 )
 
 Encoded = tuple[str, Slice]  # a text, and what of the slice is in it

@@ -21,6 +21,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 Question = Callable[[Sequence[K]], Mapping[K, V]]
 
+PAUSE_S = 0.03
 AT_ONCE = 100  # keys in one hop: what else needs the thread waits for it
 
 _Waiting = tuple[Question[Any, Any], Any, asyncio.Future[Any]]
@@ -63,6 +64,8 @@ class _Gathered:
                         future.set_exception(answer)
                     else:
                         future.set_result(answer)
+                if len(some) > 1:
+                    await asyncio.sleep(PAUSE_S)
         finally:
             self._hopping = False
 

@@ -91,3 +91,24 @@ async def test_who_has_gone_is_not_answered_and_the_rest_goes_on() -> None:
     await asyncio.sleep(0)
     asked.go.set()
     assert await second == 10
+
+
+async def test_a_crowd_is_gathered_by_a_pause_and_one_alone_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def slept(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", slept)
+    asked = Asked()
+    asked.go.set()
+    assert await ask(asked.doubled, 1) == 2
+    assert pauses == []
+    assert await asyncio.gather(ask(asked.doubled, 1), ask(asked.doubled, 2)) == [2, 4]
+    await sleep(0)
+    assert pauses == [gathering.PAUSE_S]

@@ -20,7 +20,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from messaging import pools
 from messaging.errors import Forbidden, IdReused, MessagingError, NoSuchMessage, NotMember, TooLate
 from messaging.policy import Policy
-from messaging.records import Accepted, AckRow, Append, Changed, Expired, OtherEpoch, Read, RoomKey, Slice
+from messaging.records import (
+    Accepted,
+    AckRow,
+    Append,
+    Changed,
+    Expired,
+    OtherEpoch,
+    Read,
+    RoomKey,
+    Slice,
+    Standing,
+)
 from messaging.store import Store
 from tests.messages import HOUR_MS, cursors, due, expire, message, missing, new_id, vanish
 from tests.test_store_changes import changed
@@ -192,23 +203,36 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Reading
 
-    @rule(user=USERS, back=st.integers(-1, 6), limit=LIMITS, changes=st.none() | st.integers(0, 6))
-    def read_after(self, user: int, back: int, limit: int, changes: int | None) -> None:
-        """From some messages and some changes ago; also from above the top."""
+    @rule(
+        users=st.lists(USERS, min_size=1, max_size=4),
+        back=st.integers(-1, 6),
+        limit=LIMITS,
+        changes=st.none() | st.integers(0, 6),
+    )
+    def read_after(self, users: list[int], back: int, limit: int, changes: int | None) -> None:
+        """Some together, from some messages and some changes ago; also from above the top."""
         rev = None if changes is None else max(0, self.rev - changes)
-        self._check_read(user, max(0, self.top - back), limit, rev)
+        self._check_reads(users, max(0, self.top - back), limit, rev)
 
     @rule(device=DEVICES, limit=LIMITS)
     def sync(self, device: tuple[int, str], limit: int) -> None:
         """A device reads on from its own last, which need not be the user's cursor."""
         since = self.device_last.get(device, 0)
-        slice_ = self._check_read(device[0], since, limit)
+        [slice_] = self._check_reads([device[0]], since, limit)
         if slice_ is not None:
             self.device_last[device] = slice_.upto
 
-    def _check_read(self, user: int, since: int, limit: int, rev: int | None = None) -> Slice | None:
+    def _check_reads(
+        self, users: list[int], since: int, limit: int, rev: int | None = None
+    ) -> list[Slice | None]:
         asked = Read(room=self.room, epoch=self.epoch, since=since, rev=rev, limit=limit)
-        [answer] = self.run(self.store.read_after(user, [asked]))
+        [answers] = self.run(self.store.read_for_many([(asked, users)]))
+        return [self._check_read(user, asked, answer) for user, answer in zip(users, answers, strict=True)]
+
+    def _check_read(
+        self, user: int, asked: Read, answer: Slice | OtherEpoch | MessagingError
+    ) -> Slice | None:
+        since, limit, rev = asked.since, asked.limit, asked.rev
         if user not in self.joined:
             assert isinstance(answer, NotMember)
             return None
@@ -424,13 +448,15 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def unread_agrees(self) -> None:
-        for user in self.joined:
-            [standing] = self.run(self.store.standings(user, [(self.room, "", 0)]))
+        asked = [(user, "", 0) for user in self.joined]
+        [standings] = self.run(self.store.standings_for_many([(self.room, asked)]))
+        for user, standing in zip(self.joined, standings, strict=True):
             unread = [
                 row
                 for row in self.log[self.read[user] :]
                 if row.readable and row.sender != user and row.is_for(user)
             ]
+            assert isinstance(standing, Standing)
             assert standing.unread == len(unread)
             assert standing.people == frozenset(self.joined)
 
