@@ -20,7 +20,7 @@ STORED_LOAD = SCENARIOS["pairs-4"]
 PRESENT, ABSENT = 100, (0, 1_000, 10_000)
 ABSENT_LOAD = Scenario(name="absent", title="fan-out 1x100, window 4", crowd="1x100", window=4)
 SECONDS = 2.0
-LAST_REPEATS = 3  # of the size that the aim is about
+TURNS = 4  # of the size that the aim is about: each is first as often as the other
 REST_S = 0.5
 
 
@@ -43,30 +43,38 @@ def stored(start: Start, crowds: dict[str, Any], *, repeats: int, quick: bool) -
             _rest(full)
             with start() as empty:
                 _load(empty, STORED_LOAD, rooms)  # what a process does once; the other has it behind it
-                turns = LAST_REPEATS if size == STORED[-1] else 1
-                pairs = [
-                    (_load(empty, STORED_LOAD, rooms), _load(full, STORED_LOAD, rooms)) for _ in range(turns)
-                ]
+                turns = TURNS if size == STORED[-1] else 1
+                pairs = [_in_turn(turn, empty, full, STORED_LOAD, rooms, rooms) for turn in range(turns)]
             rows.append({"stored": size, **_compared(pairs, "accepted_s", _cost_us)})
     return {"rows": rows}
 
 
 def members(start: Start, crowds: dict[str, Any], *, repeats: int, quick: bool) -> dict[str, Any]:
     """Fan out to 100 who are connected, in rooms with more and more members who are not, taking turns."""
-    found: dict[int, list[dict[str, Any]]] = {absent: [] for absent in ABSENT}
+    pairs: dict[int, list[tuple[dict[str, Any], dict[str, Any]]]] = {absent: [] for absent in ABSENT[1:]}
     with start() as system:
-        _load(system, ABSENT_LOAD, crowds[shape(0)])  # what a process does once
-        for _ in range(repeats):
-            for absent in ABSENT:
-                found[absent].append(_load(system, ABSENT_LOAD, crowds[shape(absent)]))
+        for absent in ABSENT:
+            _load(system, ABSENT_LOAD, crowds[shape(absent)])  # what a process and a room do once
+        for turn in range(1 if quick else TURNS):
+            for absent, found in pairs.items():
+                found.append(
+                    _in_turn(turn, system, system, ABSENT_LOAD, crowds[shape(0)], crowds[shape(absent)])
+                )
     rows = [
-        {
-            "absent": absent,
-            **_compared(list(zip(found[0], found[absent], strict=True)), "deliveries_s", _cost_us),
-        }
-        for absent in ABSENT
+        {"absent": absent, **_compared(found, "deliveries_s", _cost_us)} for absent, found in pairs.items()
     ]
-    return {"present": PRESENT, "rows": rows}
+    none = {"absent": 0, "figure": rows[0]["empty"], "ratio": 1.0}
+    return {"present": PRESENT, "rows": [none, *rows]}
+
+
+def _in_turn(
+    turn: int, little: Running, much: Running, scenario: Scenario, few: Any, many: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Load what holds little and what holds much; in every second turn the other way round, for machines change their pace."""
+    if turn % 2:
+        second = _load(much, scenario, many)
+        return _load(little, scenario, few), second
+    return _load(little, scenario, few), _load(much, scenario, many)
 
 
 def _load(system: Running, scenario: Scenario, rooms: Any) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--parts", type=_names(PARTS), default=QUICK_PARTS if quick else list(PARTS))
     parser.add_argument("--repeats", type=int, default=1 if quick else 3)
-    parser.add_argument("--seconds", type=float, default=1.0 if quick else 2.0)
+    parser.add_argument("--seconds", type=float, default=1.0 if quick else 1.5)
     parser.add_argument(
         "--stores", type=_names(dict.fromkeys(STORES)), default=["always"] if quick else STORES
     )

@@ -38,10 +38,12 @@ def _renew(page: Path, lines: Sequence[str]) -> None:
 
 
 def _bars(run: dict[str, Any]) -> list[str]:
+    pace = bars.speed(run["summary"].get("always", {}))
+    known = f" Raw ASGI did {pace:.2g} times as much as in the hour that the bars are from." if pace else ""
     return [
         f"## The bars, measured {run['at'][:10]}",
         "",
-        f"{machine()} Medians of {run['repeats']} repetitions, ratios within a repetition, `appendfsync always` where nothing"
+        f"{machine()}{known} Medians of {run['repeats']} repetitions, ratios within a repetition, `appendfsync always` where nothing"
         ' else is said. "Not shown" is what this run or machine cannot decide. [All figures](measurements.md).',
         "",
         bars.table(bars.bars(run)),

@@ -171,6 +171,34 @@ def test_what_misses_a_bar_is_said_of_that_bar_alone(part: str, worse: dict[str,
     assert [bar.met for bar in found] == [False]
 
 
+@pytest.mark.parametrize(
+    ("part", "just", "worse"),
+    [
+        ("storm", {"p99_ms": 6_000, "others_ratio": 2.0}, {"p99_ms": 6_001, "others_ratio": 2.0}),
+        (
+            "backlog",
+            {"messages_s": 25_000, "memory_growth_kb": 1_024},
+            {"messages_s": 24_999, "memory_growth_kb": 1_024},
+        ),
+        ("acks", {"rows": [{"rate": 50, "scripts_us": 400}]}, {"rows": [{"rate": 50, "scripts_us": 401}]}),
+    ],
+)
+def test_a_time_that_a_slower_machine_may_have_made_is_not_shown(
+    part: str, just: dict[str, Any], worse: dict[str, Any]
+) -> None:
+    for found, met in ((just, None), (worse, False)):
+        run = a_run(**{part: found})
+        run["summary"]["always"]["pairs-4"]["raw"] = a_row(3.0, accepted_s=bars.RAW_PAIRS / 2)
+        [bar] = [bar for bar in bars.bars(run) if not bar.met]
+        assert (bar.met, "0.5 times as fast" in bar.note) == (met, met is None)
+
+
+def test_a_faster_machine_meets_no_bar_for_us() -> None:
+    run = a_run(storm={"p99_ms": 3_000, "others_ratio": 2.1})
+    run["summary"]["always"]["pairs-4"]["raw"] = a_row(3.0, accepted_s=bars.RAW_PAIRS * 2)
+    assert [bar.met for bar in bars.bars(run) if not bar.met] == [False]
+
+
 def test_a_ratio_is_to_the_better_of_two_layers() -> None:
     run = a_run()
     run["summary"]["always"]["fan-32"]["tutorial-core"] = a_row(39.9)
