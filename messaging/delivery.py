@@ -21,7 +21,7 @@ from msgspec import UNSET
 
 from . import directory, metrics, protocol
 from .connection import Connection, Feed, MemberRoom, State, Turn
-from .errors import AckTooHigh, BadFrame, MessagingError, Unavailable
+from .errors import AckTooHigh, BacklogFull, BadFrame, MessagingError, Unavailable
 from .hub import Hub
 from .limits import Limits
 from .notifier import Notifier
@@ -31,12 +31,12 @@ from .protocol import Close
 from .receipts import Receipts
 from .records import Accepted, AckRow, Append, OtherEpoch, Read, RoomKey, Slice, Standing, Stored
 from .store import Store
+from .store_rooms import checked
 from .together import KEYS_MOST, Together
 
 COMMIT_MOST = 400  # messages in one round trip
-GREETED_AT_ONCE = (
-    24  # connections; when a thousand come back together, whoever talks meanwhile is served between them
-)
+# Connections; when a thousand come back together, whoever talks meanwhile is served between them.
+GREETED_AT_ONCE = 24
 
 Encoded = tuple[str, Slice]  # a text, and what of the slice is in it
 Found = Encoded | OtherEpoch | MessagingError
@@ -69,8 +69,9 @@ class Delivery:
         self._acks: dict[tuple[str, int], AckRow] = {}
         self._settling = False
         self._greeting = asyncio.Semaphore(GREETED_AT_ONCE)
-        self._standings = Together(store.standings_for_many)
-        self._reads: Together[Read, int, Found] = Together(self._read)
+        deadline_s = policy.verb_deadline_s
+        self._standings = Together(store.standings_for_many, deadline_s=deadline_s)
+        self._reads = Together(self._read_encoded, deadline_s=deadline_s)
 
     # Hello
 
@@ -85,7 +86,7 @@ class Delivery:
             # Who is let into a room meanwhile waits for the end of this, so that no room is begun twice.
             async with self._greeting, connection.reading:
                 await self._greet(connection, frame)
-        except (Unavailable, DatabaseError):
+        except (Unavailable, BacklogFull, DatabaseError):
             connection.close(Close.TRY_LATER)
 
     async def _greet(self, connection: Connection, frame: protocol.Hello) -> None:
@@ -111,8 +112,13 @@ class Delivery:
         self, connection: Connection, feeds: Sequence[Feed], named: Mapping[str, protocol.Since]
     ) -> dict[Feed, Standing]:
         """Ask where a user stands in his rooms; take from the connection those that he has left meanwhile."""
-        asked = [(feed.room.key, (connection.user, *_held(named.get(feed.room.key.id)))) for feed in feeds]
-        found = await self._standings.ask(asked)
+        user = connection.user
+        held = [(feed.room.key, _held(named.get(feed.room.key.id))) for feed in feeds]
+        found = checked(await self._standings.ask([(room, (user, *place)) for room, place in held]))
+        if alone := [at for at, one in enumerate(found) if one is None]:
+            others = await self.store.standings(user, [(held[at][0], *held[at][1]) for at in alone])
+            for at, other in zip(alone, others, strict=True):
+                found[at] = other
         standings = {}
         for feed, standing in zip(feeds, found, strict=True):
             if standing is None:
@@ -191,7 +197,7 @@ class Delivery:
             reads.append((feed, _read(feed.room, epoch, from_, rev, 500)))
         if not reads:
             return
-        found = await self._reads.ask([(read, connection.user) for _, read in reads])
+        found = await self._read(connection.user, [read for _, read in reads])
         for (feed, read), one in zip(reads, found, strict=True):
             self._answer(connection, feed, read.since, one)
 
@@ -367,7 +373,7 @@ class Delivery:
             limit = min(frame.limit or 500, 500)
             read = _read(feed.room, frame.epoch, frame.since, frame.rev, limit)
             with self.hub.reading(feed):
-                [found] = await self._reads.ask([(read, connection.user)])
+                [found] = await self._read(connection.user, [read])
                 self._answer(connection, feed, frame.since, found)
 
     def _answer(self, connection: Connection, feed: Feed, since: int, found: Found) -> None:
@@ -393,17 +399,30 @@ class Delivery:
         if slice_.messages and feed.silence is None:
             self.hub.on_pushed(connection, feed)
 
-    async def _read(self, asked: Sequence[tuple[Read, Sequence[int]]]) -> list[list[Found]]:
+    async def _read(self, user: int, reads: Sequence[Read]) -> list[Found]:
+        """Read logs, together with all who ask for the same; who sees something else reads alone. Raises Unavailable."""
+        found = await self._reads.ask([(read, user) for read in reads])
+        if alone := [at for at, one in enumerate(found) if one is None]:
+            others = await self.store.read_after(user, [reads[at] for at in alone])
+            for at, other in zip(alone, others, strict=True):
+                if isinstance(other, Unavailable):
+                    raise other
+                found[at] = self._encoded(reads[at], other)
+        return [one for one in found if one is not None]
+
+    async def _read_encoded(self, asked: Sequence[tuple[Read, Sequence[int]]]) -> list[list[Found | None]]:
         """Read logs for many users, and encode once what several see."""
-        answers = await self.store.read_for_many(asked)
-        found = []
-        for (read, _), row in zip(asked, answers, strict=True):
-            encoded: dict[int, Encoded] = {}  # by the identity of the slice
-            for answer in row:
-                if isinstance(answer, Slice) and id(answer) not in encoded:
-                    encoded[id(answer)] = self._resumed(read.room.id, read.since, answer)
-            found.append([encoded[id(one)] if isinstance(one, Slice) else one for one in row])
+        found: list[list[Found | None]] = []
+        for (read, _), row in zip(asked, await self.store.read_for_many(asked), strict=True):
+            distinct = {id(answer): answer for answer in row if answer is not None}
+            encoded = {name: self._encoded(read, answer) for name, answer in distinct.items()}
+            found.append([encoded.get(id(answer)) for answer in row])
         return found
+
+    def _encoded(self, read: Read, answer: Slice | OtherEpoch | MessagingError) -> Found:
+        if isinstance(answer, Slice):
+            return self._resumed(read.room.id, read.since, answer)
+        return answer
 
     def _resumed(self, room_id: str, since: int, slice_: Slice) -> Encoded:
         """Encode an answer that fits the contract's 256 KiB, cutting messages off its end where it does not."""

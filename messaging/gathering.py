@@ -21,7 +21,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 Question = Callable[[Sequence[K]], Mapping[K, V]]
 
-PAUSE_S = 0.03
+PAUSE_S = 0.03  # after a hop in which several asked: more are coming, and a larger hop is cheaper
 AT_ONCE = 100  # keys in one hop: what else needs the thread waits for it
 
 _Waiting = tuple[Question[Any, Any], Any, asyncio.Future[Any]]

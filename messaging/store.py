@@ -156,30 +156,23 @@ class Store(Changes, Retries, Expiries, Facts, Lists, Presences):
 
         Never returns an expired text. `NotMember` stands in the place of a room that is not the user's.
         """
-        return [found for [found] in await self.read_for_many([(read, [user]) for read in reads])]
-
-    async def read_for_many(
-        self, asked: Sequence[tuple[Read, Sequence[int]]]
-    ) -> list[list[Slice | OtherEpoch | MessagingError]]:
-        """Read the same for many users, as `read_after` for each: who sees the same gets the same `Slice`, which was read once."""
-        calls = [("read_after", self._read_args(read, users)) for read, users in asked]
+        calls = [("read_after", self._read_args(read, [user])) for read in reads]
         answers = await self.scripts.run(calls)
         for at, answer in enumerate(answers):
             if answer == NO_LOG:
-                await self.init(asked[at][0].room)
+                await self.init(reads[at].room)
                 [answers[at]] = await self.scripts.run([calls[at]])
-        found = [_slices(answer, len(users)) for answer, (_, users) in zip(answers, asked, strict=True)]
-        alone = [
-            (row, i, user)
-            for row, (_, users) in enumerate(asked)
-            for i, user in enumerate(users)
-            if found[row][i] is None
-        ]
-        if alone:
-            others = await self.read_for_many([(asked[row][0], [user]) for row, _, user in alone])
-            for (row, i, _), [other] in zip(alone, others, strict=True):
-                found[row][i] = other
-        return found  # type: ignore[return-value]  # none is None
+        return [found for [found] in (_slices(answer, 1) for answer in answers)]  # type: ignore[misc]
+
+    async def read_for_many(
+        self, asked: Sequence[tuple[Read, Sequence[int]]]
+    ) -> list[list[Slice | OtherEpoch | MessagingError | None]]:
+        """Read the same for many users: who sees the same gets the same `Slice`, which was read once.
+
+        None for one who must be asked for alone, by `read_after`: he sees something else, or the room has no log.
+        """
+        answers = await self.scripts.run([("read_after", self._read_args(*one)) for one in asked])
+        return [_slices(answer, len(users)) for answer, (_, users) in zip(answers, asked, strict=True)]
 
     def _read_args(self, read: Read, users: Sequence[int]) -> tuple[Any, ...]:
         return (
@@ -355,6 +348,8 @@ def _slices(answer: Any, users: int) -> list[Slice | OtherEpoch | MessagingError
     """Return what each of the users sees; None for one who must be asked for alone."""
     if isinstance(answer, MessagingError):
         return [answer] * users
+    if answer == NO_LOG:
+        return [None] * users
     codes, *rest = answer
     seen = OtherEpoch(text(rest[0])) if len(rest) == 1 else _slice(*rest)
     return [NotMember() if code == NOT_MEMBER else None if code == ASK_ALONE else seen for code in codes]

@@ -14,7 +14,7 @@ from . import policy as policies
 from .errors import MessagingError, Unavailable
 from .models import Membership
 from .records import RoomKey, Standing
-from .scripts import RETRY_AFTER_MS, Scripts
+from .scripts import RETRY_AFTER_MS, Call, Scripts
 
 NO_LOG, NOT_MEMBER, ASK_ALONE = -1, -2, -3  # what a script answers
 INIT_MOST = 1_000  # members in one call
@@ -90,33 +90,30 @@ class Rooms:
         A `since` of the room's epoch above the cursor counts as an ack. A room that has no log gets one; a member that the
         log does not know joins it: that is where a crash between database and store is repaired.
         """
-        asked = [(room, [(user, epoch, since)]) for room, epoch, since in rooms]
-        return checked([standing for [standing] in await self.standings_for_many(asked)])
+        calls = [self._standing_call(room, [(user, epoch, since)]) for room, epoch, since in rooms]
+        answers = await self.scripts.run(calls)
+        found = [one for [one] in (_standings(answer, 1) for answer in answers)]
+        for at, one in enumerate(found):
+            if one is None:
+                await self.join(rooms[at][0], [user])
+                await self._leave_again(rooms[at][0], [user])
+                [answer] = await self.scripts.run([calls[at]])
+                [found[at]] = _standings(answer, 1)
+        return checked(found)
 
     async def standings_for_many(
         self, asked: Sequence[tuple[RoomKey, Sequence[tuple[int, str, int]]]]
-    ) -> list[list[Standing | Unavailable | None]]:
-        """Do what `standings` does for many users (user, epoch, since) in each room; `Unavailable` stands in its place."""
-        found = await self._stand(asked)
-        for (room, users), rows in zip(asked, found, strict=True):
-            if unknown := [user for (user, *_), row in zip(users, rows, strict=True) if row == NOT_MEMBER]:
-                await self.join(room, unknown)
-                await self._leave_again(room, unknown)
-        again = [(i, j) for i, rows in enumerate(found) for j, row in enumerate(rows) if isinstance(row, int)]
-        if again:
-            others = await self._stand([(asked[i][0], [asked[i][1][j]]) for i, j in again])
-            for (i, j), [other] in zip(again, others, strict=True):
-                found[i][j] = other
-        return [[None if isinstance(row, int) else row for row in rows] for rows in found]
+    ) -> list[list[Standing | MessagingError | None]]:
+        """Do what `standings` does for many users (user, epoch, since) of a room.
 
-    async def _stand(
-        self, asked: Sequence[tuple[RoomKey, Sequence[tuple[int, str, int]]]]
-    ) -> list[list[Standing | Unavailable | int]]:
-        """Ask once; a number is `NOT_MEMBER` or `ASK_ALONE`."""
-        most = self.policy.presence_members_max
-        calls = [("standing", (room.prefix, room.id, most, *chain(*users))) for room, users in asked]
-        answers = await self.scripts.run(calls)
+        None for one for whom nothing was done: he must be asked for alone, by `standings`.
+        """
+        answers = await self.scripts.run([self._standing_call(room, users) for room, users in asked])
         return [_standings(answer, len(users)) for answer, (_, users) in zip(answers, asked, strict=True)]
+
+    def _standing_call(self, room: RoomKey, users: Sequence[tuple[int, str, int]]) -> Call:
+        most = self.policy.presence_members_max
+        return "standing", (room.prefix, room.id, most, *chain(*users))
 
     # Calls
 
@@ -160,20 +157,20 @@ def text(value: bytes | str, *, errors: str = "strict") -> str:
     return value.decode(errors=errors) if isinstance(value, bytes) else value
 
 
-def _standings(answer: Any, users: int) -> list[Standing | Unavailable | int]:
+def _standings(answer: Any, users: int) -> list[Standing | MessagingError | None]:
+    """Return where each of the users stands; None for one who is no member, or must be asked for alone."""
     if answer == NO_LOG:
-        return [NOT_MEMBER] * users
-    if isinstance(answer, Unavailable):
+        return [None] * users
+    if isinstance(answer, MessagingError):
         return [answer] * users
-    [(epoch, top, rev, members, people, rows)] = checked([answer])
+    epoch, top, rev, members, people, rows = answer
+    log = text(epoch), int(top), int(rev), int(members)
     known = frozenset(map(int, people))
-    standings: list[Standing | Unavailable | int] = []
+    found: list[Standing | MessagingError | None] = []
     for row in rows:
         if isinstance(row, int):
-            standings.append(row)
-            continue
-        delivered, read, joined, unread = map(int, row)
-        standings.append(
-            Standing(text(epoch), int(top), int(rev), int(members), delivered, read, joined, unread, known)
-        )
-    return standings
+            found.append(None)
+        else:
+            delivered, read, joined, unread = map(int, row)
+            found.append(Standing(*log, delivered, read, joined, unread, known))
+    return found

@@ -1,95 +1,113 @@
 """Calls of the store that many sockets make at the same moment, as one call for all who ask about the same.
 
-What is asked while a call is under way goes in the next one, never in that one: a read must begin after whoever asks has begun to
-hold what comes in. So a room of a thousand that comes back at once costs some dozens of scripts, not thousands.
-`gathering` is the same for the database.
+Who asks about something while a call for it is under way goes in the next one, never in that one: a read must begin after whoever asks
+has begun to hold what comes in. So a room of a thousand that comes back at once costs some dozens of scripts, not thousands. What is
+begun in one turn of the loop shares a round trip; nobody waits for a call about something else. `gathering` is the same for the database.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from .errors import Unavailable
 from .scripts import RETRY_AFTER_MS
 
-KEYS_MOST = 20  # in one call
-ASKING_MOST = 100  # of one of them
+KEYS_MOST = 20  # in one round trip
+ASKING_MOST = 50  # about one of them: the script's time grows with them
 
 K = TypeVar("K")  # what is asked about
 M = TypeVar("M")  # who asks
 A = TypeVar("A")
-Call = Callable[[Sequence[tuple[K, Sequence[M]]]], Awaitable[Sequence[Sequence[A | Unavailable]]]]
-_Asking = tuple[M, "asyncio.Future[A | Unavailable]"]
+Asked = Sequence[tuple[K, Sequence[M]]]
+_Waiting = tuple[M, "asyncio.Future[A | Unavailable]"]
 
 
 class Together(Generic[K, M, A]):
     """One kind of call in one event loop. `call` takes [(key, who ask)] and returns for each key an answer for each."""
 
-    def __init__(self, call: Call[K, M, A]) -> None:
+    def __init__(
+        self,
+        call: Callable[[Asked[K, M]], Awaitable[Sequence[Sequence[A | Unavailable]]]],
+        *,
+        deadline_s: float,
+    ) -> None:
         self._call = call
-        self._waiting: dict[K, list[_Asking[M, A]]] = {}
-        self._under_way = False
+        self._deadline_s = deadline_s
+        self._waiting: dict[K, list[_Waiting[M, A]]] = {}
+        self._under_way: set[K] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop keeps only weak references
+        self._beginning = False
 
     async def ask(self, asked: Sequence[tuple[K, M]]) -> list[A]:
-        """Return the answers in order. Raises Unavailable where one of them is that, and what the call raises."""
+        """Return the answers in order. Raises Unavailable where one is that or comes too late, and what the call raises."""
+        futures = [self._ask(key, who) for key, who in asked]
         found: list[A] = []
-        for answer in await asyncio.gather(*(self._ask(key, who) for key, who in asked)):
-            if isinstance(answer, Unavailable):
-                raise answer
-            found.append(answer)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                for answer in await asyncio.gather(*futures):
+                    if isinstance(answer, Unavailable):
+                        raise answer
+                    found.append(answer)
+        except TimeoutError as late:
+            raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from late
+        finally:
+            for future in futures:
+                future.cancel()  # where one has failed nobody waits for the others
         return found
 
     def _ask(self, key: K, who: M) -> asyncio.Future[A | Unavailable]:
-        future: asyncio.Future[A | Unavailable] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[A | Unavailable] = loop.create_future()
         self._waiting.setdefault(key, []).append((who, future))
-        if not self._under_way:
-            self._under_way = True
-            self._caller = asyncio.ensure_future(self._call_all())  # the loop keeps only weak references
+        if key not in self._under_way and not self._beginning:
+            self._beginning = True
+            loop.call_soon(self._begin)
         return future
 
-    async def _call_all(self) -> None:
-        """Call for what is asked, and for what is asked while that is under way, until nothing is."""
+    def _begin(self) -> None:
+        """Begin calls for all that waits and is not under way: what was asked in this turn of the loop, or behind a call that ended."""
+        self._beginning = False
+        ready = [key for key in self._waiting if key not in self._under_way]
+        for at in range(0, len(ready), KEYS_MOST):
+            taken = [(key, self._take(key)) for key in ready[at : at + KEYS_MOST]]
+            taken = [(key, waiting) for key, waiting in taken if waiting]
+            if taken:
+                self._under_way.update(key for key, _ in taken)
+                task = asyncio.ensure_future(self._answer(taken))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def _take(self, key: K) -> list[_Waiting[M, A]]:
+        """Take who has waited longest, and still does."""
+        waiting = [(who, future) for who, future in self._waiting.pop(key) if not future.done()]
+        if len(waiting) > ASKING_MOST:
+            self._waiting[key] = waiting[ASKING_MOST:]
+        return waiting[:ASKING_MOST]
+
+    async def _answer(self, taken: Sequence[tuple[K, Sequence[_Waiting[M, A]]]]) -> None:
         try:
-            while self._waiting:
-                taken = self._take()
-                try:
-                    answers = await self._call([(key, [who for who, _ in asking]) for key, asking in taken])
-                except Exception as fault:  # noqa: BLE001 -- whoever waits hears of it
-                    self._fail(taken, fault)
-                else:
-                    _tell(taken, answers)
-                    if all(isinstance(answer, Unavailable) for row in answers for answer in row):
-                        self._fail((), Unavailable(retry_after_ms=RETRY_AFTER_MS))
+            answers = await self._call([(key, [who for who, _ in waiting]) for key, waiting in taken])
+            for (key, waiting), row in zip(taken, answers, strict=True):
+                for (_, future), answer in zip(waiting, row, strict=True):
+                    if not future.done():  # who asked has gone
+                        future.set_result(answer)
+                if all(isinstance(answer, Unavailable) for answer in row):
+                    self._give_up(key, row[0])
+        except Exception as fault:  # noqa: BLE001 -- whoever waits hears of it
+            for _, waiting in taken:
+                for _, future in waiting:
+                    if not future.done():
+                        future.set_exception(fault)
         finally:
-            self._under_way = False
+            self._under_way.difference_update(key for key, _ in taken)
+            if self._waiting and not self._beginning:
+                self._beginning = True
+                asyncio.get_running_loop().call_soon(self._begin)
 
-    def _fail(self, taken: Iterable[tuple[K, Sequence[_Asking[M, A]]]], fault: Exception) -> None:
-        """Tell of a fault. Who waits behind a store that does not answer has waited as long as he may."""
-        waiting: Iterable[tuple[K, Sequence[_Asking[M, A]]]] = ()
-        if isinstance(fault, Unavailable):
-            waiting, self._waiting = self._waiting.items(), {}
-        for _, asking in (*taken, *waiting):
-            for _, future in asking:
-                if not future.done():
-                    future.set_exception(fault)
-
-    def _take(self) -> list[tuple[K, list[_Asking[M, A]]]]:
-        """Take what has waited longest."""
-        taken = []
-        for key in list(self._waiting)[:KEYS_MOST]:
-            asking = self._waiting.pop(key)
-            if len(asking) > ASKING_MOST:
-                self._waiting[key] = asking[ASKING_MOST:]
-            taken.append((key, asking[:ASKING_MOST]))
-        return taken
-
-
-def _tell(
-    taken: Sequence[tuple[K, Sequence[_Asking[M, A]]]], answers: Sequence[Sequence[A | Unavailable]]
-) -> None:
-    for (_, asking), row in zip(taken, answers, strict=True):
-        for (_, future), answer in zip(asking, row, strict=True):
-            if not future.done():  # who asked may have gone
+    def _give_up(self, key: K, answer: A | Unavailable) -> None:
+        """Tell those who wait behind a call that was not answered: each has waited as long as he may."""
+        for _, future in self._waiting.pop(key, ()):
+            if not future.done():
                 future.set_result(answer)

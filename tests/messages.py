@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import uuid
+from collections.abc import Sequence
 
-from messaging.records import Accepted, AckRow, Append, Due, Read, RoomKey, Slice
+from messaging.errors import MessagingError
+from messaging.records import Accepted, AckRow, Append, Due, OtherEpoch, Read, RoomKey, Slice, Standing
 from messaging.store import Store
+from messaging.store_rooms import checked
 
 ADA, GRACE, ALAN = MEMBERS = (1, 2, 3)
 NAMES = {ADA: "ada", GRACE: "grace", ALAN: "alan"}
@@ -69,6 +72,28 @@ async def read(
     )
     assert isinstance(slice_, Slice), slice_
     return slice_
+
+
+async def read_together(
+    store: Store, asked: Read, users: Sequence[int]
+) -> list[Slice | OtherEpoch | MessagingError]:
+    """Read as sockets do that ask at once: together, and alone whoever sees something else."""
+    [answers] = await store.read_for_many([(asked, users)])
+    return [
+        (await store.read_after(user, [asked]))[0] if answer is None else answer
+        for user, answer in zip(users, answers, strict=True)
+    ]
+
+
+async def stand_together(
+    store: Store, room: RoomKey, asked: Sequence[tuple[int, str, int]]
+) -> list[Standing | None]:
+    """Ask for standings as sockets do at once: together, and alone whoever must be."""
+    [answers] = await store.standings_for_many([(room, asked)])
+    return [
+        (await store.standings(user, [(room, epoch, since)]))[0] if answer is None else checked([answer])[0]
+        for (user, epoch, since), answer in zip(asked, answers, strict=True)
+    ]
 
 
 async def expire(store: Store, *seqs: int, room: RoomKey = ROOM, late_ms: int = 1) -> None:

@@ -40,6 +40,8 @@ from tests.messages import (
     missing,
     new_id,
     read,
+    read_together,
+    stand_together,
     vanish,
 )
 
@@ -469,7 +471,7 @@ class TestReadForMany:
         [place] = await store.places([ROOM])
         assert place is not None
         asked = Read(room=ROOM, epoch=place.epoch, since=since, rev=rev)
-        [answers] = await store.read_for_many([(asked, users)])
+        answers = await read_together(store, asked, users)
         assert answers == [(await store.read_after(user, [asked]))[0] for user in users]
         slices = [answer for answer in answers if isinstance(answer, Slice)]
         assert len(slices) == len(users)
@@ -515,7 +517,7 @@ class TestReadForMany:
         accepted, _ = await accept(store, message("a"), message("b"))
         await expire(store, 1)
         asked = Read(room=ROOM, epoch=accepted.epoch, since=0)
-        await store.read_for_many([(asked, [ADA, GRACE, ALAN])])
+        await read_together(store, asked, [ADA, GRACE, ALAN])
         for user in (GRACE, ALAN):
             await acknowledge(store, user, 2)
         assert await missing(store, 1) == {GRACE: "offline", ALAN: "offline"}
@@ -523,11 +525,11 @@ class TestReadForMany:
     async def test_no_member_among_them_harms_nobody(self, store: Store) -> None:
         [accepted] = await accept(store)
         asked = Read(room=ROOM, epoch=accepted.epoch, since=0)
-        [[stranger, grace]] = await store.read_for_many([(asked, [STRANGER, GRACE])])
+        stranger, grace = await read_together(store, asked, [STRANGER, GRACE])
         assert isinstance(stranger, NotMember)
         assert isinstance(grace, Slice)
         elsewhere = dataclasses.replace(asked, epoch="other")
-        [[stranger, grace]] = await store.read_for_many([(elsewhere, [STRANGER, GRACE])])
+        stranger, grace = await read_together(store, elsewhere, [STRANGER, GRACE])
         assert isinstance(stranger, NotMember)
         assert grace == OtherEpoch(accepted.epoch)
 
@@ -705,7 +707,7 @@ class TestStandingsForMany:
         await accept(store, msgspec.structs.replace(message(), only=only))
         await acknowledge(store, ALAN, 2, 2)
         asked = [(user, "", 0) for user in (GRACE, ADA, ALAN, GRACE)]
-        [rows] = await store.standings_for_many([(ROOM, asked)])
+        rows = await stand_together(store, ROOM, asked)
         graces = 3 if only else 4
         assert [row.unread for row in rows if isinstance(row, Standing)] == [graces, 1, 3, graces]
         assert rows == [(await store.standings(user, [(ROOM, "", 0)]))[0] for user, *_ in asked]
@@ -730,9 +732,10 @@ class TestStandingsForMany:
         await accept(store)
         store._members_of = with_a_newcomer
         nobody = STRANGER + 1
-        [rows] = await store.standings_for_many(
-            [(ROOM, [(user, "", 0) for user in (nobody, STRANGER, GRACE)])]
-        )
+        asked = [(user, "", 0) for user in (nobody, STRANGER, GRACE)]
+        [together] = await store.standings_for_many([(ROOM, asked)])
+        assert together[:2] == [None, None]
+        rows = await stand_together(store, ROOM, asked)
         assert rows[0] is None
         assert [row.joined for row in rows[1:] if isinstance(row, Standing)] == [1, 0]
 

@@ -30,10 +30,20 @@ from messaging.records import (
     Read,
     RoomKey,
     Slice,
-    Standing,
 )
 from messaging.store import Store
-from tests.messages import HOUR_MS, cursors, due, expire, message, missing, new_id, vanish
+from tests.messages import (
+    HOUR_MS,
+    cursors,
+    due,
+    expire,
+    message,
+    missing,
+    new_id,
+    read_together,
+    stand_together,
+    vanish,
+)
 from tests.test_store_changes import changed
 from tests.test_store_expiry import tick
 
@@ -226,7 +236,7 @@ class StoreMachine(RuleBasedStateMachine):
         self, users: list[int], since: int, limit: int, rev: int | None = None
     ) -> list[Slice | None]:
         asked = Read(room=self.room, epoch=self.epoch, since=since, rev=rev, limit=limit)
-        [answers] = self.run(self.store.read_for_many([(asked, users)]))
+        answers = self.run(read_together(self.store, asked, users))
         return [self._check_read(user, asked, answer) for user, answer in zip(users, answers, strict=True)]
 
     def _check_read(
@@ -449,14 +459,14 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def unread_agrees(self) -> None:
         asked = [(user, "", 0) for user in self.joined]
-        [standings] = self.run(self.store.standings_for_many([(self.room, asked)]))
+        standings = self.run(stand_together(self.store, self.room, asked))
         for user, standing in zip(self.joined, standings, strict=True):
             unread = [
                 row
                 for row in self.log[self.read[user] :]
                 if row.readable and row.sender != user and row.is_for(user)
             ]
-            assert isinstance(standing, Standing)
+            assert standing is not None
             assert standing.unread == len(unread)
             assert standing.people == frozenset(self.joined)
 

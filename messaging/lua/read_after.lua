@@ -39,10 +39,14 @@ local attempts = string.match(redis.call('HGET', key .. ':attempts', user) or ''
 local unheld = '|' .. user .. '|' .. (attempts == '0' and 'offline' or 'no_ack') .. '|' .. attempts
 
 local function addressed(seq, sender)
-  local only = only_some and redis.call('HGET', key .. ':only', seq)
+  if not only_some then return true end
+  if sender == user then
+    own = own or redis.call('HEXISTS', key .. ':only', seq) == 1
+    return true
+  end
+  local only = redis.call('HGET', key .. ':only', seq)
   if not only then return true end
   own = true
-  if sender == user then return true end
   bytes = bytes + #only / 8 -- a resend to thousands: looking through its names takes time too
   return string.find(',' .. only .. ',', ',' .. user .. ',', 1, true) ~= nil
 end
