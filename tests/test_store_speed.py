@@ -1,4 +1,7 @@
-"""No script holds the store for more than 5 ms, by the server's own slow log, in a room of 10,000 members and 100,000 messages."""
+"""No script holds the store for more than 5 ms, by the server's own slow log, in a room of 10,000 members and 100,000 messages.
+
+Machines differ by a factor of three: what a script of known work takes on this one says how long 5 ms are here, never less.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,21 @@ from messaging.records import AckRow, Due, Read, RoomKey
 from messaging.store import SENDERS_MOST, Store
 from messaging.store_changes import SHORTEN_MOST
 from messaging.store_expiry import FINALIZE_MOST, READ_MOST
+from messaging.together import ASKING_MOST
 from tests.messages import message
 
 MOST_US = 5_000
+# 1,000 times what a read does for a message: 2.3 ms where the bound of 5 ms was set.
+KNOWN_WORK = """
+redis.call('HSET', KEYS[1], 'body', string.rep('x', 100))
+local n = 0
+for i = 1, 1000 do
+  local fields = redis.call('HMGET', KEYS[1], 'body', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i')
+  n = n + #string.match(fields[1] .. i, '^(x+)')
+end
+return n
+"""
+KNOWN_WORK_US = 2_300
 MEMBERS = 10_000
 LIVE = 100_000
 SENDER, LAST_MEMBER = 1, MEMBERS
@@ -82,6 +97,14 @@ async def slowest_us(
     return min(found)
 
 
+async def most_us(store: Store) -> float:
+    """Return the bound on this machine."""
+    took_us = await slowest_us(
+        store, lambda: store.client.eval(KNOWN_WORK, 1, "known-work"), command=b"EVAL "
+    )
+    return MOST_US * max(1.0, took_us / KNOWN_WORK_US)
+
+
 async def processor_us(store: Store) -> float:
     info = await store.client.info("cpu")
     return float(info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"]) * 1e6
@@ -101,6 +124,12 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
         seq = next(seqs)
         return big.acknowledge([AckRow(BIG, place.epoch, user, seq, seq) for user in range(2, 502)])
 
+    crowd = range(MEMBERS - ASKING_MOST, MEMBERS)
+
+    def standing() -> list[tuple[int, str, int]]:
+        seq = next(seqs)
+        return [(user, place.epoch, seq) for user in crowd]
+
     verbs = {
         "read_after the beginning": lambda: read(0),
         "read_after the middle": lambda: read(LIVE // 2),
@@ -109,6 +138,10 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
         "receipts": lambda: big.receipts([(BIG, SENDER)]),
         "recipients": lambda: big.recipients(BIG, LIVE // 2),
         "standing": lambda: big.standings(LAST_MEMBER, [(BIG, place.epoch, 0)]),
+        "read_after for as many as ask together": lambda: big.read_for_many(
+            [(Read(room=BIG, epoch=place.epoch, since=LIVE - 500, rev=0), crowd)]
+        ),
+        "standing of as many": lambda: big.standings_for_many([(BIG, standing())]),
         "owing of 500": lambda: big.owing(BIG, place.epoch, list(range(2, 502))),
         "owing of the sender": lambda: big.owing(BIG, place.epoch, [SENDER]),
         "lacking": lambda: big.lacking([BIG]),
@@ -151,7 +184,8 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
         "standing over expired": lambda: big.standings(LAST_MEMBER, [(BIG, place.epoch, LIVE - 5_000)]),
     }
     took |= {name: await slowest_us(big, verb) for name, verb in behind.items()}
-    assert {name: us for name, us in took.items() if us > MOST_US} == {}
+    most = await most_us(big)
+    assert {name: us for name, us in took.items() if us > most} == {}
 
 
 async def test_receipts_of_many_senders_take_no_longer_than_5_ms(big: Store) -> None:
@@ -160,7 +194,9 @@ async def test_receipts_of_many_senders_take_no_longer_than_5_ms(big: Store) -> 
         await big.append([message("x" * 100, user=user, room=BIG) for user in senders])
     counted = await big.receipts([(BIG, user) for user in senders])
     assert [len(rows) for _, rows in counted] == [100] * SENDERS_MOST
-    assert await slowest_us(big, lambda: big.receipts([(BIG, user) for user in senders])) <= MOST_US
+    assert await slowest_us(big, lambda: big.receipts([(BIG, user) for user in senders])) <= await most_us(
+        big
+    )
 
 
 async def test_no_verb_of_change_or_expiry_takes_longer_than_5_ms(big: Store) -> None:
@@ -224,7 +260,8 @@ async def test_no_verb_of_change_or_expiry_takes_longer_than_5_ms(big: Store) ->
         "read_after with changes before what came": lambda: away(LIVE // 3, 0, limit=100),
     }
     took |= {name: await slowest_us(big, verb) for name, verb in changed.items()}
-    assert {name: us for name, us in took.items() if us > MOST_US} == {}
+    most = await most_us(big)
+    assert {name: us for name, us in took.items() if us > most} == {}
 
 
 async def test_no_command_of_the_expiry_job_takes_longer_than_5_ms(over: Store) -> None:
@@ -281,4 +318,5 @@ async def test_no_command_of_the_expiry_job_takes_longer_than_5_ms(over: Store) 
     took["finalize"] = await slowest_us(over, finalize, looks=9)
     assert [await over.client.zcount(f"{BIG.key}:outcome", seq, seq) for seq in (1, 2)] == [999, MEMBERS - 1]
     assert await over.client.zcard(f"{BIG.key}:live") == OVER - 9 * (FINALIZE_MOST - 1)
-    assert {name: us for name, us in took.items() if us > MOST_US} == {}
+    most = await most_us(over)
+    assert {name: us for name, us in took.items() if us > most} == {}
