@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from bench.limits import STALLED_MOST_KB
@@ -66,11 +66,11 @@ RATIOS = (
 def bars(run: dict[str, Any]) -> list[Bar]:
     """Hold a run (bench/results/latest.json: summary {fsync: ...}, parts) against every bar."""
     always = run["summary"].get("always", {})
-    pace = speed(always)
+    pace = pace_of(always)
     return [*_ratios(run["summary"]), *_latencies(always, pace), *_parts(run["parts"], pace)]
 
 
-def speed(summary: dict[str, Any]) -> float | None:
+def pace_of(summary: dict[str, Any]) -> float | None:
     """Return how many times as fast as where the bars are from this machine was, by what raw ASGI did on both."""
     raw = summary.get("pairs-4", {}).get("raw", {}).get("accepted_s")
     return raw / RAW_PAIRS if raw else None
@@ -116,7 +116,7 @@ def _least_ratio(rows: dict[str, Any], peers: tuple[str, ...]) -> tuple[float | 
 def _latencies(summary: dict[str, Any], pace: float | None) -> Iterator[Bar]:
     own = summary.get("chat-10", {}).get("chat", {})
     p99 = own.get("p99_ms")
-    yield _timed(_at_most("p99 at 10 % of the peak", 15.0, p99, "ms"), p99, 15.0, pace)
+    yield _at_most("p99 at 10 % of the peak", 15.0, p99, "ms", pace=pace)
     rows = summary.get("tutorial-10", {})
     ours, theirs = (rows.get(name, {}).get("p99_ms") for name in ("chat", "tutorial"))
     known = ours is not None and theirs is not None
@@ -132,12 +132,10 @@ def _latencies(summary: dict[str, Any], pace: float | None) -> Iterator[Bar]:
 def _parts(parts: dict[str, Any], pace: float | None) -> Iterator[Bar]:
     storm, backlog, idle, memory = (parts.get(name, {}) for name in ("storm", "backlog", "idle", "memory"))
     stalled, acks = parts.get("stalled", {}), parts.get("acks", {})
-    late = storm.get("p99_ms")
-    yield _timed(_at_most("storm of 1,000 resumes: p99", 3_000, late, "ms", storm), late, 3_000, pace)
+    yield _at_most("storm of 1,000 resumes: p99", 3_000, storm.get("p99_ms"), "ms", storm, pace=pace)
     yield _at_most("the others' p99 meanwhile, by before", 2.0, storm.get("others_ratio"), "x", storm)
     rate = backlog.get("messages_s")
-    bar = _at_least("backlog: messages a second to one client", 50_000, rate, "", backlog)
-    yield _timed(bar, rate and 1 / rate, 1 / 50_000, pace)
+    yield _at_least("backlog: messages a second to one client", 50_000, rate, "", backlog, pace=pace)
     grown = backlog.get("memory_growth_kb")
     yield _at_most(
         "the server's memory meanwhile", FLAT_MB, None if grown is None else grown / 1024, "MB", backlog
@@ -167,8 +165,7 @@ def _acks(found: dict[str, Any], pace: float | None) -> Iterator[Bar]:
     for row in found.get("rows") or [{}]:
         at = f", {row['rate']:,} a second" if row else ""
         what = f"acks: store's time for a message, 50 members{at}"
-        took = row.get("scripts_us")
-        yield _timed(_at_most(what, 200, took, "us", found), took, 200, pace)
+        yield _at_most(what, 200, row.get("scripts_us"), "us", found, pace=pace)
 
 
 def _grown(parts: dict[str, Any], part: str, what: str, size: str, must: int) -> Bar:
@@ -194,44 +191,50 @@ def _processes(found: dict[str, Any]) -> Iterator[Bar]:
         yield bar
 
 
-def _timed(bar: Bar, took: float | None, most: float, pace: float | None) -> Bar:
-    """Take back a verdict on a time that a slower machine may have made: what it took, scaled, would have been enough."""
-    if bar.met is not False or took is None or pace is None or took * pace > most:
-        return bar
-    note = (
-        f"this machine was {pace:.2g} times as fast as the one that the bars are from, by what raw ASGI did"
-    )
-    return dataclasses.replace(bar, met=None, note=note)
-
-
 def _at_most(
-    what: str, most: float, found: float | None, unit: str, part: dict[str, Any] | None = None
+    what: str,
+    most: float,
+    found: float | None,
+    unit: str,
+    part: dict[str, Any] | None = None,
+    *,
+    pace: float | None = None,
 ) -> Bar:
-    return _bar(what, "<=", most, found, unit, part, found is not None and found <= most)
+    """Hold a figure to a bound; a time, `pace` given, also as it would be where the bars are from."""
+    there = None if found is None or pace is None else found * pace
+    return _bar(f"<= {_figure(most, unit)}", what, found, unit, part, lambda one: one <= most, there, pace)
 
 
 def _at_least(
-    what: str, least: float, found: float | None, unit: str, part: dict[str, Any] | None = None
+    what: str,
+    least: float,
+    found: float | None,
+    unit: str,
+    part: dict[str, Any] | None = None,
+    *,
+    pace: float | None = None,
 ) -> Bar:
-    return _bar(what, ">=", least, found, unit, part, found is not None and found >= least)
+    there = None if found is None or pace is None else found / pace
+    return _bar(f">= {_figure(least, unit)}", what, found, unit, part, lambda one: one >= least, there, pace)
 
 
 def _bar(
+    bar: str,
     what: str,
-    sign: str,
-    bound: float,
     found: float | None,
     unit: str,
     part: dict[str, Any] | None,
-    met: bool,
+    enough: Callable[[float], bool],
+    there: float | None,
+    pace: float | None,
 ) -> Bar:
-    return Bar(
-        what=what,
-        bar=f"{sign} {_figure(bound, unit)}",
-        found="" if found is None else _figure(found, unit),
-        met=None if found is None else met,
-        note="" if found is not None else (part or {}).get("missing", "not measured"),
-    )
+    if found is None:
+        return Bar(what=what, bar=bar, found="", met=None, note=(part or {}).get("missing", "not measured"))
+    met = enough(found)
+    if not met and there is not None and enough(there):
+        note = f"this machine was {pace:.2g} times as fast as the one that the bars are from, by what raw ASGI did"
+        return Bar(what=what, bar=bar, found=_figure(found, unit), met=None, note=note)
+    return Bar(what=what, bar=bar, found=_figure(found, unit), met=met)
 
 
 def _figure(value: float, unit: str) -> str:

@@ -18,10 +18,8 @@ from bench.starting import Running
 from bench.talk import latencies, talk_faults, talking
 
 PATIENCE_S = 90.0
-STORM, OTHERS = (
-    "1x1001",
-    "10x2",
-)  # who come back at once, and one who wrote; who talk meanwhile, in other rooms
+STORM = "1x1001"  # who come back at once, and one who wrote
+OTHERS = "10x2"  # who talk meanwhile, in other rooms
 MISSED = 100
 OTHERS_RATE = 100  # messages a second, all of them together
 CALM_S = 3.0

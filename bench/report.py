@@ -38,7 +38,7 @@ def _renew(page: Path, lines: Sequence[str]) -> None:
 
 
 def _bars(run: dict[str, Any]) -> list[str]:
-    pace = bars.speed(run["summary"].get("always", {}))
+    pace = bars.pace_of(run["summary"].get("always", {}))
     known = f" Raw ASGI did {pace:.2g} times as much as in the hour that the bars are from." if pace else ""
     return [
         f"## The bars, measured {run['at'][:10]}",
