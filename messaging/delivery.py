@@ -31,7 +31,6 @@ from .protocol import Close
 from .receipts import Receipts
 from .records import Accepted, AckRow, Append, OtherEpoch, Read, RoomKey, Slice, Standing, Stored
 from .store import Store
-from .store_rooms import checked
 from .together import KEYS_MOST, Together
 
 COMMIT_MOST = 400  # messages in one round trip
@@ -40,6 +39,7 @@ GREETED_AT_ONCE = 24
 
 Encoded = tuple[str, Slice]  # a text, and what of the slice is in it
 Found = Encoded | OtherEpoch | MessagingError
+Held = tuple[int, str, int]  # what a user holds of a room: user, epoch, since
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +70,12 @@ class Delivery:
         self._settling = False
         self._greeting = asyncio.Semaphore(GREETED_AT_ONCE)
         deadline_s = policy.verb_deadline_s
-        self._standings = Together(store.standings_for_many, deadline_s=deadline_s)
-        self._reads = Together(self._read_encoded, deadline_s=deadline_s)
+        self._standings: Together[RoomKey, Held, Standing | None] = Together(
+            store.standings_for_many, self._stand_alone, deadline_s=deadline_s
+        )
+        self._reads: Together[Read, int, Found] = Together(
+            self._read_for_many, self._read_alone, deadline_s=deadline_s
+        )
 
     # Hello
 
@@ -112,13 +116,8 @@ class Delivery:
         self, connection: Connection, feeds: Sequence[Feed], named: Mapping[str, protocol.Since]
     ) -> dict[Feed, Standing]:
         """Ask where a user stands in his rooms; take from the connection those that he has left meanwhile."""
-        user = connection.user
-        held = [(feed.room.key, _held(named.get(feed.room.key.id))) for feed in feeds]
-        found = checked(await self._standings.ask([(room, (user, *place)) for room, place in held]))
-        if alone := [at for at, one in enumerate(found) if one is None]:
-            others = await self.store.standings(user, [(held[at][0], *held[at][1]) for at in alone])
-            for at, other in zip(alone, others, strict=True):
-                found[at] = other
+        asked = [(feed.room.key, (connection.user, *_held(named.get(feed.room.key.id)))) for feed in feeds]
+        found = await self._standings.ask(asked)
         standings = {}
         for feed, standing in zip(feeds, found, strict=True):
             if standing is None:
@@ -127,6 +126,10 @@ class Delivery:
             self._know(feed, standing)
             standings[feed] = standing
         return standings
+
+    async def _stand_alone(self, asked: Sequence[tuple[RoomKey, Held]]) -> list[Standing | None]:
+        [user] = {user for _, (user, *_) in asked}
+        return await self.store.standings(user, [(room, epoch, since) for room, (_, epoch, since) in asked])
 
     def _know(self, feed: Feed, standing: Standing) -> None:
         room = self.hub.rooms[feed.room.key.id]
@@ -197,7 +200,7 @@ class Delivery:
             reads.append((feed, _read(feed.room, epoch, from_, rev, 500)))
         if not reads:
             return
-        found = await self._read(connection.user, [read for _, read in reads])
+        found = await self._reads.ask([(read, connection.user) for _, read in reads])
         for (feed, read), one in zip(reads, found, strict=True):
             self._answer(connection, feed, read.since, one)
 
@@ -373,7 +376,7 @@ class Delivery:
             limit = min(frame.limit or 500, 500)
             read = _read(feed.room, frame.epoch, frame.since, frame.rev, limit)
             with self.hub.reading(feed):
-                [found] = await self._read(connection.user, [read])
+                [found] = await self._reads.ask([(read, connection.user)])
                 self._answer(connection, feed, frame.since, found)
 
     def _answer(self, connection: Connection, feed: Feed, since: int, found: Found) -> None:
@@ -399,25 +402,21 @@ class Delivery:
         if slice_.messages and feed.silence is None:
             self.hub.on_pushed(connection, feed)
 
-    async def _read(self, user: int, reads: Sequence[Read]) -> list[Found]:
-        """Read logs, together with all who ask for the same; who sees something else reads alone. Raises Unavailable."""
-        found = await self._reads.ask([(read, user) for read in reads])
-        if alone := [at for at, one in enumerate(found) if one is None]:
-            others = await self.store.read_after(user, [reads[at] for at in alone])
-            for at, other in zip(alone, others, strict=True):
-                if isinstance(other, Unavailable):
-                    raise other
-                found[at] = self._encoded(reads[at], other)
-        return [one for one in found if one is not None]
-
-    async def _read_encoded(self, asked: Sequence[tuple[Read, Sequence[int]]]) -> list[list[Found | None]]:
+    async def _read_for_many(
+        self, asked: Sequence[tuple[Read, Sequence[int]]]
+    ) -> list[list[Found | Unavailable | None]]:
         """Read logs for many users, and encode once what several see."""
-        found: list[list[Found | None]] = []
+        found: list[list[Found | Unavailable | None]] = []
         for (read, _), row in zip(asked, await self.store.read_for_many(asked), strict=True):
             distinct = {id(answer): answer for answer in row if answer is not None}
             encoded = {name: self._encoded(read, answer) for name, answer in distinct.items()}
             found.append([encoded.get(id(answer)) for answer in row])
         return found
+
+    async def _read_alone(self, asked: Sequence[tuple[Read, int]]) -> list[Found | Unavailable]:
+        [user] = {user for _, user in asked}
+        answers = await self.store.read_after(user, [read for read, _ in asked])
+        return [self._encoded(read, answer) for (read, _), answer in zip(asked, answers, strict=True)]
 
     def _encoded(self, read: Read, answer: Slice | OtherEpoch | MessagingError) -> Found:
         if isinstance(answer, Slice):

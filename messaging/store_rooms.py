@@ -103,7 +103,7 @@ class Rooms:
 
     async def standings_for_many(
         self, asked: Sequence[tuple[RoomKey, Sequence[tuple[int, str, int]]]]
-    ) -> list[list[Standing | MessagingError | None]]:
+    ) -> list[list[Standing | Unavailable | None]]:
         """Do what `standings` does for many users (user, epoch, since) of a room.
 
         None for one for whom nothing was done: he must be asked for alone, by `standings`.
@@ -157,16 +157,16 @@ def text(value: bytes | str, *, errors: str = "strict") -> str:
     return value.decode(errors=errors) if isinstance(value, bytes) else value
 
 
-def _standings(answer: Any, users: int) -> list[Standing | MessagingError | None]:
+def _standings(answer: Any, users: int) -> list[Standing | Unavailable | None]:
     """Return where each of the users stands; None for one who is no member, or must be asked for alone."""
     if answer == NO_LOG:
         return [None] * users
-    if isinstance(answer, MessagingError):
+    if isinstance(answer, Unavailable):
         return [answer] * users
-    epoch, top, rev, members, people, rows = answer
+    [(epoch, top, rev, members, people, rows)] = checked([answer])
     log = text(epoch), int(top), int(rev), int(members)
     known = frozenset(map(int, people))
-    found: list[Standing | MessagingError | None] = []
+    found: list[Standing | Unavailable | None] = []
     for row in rows:
         if isinstance(row, int):
             found.append(None)

@@ -2,7 +2,8 @@
 
 Who asks about something while a call for it is under way goes in the next one, never in that one: a read must begin after whoever asks
 has begun to hold what comes in. So a room of a thousand that comes back at once costs some dozens of scripts, not thousands. What is
-begun in one turn of the loop shares a round trip; nobody waits for a call about something else. `gathering` is the same for the database.
+begun in one turn of the loop shares a round trip; nobody waits for a call about something else, nor hears of its fault.
+`gathering` asks the database for many; there one hop follows another, for a thread is scarce.
 """
 
 from __future__ import annotations
@@ -21,19 +22,25 @@ K = TypeVar("K")  # what is asked about
 M = TypeVar("M")  # who asks
 A = TypeVar("A")
 Asked = Sequence[tuple[K, Sequence[M]]]
-_Waiting = tuple[M, "asyncio.Future[A | Unavailable]"]
+_Waiting = tuple[M, "asyncio.Future[A | Unavailable | None]"]
 
 
 class Together(Generic[K, M, A]):
-    """One kind of call in one event loop. `call` takes [(key, who ask)] and returns for each key an answer for each."""
+    """One kind of call in one event loop.
+
+    `call` takes [(key, who ask)] and returns for each key an answer for each, None for one that cannot be had together with others;
+    `alone` takes what one asked of that, [(key, who)], and returns the answers.
+    """
 
     def __init__(
         self,
-        call: Callable[[Asked[K, M]], Awaitable[Sequence[Sequence[A | Unavailable]]]],
+        call: Callable[[Asked[K, M]], Awaitable[Sequence[Sequence[A | Unavailable | None]]]],
+        alone: Callable[[Sequence[tuple[K, M]]], Awaitable[Sequence[A | Unavailable]]],
         *,
         deadline_s: float,
     ) -> None:
         self._call = call
+        self._alone = alone
         self._deadline_s = deadline_s
         self._waiting: dict[K, list[_Waiting[M, A]]] = {}
         self._under_way: set[K] = set()
@@ -43,23 +50,27 @@ class Together(Generic[K, M, A]):
     async def ask(self, asked: Sequence[tuple[K, M]]) -> list[A]:
         """Return the answers in order. Raises Unavailable where one is that or comes too late, and what the call raises."""
         futures = [self._ask(key, who) for key, who in asked]
-        found: list[A] = []
         try:
             async with asyncio.timeout(self._deadline_s):
-                for answer in await asyncio.gather(*futures):
-                    if isinstance(answer, Unavailable):
-                        raise answer
-                    found.append(answer)
+                found = await asyncio.gather(*futures)
         except TimeoutError as late:
             raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from late
         finally:
             for future in futures:
                 future.cancel()  # where one has failed nobody waits for the others
-        return found
+        left = [one for one, answer in zip(asked, found, strict=True) if answer is None]
+        others = iter(await self._alone(left) if left else ())
+        answers: list[A] = []
+        for answer in found:
+            own = next(others) if answer is None else answer
+            if isinstance(own, Unavailable):
+                raise own
+            answers.append(own)
+        return answers
 
-    def _ask(self, key: K, who: M) -> asyncio.Future[A | Unavailable]:
+    def _ask(self, key: K, who: M) -> asyncio.Future[A | Unavailable | None]:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[A | Unavailable] = loop.create_future()
+        future: asyncio.Future[A | Unavailable | None] = loop.create_future()
         self._waiting.setdefault(key, []).append((who, future))
         if key not in self._under_way and not self._beginning:
             self._beginning = True
@@ -75,7 +86,7 @@ class Together(Generic[K, M, A]):
             taken = [(key, waiting) for key, waiting in taken if waiting]
             if taken:
                 self._under_way.update(key for key, _ in taken)
-                task = asyncio.ensure_future(self._answer(taken))
+                task = asyncio.ensure_future(self._answer_all(taken))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
@@ -86,27 +97,38 @@ class Together(Generic[K, M, A]):
             self._waiting[key] = waiting[ASKING_MOST:]
         return waiting[:ASKING_MOST]
 
-    async def _answer(self, taken: Sequence[tuple[K, Sequence[_Waiting[M, A]]]]) -> None:
+    async def _answer_all(self, taken: Sequence[tuple[K, Sequence[_Waiting[M, A]]]]) -> None:
         try:
-            answers = await self._call([(key, [who for who, _ in waiting]) for key, waiting in taken])
-            for (key, waiting), row in zip(taken, answers, strict=True):
-                for (_, future), answer in zip(waiting, row, strict=True):
-                    if not future.done():  # who asked has gone
-                        future.set_result(answer)
-                if all(isinstance(answer, Unavailable) for answer in row):
-                    self._give_up(key, row[0])
-        except Exception as fault:  # noqa: BLE001 -- whoever waits hears of it
-            for _, waiting in taken:
-                for _, future in waiting:
-                    if not future.done():
-                        future.set_exception(fault)
+            await self._answer(taken)
         finally:
             self._under_way.difference_update(key for key, _ in taken)
             if self._waiting and not self._beginning:
                 self._beginning = True
                 asyncio.get_running_loop().call_soon(self._begin)
 
-    def _give_up(self, key: K, answer: A | Unavailable) -> None:
+    async def _answer(self, taken: Sequence[tuple[K, Sequence[_Waiting[M, A]]]]) -> None:
+        try:
+            answers = await self._call([(key, [who for who, _ in waiting]) for key, waiting in taken])
+        except Exception as fault:
+            if len(taken) > 1:  # one odd key: the others are not to suffer for it
+                for one in taken:
+                    await self._answer([one])
+                return
+            [(_, waiting)] = taken
+            left = [future for _, future in waiting if not future.done()]
+            if not left:
+                raise  # nobody is there to raise it: the loop logs it
+            for future in left:
+                future.set_exception(fault)
+            return
+        for (key, waiting), row in zip(taken, answers, strict=True):
+            for (_, future), answer in zip(waiting, row, strict=True):
+                if not future.done():  # who asked has gone
+                    future.set_result(answer)
+            if all(isinstance(answer, Unavailable) for answer in row):
+                self._give_up(key, row[0])
+
+    def _give_up(self, key: K, answer: A | Unavailable | None) -> None:
         """Tell those who wait behind a call that was not answered: each has waited as long as he may."""
         for _, future in self._waiting.pop(key, ()):
             if not future.done():

@@ -28,7 +28,7 @@ if not user or ARGV[2] ~= room[1] or since > top then return {codes, room[1]} en
 
 local limit, most = tonumber(ARGV[5]), tonumber(ARGV[6])
 local from = tonumber(ARGV[7]) or joined
-local own = false -- true: what is read is for this user only
+local own = false -- turns true where what is read is this user's own: some of it is for some only, or is to be remembered as unheld
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local cursor = tonumber(redis.call('ZSCORE', key .. ':delivered', user) or joined)

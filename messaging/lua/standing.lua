@@ -16,40 +16,40 @@ local only_some = call('EXISTS', key .. ':only') == 1
 
 -- What is unread above a seq: how many in all and from whom, and those that are for some only.
 local function look(above)
-  local seen = {above = above, all = 0, from = {}, only = {}}
+  local window = {above = above, all = 0, from = {}, only = {}}
   for _, entry in ipairs(call('ZRANGEBYSCORE', key .. ':live', string.format('(%.0f', above), '+inf', 'LIMIT', 0, UNREAD_MOST)) do
     local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
     local expires_at = call('HGET', key .. ':msg:' .. seq, 'expires_at')
     if expires_at and tonumber(expires_at) > now then
       local only = only_some and call('HGET', key .. ':only', seq)
-      if only then seen.only[#seen.only + 1] = {sender, only}
+      if only then window.only[#window.only + 1] = {sender, only}
       else
-        seen.all = seen.all + 1
-        seen.from[sender] = (seen.from[sender] or 0) + 1
+        window.all = window.all + 1
+        window.from[sender] = (window.from[sender] or 0) + 1
       end
     end
   end
-  return seen
+  return window
 end
 
-local function unread(seen, user)
-  local n = seen.all - (seen.from[user] or 0)
-  for _, one in ipairs(seen.only) do
+local function unread(window, user)
+  local n = window.all - (window.from[user] or 0)
+  for _, one in ipairs(window.only) do
     if one[1] ~= user and string.find(',' .. one[2] .. ',', ',' .. user .. ',', 1, true) then n = n + 1 end
   end
   return n
 end
 
-local rows, seen, passed, lowest = {}, nil, 0, math.huge
+local rows, window, passed, lowest = {}, nil, 0, math.huge
 for i = FIRST_USER, #ARGV, EACH do
   local user, epoch, since = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local joined = call('ZSCORE', key .. ':joined', user)
   local read = joined and (call('ZSCORE', key .. ':read', user) or joined)
   local above = joined and math.max(tonumber(read), tonumber(joined))
   if not joined then rows[#rows + 1] = -2
-  elseif seen and (seen.above ~= above or #seen.only > 0) then rows[#rows + 1] = -3 -- one look in a call
+  elseif window and (window.above ~= above or #window.only > 0) then rows[#rows + 1] = -3 -- one look in a call
   else
-    seen = seen or look(above)
+    window = window or look(above)
     if epoch == room[1] and tonumber(since) <= tonumber(room[2]) then
       local cursor = call('ZSCORE', key .. ':delivered', user)
       if call('ZADD', key .. ':delivered', 'XX', 'GT', 'CH', since, user) == 1 then
@@ -57,7 +57,7 @@ for i = FIRST_USER, #ARGV, EACH do
         passed, lowest = passed + call('ZCOUNT', key .. ':live', '(' .. cursor, since), math.min(lowest, tonumber(cursor))
       end
     end
-    rows[#rows + 1] = {call('ZSCORE', key .. ':delivered', user), read, joined, unread(seen, user)}
+    rows[#rows + 1] = {call('ZSCORE', key .. ':delivered', user), read, joined, unread(window, user)}
   end
 end
 count(KEYS[1], now, 'delivered', passed)
