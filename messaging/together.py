@@ -9,6 +9,7 @@ begun in one turn of the loop shares a round trip; nobody waits for a call about
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -20,9 +21,11 @@ ASKING_MOST = 50  # about one of them: the script's time grows with them
 
 K = TypeVar("K")  # what is asked about
 M = TypeVar("M")  # who asks
-A = TypeVar("A")
+A = TypeVar("A")  # what is answered
 Asked = Sequence[tuple[K, Sequence[M]]]
 _Waiting = tuple[M, "asyncio.Future[A | Unavailable | None]"]
+
+log = logging.getLogger(__name__)
 
 
 class Together(Generic[K, M, A]):
@@ -53,13 +56,13 @@ class Together(Generic[K, M, A]):
         try:
             async with asyncio.timeout(self._deadline_s):
                 found = await asyncio.gather(*futures)
+                left = [one for one, answer in zip(asked, found, strict=True) if answer is None]
+                others = iter(await self._alone(left) if left else ())
         except TimeoutError as late:
             raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from late
         finally:
             for future in futures:
                 future.cancel()  # where one has failed nobody waits for the others
-        left = [one for one, answer in zip(asked, found, strict=True) if answer is None]
-        others = iter(await self._alone(left) if left else ())
         answers: list[A] = []
         for answer in found:
             own = next(others) if answer is None else answer
@@ -117,7 +120,7 @@ class Together(Generic[K, M, A]):
             [(_, waiting)] = taken
             left = [future for _, future in waiting if not future.done()]
             if not left:
-                raise  # nobody is there to raise it: the loop logs it
+                log.exception("a call failed, and nobody is left to hear of it")
             for future in left:
                 future.set_exception(fault)
             return

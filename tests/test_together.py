@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Sequence
-from typing import Any
+
+import pytest
 
 from messaging.errors import NotMember, Unavailable
 from messaging.together import ASKING_MOST, KEYS_MOST, Together
@@ -38,6 +38,8 @@ class Store:
 
     async def call_alone(self, asked: Sequence[tuple[str, int]]) -> list[Answer]:
         self.alone.append(asked)
+        if any(who == 98 for _, who in asked):
+            await self.go.wait()
         return [Unavailable() if who == 99 else f"{key}{who} alone" for key, who in asked]
 
     def answer(self, key: str, who: int) -> Answer | None:
@@ -98,6 +100,13 @@ async def test_what_cannot_be_had_together_is_asked_for_alone() -> None:
     assert well == ["own3 alone"]
 
 
+async def test_what_is_asked_alone_has_no_longer_than_the_rest() -> None:
+    store = Store(deadline_s=0.05)
+    with pytest.raises(Unavailable):
+        await store.together.ask([("own", 98)])
+    assert store.alone == [[("own", 98)]]
+
+
 async def test_an_error_of_ones_own_is_an_answer() -> None:
     refused, other = await Store().together.ask([("a", 13), ("a", 1)])
     assert isinstance(refused, NotMember)
@@ -140,17 +149,17 @@ async def test_the_fault_of_one_key_is_told_to_all_who_asked_about_it_and_to_nob
     assert await store.ask(("a", 2)) == ["a2"], "the next goes on"
 
 
-async def test_a_fault_of_which_nobody_is_left_to_hear_is_not_swallowed() -> None:
-    heard: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+async def test_a_fault_of_which_nobody_is_left_to_hear_is_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     store = Store()
     asking = store.ask(("late", 1))
     await store.called(1)
     asking.cancel()
     await until(asking.done)
     store.go.set()
-    await until(lambda: gc.collect() is not None and heard)
-    assert [str(context["exception"]) for context in heard] == ["broken"]
+    await until(lambda: caplog.records)
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["broken"]
 
 
 async def test_who_is_cancelled_takes_nobody_with_him() -> None:
