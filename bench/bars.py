@@ -165,7 +165,11 @@ def _acks(found: dict[str, Any], pace: float | None) -> Iterator[Bar]:
     for row in found.get("rows") or [{}]:
         at = f", {row['rate']:,} a second" if row else ""
         what = f"acks: store's time for a message, 50 members{at}"
-        yield _at_most(what, 200, row.get("scripts_us"), "us", found, pace=pace)
+        bar = _at_most(what, 200, row.get("scripts_us"), "us", found, pace=pace)
+        if bar.met is False:
+            note = f"fixed work takes {row['fixed_work_slower']} times as long at this rate as in a row"
+            bar = dataclasses.replace(bar, note=note)
+        yield bar
 
 
 def _grown(parts: dict[str, Any], part: str, what: str, size: str, must: int) -> Bar:

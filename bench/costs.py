@@ -39,6 +39,15 @@ ACKED = {
 }
 FIRST_S, COUNTED_S, LAST_S = 1.0, 4.0, 0.5  # after the first part everybody has connected
 LOOK_S = 0.05
+# Work that is the same for every call and touches nothing of the product's: what it takes at a rate is what the processor makes of it.
+FIXED_CALLS = 200
+FIXED_KEYS = ("bench:hash", "bench:zset", "bench:string")
+FIXED_WORK = """
+local call, one = redis.call, ARGV[1]
+call('TIME') call('HMGET', KEYS[1], 'a', 'b') call('ZSCORE', KEYS[2], one) call('GET', KEYS[3])
+call('HSET', KEYS[1], 'a', one) call('PEXPIREAT', KEYS[1], 4e12) call('ZADD', KEYS[2], one, one) call('SET', KEYS[3], one, 'PX', 1e6)
+call('ZADD', KEYS[2], 'XX', 'GT', one, one) call('PUBLISH', KEYS[3], one) call('HINCRBY', KEYS[1], 'b', 1)
+"""
 
 
 def memory(site: Path) -> dict[str, Any]:
@@ -117,16 +126,31 @@ def acks(start: Start, crowds: dict[str, Any], *, repeats: int, quick: bool) -> 
             for rate in RATES:
                 sending = _Sending(system, rate, crowds[CROWD], store, key)
                 found[rate].append(sending.cost_us())
+        in_a_row_us = _fixed_work_us(store)
+        slower = {rate: round(_fixed_work_us(store, rate) / in_a_row_us, 1) for rate in RATES}
     return {
         "members": 50,
         "rows": [
             {
                 "rate": rate,
                 **{what: median([one[what] for one in ones], 0) for what in ("scripts_us", "cpu_us")},
+                "fixed_work_slower": slower[rate],
             }
             for rate, ones in found.items()
         ],
     }
+
+
+def _fixed_work_us(store: redis.Redis, rate: float = 0) -> float:
+    """Return what the store takes for a call of fixed work, so many of them a second, or in a row."""
+    store.config_resetstat()
+    for at in range(FIXED_CALLS):
+        store.eval(FIXED_WORK, len(FIXED_KEYS), *FIXED_KEYS, at)
+        if rate:
+            time.sleep(1 / rate)
+    stats: Any = store.info("commandstats")
+    store.delete(*FIXED_KEYS)
+    return float(stats["cmdstat_eval"]["usec_per_call"])
 
 
 @dataclasses.dataclass(slots=True)
@@ -182,9 +206,10 @@ def say(name: str, found: dict[str, Any]) -> str:
         f"at {row['rate']:,} messages a second {row['scripts_us']:.0f} us ({row['cpu_us']:.0f} us of its processor time)"
         for row in found["rows"]
     )
+    slower = ", ".join(f"{row['fixed_work_slower']}" for row in found["rows"])
     return (
         f"In a room of {found['members']} the store's scripts worked for a message, all acknowledgements and receipts counted,"
-        f" {rows}."
+        f" {rows}. A script of fixed work took {slower} times as long at these rates as in a row."
     )
 
 

@@ -104,13 +104,17 @@ def a_row(ratio: float | None = None, **changed: object) -> dict[str, Any]:
     return {"ratio": ratio, "sound": True, "generator_is_the_limit": False, "p99_ms": 10.0, **changed}
 
 
+def acks_at(rate: int, scripts_us: float) -> dict[str, Any]:
+    return {"rate": rate, "scripts_us": scripts_us, "fixed_work_slower": 5.5}
+
+
 PARTS = {
     "storm": {"p99_ms": 3_000, "others_ratio": 2.0},
     "backlog": {"messages_s": 50_000, "memory_growth_kb": 1_024},
     "idle": {"kb_each": 25.0},
     "memory": {"live_bytes": 900, "ids_bytes": 200},
     "stalled": {"ratio": 1.3, "kb_each": 100},
-    "acks": {"rows": [{"rate": 50, "scripts_us": 200}, {"rate": 1_000, "scripts_us": 100}]},
+    "acks": {"rows": [acks_at(50, 200), acks_at(1_000, 100)]},
     "stored": {"rows": [{"stored": 1_000, "ratio": 0.1}, {"stored": 1_000_000, "ratio": 0.9}]},
     "members": {"rows": [{"absent": 0, "ratio": 1.0}, {"absent": 10_000, "ratio": 0.9}]},
     "processes": {"shared": True, "cores": 2, "rows": [{"scenario": "pairs-4", "ratio": 1.6}]},
@@ -161,7 +165,7 @@ def test_what_just_reaches_every_bar_meets_them_all() -> None:
         ("memory", {"live_bytes": 900, "ids_bytes": 201}),
         ("stalled", {"ratio": 1.31, "kb_each": 100}),
         ("stalled", {"ratio": 1.3, "kb_each": 10_000}),
-        ("acks", {"rows": [{"rate": 50, "scripts_us": 201}]}),
+        ("acks", {"rows": [acks_at(50, 201)]}),
         ("stored", {"rows": [{"stored": 1_000_000, "ratio": 0.89}]}),
         ("members", {"rows": [{"absent": 10_000, "ratio": 0.89}]}),
     ],
@@ -180,7 +184,7 @@ def test_what_misses_a_bar_is_said_of_that_bar_alone(part: str, worse: dict[str,
             {"messages_s": 25_000, "memory_growth_kb": 1_024},
             {"messages_s": 24_999, "memory_growth_kb": 1_024},
         ),
-        ("acks", {"rows": [{"rate": 50, "scripts_us": 400}]}, {"rows": [{"rate": 50, "scripts_us": 401}]}),
+        ("acks", {"rows": [acks_at(50, 400)]}, {"rows": [acks_at(50, 401)]}),
     ],
 )
 def test_a_time_that_a_slower_machine_may_have_made_is_not_shown(
@@ -191,6 +195,11 @@ def test_a_time_that_a_slower_machine_may_have_made_is_not_shown(
         run["summary"]["always"]["pairs-4"]["raw"] = a_row(3.0, accepted_s=bars.RAW_PAIRS / 2)
         [bar] = [bar for bar in bars.bars(run) if not bar.met]
         assert (bar.met, "0.5 times as fast" in bar.note) == (met, met is None)
+
+
+def test_acknowledgements_that_cost_too_much_say_what_the_processor_has_in_it() -> None:
+    [bar] = [bar for bar in bars.bars(a_run(acks={"rows": [acks_at(50, 201)]})) if not bar.met]
+    assert (bar.met, "fixed work takes 5.5 times as long" in bar.note) == (False, True)
 
 
 def test_a_faster_machine_meets_no_bar_for_us() -> None:
