@@ -53,7 +53,7 @@ def throughput_latency(summary: dict[str, Any]) -> str:
         if points:
             lines[SYSTEMS[name].title.strip("*").removesuffix(", nothing stored")] = points
     return _plot(
-        Axis("deliveries a second (1 room of 200)", 3, 6, range(3, 7)),
+        Axis("deliveries a second (1 room of 200)", 3, 6.5, range(3, 7)),
         Axis("median latency, ms", 0, 3.5, range(4)),
         lines,
     )

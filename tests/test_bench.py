@@ -269,6 +269,16 @@ def test_the_plots_are_pictures_with_a_point_for_what_was_measured() -> None:
     assert ElementTree.fromstring(plots.cost_stored({})).tag.endswith("svg")
 
 
+def test_more_than_a_million_deliveries_a_second_stay_within_the_plot() -> None:
+    picture = plots.throughput_latency({"fan-32": {"chat": {"deliveries_s": 1_500_000, "p50_ms": 5.0}}})
+    point, beside_its_name = (
+        float(shape.attrib["cx"])
+        for shape in ElementTree.fromstring(picture).iter()
+        if shape.tag.endswith("circle")
+    )
+    assert point < plots.WIDTH - plots.RIGHT < beside_its_name
+
+
 def test_the_page_keeps_what_is_written_by_hand_and_renews_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
