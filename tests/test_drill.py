@@ -659,6 +659,46 @@ def test_breaking_it_off_leaves_nothing_behind(folder: Path, number: signal.Sign
     assert list(folder.iterdir()) == []
 
 
+# The signal comes while one of the drill's tasks is at work, not in the loop's wait.
+BROKEN_OFF_IN_A_TASK = """
+import os, sys
+import django
+django.setup()
+from django.core.management import execute_from_command_line
+from messaging.drill.client import Client
+number = int(sys.argv.pop(1))
+sys.argv[0] = "manage.py"
+
+def break_off(*_):
+    try:
+        os.kill(os.getpid(), number)
+        sum(range(1000))
+    except KeyboardInterrupt:
+        print("torn out of its work", file=sys.stderr)
+        raise
+
+Client.offer = break_off
+execute_from_command_line(sys.argv)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_breaking_it_off_tears_no_task_out_of_its_work(folder: Path, number: signal.Signals) -> None:
+    shape = ("drill", "--clients", "2", "--messages", "1000", "--seconds", "600")
+    ran = subprocess.run(
+        [sys.executable, "-c", BROKEN_OFF_IN_A_TASK, str(int(number)), *shape],
+        cwd=BASE_DIR,
+        env=environment(folder, DJANGO_SETTINGS_MODULE="chatsite.settings", DJANGO_SECRET_KEY="x" * 50),
+        capture_output=True,
+        text=True,
+        timeout=RUN_WITHIN_S,
+    )
+    assert ran.returncode == 1
+    assert "nothing is left behind" in ran.stderr
+    assert "torn out of its work" not in ran.stderr
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -105,8 +105,9 @@ class Command(BaseCommand):
             raise CommandError(str(error), returncode=2) from None
         if plan.kill and not instance.can_kill():
             raise CommandError("--kill needs a /proc that tells whose child a process is.", returncode=2)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _as_ctrl_c)
         try:
             with Display(plan, self.stderr.isatty(), self.stderr.write) as display:
                 found, site = drill(plan, display.show)
@@ -123,6 +124,11 @@ class Command(BaseCommand):
         if not found.ok:
             self.stderr.write(f"The ledgers and the site's log are kept in {site.ledgers}.")
             sys.exit(1)
+
+
+def _as_ctrl_c(*_: object) -> None:
+    """End as at Ctrl-C, at which asyncio cancels: an exception out of nothing would tear whatever task is at work."""
+    signal.raise_signal(signal.SIGINT)
 
 
 class Display:
