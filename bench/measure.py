@@ -22,10 +22,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import bars, report
-from bench.outcome import line, loads, sound, summarise, table
-from bench.parts import PARTS, SHAPES, Bench, measure, say
+from bench.parts.measurements import PARTS, SHAPES, Bench, measure, say
 from bench.processes import CORES, CannotMeasure
+from bench.report import pages, targets
+from bench.report.results import line, loads, sound, summarise, table
 from bench.scenarios import BOTH_STORES, CHECKS, CLOSED, PEAK, RATED, SCENARIOS, load, rate_of
 from bench.starting import running, store_on
 from bench.systems import PEERED, ROOT, SYSTEMS, site_env
@@ -58,14 +58,14 @@ def main(arguments: list[str]) -> int:
         for _ in _phases(options, bench, run):
             run["took_s"] = round(time.monotonic() - started_s)
             run["summary"] = _summary(options, run["results"])
-            run["bars"] = [dataclasses.asdict(bar) for bar in bars.bars(run)]
+            run["bars"] = [dataclasses.asdict(bar) for bar in targets.bars(run)]
             options.out.write_text(json.dumps(run, indent=1) + "\n")
     for fsync, summary in run["summary"].items():
         print(f"\n## appendfsync {fsync}\n{table(summary)}")
     if not options.check:
-        print(f"\n{bars.table(bars.bars(run))}\n\nIt took {run['took_s']} s.")
+        print(f"\n{targets.table(targets.bars(run))}\n\nIt took {run['took_s']} s.")
     if options.write:
-        report.write(run, [say(name, found) for name, found in run["parts"].items()])
+        pages.write(run, [say(name, found) for name, found in run["parts"].items()])
     own = [result for result in run["results"] if SYSTEMS[result["system"]].site or options.check]
     return 0 if all(map(sound, own)) else 1
 
@@ -124,7 +124,7 @@ def _seeded(folder: Path, options: argparse.Namespace) -> Bench:
     site.mkdir()
     (site / "secret-key").write_text("only-for-measuring-" + "x" * 32)  # sessions are bound to it
     with store_on(folder / "store") as (_, path):
-        command = [sys.executable, "-m", "bench.seeding", *sorted(shapes)]
+        command = [sys.executable, "-m", "bench.fill.seeding", *sorted(shapes)]
         env = site_env(site, f"unix://{path}")
         seeded = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, check=True)
     crowds = json.loads(seeded.stdout)

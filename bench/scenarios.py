@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from bench.generator import generate
+from bench.load.generator import generate
 from bench.processes import GENERATOR_CORE, SERVER_CORE
 from bench.starting import Running
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.processes import SERVER_CORE, CannotMeasure, descendants, end, free_port, on_cores, prefer
 from bench.systems import Place, System, found, plain_env
-from chatsite import embedded
+from chatsite.run import embedded_store
 
 READY_WITHIN_S = 60.0
 
@@ -71,16 +71,16 @@ def store_on(
     folder: Path, *, fsync: str = "always", cores: Sequence[int] = (SERVER_CORE,)
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """Run a fresh store with the embedded one's settings; yield it and its socket."""
-    binary = embedded.find_server()
+    binary = embedded_store.find_server()
     if binary is None:
         raise CannotMeasure("no valkey-server or redis-server found")
     folder.mkdir(parents=True)
     path = folder / "store.sock"
-    command = embedded.command(binary, folder=folder, socket=path, appendfsync=fsync)
+    command = embedded_store.command(binary, folder=folder, socket=path, appendfsync=fsync)
     store = subprocess.Popen(on_cores(cores, command), stdout=subprocess.DEVNULL, start_new_session=True)
     prefer(store.pid)
     try:
-        if not embedded.wait_until_ready(f"unix://{path}", deadline_s=10):
+        if not embedded_store.wait_until_ready(f"unix://{path}", deadline_s=10):
             raise CannotMeasure("the store does not answer")
         yield store, path
     finally:

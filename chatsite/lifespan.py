@@ -14,7 +14,7 @@ from types import FrameType
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
-from messaging import server
+from messaging.live import server
 
 BYE_SPREAD_MS = 2_000  # clients come back at random within this, not all at once
 BYE_DEADLINE_S = 1.0

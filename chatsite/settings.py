@@ -29,7 +29,7 @@ SECURE_SSL_REDIRECT = SITE.secure
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # asked from inside, past the proxy
 METRICS_TOKEN = environment.metrics_token()
 SECURE_HSTS_SECONDS = 365 * 86_400 if SITE.secure else 0
-CSRF_FAILURE_VIEW = "messaging.endpoint.csrf_failure"
+CSRF_FAILURE_VIEW = "messaging.web.endpoint.csrf_failure"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = LANGUAGE_COOKIE_SECURE = SITE.secure
 SESSION_COOKIE_HTTPONLY = LANGUAGE_COOKIE_HTTPONLY = True
 LANGUAGE_COOKIE_SAMESITE = "Lax"
@@ -38,7 +38,7 @@ X_FRAME_OPTIONS = "DENY"
 
 INSTALLED_APPS = [
     "messaging",
-    "chatsite.staff.StaffConfig",
+    "chatsite.apps.StaffConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -120,12 +120,12 @@ else:
     at = MIDDLEWARE.index(
         "django.contrib.sessions.middleware.SessionMiddleware"
     )  # what comes before asks no database
-    MIDDLEWARE.insert(at, "chatsite.turns.few_at_once")
+    MIDDLEWARE.insert(at, "chatsite.concurrency.few_at_once")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # ── Store: messages, cache and channel layer each have a database of their own ──
 STORE_URL, CACHE_URL, LAYER_URL = environment.store_urls(folder=DATA_DIR, count=3)
-DJANGO_REDIS_CONNECTION_FACTORY = "messaging.pools.ConnectionFactory"
+DJANGO_REDIS_CONNECTION_FACTORY = "messaging.store.connections.ConnectionFactory"
 _REDIS_CLIENT = {
     "CLIENT_CLASS": "django_redis.client.DefaultClient",
     "SOCKET_CONNECT_TIMEOUT": 2,
@@ -189,7 +189,7 @@ LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "account_login"
 ALLAUTH_TRUSTED_PROXY_COUNT = TRUSTED_PROXY_COUNT
 ACCOUNT_REAUTHENTICATION_METHODS = ("password", "mfa")  # with a mailed code the mailbox would be enough
-ACCOUNT_USERNAME_VALIDATORS = "messaging.names.USERNAME_VALIDATORS"
+ACCOUNT_USERNAME_VALIDATORS = "messaging.rooms.names.USERNAME_VALIDATORS"
 ACCOUNT_ADAPTER = "chatsite.accounts.AccountAdapter"
 ACCOUNT_LOGIN_METHODS = {"username"}
 ACCOUNT_SIGNUP_FIELDS = ["username*", "email", "password1*"]

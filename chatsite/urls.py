@@ -9,7 +9,7 @@ from django.templatetags.static import static
 from django.urls import include, path
 from django.views.i18n import JavaScriptCatalog
 
-from messaging import admin_overview
+from messaging.admin import overview
 
 admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
 
@@ -19,11 +19,11 @@ def favicon(request: HttpRequest) -> HttpResponseRedirect:
     return HttpResponseRedirect(static("img/mark.svg"))
 
 
-handler500 = "chatsite.faults.failed"
+handler500 = "chatsite.error_pages.failed"
 
 urlpatterns = [
     path("favicon.ico", favicon),
-    path("admin/overview/", admin_overview.fragment, name="admin_overview"),
+    path("admin/overview/", overview.fragment, name="admin_overview"),
     path("admin/", admin.site.urls),
     path("accounts/", include("allauth.urls")),
     path("i18n/", include("django.conf.urls.i18n")),

@@ -12,7 +12,8 @@ class MessagingConfig(AppConfig):
     verbose_name = _("Messaging")
 
     def ready(self) -> None:
-        from . import checks, signals  # noqa: F401  (registers them)
+        from . import checks  # noqa: F401  (registers them)
+        from .rooms import signals  # noqa: F401  (registers them)
 
         post_migrate.connect(_install_schedules, sender=apps.get_app_config("django_q"))
 

@@ -17,14 +17,16 @@ from channels.consumer import AsyncConsumer
 from django.conf import settings
 from django.db import Error as DatabaseError
 
-from . import directory, metrics, protocol
-from .changes import Changes
-from .connection import Connection, Turn
-from .delivery import Delivery
+from messaging.live.changes import Changes
+from messaging.live.connection import Connection, Turn
+from messaging.live.delivery import Delivery
+from messaging.live.origins import origin_allowed
+from messaging.live.server import Server, server
+
+from . import protocol
 from .errors import BadFrame, MessagingError
-from .origins import origin_allowed
+from .live import directory, metrics
 from .protocol import Close
-from .server import Server, server
 
 log = logging.getLogger(__name__)
 

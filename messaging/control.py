@@ -16,12 +16,18 @@ store, is re-read every 60 s and after each reconnect, so a lost one is late, ne
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 from typing import Any
 
 from channels.layers import get_channel_layer
+from redis.exceptions import RedisError
 
 GROUP = "control"
+ANNOUNCE_DEADLINE_S = 2.0  # the channel layer waits for a frozen server without end
+
+log = logging.getLogger(__name__)
 
 
 def session_digest(session_key: str) -> str:
@@ -29,7 +35,18 @@ def session_digest(session_key: str) -> str:
     return hashlib.sha256(session_key.encode()).hexdigest()
 
 
-async def announce(kind: str, **fields: Any) -> None:
-    """Send one control event to every server process. `fields` are JSON values."""
+async def publish(kind: str, **fields: Any) -> None:
+    """Send one control event to every server process. `fields` are JSON values. Propagates the channel layer's errors."""
     layer = get_channel_layer()
     await layer.group_send(GROUP, {"type": f"control.{kind}", **fields})
+
+
+async def announce(kind: str, **fields: Any) -> bool:
+    """Send a control event as a hint; return whether it was sent. Its loss fails nothing: receivers read again within 60 s."""
+    try:
+        async with asyncio.timeout(ANNOUNCE_DEADLINE_S):
+            await publish(kind, **fields)
+    except (RedisError, OSError) as error:  # a TimeoutError is an OSError
+        log.warning("control event %s was not sent: %s", kind, type(error).__name__)
+        return False
+    return True

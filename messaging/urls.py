@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path, register_converter
 
-from . import api, views
+from .web import api, pages
 
 
 class RoomId:
@@ -38,13 +38,13 @@ register_converter(RoomId, "room")
 register_converter(Number, "number")
 
 urlpatterns = [
-    path("", views.chat, name="chat"),
-    path("r/<room:room>/", views.chat, name="room"),
-    path("r/<room:room>/<number:seq>/", views.chat, name="message"),
-    path("ws/chat/check/", views.check, name="check"),
-    path("healthz", views.healthz, name="healthz"),
-    path("readyz", views.readyz, name="readyz"),
-    path("metrics", views.metrics, name="metrics"),
+    path("", pages.chat, name="chat"),
+    path("r/<room:room>/", pages.chat, name="room"),
+    path("r/<room:room>/<number:seq>/", pages.chat, name="message"),
+    path("ws/chat/check/", pages.check, name="check"),
+    path("healthz", pages.healthz, name="healthz"),
+    path("readyz", pages.readyz, name="readyz"),
+    path("metrics", pages.metrics, name="metrics"),
     path("api/rooms/", api.rooms_view),
     path("api/rooms/public/", api.public_rooms_view),
     path("api/rooms/<room:room>/", api.room_view),

@@ -16,15 +16,14 @@ import redis
 from django.conf import settings
 from django.db import connection
 
-from chatsite import embedded
-from messaging import pools
+from chatsite.run import embedded_store
 from messaging.policy import Policy
-from messaging.store import Store, open_store
-from tests.clients import Client, Wire
-from tests.messages import members_of
-from tests.people import Events
-from tests.servers import Neighbour, Person, Site
-from tests.talk import Talk
+from messaging.store import Store, connections, open_store
+from tests.support.clients import Client, Wire
+from tests.support.conversation import Talk
+from tests.support.messages import members_of
+from tests.support.people import Events
+from tests.support.sites import Neighbour, Person, Site
 
 START_DEADLINE_S = 20.0
 QUICK = {"receipt_interval_s": 0.1}  # what only makes a wait shorter
@@ -43,18 +42,18 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
 @pytest.fixture(scope="session")
 def store_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[bytes]]:
     """Run a store at the address in the settings; `everysec`, because no test here pulls a plug."""
-    server = embedded.find_server()
+    server = embedded_store.find_server()
     assert server is not None, "no valkey-server: install the requirements"
     folder = tmp_path_factory.mktemp("store")
     socket = Path(urlsplit(settings.STORE_URL).path)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            embedded.command(server, folder=folder, socket=socket, appendfsync="everysec"),
+            embedded_store.command(server, folder=folder, socket=socket, appendfsync="everysec"),
             stdout=log,
             stderr=log,
         )
         try:
-            ready = embedded.wait_until_ready(settings.STORE_URL, deadline_s=START_DEADLINE_S)
+            ready = embedded_store.wait_until_ready(settings.STORE_URL, deadline_s=START_DEADLINE_S)
             assert ready, (folder / "log").read_text()
             yield process
         finally:
@@ -73,9 +72,9 @@ def redis_url(store_process: subprocess.Popen[bytes]) -> str:
 
 @pytest.fixture
 async def store(redis_url: str) -> AsyncIterator[Store]:
-    """Return an empty store in which every room that is asked for has the three members of `tests.messages`."""
-    yield Store(pools.async_client(), Policy(), members_of=members_of)
-    await pools.close()
+    """Return an empty store in which every room that is asked for has the three members of `tests.support.messages`."""
+    yield Store(connections.async_client(), Policy(), members_of=members_of)
+    await connections.close()
 
 
 @pytest.fixture
@@ -90,7 +89,7 @@ async def events(redis_url: str) -> Events:
 async def verbs(redis_url: str, transactional_db: None) -> AsyncIterator[None]:
     """Let a test call verbs on the database and an empty store."""
     yield
-    await pools.close()
+    await connections.close()
 
 
 @pytest.fixture(scope="session")
@@ -138,13 +137,13 @@ def neighbour(site: Site, shared_neighbour: Neighbour) -> Iterator[Neighbour]:
 @pytest.fixture
 async def site_store(site: Site, settings: Any) -> AsyncIterator[Store]:
     """Return the shared site's store, and make this process one of the site's: its jobs work there and are heard there."""
-    messages = {**settings.CACHES[pools.MESSAGES], "LOCATION": site.store.url}
-    settings.CACHES = {**settings.CACHES, pools.MESSAGES: messages}
+    messages = {**settings.CACHES[connections.MESSAGES], "LOCATION": site.store.url}
+    settings.CACHES = {**settings.CACHES, connections.MESSAGES: messages}
     layer = settings.CHANNEL_LAYERS["default"]
     hosts = {**layer["CONFIG"], "hosts": [f"{site.store.url}?db=2"]}
     settings.CHANNEL_LAYERS = {"default": {**layer, "CONFIG": hosts}}
     yield open_store()
-    await pools.close()
+    await connections.close()
 
 
 @pytest.fixture

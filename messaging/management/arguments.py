@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from messaging.models import Room
-from messaging.records import RoomKey
+from messaging.store.records import RoomKey
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 

@@ -9,8 +9,8 @@ from django.template import Context
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
 
-from messaging import admin_overview
-from messaging.admin_words import number
+from messaging.admin import overview as front_page
+from messaging.admin.formatting import number
 
 register = template.Library()
 
@@ -18,7 +18,7 @@ register = template.Library()
 @register.inclusion_tag("admin/_overview.html", takes_context=True)
 def overview(context: Context) -> dict[str, Any]:
     """Show how the site stands."""
-    return admin_overview.context(context["request"])
+    return front_page.context(context["request"])
 
 
 @register.simple_tag

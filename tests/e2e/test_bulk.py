@@ -25,15 +25,15 @@ DeadLetter.objects.bulk_create(DeadLetter(id=uuid4(), room_id="{room}", room_key
 ASKED_AND_BEGUN = """
 from django.contrib.auth import get_user_model
 from messaging import bulk
-from messaging.bulk_job import clock_ms
-from messaging.crossing import run_verb
+from messaging.admin.bulk_job import clock_ms
+from messaging.bridge import run_verb
 now_ms = run_verb(clock_ms)
 user = get_user_model().objects.get(pk={id})
 action = bulk.ask(user, "deadletter", "discard", ["1"], query="", now_ms=now_ms)
 bulk.start(action, {{}}, "", now_ms)
 print(action.pk)
 """
-CARRY_ON = "from messaging.bulk_job import carry_on; carry_on()"
+CARRY_ON = "from messaging.admin.bulk_job import carry_on; carry_on()"
 A_PART = """
 from messaging import bulk_job
 class Enough(Exception): pass

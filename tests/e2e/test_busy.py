@@ -52,7 +52,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, dic
     """Start a site of its own, which is full."""
     site = Site(tmp_path_factory.mktemp("busy"))
     site.start()
-    command = [sys.executable, "-m", "bench.stored", "--rooms", str(ROOMS), "--each", str(EACH)]
+    command = [sys.executable, "-m", "bench.fill.stored", "--rooms", str(ROOMS), "--each", str(EACH)]
     done = subprocess.run(
         [*command, "--letters", str(LETTERS)],
         cwd=ROOT,

@@ -20,13 +20,14 @@ from django.db import Error as DatabaseError
 from django.db.models import Exists, OuterRef, Prefetch, Q, QuerySet
 from rich.progress import Progress
 
-from messaging import letters, requeue, rooms
 from messaging import policy as policies
-from messaging.crossing import run_verb
+from messaging.bridge import run_verb
+from messaging.expiry import letters, requeue
+from messaging.expiry.reports import Names
+from messaging.expiry.requeue import Outcome, Result
 from messaging.management.arguments import Stop, agreed, database_away, duration_s, positive, say, show_table
 from messaging.models import DeadLetter, MissedRecipient, Room, epoch_ms, moment
-from messaging.reports import Names
-from messaging.requeue import Outcome, Result
+from messaging.store import clock_ms
 
 LISTED = 100  # rows of a list that nobody limited
 NAMED = 3  # people named in a row of a list
@@ -146,7 +147,7 @@ class Command(BaseCommand):
             return
         if not self._may(keys, options, "Discard {} messages? Nobody can send them again then."):
             return
-        resolved = letters.discard(keys, None, run_verb(rooms.clock_ms))
+        resolved = letters.discard(keys, None, run_verb(clock_ms))
         outcomes = [_outcome(key, "") for key in resolved.done]
         outcomes += [_outcome(key, why) for key, why in resolved.skipped]
         self._tell(outcomes, "discarded", as_json=options["json"])
@@ -242,7 +243,7 @@ def _selected(options: Fields) -> QuerySet[DeadLetter]:
             raise CommandError(f"There is no room {room}, nor a dead letter of one.", returncode=2)
         found = found.filter(room_key=room)
     if options["older_than"] is not None:
-        now_ms = run_verb(rooms.clock_ms)
+        now_ms = run_verb(clock_ms)
         found = found.filter(expired_at__lt=moment(now_ms) - timedelta(seconds=options["older_than"]))
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from messaging import health
+from messaging.monitoring import health
 
 
 class Command(BaseCommand):

@@ -10,12 +10,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
 
-from messaging import health
-from messaging.crossing import run_verb
+from messaging.bridge import run_verb
 from messaging.errors import MessagingError
 from messaging.management.arguments import Stop, age, room_key, say, show_table
-from messaging.records import RoomKey
-from messaging.status import Status, status
+from messaging.monitoring import health
+from messaging.monitoring.status import Status, status
+from messaging.store.records import RoomKey
 
 WATCH_EVERY_S = 2.0
 

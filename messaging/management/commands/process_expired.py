@@ -15,13 +15,13 @@ from rich.progress import Progress
 
 from messaging import expiry
 from messaging import policy as policies
-from messaging.crossing import run_verb
+from messaging.bridge import run_verb
 from messaging.errors import Unavailable
+from messaging.expiry.reports import Names
 from messaging.management.arguments import Stop, age, database_away, positive, room_key, say, show_table
 from messaging.models import Room
-from messaging.records import Expired, Overdue
-from messaging.reports import Names
 from messaging.store import open_store
+from messaging.store.records import Expired, Overdue
 
 SAFE = "Nothing is lost: a message is cleared only after it was reported, and what was claimed is due again in 30 s."
 

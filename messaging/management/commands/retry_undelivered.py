@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from messaging import jobs
 from messaging import policy as policies
-from messaging.crossing import run_verb
+from messaging.bridge import run_verb
 from messaging.errors import MessagingError
 from messaging.management.arguments import (
     Stop,
@@ -25,7 +25,7 @@ from messaging.management.arguments import (
     show_table,
 )
 from messaging.models import Room
-from messaging.records import Claim, Lag
+from messaging.store.records import Claim, Lag
 
 
 class Command(BaseCommand):

@@ -15,13 +15,14 @@ from django.db.models.functions import Lower
 from rich.console import Console
 from rich.table import Table
 
-from messaging import rooms, roster
-from messaging.crossing import run_verb
+from messaging import rooms
+from messaging.bridge import run_verb
 from messaging.errors import MessagingError, Unavailable
 from messaging.management.arguments import agreed, database_away
 from messaging.models import Membership, Room
-from messaging.records import Place
+from messaging.rooms import memberships
 from messaging.store import open_store
+from messaging.store.records import Place
 
 Fields = dict[str, Any]
 
@@ -83,7 +84,7 @@ class Command(BaseCommand):
             raise CommandError("A private room needs an --owner or a --member.", returncode=2)
         room = run_verb(
             rooms.create_room,
-            roster.person(options["owner"]).pk if options["owner"] else None,
+            memberships.person(options["owner"]).pk if options["owner"] else None,
             options["name"],
             kind=Room.Kind.PRIVATE if options["private"] else Room.Kind.PUBLIC,
             topic=options["topic"],
@@ -123,7 +124,7 @@ class Command(BaseCommand):
         if options["ttl"] is None and options["ttl_max"] is None:
             raise CommandError("Give --ttl, --ttl-max or both.", returncode=2)
         before = _room(options["room"])
-        change = roster.Change(ttl_s=options["ttl"], ttl_max_s=options["ttl_max"])
+        change = memberships.Change(ttl_s=options["ttl"], ttl_max_s=options["ttl_max"])
         room = run_verb(rooms.change_room, None, before.id, change)
         if options["json"]:
             self._write_json(_room_fields(room))
@@ -181,7 +182,7 @@ def _room(id_: str) -> Room:
 
 
 async def _places(room: Room) -> list[Place | None]:
-    return await open_store().places([roster.key_of(room)])
+    return await open_store().places([memberships.key_of(room)])
 
 
 def _room_fields(room: Room) -> Fields:

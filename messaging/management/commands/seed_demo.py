@@ -10,8 +10,9 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, ProgrammingError
 
-from messaging import demo, demo_states
-from messaging.crossing import run_verb
+from messaging import demo
+from messaging.bridge import run_verb
+from messaging.demo import states
 from messaging.errors import MessagingError
 from messaging.management.arguments import Stop, duration_s, say
 
@@ -74,8 +75,8 @@ class Command(BaseCommand):
             raise CommandError("The demo's people are not here any more.")
         with Stop() as stop:
             try:
-                made = run_verb(demo_states.make, note, stopping=lambda: bool(stop))
-            except demo_states.Stopped:
+                made = run_verb(states.make, note, stopping=lambda: bool(stop))
+            except states.Stopped:
                 return
             except TimeoutError:
                 raise CommandError(
@@ -90,7 +91,7 @@ class Command(BaseCommand):
                 say(
                     f"{who} is connected and silent for {seconds // 60} min, so that somebody lags; Ctrl-C ends that."
                 )
-                run_verb(demo_states.stay, note, seconds, stopping=lambda: bool(stop))
+                run_verb(states.stay, note, seconds, stopping=lambda: bool(stop))
 
     def _seed(self, options: dict[str, Any]) -> demo.Seeded:
         given = [options[name] for name in ("users", "rooms", "members")]

@@ -1,0 +1,153 @@
+"""Keep children running: pass on what they write, start again what dies, stop all in order.
+
+Knows no names: what runs, and in which order it starts, is `chatsite/run/serving.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+from chatsite.run.children import Child, end, marked
+
+TURN_S = 0.1
+NAME_WIDTH = 8
+
+
+class Supervisor:
+    """Runs children in stages: started in the order in which they were added, stopped in the reverse order."""
+
+    def __init__(self, folder: Path, interrupt: Interrupt) -> None:
+        self._folder = folder
+        self._interrupt = interrupt
+        self._stages: list[list[Child]] = []
+        self._dropped = 0
+
+    @property
+    def children(self) -> list[Child]:
+        return [child for stage in self._stages for child in stage]
+
+    def add(self, *stage: Child) -> None:
+        self._stages.append(list(stage))
+        for child in stage:
+            child.start()
+
+    def run(self) -> None:
+        """Supervise until a signal raises `KeyboardInterrupt` (see `Interrupt`)."""
+        while True:
+            self.turn(TURN_S)
+
+    def turn(self, timeout_s: float) -> None:
+        """Wait up to `timeout_s` for output, pass it on, start again whatever has ended. `KeyboardInterrupt` at a signal."""
+        self._pass_on_output(timeout_s)
+        self._interrupt.check()
+        for child in self.children:
+            if child.due_mono_s is not None:
+                if time.monotonic() >= child.due_mono_s:
+                    child.start()
+            elif not child.running:
+                if child.once:
+                    self._let_go(child)
+                else:
+                    self._say_and_restart_later(child)
+
+    def stop(self) -> None:
+        """Ask stage by stage to stop, the last added first; kill what outlasts its patience; leave nothing behind."""
+        for stage in reversed(self._stages):
+            for child in stage:
+                child.signal(signal.SIGTERM)
+            started = time.monotonic()
+            for child in stage:
+                self._see_end(child, deadline_mono_s=started + child.patience_s)
+        end(marked(self._folder), patience_s=0)
+
+    def say(self, text: str, *, name: str = "serve") -> None:
+        """Write one prefixed line for people; dropped rather than waited for when nobody reads."""
+        self._write(name, text.encode())
+
+    def _say_and_restart_later(self, child: Child) -> None:
+        how = _how_it_ended(child)
+        wait_s = child.restart_later()
+        self._write_lines(child)
+        child.close()
+        self.say(f"{child.name} {how}; starting it again in {wait_s:.1f} s.")
+
+    def _let_go(self, child: Child) -> None:
+        """Forget a child that was to run once; it is said when it failed."""
+        self._write_lines(child)
+        child.close()
+        if child.status:
+            self.say(f"{child.name} {_how_it_ended(child)}; nothing else needs it.")
+        self._stages = [[one for one in stage if one is not child] for stage in self._stages]
+
+    def _see_end(self, child: Child, *, deadline_mono_s: float) -> None:
+        while child.running and time.monotonic() < deadline_mono_s:
+            self._pass_on_output(TURN_S / 2)
+        if child.running:
+            self.say(f"{child.name} did not stop within {child.patience_s:.1f} s and is killed.")
+        child.kill()
+        self._write_lines(child)
+        child.close()
+
+    def _pass_on_output(self, timeout_s: float) -> None:
+        pipes = {
+            child.process.stdout.fileno(): child
+            for child in self.children
+            if child.process and child.process.stdout and not child.process.stdout.closed and child.running
+        }
+        readable, _, _ = select.select(list(pipes), [], [], timeout_s)
+        for pipe in readable:
+            self._write_lines(pipes[pipe])
+
+    def _write_lines(self, child: Child) -> None:
+        for line in child.read_lines():
+            self._write(child.name, line)
+
+    def _write(self, name: str, line: bytes) -> None:
+        out = sys.stdout.fileno()
+        if not select.select([], [out], [], 0)[1]:
+            self._dropped += 1  # a full pipe must not stop the supervision
+            return
+        if self._dropped:
+            line = b"(%d lines were not read and are dropped) " % self._dropped + line
+            self._dropped = 0
+        try:
+            os.write(out, f"{name:<{NAME_WIDTH}} | ".encode() + line + b"\n")
+        except OSError:
+            return  # nobody reads any more
+
+
+def _how_it_ended(child: Child) -> str:
+    status = child.status
+    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
+
+
+class Interrupt:
+    """Turns signals into `KeyboardInterrupt`, also where a shell started us in the background with SIGINT ignored.
+
+    Python swallows an exception that is raised while it runs a finaliser, so the signal is remembered as well.
+    """
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self._numbers = numbers
+        self._came = False
+        for number in numbers:
+            signal.signal(number, self._interrupt)
+
+    def check(self) -> None:
+        """Raise `KeyboardInterrupt` if a signal came."""
+        if self._came:
+            raise KeyboardInterrupt
+
+    def ignore(self) -> None:
+        """Ignore the signals from now on: the stop is under way, and a second Ctrl-C must not break it off."""
+        for number in self._numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _interrupt(self, *_: object) -> None:
+        self._came = True
+        raise KeyboardInterrupt

@@ -1,0 +1,101 @@
+"""The scheduled jobs that the worker runs. django-q2 calls them by the names in `SCHEDULES`.
+
+A tick carries no data and may be lost; all state is in the store. Each job limits itself to 40 s and records each run as a
+heartbeat.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+from django.utils import timezone
+from django_q.models import Schedule
+from django_q.tasks import async_task
+from redis.exceptions import RedisError
+
+from messaging import expiry
+from messaging.bridge import run_verb
+from messaging.store import open_store
+
+from .sweeps import Sweep, sweep
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "retry_undelivered": {"func": "messaging.jobs.retry_undelivered", "minutes": 1},
+    "process_expired": {"func": "messaging.jobs.process_expired", "minutes": 1},
+    "rewrite_log": {"func": "messaging.jobs.rewrite_log", "minutes": 60},
+    "carry_on_bulk": {"func": "messaging.admin.bulk_job.carry_on", "minutes": 1},
+}
+
+log = logging.getLogger(__name__)
+
+
+def install_schedules() -> None:
+    """Make the schedules what they should be, by name. Idempotent."""
+    for name, wanted in SCHEDULES.items():
+        # Two processes that start at once may both have made it: no constraint of django-q2's forbids that.
+        first = Schedule.objects.filter(name=name).order_by("pk")[:1]
+        Schedule.objects.filter(name=name).exclude(pk__in=first.values("pk")).delete()
+        Schedule.objects.update_or_create(
+            name=name,
+            defaults={
+                "func": wanted["func"],
+                "schedule_type": Schedule.MINUTES,
+                "minutes": wanted["minutes"],
+                "repeats": -1,
+            },
+        )
+
+
+def run_soon(name: str) -> None:
+    """Put a scheduled job into the queue now. A hint: without the queue, or when it is lost there, its next minute comes."""
+    try:
+        async_task(SCHEDULES[name]["func"])
+    except (RedisError, OSError) as fault:
+        log.warning("a job was not queued", extra={"job": name, "reason": type(fault).__name__})
+
+
+def mend_schedules() -> int:
+    """Bring forward what waits longer than it ever should: this machine's clock was set back. Return how many. Idempotent."""
+    now = timezone.now()
+    mended = 0
+    for name, wanted in SCHEDULES.items():
+        late = Schedule.objects.filter(name=name, next_run__gt=now + timedelta(minutes=wanted["minutes"]))
+        mended += late.update(next_run=now)
+    return mended
+
+
+def heartbeat_age_s() -> float | None:
+    """Return the seconds since any job ran, None when none ever did. Raises Unavailable."""
+    return run_verb(_heartbeat_age_s)
+
+
+async def _heartbeat_age_s() -> float | None:
+    store = open_store()
+    beats = await store.beats()
+    if not beats:
+        return None
+    newest = max(int(beat["at"]) for beat in beats.values())
+    return max(0.0, (await store.now_ms() - newest) / 1000)
+
+
+def retry_undelivered() -> int:
+    """Sweep once, within the deadline of a job; return how many rooms were told. The schedule calls this."""
+    return run_verb(sweep, Sweep())
+
+
+def process_expired() -> int:
+    """Process what has expired, within the deadline of a job; return how many messages. The schedule calls this."""
+    return run_verb(expiry.process, expiry.Expiring()).expired
+
+
+def rewrite_log() -> None:
+    """Let expired text leave the store's log on disk. The schedule calls this."""
+    run_verb(_rewrite_log)
+
+
+async def _rewrite_log() -> None:
+    store = open_store()
+    await store.rewrite_log()
+    await store.beat("rewrite_log", {})

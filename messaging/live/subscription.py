@@ -1,0 +1,133 @@
+"""One process's subscription to rooms' channels: subscribes, notices when it has gone deaf, comes back by itself.
+
+Redis answers each subscribe; only after that answer is a read of the store complete. An idle subscription sends nothing, so a
+half-open one looks healthy: it is pinged, and dropped when the pong does not come. What is published while it is away is lost
+here; `on_restored` lets the hub repair it from the store. Knows nothing of frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from messaging.store import connections
+from messaging.store.transport import Replies
+
+from . import metrics
+
+PING_EVERY_S = 10.0
+PONG_WITHIN_S = 5.0
+CONFIRM_WITHIN_S = 3.0
+BACKOFF_MOST_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Subscription:
+    """Channels in, payloads out: `on_message(channel, payload)` for each, in the order of publishing."""
+
+    def __init__(
+        self, on_message: Callable[[str, bytes], None], on_restored: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._on_message = on_message
+        self._on_restored = on_restored
+        self._channels: dict[str, asyncio.Event] = {}  # set when the store confirmed it
+        self._replies: Replies | None = None  # while it listens
+        self._heard = asyncio.Event()
+
+    def want(self, channel: str) -> None:
+        """Name a channel to be heard from the start."""
+        self._channels.setdefault(channel, asyncio.Event())
+
+    async def add(self, channel: str) -> None:
+        """Subscribe and wait for the store's word, at most 3 s. Raises TimeoutError; it is then tried on by itself."""
+        confirmed = self._channels.get(channel)
+        if confirmed is None:
+            confirmed = self._channels[channel] = asyncio.Event()
+            if self._replies is not None:
+                self._replies.write([("SUBSCRIBE", channel)])
+        if not confirmed.is_set():
+            async with asyncio.timeout(CONFIRM_WITHIN_S):
+                await confirmed.wait()
+
+    def remove(self, channel: str) -> None:
+        """Stop listening to a channel: from here on nothing of it is heard."""
+        if self._channels.pop(channel, None) is not None and self._replies is not None:
+            self._replies.write([("UNSUBSCRIBE", channel)])
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        restored = False
+        failures = 0
+        while True:
+            try:
+                await self._listen(restored)
+            except (RedisError, OSError) as fault:
+                log.warning("subscription lost: %s", type(fault).__name__)
+            metrics.done.subscriptions_lost += 1
+            restored = True
+            for confirmed in self._channels.values():
+                confirmed.clear()
+            failures += 1
+            await asyncio.sleep(random.uniform(0.05, min(BACKOFF_MOST_S, 0.1 * 2 ** min(failures, 5))))  # noqa: S311
+
+    async def _listen(self, restored: bool) -> None:
+        ended = asyncio.get_running_loop().create_future()
+        replies = await Replies.open(connections.subscriber(), self._on_reply, lambda: _end(ended))
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            replies.write([("SUBSCRIBE", *self._channels)])
+            self._replies = replies
+            tasks.append(asyncio.create_task(self._ping(replies)))
+            if restored:
+                tasks.append(asyncio.create_task(self._restore()))
+            await ended
+        finally:
+            self._replies = None
+            for task in tasks:
+                task.cancel()
+            await replies.close()
+
+    def _on_reply(self, reply: Any) -> None:
+        self._heard.set()
+        if isinstance(reply, Exception):
+            log.error("the store refuses the subscription: %s", str(reply).split(" ")[0])
+            return
+        kind = reply[0]
+        if kind == b"message":
+            channel = reply[1].decode()
+            if channel in self._channels:  # else it was on its way when the channel was given up
+                self._on_message(channel, reply[2])
+        elif kind == b"subscribe":
+            confirmed = self._channels.get(reply[1].decode())
+            if confirmed is not None:
+                confirmed.set()
+
+    async def _restore(self) -> None:
+        for confirmed in list(self._channels.values()):
+            await confirmed.wait()
+        await self._on_restored()
+
+    async def _ping(self, replies: Replies) -> None:
+        while True:
+            await asyncio.sleep(PING_EVERY_S)
+            self._heard.clear()
+            replies.write([("PING",)])
+            try:
+                async with asyncio.timeout(PONG_WITHIN_S):
+                    await self._heard.wait()
+            except TimeoutError:
+                log.warning("subscription does not answer; starting anew")
+                replies.abort()
+                return
+
+
+def _end(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_exception(RedisConnectionError("The store closed the connection."))

@@ -1,0 +1,188 @@
+"""Rooms and who is in them: the verbs that change the database, the store and the open sockets, in this order.
+
+A membership's life: the row -> the store's `join` -> the control event that makes open sockets read it. Its end: the row is
+marked -> the store's `leave` -> the row goes -> the control event. The row decides who may read and write from the moment it is
+written or marked; what a crash leaves undone is repaired at the next `hello` (joining) or by `finish_leaving` (leaving).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+
+from messaging import control
+from messaging.bridge import in_database
+from messaging.errors import BadRequest, Unavailable
+from messaging.models import Room
+from messaging.store import clock_ms, open_store
+from messaging.store.records import Shortened
+
+from . import memberships
+from .memberships import Change, Departure
+from .names import clean_name, clean_topic
+
+log = logging.getLogger(__name__)
+
+MEMBERS_AT_ONCE = 500  # people named when a room is made
+
+
+async def create_room(
+    owner: int | None,
+    name: str,
+    *,
+    kind: str = Room.Kind.PUBLIC,
+    topic: str = "",
+    ttl_s: int | None = None,
+    ttl_max_s: int | None = None,
+    members: Sequence[str] = (),
+) -> Room:
+    """Make a public or private room of `owner`, if it has one, and of the people of these log-in names; return it.
+
+    Raises BadName, BadTtl, BadRequest, NoSuchUser. A store that is away does not matter: the first `hello` makes the log.
+    """
+    if kind not in (Room.Kind.PUBLIC, Room.Kind.PRIVATE):
+        raise BadRequest("A room is public or private.")
+    if len(members) > MEMBERS_AT_ONCE:
+        raise BadRequest(f"At most {MEMBERS_AT_ONCE} people at once.")
+    ttl_s, ttl_max_s = memberships.lifetimes(ttl_s, ttl_max_s)
+    room = Room(name=clean_name(name), topic=clean_topic(topic), kind=kind, ttl_s=ttl_s, ttl_max_s=ttl_max_s)
+    users = await in_database(memberships.insert_room, room, owner, members)
+    await settle_new(room, users)
+    return room
+
+
+async def open_direct(user: int, name: str) -> Room:
+    """Return the room of `user` and the person of this log-in name, made when there is none.
+
+    Raises NoSuchUser, Conflict for oneself.
+    """
+    room, users = await in_database(memberships.insert_direct, user, name)
+    await settle_new(room, users)
+    return room
+
+
+async def join_room(user: int, room_id: str) -> Room:
+    """Make `user` a member of a public room. Idempotent. Raises NotMember for any other room, Unavailable."""
+    room = await in_database(memberships.public_room, room_id)
+    await _join(room, user)
+    return room
+
+
+async def add_member(by: int, room_id: str, name: str) -> tuple[int, bool]:
+    """Make the person of this log-in name a member; return the user id and whether it is new. Owner and moderators only.
+
+    Idempotent. Raises NotMember, Forbidden, Conflict for a direct room, NoSuchUser, Unavailable.
+    """
+    room = await in_database(memberships.moderated_room, by, room_id)
+    person = await in_database(memberships.person, name)
+    return person.pk, await _join(room, person.pk)
+
+
+async def leave_room(user: int, room_id: str) -> None:
+    """End one's own membership. What was still owed is kept for the senders' report. Raises NotMember, Conflict."""
+    await finish(await in_database(memberships.mark_own_leaving, user, room_id))
+
+
+async def remove_member(by: int, room_id: str, user: int) -> None:
+    """End the membership of somebody of lower rank, or one's own. Raises NotMember, Forbidden, Conflict, NoSuchUser."""
+    await finish(await in_database(memberships.mark_removed, by, room_id, user))
+
+
+async def change_room(by: int | None, room_id: str, change: Change, *, staff: int | None = None) -> Room:
+    """Change a room's name, topic or lifetimes; these hold for new messages. `by` None: the staff, of whom `staff` is named.
+
+    Raises NotMember, Forbidden, BadName, BadTtl, Conflict for the name of a direct room.
+    """
+    checked = Change(
+        name=None if change.name is None else clean_name(change.name),
+        topic=None if change.topic is None else clean_topic(change.topic),
+        ttl_s=change.ttl_s,
+        ttl_max_s=change.ttl_max_s,
+    )
+    now_ms = await clock_ms()
+    room = await in_database(memberships.update_room, by, room_id, checked, now_ms=now_ms, staff=staff)
+    await control.announce("room_changed", room=room.id)
+    return room
+
+
+async def shorten(
+    by: int | None, room_id: str, ttl_s: int, *, dry_run: bool, staff: int | None = None
+) -> Shortened:
+    """Let the messages that are in a room end at most `ttl_s` after they were sent; only count them with `dry_run`.
+
+    By owner and moderators, either one of a direct room; None is the staff, of whom `staff` is named. Repeated, it finds less to
+    do. Raises NotMember, Forbidden, BadTtl, Unavailable.
+    """
+    room = await in_database(memberships.shortenable_room, by, room_id, ttl_s)
+    done = await open_store().shorten(memberships.key_of(room), ttl_s, dry_run=dry_run)
+    if not dry_run:
+        now_ms = await clock_ms()
+        who = staff if by is None else by
+        await in_database(memberships.note_shortening, room, who, ttl_s, done, now_ms=now_ms)
+    return done
+
+
+async def finish_leaving() -> int:
+    """Finish departures that a crash or an absent store left marked for more than a minute; return how many. For the sweep.
+
+    Idempotent, and harmless twice at once. Raises Unavailable; the rest stays marked.
+    """
+    departures = await in_database(memberships.stuck_departures)
+    for departure in departures:
+        await settle_leaving(departure)
+    return len(departures)
+
+
+async def settle_joining(room: Room, users: Collection[int]) -> None:
+    """Tell the store and the open sockets of memberships whose rows are written. Idempotent. Raises Unavailable."""
+    try:
+        await open_store().join(memberships.key_of(room), users)
+    finally:
+        for user in users:
+            if not await control.announce("membership_changed", room=room.id, user=user):
+                break
+
+
+async def settle_new(room: Room, users: Collection[int]) -> None:
+    """Settle memberships; while the store is away the first `hello` does the rest."""
+    try:
+        await settle_joining(room, users)
+    except Unavailable:
+        log.warning("members joined room %s while the store is away", room.id)
+
+
+async def settle_leaving(departure: Departure) -> None:
+    """Tell the store of a membership whose row is marked, delete the row, tell the open sockets. Idempotent.
+
+    Raises Unavailable; the row then stays marked, and its user is out all the same.
+    """
+    try:
+        await open_store().leave(departure.room, departure.user)
+        await in_database(memberships.delete_marked, departure)
+    finally:
+        for user in filter(None, (departure.user, departure.heir)):
+            await control.announce("membership_changed", room=departure.room.id, user=user)
+
+
+async def finish(departure: Departure) -> None:
+    """Finish a departure; while the store is away it stays marked, for `finish_leaving`."""
+    try:
+        await settle_leaving(departure)
+    except Unavailable:
+        log.warning("user %s left room %s while the store is away", departure.user, departure.room.id)
+
+
+async def finish_all(departures: Sequence[Departure]) -> None:
+    """Finish departures, one after the other."""
+    for departure in departures:
+        await finish(departure)
+
+
+async def _join(room: Room, user: int) -> bool:
+    departure = await in_database(memberships.departure_of, room, user)
+    if departure is not None:
+        # Else the store would keep the old joining, and what was sent since would be owed.
+        await settle_leaving(departure)
+    new = await in_database(memberships.insert_membership, room, user)
+    await settle_joining(room, [user])
+    return new

@@ -1,0 +1,89 @@
+"""What happens to accounts, told to the open sockets: a session that ended, a user who may no longer be here.
+
+| change in the database                                | control event, after the commit                  |
+|-------------------------------------------------------|---------------------------------------------------|
+| a session is deleted: log-out, flush, a new key        | session_ended                                     |
+| a user is deactivated, or has another password         | user_ended                                        |
+| a user is deleted                                      | user_ended; memberships are marked, then finished |
+|                                                        | (in the same transaction the name is kept)        |
+| a room is deleted                                      | membership_changed for each member                |
+
+Whatever goes past Django's signals (an UPDATE) is found by the sockets' own look every 60 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
+from django.db import transaction
+from django.db.models.signals import post_delete, post_save, pre_delete, pre_save
+from django.dispatch import receiver
+from django.utils import timezone
+
+from messaging import control
+from messaging.bridge import run_verb
+from messaging.models import FormerUser, Membership, Room
+
+from . import actions as rooms
+from . import memberships
+from .memberships import Departure
+
+
+@receiver(post_delete, sender=Session)
+def end_session(instance: Session, **_: Any) -> None:
+    """Tell the sockets that were opened with a session which is no more."""
+    _announce_after_commit("session_ended", session=control.session_digest(instance.session_key))
+
+
+@receiver(pre_save, sender=get_user_model())
+def note_user(
+    instance: User, update_fields: Collection[str] | None = None, raw: bool = False, **_: Any
+) -> None:
+    """Note whether a save is about to end a user's sessions: afterwards nobody can tell."""
+    instance._ends_sessions = not raw and _ends_sessions(instance, update_fields)  # type: ignore[attr-defined]
+
+
+@receiver(post_save, sender=get_user_model())
+def end_user(instance: User, **_: Any) -> None:
+    """Tell the sockets of a user who has been deactivated or has another password."""
+    if instance._ends_sessions:  # type: ignore[attr-defined]
+        _announce_after_commit("user_ended", user=instance.pk)
+
+
+@receiver(pre_delete, sender=get_user_model())
+def delete_user(instance: User, **_: Any) -> None:
+    """Mark what a user is a member of; the store and the sockets are told once it is certain that the user is gone."""
+    FormerUser.objects.update_or_create(
+        user_key=instance.pk, defaults={"name": instance.get_username(), "deleted_at": timezone.now()}
+    )
+    departures = memberships.mark_user_leaving(instance.pk)
+    _announce_after_commit("user_ended", user=instance.pk)
+    if departures:
+        transaction.on_commit(partial(run_verb, rooms.finish_all, departures), robust=True)
+
+
+@receiver(pre_delete, sender=Room)
+def delete_room(instance: Room, **_: Any) -> None:
+    """End the memberships of a room that goes: its messages stay in the store until they expire, and who lacks one has left."""
+    rows = Membership.objects.filter(room=instance).values_list("pk", "user_id")
+    departures = [Departure(pk, memberships.key_of(instance), user) for pk, user in rows]
+    if departures:
+        transaction.on_commit(partial(run_verb, rooms.finish_all, departures), robust=True)
+
+
+def _announce_after_commit(kind: str, **fields: str | int) -> None:
+    transaction.on_commit(partial(run_verb, control.announce, kind, **fields), robust=True)
+
+
+def _ends_sessions(user: User, update_fields: Collection[str] | None) -> bool:
+    if user._state.adding or (
+        update_fields is not None and {"is_active", "password"}.isdisjoint(update_fields)
+    ):
+        return False
+    before = get_user_model().objects.filter(pk=user.pk).values_list("is_active", "password").first()
+    return before is not None and before[0] and before != (user.is_active, user.password)

@@ -1,0 +1,111 @@
+"""The store's verbs that change a message while it lives: edit, delete, extend, shorten. A part of `store`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from messaging.errors import Forbidden, NoSuchMessage, NotMember, TooLate
+
+from .base import NOT_MEMBER, Rooms, text
+from .records import Changed, RoomKey, Shortened
+
+_REFUSED = {NOT_MEMBER: NotMember, -4: NoSuchMessage, -5: Forbidden, -6: TooLate}
+SHORTEN_MOST = 100  # messages in one call: no call over 5 ms
+
+
+class Changes(Rooms):
+    """Changes of live messages. Each raises NotMember, NoSuchMessage, Forbidden for another's, TooLate once it has expired.
+
+    `staff`: the user need not be a member. `epoch` None stands for the present one; another life's seq means nothing here.
+    """
+
+    async def edit(
+        self, room: RoomKey, user: int, epoch: str | None, seq: int, body: str, *, open_history: bool
+    ) -> Changed:
+        """Give one's own message another text. Its life stays as it is. Repeated, it is one more edit with the same text."""
+        return await self._change("edit", room, user, epoch, seq, open_history, body)
+
+    async def delete(
+        self,
+        room: RoomKey,
+        user: int,
+        epoch: str | None,
+        seq: int,
+        *,
+        open_history: bool,
+        moderates: bool = False,
+        staff: bool = False,
+    ) -> Changed:
+        """Take away one's own message, a moderator or the staff anybody's: nobody misses it. Repeated, it gives the same answer, without the id."""
+        return await self._change("delete", room, user, epoch, seq, open_history, _standing(moderates, staff))
+
+    async def extend(
+        self,
+        room: RoomKey,
+        user: int,
+        epoch: str | None,
+        seq: int,
+        ttl_ms: int,
+        *,
+        open_history: bool,
+        moderates: bool = False,
+        staff: bool = False,
+    ) -> Changed:
+        """Let a message live until now + `ttl_ms`, never shorter than before: one's own, a moderator or the staff anybody's."""
+        return await self._change(
+            "extend",
+            room,
+            user,
+            epoch,
+            seq,
+            open_history,
+            _standing(moderates, staff),
+            ttl_ms,
+            self.policy.grace_s * 1000,
+        )
+
+    async def shorten(self, room: RoomKey, ttl_s: int, *, dry_run: bool = False) -> Shortened:
+        """Let the room's live messages end at most `ttl_s` after they were sent, at once where that is over.
+
+        Only counts with `dry_run`. Who misses one that ends so is reported as always.
+        """
+        looked = shortened = ended = 0
+        last = "0"
+        while True:
+            answer = await self._in_log(
+                "shorten",
+                room,
+                ttl_s * 1000,
+                last,
+                SHORTEN_MOST,
+                self.policy.grace_s * 1000,
+                "1" if dry_run else "",
+            )
+            looked, shortened, ended = looked + answer[0], shortened + answer[1], ended + answer[2]
+            last = text(answer[3])
+            if answer[0] < SHORTEN_MOST:
+                return Shortened(looked, shortened, ended)
+
+    async def _change(
+        self,
+        script: str,
+        room: RoomKey,
+        user: int,
+        epoch: str | None,
+        seq: int,
+        open_history: bool,
+        *args: Any,
+    ) -> Changed:
+        visible_from = "0" if open_history else ""
+        answer = await self._in_log(script, room, user, epoch or "", seq, visible_from, *args)
+        if isinstance(answer, int):
+            raise _REFUSED[answer]()
+        found_epoch, rev, id_, expires_at, edited_at = map(text, answer)
+        return Changed(
+            found_epoch, int(float(rev)), seq, id_, int(expires_at), int(edited_at) if edited_at else None
+        )
+
+
+def _standing(moderates: bool, staff: bool) -> str:
+    """Return what the scripts call the right to change another's message."""
+    return "staff" if staff else "1" if moderates else ""

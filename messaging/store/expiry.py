@@ -1,0 +1,321 @@
+"""The store's verbs at the end of a message: claim what is due, say who missed it, clear it. A part of `store`.
+
+Nothing is removed by a claim: it moves the due time forward. Who missed a message follows from the cursors, read first, and then
+from the exceptions: `left`, written when somebody leaves, and `outcome`, written before a cursor passes over what was not held.
+Read in this order nobody is left out; one whose ack was under way may be named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain, groupby
+from typing import Any
+
+from messaging.models import PARTITIONS
+
+from .base import Rooms, checked, text
+from .missed import Leaver, Readers
+from .records import Due, Expired, Missed, Overdue, Remembered, RoomKey, partition_prefix, remembered_at
+
+CLAIM_TRIES = 5  # bounded: of a Cluster's nodes one may count by another clock than the one it claims by
+FINALIZE_MOST = 100  # rows in one call: no call over 5 ms
+READ_MOST = 100  # messages or rooms asked about in one round trip
+SCAN_MOST = 500  # members in one answer
+_FIELDS = ("sender", "name", "body", "sent_at", "expires_at", "reply_to", "resends")
+NOBODY: tuple[Missed, ...] = ()
+_REASONS = ("offline", "no_ack", "client_rejected", "left_room")
+
+
+class Expiries(Rooms):
+    """Claims of the expiry index, reports, clearing."""
+
+    async def overdue(self) -> Overdue:
+        """Say how many rows of the expiry index are due and how old the oldest of them is."""
+        now_ms = await self.now_ms()
+        newest_ms = now_ms - self.policy.claim_delay_s * 1000
+        commands: list[tuple[Any, ...]] = []
+        for partition in range(PARTITIONS):
+            key = f"{partition_prefix(partition)}expiring"
+            commands += [("ZCOUNT", key, "-inf", newest_ms), ("ZRANGE", key, 0, 0, "WITHSCORES")]
+        answers = await self.scripts.pipeline(commands)
+        due = sum(answers[0::2])
+        oldest = min((float(rows[1]) for rows in answers[1::2] if rows), default=None)
+        return Overdue(due, (now_ms - oldest) / 1000 if due and oldest is not None else None)
+
+    async def claim_expired(self, token: str, *, most: int = 500, room: RoomKey | None = None) -> list[Due]:
+        """Take at most `most` rows that are due, of all partitions or one room: a lease, so that a crash makes them due again.
+
+        The same token gets the same rows again, for a reply may be lost.
+        """
+        if room is not None:
+            return await self._claim_room(token, most, room)
+        for _ in range(CLAIM_TRIES):
+            shares = _shares(await self._claimable(token), most)
+            calls = [
+                (partition, self._claim_args(partition, token, share, "", 0)) for partition, share in shares
+            ]
+            answers = checked(await self.scripts.run([("claim_expired", args) for _, args in calls]))
+            found = [
+                due
+                for (partition, _), answer in zip(calls, answers, strict=True)
+                for due in _dues(partition, answer)
+            ]
+            if found or not calls:  # else another worker was quicker, and there may be more
+                return found
+        return []
+
+    async def _claimable(self, token: str) -> dict[int, int]:
+        """Return {partition: rows that are due}; where the token has claims already, only their partitions."""
+        newest_ms = await self.now_ms() - self.policy.claim_delay_s * 1000
+        commands: list[tuple[Any, ...]] = []
+        for partition in range(PARTITIONS):
+            prefix = partition_prefix(partition)
+            commands += [
+                ("ZCOUNT", f"{prefix}expiring", "-inf", newest_ms),
+                ("EXISTS", f"{prefix}claim:{token}"),
+            ]
+        answers = await self.scripts.pipeline(commands)
+        counted, claimed = answers[0::2], answers[1::2]
+        chosen = claimed if any(claimed) else counted
+        return {partition: due for partition, due in enumerate(chosen) if due}
+
+    async def due_expired(self, *, most: int, room: RoomKey | None = None) -> list[Due]:
+        """Return rows that are due without claiming them, oldest of each partition first: what a claim would take."""
+        newest_ms = await self.now_ms() - self.policy.claim_delay_s * 1000
+        partitions = list(range(PARTITIONS)) if room is None else [room.partition]
+        found: list[Due] = []
+        for partition in partitions:
+            key = f"{partition_prefix(partition)}expiring"
+            passed = 0
+            while len(found) < most:
+                [rows] = await self.scripts.pipeline(
+                    [("ZRANGEBYSCORE", key, "-inf", newest_ms, "WITHSCORES", "LIMIT", passed, SCAN_MOST)]
+                )
+                passed += len(rows) // 2
+                flat = [
+                    value for at in range(0, len(rows), 2) for value in (*rows[at : at + 2], rows[at + 1])
+                ]
+                dues = _dues(partition, [0, 0, *flat])
+                found += [due for due in dues if room is None or due.room == room]
+                if len(rows) < 2 * SCAN_MOST:
+                    break
+        return found[:most]
+
+    async def _claim_room(self, token: str, most: int, room: RoomKey) -> list[Due]:
+        found: list[Due] = []
+        passed, more = 0, 1
+        while more and len(found) < most:
+            args = self._claim_args(
+                room.partition, f"{token}.{len(found)}.{passed}", most - len(found), room.id, passed
+            )
+            [answer] = checked(await self.scripts.run([("claim_expired", args)]))
+            found += _dues(room.partition, answer)
+            passed, more = passed + answer[0], answer[1]
+        return found
+
+    def _claim_args(self, partition: int, token: str, most: int, room: str, passed: int) -> tuple[Any, ...]:
+        lease_ms, delay_ms = self.policy.lease_s * 1000, self.policy.claim_delay_s * 1000
+        return partition_prefix(partition), token, most, lease_ms, delay_ms, room, passed
+
+    async def expired(self, dues: Sequence[Due]) -> list[Expired]:
+        """Say of claimed rows what they were and who missed them. Writes nothing."""
+        found: list[Expired] = []
+        for at in range(0, len(dues), READ_MOST):
+            found += await self._expired(dues[at : at + READ_MOST])
+        return found
+
+    async def _expired(self, dues: Sequence[Due]) -> list[Expired]:
+        commands: list[tuple[Any, ...]] = []
+        for due in dues:
+            key = due.room.key
+            commands += [
+                ("HGET", key, "epoch"),
+                ("ZRANGEBYSCORE", f"{key}:live", due.seq, due.seq),
+                ("HMGET", f"{key}:msg:{due.seq}", *_FIELDS),
+                ("HGET", f"{key}:only", due.seq),
+            ]
+        answers = await self.scripts.pipeline(commands)
+        rows = [(due, *answers[at : at + 4]) for due, at in zip(dues, range(0, len(answers), 4), strict=True)]
+        owed = [due for due, _, entries, _, _ in rows if entries and _entry(entries)[-1] != "u"]
+        readers = await self._readers({due.room for due in owed})
+        outcomes = await self._outcomes(owed)
+        firsts = await self._first_answers([row for row in rows if row[2] and row[3][0] is None])
+        found = []
+        for due, epoch, entries, fields, only in rows:
+            total, missed = 0, NOBODY
+            if due in outcomes:
+                addressed = None if only is None else frozenset(map(int, only.split(b",")))
+                sender = int(_entry(entries)[1])
+                total, missed = readers[due.room.id].of(
+                    due.seq, sender, only=addressed, outcome=outcomes[due]
+                )
+            found.append(_report(due, epoch, entries, fields, total, missed, firsts.get(due)))
+        return found
+
+    async def _readers(self, rooms: Iterable[RoomKey]) -> dict[str, Readers]:
+        """Read cursors first, then who left: one who leaves between is found there."""
+        keys = list(rooms)
+        cursors = await self._scan("ZSCAN", keys, ":delivered")
+        joined = await self._scan("ZSCAN", keys, ":joined")
+        attempts = await self._scan("HSCAN", keys, ":attempts")
+        left = await self._scan("ZSCAN", keys, ":left")
+        return {
+            room.id: Readers(
+                {int(user): int(float(seq)) for user, seq in joined[room.id]},
+                {int(user): int(float(seq)) for user, seq in cursors[room.id]},
+                {int(user): int(value.split("|", 1)[0]) for user, value in attempts[room.id]},
+                [_leaver(row, float(top)) for row, top in left[room.id]],
+            )
+            for room in keys
+        }
+
+    async def _scan(
+        self, command: str, rooms: Sequence[RoomKey], part: str
+    ) -> dict[str, list[tuple[str, str]]]:
+        """Read a sorted set or a hash of each room as pairs; an element that is there throughout is never left out."""
+        found: dict[str, list[tuple[str, str]]] = {room.id: [] for room in rooms}
+        todo = [(room, "0") for room in rooms]
+        while todo:
+            answers = await self.scripts.pipeline(
+                [(command, room.key + part, cursor, "COUNT", SCAN_MOST) for room, cursor in todo]
+            )
+            again = []
+            for (room, _), (cursor, values) in zip(todo, answers, strict=True):
+                found[room.id] += zip(map(text, values[0::2]), map(text, values[1::2]), strict=True)
+                if text(cursor) != "0":
+                    again.append((room, text(cursor)))
+            todo = again
+        return found
+
+    async def _outcomes(self, dues: Sequence[Due]) -> dict[Due, list[str]]:
+        """Read the exceptions of messages; rows are only ever added to a message's, so pages by rank leave none out."""
+        found: dict[Due, list[str]] = {due: [] for due in dues}
+        todo = list(dues)
+        while todo:
+            answers = await self.scripts.pipeline(
+                [
+                    (
+                        "ZRANGEBYSCORE",
+                        f"{due.room.key}:outcome",
+                        due.seq,
+                        due.seq,
+                        "LIMIT",
+                        len(found[due]),
+                        SCAN_MOST,
+                    )
+                    for due in todo
+                ]
+            )
+            for due, rows in zip(todo, answers, strict=True):
+                found[due] += map(text, rows)
+            todo = [due for due, rows in zip(todo, answers, strict=True) if len(rows) == SCAN_MOST]
+        return found
+
+    async def _first_answers(self, rows: Sequence[Any]) -> dict[Due, Remembered]:
+        """Find the times of messages whose Hash is gone in the answer that their ids got, while that is kept."""
+        if not rows:
+            return {}
+        keys = []
+        for due, _, entries, *_ in rows:
+            _, sender, id_, *_ = _entry(entries)
+            keys.append(remembered_at(due.room, int(sender), id_))
+        answers = await self.scripts.pipeline([("GET", key) for key in keys])
+        found = {row[0]: Remembered.read(answer) for row, answer in zip(rows, answers, strict=True) if answer}
+        # An id that was used again after a day has the answer of another message by now.
+        return {due: first for due, first in found.items() if first.seq == due.seq}
+
+    async def finalize(self, expired: Sequence[Expired]) -> int:
+        """Clear what was reported; return how many claims were still the caller's. Counts, and tells the rooms' screens."""
+        todo = sorted(expired, key=_partition)
+        cleared = 0
+        while todo:
+            # No more in a round trip than in a call: the store serves nobody else between the calls of one.
+            rows, todo = todo[:FINALIZE_MOST], todo[FINALIZE_MOST:]
+            calls = [
+                ("finalize_expired", (partition_prefix(partition), *_finalize_args(some)))
+                for partition, some in groupby(rows, _partition)
+            ]
+            codes = list(chain.from_iterable(checked(await self.scripts.run(calls))))
+            cleared += codes.count(1)
+            todo = [row for row, code in zip(rows, codes, strict=True) if code == 2] + todo
+        return cleared
+
+
+def _shares(due: dict[int, int], most: int) -> list[tuple[int, int]]:
+    """Divide `most` rows over the partitions, so that none waits until another with more has been emptied."""
+    shares = []
+    for waiting, (partition, rows) in enumerate(sorted(due.items(), key=lambda item: item[1])):
+        share = min(rows, -(-most // (len(due) - waiting)))
+        if share > 0:
+            shares.append((partition, share))
+            most -= share
+    return sorted(shares)
+
+
+def _dues(partition: int, answer: list[Any]) -> list[Due]:
+    dues = []
+    for at in range(2, len(answer), 3):
+        room, _, seq = text(answer[at]).rpartition("|")
+        dues.append(Due(RoomKey(room, partition), int(seq), int(float(answer[at + 1])), text(answer[at + 2])))
+    return dues
+
+
+def _partition(one: Expired) -> int:
+    return one.due.room.partition
+
+
+def _finalize_args(rows: Iterable[Expired]) -> list[Any]:
+    args: list[Any] = []
+    for one in rows:
+        reasons = [missed.reason for missed in one.missed]
+        args += (one.due.room.id, one.due.seq, one.due.score, *map(reasons.count, _REASONS))
+    return args
+
+
+def _leaver(row: str, top: float) -> Leaver:
+    user, joined, cursor = map(int, row.split("|"))
+    return user, joined, cursor, int(top)
+
+
+def _report(
+    due: Due,
+    epoch: bytes | None,
+    entries: list[bytes],
+    fields: list[bytes | None],
+    total: int,
+    missed: tuple[Missed, ...],
+    first: Remembered | None,
+) -> Expired:
+    """Put together what is known of one row; where the Hash is gone its times are those of the first answer, or when it was due.
+
+    What in a Hash cannot be read counts as not there: one spoilt message must not keep the others from being reported.
+    """
+    _, name, body, sent_at, expires_at, reply_to, resends = fields
+    entry = _entry(entries)
+    return Expired(
+        due=due,
+        epoch=text(epoch or b""),
+        live=bool(entry),
+        sender=int(entry[1]) if entry else 0,
+        id=entry[2] if entry else "",
+        name=text(name or b"", errors="replace"),
+        body=None if body is None else text(body, errors="replace"),
+        sent_at=_number(sent_at) or (first.sent_at if first else due.due_at),
+        expires_at=_number(expires_at) or (first.expires_at if first else due.due_at),
+        reply_to=_number(reply_to),
+        resends=_number(resends),
+        total=total,
+        missed=missed,
+    )
+
+
+def _entry(entries: list[bytes]) -> list[str]:
+    """Return seq, sender, id and, where nobody owes it, `u` of a live message; [] where it is not live."""
+    return text(entries[0]).split("|") if entries else []
+
+
+def _number(value: bytes | None) -> int | None:
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        return None

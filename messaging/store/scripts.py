@@ -1,0 +1,135 @@
+"""The store's Lua scripts: load them with the store's life in their text, run them in one round trip, name what went wrong.
+
+A script begins with LIFE, the server's run_id: a restarted or promoted store has other scripts, so it answers NOSCRIPT, and
+whoever calls learns of the new life before anything is written. After it come the functions that scripts share (`lua/shared/`).
+Knows no key and no verb.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from messaging.errors import BacklogFull, MessagingError, Unavailable
+
+from . import connections
+
+RETRY_AFTER_MS = 1_000
+
+Call = tuple[str, tuple[Any, ...]]  # script, (partition prefix, arguments ...)
+
+_LOST = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError)
+_FOLDER = Path(__file__).parent / "lua"
+_TEXTS = {path.stem: path.read_text() for path in sorted(_FOLDER.glob("*.lua"))}
+_SHARED = "".join(path.read_text() for path in sorted((_FOLDER / "shared").glob("*.lua")))
+
+log = logging.getLogger(__name__)
+
+
+class Scripts:
+    """Runs scripts and plain commands on one store, each call within `deadline_s`."""
+
+    def __init__(self, client: redis.asyncio.Redis, *, deadline_s: float) -> None:
+        self.life = ""  # the server's run_id, once known
+        self._client = client
+        self._deadline_s = deadline_s
+        self._pipelines = connections.Pipelines(client)
+        self._shas: dict[str, str] = {}
+        self._loading = asyncio.Lock()
+
+    async def run(self, calls: Sequence[Call], *, idempotent: bool = True) -> list[Any]:
+        """Run scripts in one round trip; errors stand in their places, `Unavailable` where nothing is known.
+
+        What is idempotent is tried once more, within the deadline, when the connection is lost.
+        """
+        answers: list[Any] = [Unavailable(retry_after_ms=RETRY_AFTER_MS)] * len(calls)
+        todo = list(range(len(calls)))
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                for _ in range(3):
+                    todo = await self._try(calls, todo, answers, again=idempotent)
+                    if not todo:
+                        break
+                    await self._load()
+        except (*_LOST, RedisError):
+            pass  # RedisError: the scripts were not taken, by a store that loads its file, say
+        return answers
+
+    async def pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Run plain commands in one round trip. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                results = await self._execute(commands)
+        except _LOST as fault:
+            raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from fault
+        for result in results:
+            if isinstance(result, Exception):
+                raise _fault(result) from result
+        return results
+
+    async def known(self) -> None:
+        """Make sure that `life` is known. Raises what redis-py raises."""
+        if not self.life:
+            await self._load()
+
+    async def _try(
+        self, calls: Sequence[Call], todo: list[int], answers: list[Any], *, again: bool
+    ) -> list[int]:
+        """Run the calls in `todo`; return those whose script the store does not have."""
+        if not self._shas:
+            return todo
+        commands = [("EVALSHA", self._shas[calls[i][0]], 1, *calls[i][1]) for i in todo]
+        unknown = []
+        for index, result in zip(todo, await self._execute(commands, again=again), strict=True):
+            if isinstance(result, NoScriptError):
+                unknown.append(index)
+            else:
+                answers[index] = _fault(result) if isinstance(result, Exception) else result
+        return unknown
+
+    async def _execute(self, commands: Sequence[tuple[Any, ...]], *, again: bool = True) -> list[Any]:
+        try:
+            return await self._pipelines.call(commands)
+        except _LOST:
+            if not again:
+                raise
+            return await self._pipelines.call(commands)
+
+    async def _load(self) -> None:
+        """Read the store's life and load the scripts that carry it."""
+        async with self._loading:
+            info = await self._client.info("server")
+            life = str(info["run_id"])
+            pipeline = self._client.pipeline(transaction=False)
+            for text in _TEXTS.values():
+                pipeline.script_load(_with_life(text, life))
+            shas = await pipeline.execute()
+            self._shas = {
+                name: str(sha, "ascii") if isinstance(sha, bytes) else sha
+                for name, sha in zip(_TEXTS, shas, strict=True)
+            }
+            self.life = life
+
+
+def _with_life(text: str, life: str) -> str:
+    shebang, rest = text.split("\n", 1)
+    return f"{shebang}\nlocal LIFE = '{life}'\n{_SHARED}{rest}"
+
+
+def _fault(error: Exception) -> MessagingError:
+    """Say what a refusal of the store means: full, or not to be had just now. Never a final error."""
+    if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM"):
+        return BacklogFull(retry_after_ms=5 * RETRY_AFTER_MS)
+    if isinstance(error, RedisError):
+        code = str(error).split(" ")[0]
+        log.warning("the store refuses: %s", code)
+        return Unavailable(f"The store refuses: {code}.", retry_after_ms=RETRY_AFTER_MS)
+    raise error

@@ -1,0 +1,169 @@
+"""What the store tells of itself and of the jobs: heartbeats, counts, memory. A part of `store`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Literal
+
+from redis.exceptions import RedisError
+
+from messaging.models import PARTITIONS
+
+from .base import Rooms, text
+from .records import Counts, Fates, Memory, RoomKey, partition_prefix
+
+COUNTED = frozenset(field.name for field in dataclasses.fields(Counts)) - {"at"}
+HASHES_MOST = 256  # read in one round trip
+FIELDS_MOST = 6_000  # the same, where fields are asked for by name: to read their numbers takes 2 ms
+DAY_MS = 86_400_000
+JOBS_KEY = "chat:jobs"
+DISK = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
+
+_Field = tuple[str, int | str, str]  # the hash's name, minute or day or `all`, what
+_Sums = defaultdict[tuple[str, str], int]
+
+
+class Facts(Rooms):
+    """Heartbeats, counts, memory, the log on disk."""
+
+    async def beat(self, job: str, facts: Mapping[str, Any]) -> None:
+        """Note that a job ran just now, with what it did."""
+        now_ms = await self.now_ms()
+        await self.scripts.pipeline([("HSET", JOBS_KEY, job, json.dumps({"at": now_ms, **facts}))])
+
+    async def beats(self) -> dict[str, dict[str, Any]]:
+        """Return {job: {"at": epoch ms, ...}} of the jobs' last runs."""
+        [answer] = await self.scripts.pipeline([("HGETALL", JOBS_KEY)])
+        return {text(answer[at]): json.loads(answer[at + 1]) for at in range(0, len(answer), 2)}
+
+    async def counts(
+        self, unit: Literal["minute", "day"], last: int, *, only: Collection[str] = COUNTED
+    ) -> list[Counts]:
+        """Return what was done in the last minutes (48 hours are kept) or days (90), oldest first, the present one included.
+
+        `only` some of it costs as much less.
+        """
+        length_ms, name, share = {"minute": (60_000, "hour", 60), "day": (DAY_MS, "days", 30)}[unit]
+        newest = await self.now_ms() // length_ms
+        moments = range(newest - last + 1, newest + 1)
+        if len(only) == len(COUNTED):
+            groups = range(moments[0] // share, newest // share + 1)
+            sums = await self._whole_hashes(f"{name}:{group}" for group in groups)
+        else:
+            sums = await self._fields(
+                [(f"{name}:{moment // share}", moment, what) for moment in moments for what in only]
+            )
+        return [
+            Counts(at=moment * length_ms, **{what: sums[str(moment), what] for what in only})
+            for moment in moments
+        ]
+
+    async def last_day(self, only: Collection[str]) -> Counts:
+        """Return what was done in the last 24 hours, to the minute; by the hour's sums."""
+        now_ms = await self.now_ms()
+        first = now_ms // 60_000 - 1_439
+        hours = range(-(-first // 60), now_ms // 3_600_000 + 1)
+        asked: list[_Field] = [
+            (f"hour:{minute // 60}", minute, what) for minute in range(first, 60 * hours[0]) for what in only
+        ]
+        for what in only:
+            asked += [(f"hour:{hour}", "all", what) for hour in hours]
+        sums = await self._fields(asked)
+        found = dict.fromkeys(only, 0)
+        for (_, what), number in sums.items():
+            found[what] += number
+        return Counts(at=first * 60_000, **found)
+
+    async def _whole_hashes(self, names: Iterable[str]) -> _Sums:
+        keys = [
+            f"{partition_prefix(partition)}counts:{name}" for name in names for partition in range(PARTITIONS)
+        ]
+        sums: _Sums = defaultdict(int)
+        for at in range(0, len(keys), HASHES_MOST):
+            commands = [("HGETALL", key) for key in keys[at : at + HASHES_MOST]]
+            for answer in await self.scripts.pipeline(commands):
+                for i in range(0, len(answer), 2):
+                    moment, _, what = text(answer[i]).partition("|")
+                    sums[moment, what] += int(answer[i + 1])
+        return sums
+
+    async def _fields(self, asked: Iterable[_Field]) -> _Sums:
+        """Sum fields over all partitions; those of a name stand in its hash. {(moment, what): number}."""
+        by_name: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+        for name, moment, what in asked:
+            by_name[name].append((str(moment), what))
+        sums: _Sums = defaultdict(int)
+        for name, fields in by_name.items():
+            words = [f"{moment}|{what}" for moment, what in fields]
+            at_once = max(1, FIELDS_MOST // len(words))
+            for first in range(0, PARTITIONS, at_once):
+                partitions = range(first, min(first + at_once, PARTITIONS))
+                commands = [("HMGET", f"{partition_prefix(one)}counts:{name}", *words) for one in partitions]
+                for answer in await self.scripts.pipeline(commands):
+                    for field, number in zip(fields, answer, strict=True):
+                        if number is not None:
+                            sums[field] += int(number)
+        return sums
+
+    async def fates(self, days: int) -> Fates:
+        """Say what became of the messages of the last days, today included: all at one moment, so that the sum holds while they move."""
+        newest = await self.now_ms() // DAY_MS
+        oldest = newest - days + 1
+        whats = ("accepted", "held", "deleted")
+        commands: list[tuple[Any, ...]] = []
+        for partition in range(PARTITIONS):
+            prefix = partition_prefix(partition)
+            commands += [("ZCARD", f"{prefix}expiring"), ("ZCARD", f"{prefix}over")]
+            for group in range(oldest // 30, newest // 30 + 1):
+                wanted = range(max(oldest, group * 30), min(newest, group * 30 + 29) + 1)
+                fields = [f"{day}|{what}" for what in whats for day in wanted]
+                commands.append(("HMGET", f"{prefix}counts:days:{group}", *fields))
+        answers = await self._at_one_moment(commands)
+        live, sums = 0, dict.fromkeys(whats, 0)
+        for command, answer in zip(commands, answers, strict=True):
+            if command[0] == "ZCARD":
+                live += -answer if command[1].endswith("over") else answer
+                continue
+            length = len(answer) // len(whats)
+            for at, what in enumerate(whats):
+                sums[what] += sum(map(int, filter(None, answer[at * length : (at + 1) * length])))
+        return Fates(since=oldest * DAY_MS, live=live, **sums)
+
+    async def _at_one_moment(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        if self.cluster:  # a transaction is of one partition there
+            return await self.scripts.pipeline(commands)
+        answers: list[Any] = (await self.scripts.pipeline([("MULTI",), *commands, ("EXEC",)]))[-1]
+        return answers
+
+    async def stored(self, room: RoomKey | None = None) -> int:
+        """Count the live messages, of one room or all."""
+        if room is not None:
+            [count] = await self.scripts.pipeline([("ZCARD", f"{room.key}:live")])
+            return int(count)
+        prefixes = [partition_prefix(partition) for partition in range(PARTITIONS)]
+        counts = await self.scripts.pipeline(
+            [("ZCARD", f"{prefix}{name}") for name in ("expiring", "over") for prefix in prefixes]
+        )
+        return int(sum(counts[:PARTITIONS]) - sum(counts[PARTITIONS:]))
+
+    async def memory(self) -> Memory:
+        """Read how much memory the store uses, may use, what it does when that is full, and whether it writes to disk."""
+        [answer] = await self.scripts.pipeline([("INFO", "memory", "persistence")])
+        facts = dict(line.split(":", 1) for line in text(answer).splitlines() if ":" in line)
+        return Memory(
+            int(facts["used_memory"]),
+            int(facts["maxmemory"]),
+            facts["maxmemory_policy"],
+            logged=facts["aof_enabled"] == "1",
+            written=all(facts.get(name, "ok") == "ok" for name in DISK),
+        )
+
+    async def rewrite_log(self) -> None:
+        """Ask the store to rewrite its log on disk and to forget its lists of slow and of large calls: expired text leaves all."""
+        await self.scripts.pipeline([("BGREWRITEAOF",), ("SLOWLOG", "RESET")])
+        with contextlib.suppress(RedisError):  # Valkey's from 8.1; elsewhere there is no such list
+            await self.client.execute_command("COMMANDLOG", "RESET", "large-request")  # type: ignore[no-untyped-call]

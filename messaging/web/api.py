@@ -1,0 +1,284 @@
+"""Rooms and people over HTTP. Sockets carry messages; what changes rarely is asked for and changed here.
+
+Each handler gives what one address and method answers, as the shapes say; errors and the log-in are `endpoint`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Literal
+
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import User
+from django.db.models import Count, Exists, OuterRef, Q
+from django.db.models.functions import Lower
+from django.http import HttpRequest
+from msgspec import Struct
+
+from messaging import rooms
+from messaging.bridge import in_database
+from messaging.errors import NoSuchMessage
+from messaging.models import Membership, Room, epoch_ms
+from messaging.rooms import memberships
+from messaging.store import open_store
+from messaging.store.records import Recipient
+
+from .endpoint import Answer, body_of, endpoint, number_of, text_of
+
+PUBLIC_ROOMS_MOST = 100
+MEMBERS_MOST = 200
+PEOPLE_MOST = 20
+LIFETIMES_MOST = 20
+
+
+class NewRoom(Struct, frozen=True):
+    """Lifetimes in seconds; `members` are log-in names."""
+
+    name: str
+    kind: Literal["public", "private"]
+    topic: str = ""
+    ttl: int | None = None
+    ttl_max: int | None = None
+    members: list[str] = []
+
+
+class RoomChange(Struct, frozen=True):
+    """What is absent stays as it is."""
+
+    name: str | None = None
+    topic: str | None = None
+    ttl: int | None = None
+    ttl_max: int | None = None
+
+
+class Shortening(Struct, frozen=True):
+    """`ttl` in seconds after each message was sent; who does not say otherwise only counts."""
+
+    ttl: int
+    dry_run: bool = True
+
+
+class Named(Struct, frozen=True):
+    """A person, by log-in name."""
+
+    name: str
+
+
+# ── Rooms ──
+
+
+async def list_public(user: User, request: HttpRequest) -> Answer:
+    """{rooms: [{room, name, topic, members, joined}]}: public rooms whose name or topic has `q`."""
+    return HTTPStatus.OK, {"rooms": await in_database(_public_rooms, user.pk, text_of(request, "q"))}
+
+
+async def make_room(user: User, request: HttpRequest) -> Answer:
+    """{room}"""
+    wanted = body_of(request, NewRoom)
+    room = await rooms.create_room(
+        user.pk,
+        wanted.name,
+        kind=wanted.kind,
+        topic=wanted.topic,
+        ttl_s=wanted.ttl,
+        ttl_max_s=wanted.ttl_max,
+        members=wanted.members,
+    )
+    return HTTPStatus.CREATED, {"room": room.id}
+
+
+async def show_room(user: User, request: HttpRequest, room: str) -> Answer:
+    """{room, name, kind, topic, ttl, ttl_max, tracked, role, members_total}"""
+    return HTTPStatus.OK, await in_database(_details, user.pk, room)
+
+
+async def change_room(user: User, request: HttpRequest, room: str) -> Answer:
+    """As `show_room`, after the change."""
+    wanted = body_of(request, RoomChange)
+    change = memberships.Change(
+        name=wanted.name, topic=wanted.topic, ttl_s=wanted.ttl, ttl_max_s=wanted.ttl_max
+    )
+    await rooms.change_room(user.pk, room, change)
+    return HTTPStatus.OK, await in_database(_details, user.pk, room)
+
+
+async def list_lifetimes(user: User, request: HttpRequest, room: str) -> Answer:
+    """{lifetimes: [{at, by: {id, name} or null, from, to}]}: the newest 20 changes of the room's lifetime, the oldest first."""
+    return HTTPStatus.OK, {"lifetimes": await in_database(_lifetimes, user.pk, room)}
+
+
+async def shorten(user: User, request: HttpRequest, room: str) -> Answer:
+    """{looked, shortened, ended}: what is there, what of it ends sooner, and what of that at once."""
+    wanted = body_of(request, Shortening)
+    done = await rooms.shorten(user.pk, room, wanted.ttl, dry_run=wanted.dry_run)
+    return HTTPStatus.OK, {"looked": done.looked, "shortened": done.shortened, "ended": done.ended}
+
+
+async def open_direct(user: User, request: HttpRequest) -> Answer:
+    """{room}"""
+    room = await rooms.open_direct(user.pk, body_of(request, Named).name)
+    return HTTPStatus.OK, {"room": room.id}
+
+
+async def join(user: User, request: HttpRequest, room: str) -> Answer:
+    """{room}"""
+    joined = await rooms.join_room(user.pk, room)
+    return HTTPStatus.OK, {"room": joined.id}
+
+
+async def leave(user: User, request: HttpRequest, room: str) -> Answer:
+    """Nothing."""
+    await rooms.leave_room(user.pk, room)
+    return HTTPStatus.NO_CONTENT, {}
+
+
+# ── Members and people ──
+
+
+async def list_members(user: User, request: HttpRequest, room: str) -> Answer:
+    """{members: [{user, name, role}], total}: by user id, 200 at once, those behind the id in `after`."""
+    return HTTPStatus.OK, await in_database(_members, user.pk, room, number_of(request, "after"))
+
+
+async def add_member(user: User, request: HttpRequest, room: str) -> Answer:
+    """{user}; 201 when it is a new member, else 200."""
+    member, new = await rooms.add_member(user.pk, room, body_of(request, Named).name)
+    return HTTPStatus.CREATED if new else HTTPStatus.OK, {"user": member}
+
+
+async def remove_member(user: User, request: HttpRequest, room: str, member: int) -> Answer:
+    """Nothing."""
+    await rooms.remove_member(user.pk, room, member)
+    return HTTPStatus.NO_CONTENT, {}
+
+
+async def list_people(user: User, request: HttpRequest) -> Answer:
+    """{people: [{user, name}]}: names that begin with `q` among those one shares a room with, and whoever is called so."""
+    return HTTPStatus.OK, {"people": await in_database(_people, user.pk, text_of(request, "q"))}
+
+
+async def list_recipients(user: User, request: HttpRequest, room: str, seq: int) -> Answer:
+    """{seq, id, total, delivered, read, recipients: [{user, name, state, attempts, next_at, reason}]}
+
+    For the sender and the room's moderators; to anybody else there is no such message.
+    """
+    membership = await in_database(memberships.membership_of, user.pk, room)
+    store = open_store()
+    found = await store.recipients(memberships.key_of(membership.room), seq)
+    if found.sender != user.pk and not membership.moderates:
+        raise NoSuchMessage()
+    names = await in_database(_names, [member.user for member in found.members])
+    online: set[int] = set().union(*(await store.presence()).values())
+    return HTTPStatus.OK, {
+        "seq": seq,
+        "id": found.id,
+        "total": found.total,
+        "delivered": found.delivered,
+        "read": found.read,
+        "recipients": [
+            {
+                "user": member.user,
+                "name": names.get(member.user, ""),
+                "state": member.state,
+                "attempts": member.attempts,
+                "next_at": member.next_at_ms,
+                "reason": _reason(member, online),
+            }
+            for member in found.members
+        ],
+    }
+
+
+# ── What the database says ──
+
+
+def _public_rooms(user: int, text: str) -> list[dict[str, Any]]:
+    mine = Membership.objects.filter(room=OuterRef("pk"), user_id=user, leaving_at=None)
+    found = Room.objects.filter(kind=Room.Kind.PUBLIC).filter(
+        Q(name__icontains=text) | Q(topic__icontains=text)
+    )
+    counted = found.annotate(
+        members=Count("memberships", filter=Q(memberships__leaving_at=None)), joined=Exists(mine)
+    )
+    rows = counted.order_by(Lower("name"), "pk").values_list("pk", "name", "topic", "members", "joined")
+    keys = ("room", "name", "topic", "members", "joined")
+    return [dict(zip(keys, row, strict=True)) for row in rows[:PUBLIC_ROOMS_MOST]]
+
+
+def _details(user: int, room_id: str) -> dict[str, Any]:
+    membership = memberships.membership_of(user, room_id)
+    room = membership.room
+    return {
+        "room": room.id,
+        "name": memberships.room_name_for(room, user),
+        "kind": room.kind,
+        "topic": room.topic,
+        "ttl": room.ttl_s,
+        "ttl_max": room.ttl_max_s,
+        "tracked": room.tracked,
+        "role": membership.role,
+        "members_total": Membership.objects.filter(room=room, leaving_at=None).count(),
+    }
+
+
+def _lifetimes(user: int, room: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "at": epoch_ms(entry.at),
+            "by": None if entry.user_key is None else {"id": entry.user_key, "name": entry.user_name},
+            "from": entry.detail["from"],
+            "to": entry.detail["to"],
+        }
+        for entry in memberships.lifetime_changes(user, room, LIFETIMES_MOST)
+    ]
+
+
+def _members(user: int, room: str, after: int) -> dict[str, Any]:
+    memberships.membership_of(user, room)
+    present = Membership.objects.filter(room=room, leaving_at=None)
+    rows = present.filter(user_id__gt=after).order_by("user_id")
+    fields = rows.values_list("user_id", f"user__{get_user_model().USERNAME_FIELD}", "role")[:MEMBERS_MOST]
+    members = [{"user": member, "name": name, "role": role} for member, name, role in fields]
+    return {"members": members, "total": present.count()}
+
+
+def _people(user: int, text: str) -> list[dict[str, Any]]:
+    """Return whom `user` may find. Others only by their whole name: the list of all accounts is nobody's to read."""
+    shared = Membership.objects.filter(user_id=user, leaving_at=None).values("room")
+    known = Membership.objects.filter(user=OuterRef("pk"), room__in=shared, leaving_at=None)
+    findable = (
+        memberships.people()
+        .exclude(pk=user)
+        .filter(Q(username__iexact=text) | Q(Exists(known), username__istartswith=text))
+    )
+    rows = findable.order_by("username").values_list("pk", "username")[:PEOPLE_MOST]
+    return [{"user": person, "name": name} for person, name in rows]
+
+
+def _reason(member: Recipient, online: set[int]) -> str | None:
+    """Say why a message has not arrived; None while it is on its way to somebody who is connected."""
+    if member.state != "waiting" or member.reason or member.user in online:
+        return member.reason
+    return "offline"
+
+
+def _names(users: Iterable[int]) -> dict[int, str]:
+    model = get_user_model()
+    return dict(model.objects.filter(pk__in=users).values_list("pk", model.USERNAME_FIELD))
+
+
+# ── The addresses' views ──
+
+public_rooms_view = endpoint(GET=list_public)
+rooms_view = endpoint(POST=make_room)
+room_view = endpoint(GET=show_room, PATCH=change_room)
+join_view = endpoint(POST=join)
+leave_view = endpoint(POST=leave)
+lifetimes_view = endpoint(GET=list_lifetimes)
+shorten_view = endpoint(POST=shorten)
+members_view = endpoint(GET=list_members, POST=add_member)
+member_view = endpoint(DELETE=remove_member)
+direct_view = endpoint(POST=open_direct)
+people_view = endpoint(GET=list_people)
+recipients_view = endpoint(GET=list_recipients)

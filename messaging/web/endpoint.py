@@ -1,0 +1,116 @@
+"""An address of the JSON side: who asks, what was sent, and every error as `{"error": {"code", "detail"}}` with its status.
+
+| status | when |
+|---|---|
+| 400 | the body is not the JSON that the address takes, or a value in it is refused |
+| 401 | not logged in |
+| 403 | not allowed here; also a missing CSRF token |
+| 404 | no such room, person or message, as far as the asker may know |
+| 405, 409, 413 | another method; does not fit what is there; a body over 64 KiB |
+| 503 | the store or the database does not answer |
+
+Writing needs Django's CSRF token, as on every page.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import msgspec
+from django.db import InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.csrf import csrf_failure as csrf_failure_page
+
+from messaging import errors
+from messaging.errors import BadRequest, MessagingError, NotLoggedIn, TooLarge, Unavailable
+
+log = logging.getLogger(__name__)
+
+BODY_MOST_BYTES = 65_536
+
+_STATUS: dict[type[MessagingError], HTTPStatus] = {
+    errors.NotLoggedIn: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
+    errors.NotMember: HTTPStatus.NOT_FOUND,
+    errors.NoSuchMessage: HTTPStatus.NOT_FOUND,
+    errors.NoSuchUser: HTTPStatus.NOT_FOUND,
+    errors.Conflict: HTTPStatus.CONFLICT,
+    errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.BacklogFull: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+Answer = tuple[HTTPStatus, dict[str, Any]]
+Handler = Callable[..., Awaitable[Answer]]
+T = TypeVar("T")
+
+
+def endpoint(**handlers: Handler) -> Callable[..., Coroutine[Any, Any, HttpResponse]]:
+    """Return a view that answers each method with its handler: `(user, request, **of_the_address) -> (status, data)`."""
+
+    async def view(request: HttpRequest, **address: Any) -> HttpResponse:
+        handler = handlers.get(request.method or "")
+        if handler is None:
+            return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, BadRequest(), Allow=", ".join(handlers))
+        try:
+            user = await request.auser()
+            if not user.is_authenticated:
+                raise NotLoggedIn()
+            status, data = await handler(user, request, **address)
+        except MessagingError as error:
+            return _refusal(_STATUS.get(type(error), HTTPStatus.BAD_REQUEST), error)
+        except (OperationalError, InterfaceError) as error:
+            log.warning("the database does not answer: %s", type(error).__name__)
+            return _refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE, Unavailable("The database does not answer just now.")
+            )
+        if status == HTTPStatus.NO_CONTENT:
+            return HttpResponse(status=status)
+        return JsonResponse(data, status=status, headers={"Cache-Control": "no-store"})
+
+    return view
+
+
+def body_of(request: HttpRequest, shape: type[T]) -> T:
+    """Return the request's JSON body as `shape`, a struct. Raises BadRequest, TooLarge."""
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    if not length.isdecimal() or int(length) > BODY_MOST_BYTES:
+        raise TooLarge()
+    body = request.read(BODY_MOST_BYTES + 1)  # one sent in chunks names no length
+    if len(body) > BODY_MOST_BYTES:
+        raise TooLarge()
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise BadRequest(f"The body is not what this address takes: {error}.") from None
+
+
+def text_of(request: HttpRequest, name: str) -> str:
+    """Return a text out of the query, stripped and cut; '' without one. PostgreSQL refuses NUL, so it is none here."""
+    return request.GET.get(name, "").replace("\0", "").strip()[:150]
+
+
+def number_of(request: HttpRequest, name: str) -> int:
+    """Return a whole number out of the query, 0 without one. Raises BadRequest."""
+    given = request.GET.get(name, "0")
+    if not (given.isascii() and given.isdecimal() and len(given) <= 16):
+        raise BadRequest(f"{name} must be a whole number.")
+    return int(given)
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """Answer a request without the CSRF token: in JSON below `/api/`, with Django's page elsewhere."""
+    if not request.path_info.startswith("/api/"):
+        return csrf_failure_page(request, reason=reason)
+    return _refusal(
+        HTTPStatus.FORBIDDEN, errors.Forbidden("The CSRF token is missing or wrong. Load the page again.")
+    )
+
+
+def _refusal(status: HTTPStatus, error: MessagingError, **headers: str) -> JsonResponse:
+    data = {"error": {"code": error.code, "detail": error.detail}}
+    return JsonResponse(data, status=status, headers={"Cache-Control": "no-store", **headers})

@@ -1,0 +1,196 @@
+"""The job of bulk actions killed with -9 at every step, two at once, a real worker killed in mid-way, a store that dies: each row once."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+
+from chatsite.run.children import wait_for
+from messaging.admin import bulk_job
+from messaging.bridge import run_verb
+from messaging.models import AuditEntry, BulkAction, DeadLetter, moment
+from messaging.rooms.memberships import key_of
+from messaging.store import open_store
+from tests.support import expiry_process
+from tests.support.bulk_actions import (
+    MAY,
+    ask,
+    at_step,
+    became,
+    begin,
+    letters,
+    progress,
+    sent_again,
+    staff,
+    states,
+)
+from tests.support.kill_points import Fate
+from tests.support.messages import accept, message
+from tests.support.people import person, room_of
+from tests.support.sites import Site
+from tests.support.workers import Worker, enqueue
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_url")]
+
+ROWS = 205  # more than a request sends again
+MANY = 2_000
+WITHIN_S = 120.0
+STEPS = ("claimed", "begun", "reached", "noting", "noted")
+LEASE = {"lease_s": 1}
+
+
+def kill_at(step: str, nth: int = 2) -> None:
+    code, out, said = expiry_process.run(
+        Fate(job="bulk_job", at=step, nth=1 if step == "claimed" else nth), **LEASE
+    )
+    assert (code, out) == (-signal.SIGKILL, "ready\n"), said
+
+
+def finish() -> None:
+    """Let the lease of whoever was killed be over, and run the job to its end."""
+    BulkAction.objects.update(claimed_until=moment(1))
+    code, _, said = expiry_process.run(Fate(job="bulk_job", runs=9))
+    assert code == 0, said
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_at_a_step_each_letter_is_sent_again_once_and_counted_as_done(step: str) -> None:
+    room = letters(ROWS)
+    action = begin(staff(*MAY), "send_again")
+    kill_at(step)
+    assert became(action)[0] == "running"
+    finish()
+    assert became(action) == ("done", ROWS, 0, 0, {})
+    assert sent_again(room) == list(range(1, ROWS + 1))
+    assert logged("sent a dead letter again") == dict.fromkeys(keys(), 1)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_at_a_step_each_letter_is_discarded_once_and_counted_as_done(step: str) -> None:
+    letters(1_001)
+    action = begin(staff(*MAY), "discard")
+    kill_at(step)
+    finish()
+    assert became(action) == ("done", 1_001, 0, 0, {})
+    assert states() == {"discarded": 1_001}
+    assert AuditEntry.objects.filter(verb="discard").count() == 1_001
+    assert logged("discarded a dead letter") == dict.fromkeys(keys(), 1)
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "ends"),
+    [("delete", {}, (501, 0, 0, {})), ("extend", {"ttl": 86_400}, (500, 0, 1, {"cut_off": 1}))],
+)
+def test_killed_between_deed_and_note_a_message_is_deleted_once_and_not_extended_twice(
+    verb: str, given: dict[str, Any], ends: tuple[Any, ...]
+) -> None:
+    async def make() -> None:
+        ada = await person("ada")
+        room = key_of(await room_of(ada, await person("bob")))
+        for at in range(0, 501, 100):
+            some = [message(user=ada.pk, room=room) for _ in range(min(100, 501 - at))]
+            await accept(open_store(), *some)
+
+    run_verb(make)
+    action = begin(staff(is_superuser=True), verb, "storedmessage/", **given)
+    kill_at("reached", nth=3)
+    finish()
+    assert became(action) == ("done", *ends)
+    changed = AuditEntry.objects.filter(verb=verb).values_list("seq", flat=True)
+    assert Counter(changed) == dict.fromkeys(range(1, 502), 1)
+
+
+def logged(what: str) -> dict[str, int]:
+    return Counter(LogEntry.objects.filter(change_message=what).values_list("object_id", flat=True))
+
+
+def keys() -> list[str]:
+    return [str(key) for key in DeadLetter.objects.values_list("pk", flat=True)]
+
+
+def test_two_jobs_at_once_of_which_one_is_killed_send_each_again_once() -> None:
+    room = letters(ROWS)
+    action = begin(staff(*MAY), "send_again")
+    fates = (Fate(job="bulk_job", waits=True, at="reached", nth=20), Fate(job="bulk_job", waits=True, runs=9))
+    jobs = [expiry_process.start(fate, **LEASE) for fate in fates]
+    for job in jobs:
+        assert job.stdout is not None
+        assert job.stdout.readline() == "ready\n"
+    for job in jobs:
+        assert job.stdin is not None
+        job.stdin.write("\n")
+        job.stdin.flush()
+    said = [job.communicate(timeout=WITHIN_S) for job in jobs]
+    assert jobs[1].returncode == 0, said
+    finish()
+    assert became(action) == ("done", ROWS, 0, 0, {})
+    assert sent_again(room) == list(range(1, ROWS + 1))
+
+
+# ── A site with a worker ──
+
+
+@pytest.fixture
+def at_site(new_site: Callable[..., Site], settings: Any) -> Iterator[tuple[Site, Worker]]:
+    """Return a site, whose store this process uses too, and its worker, which does not run."""
+    site = new_site(lease_s=2)
+    for name, number in (("messages", 0), ("default", 1)):
+        changed = {**settings.CACHES[name], "LOCATION": f"{site.store.url}?db={number}"}
+        settings.CACHES = {**settings.CACHES, name: changed}
+    worker = Worker(site)
+    yield site, worker
+    worker.end()
+
+
+def test_a_real_worker_killed_in_mid_way_does_two_thousand_rows_once(at_site: tuple[Site, Worker]) -> None:
+    site, worker = at_site
+    letters(MANY)
+    action = begin(staff(*MAY), "discard")
+    ask(staff(*MAY, name="other"), "deadletter/", "take_back")  # about which nobody is asked
+    other = BulkAction.objects.get(verb="take_back")
+    worker.start()
+    enqueue(site, "carry_on", module="bulk_job")
+    assert wait_for(lambda: done(action) > 0, deadline_s=WITHIN_S)
+    worker.end()
+    worker.start()
+
+    def ended() -> bool:
+        enqueue(site, "carry_on", module="bulk_job")
+        return became(other)[0] == "done"
+
+    assert wait_for(ended, deadline_s=WITHIN_S)
+    assert became(action) == ("done", MANY, 0, 0, {})
+    assert became(other) == ("done", MANY, 0, 0, {})
+    counts = Counter(AuditEntry.objects.values_list("verb", "seq"))
+    assert set(counts.values()) == {1}
+    assert len(counts) == 2 * MANY
+
+
+def done(action: BulkAction) -> int:
+    action.refresh_from_db()
+    return action.done
+
+
+def test_a_store_that_dies_in_mid_way_pauses_it_and_it_goes_on_by_itself(
+    at_site: tuple[Site, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, _ = at_site
+    room = letters(ROWS)
+    client = staff(*MAY)
+    action = begin(client, "send_again")
+    at_step(monkeypatch, "noted", site.store.kill, nth=5)
+    assert bulk_job.carry_on() == 5
+    assert became(action) == ("running", 5, 0, 0, {})
+    assert "Paused: the store does not answer." in progress(client, action)
+    assert bulk_job.carry_on() == 0
+    site.store.start()
+    site.store.wait_until_ready()
+    assert bulk_job.carry_on() == ROWS - 5
+    assert became(action) == ("done", ROWS, 0, 0, {})
+    assert sent_again(room) == list(range(1, ROWS + 1))
+    site.forgive()

@@ -1,0 +1,532 @@
+"""`manage.py serve` with real processes: what it starts, what it restarts, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
+
+from chatsite.environment import BASE_DIR
+from chatsite.run import children, serving
+
+START_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 10.0  # the promise
+RESTART_DEADLINE_S = 20.0
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Return an environment in which nothing of this test run's own settings is left."""
+    plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    return {**plain, "DATA_DIR": str(folder), **more}
+
+
+def wait_for(condition: Callable[[], bool], *, deadline_s: float, what: str) -> None:
+    assert children.wait_for(condition, deadline_s=deadline_s), f"not within {deadline_s} s: {what}"
+
+
+class Served:
+    """A running `serve`; its whole output goes to a file."""
+
+    def __init__(self, folder: Path, *arguments: str, seed: bool = False, **more: str) -> None:
+        self.folder = folder
+        self.log = folder.parent / f"{folder.name}-{time.monotonic_ns()}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "manage.py", "serve", "--port", "0"),
+                    *(() if seed else ("--no-seed",)),
+                    *arguments,
+                ],
+                cwd=BASE_DIR,
+                env=environment(folder, **more),
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def wait_until_ready(self) -> Served:
+        children.wait_for(
+            lambda: self.address or self.process.poll() is not None, deadline_s=START_DEADLINE_S
+        )
+        assert self.address, self.output
+        return self
+
+    @property
+    def address(self) -> str:
+        found = re.search(r"The chat is at http://(127\.0\.0\.1:\d+)/", self.output)
+        return found.group(1) if found else ""
+
+    def status(self) -> int:
+        """Return the status of a page, 0 while nobody answers."""
+        asked = http.client.HTTPConnection(self.address, timeout=10)
+        try:
+            asked.request("GET", "/accounts/login/")
+            return asked.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return 0
+        finally:
+            asked.close()
+
+    def pids(self, name: str = "") -> list[int]:
+        return children.marked(self.folder, name)
+
+    def child(self, name: str) -> int:
+        """Return the pid of the child itself, without what it started; 0 while there is none."""
+        children_of = [pid for pid in self.pids(name) if parent_of(pid) == self.process.pid]
+        return children_of[0] if children_of else 0
+
+    def store(self) -> redis.Redis:
+        return redis.Redis(unix_socket_path=str(self.folder / "valkey.sock"), db=9)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> float:
+        """Tell it to stop and return in how many seconds it did."""
+        started_s = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(STOP_DEADLINE_S + 10)
+        return time.monotonic() - started_s
+
+    def clean_up(self) -> None:
+        if self.process.poll() is None:
+            self.stop()
+        children.end(self.pids(), patience_s=0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "data"
+    yield folder
+    children.end(children.marked(folder), patience_s=0)
+
+
+@pytest.fixture
+def served(folder: Path) -> Iterator[Served]:
+    served = Served(folder)
+    try:
+        yield served.wait_until_ready()
+    finally:
+        served.clean_up()
+
+
+def manage(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=BASE_DIR,
+        env=environment(folder, **more),
+        capture_output=True,
+        text=True,
+        timeout=START_DEADLINE_S,
+    )
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def parent_of(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+# ── What runs ──
+
+
+def test_serve_runs_store_worker_and_server_in_groups_of_their_own_and_keeps_its_files_private(
+    served: Served,
+) -> None:
+    assert served.status() == 200
+    groups = {name: {os.getpgid(pid) for pid in served.pids(name)} for name in ("store", "server", "worker")}
+    assert len(groups["store"]) == 1
+    assert len(groups["server"]) == 1
+    wait_for(
+        lambda: len({os.getpgid(pid) for pid in served.pids("worker")}) == 2,
+        deadline_s=10,
+        what="qcluster's group",
+    )
+    assert os.getpgid(served.process.pid) not in set.union(*groups.values())
+    commands = [command_of(pid) for pid in served.pids()]
+    for name in ("valkey-server", "uvicorn", "qcluster"):
+        assert any(name in command for command in commands), name
+    assert stat.S_IMODE(served.folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((served.folder / "secret-key").stat().st_mode) == 0o600
+    assert stat.S_IMODE((served.folder / "valkey.sock").stat().st_mode) & 0o077 == 0
+    with served.store() as store:
+        expected = {
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "maxmemory-policy": "noeviction",
+            "save": "",
+        }
+        for name, value in expected.items():
+            assert store.config_get(name)[name] == value
+
+
+def test_every_command_takes_the_key_and_the_store_of_the_running_site(served: Served) -> None:
+    ran = manage(served.folder, "shell", "--no-imports", "-c", _LOOK)
+    assert ran.stdout.split() == [(served.folder / "secret-key").read_text().strip(), "True"], ran.stderr
+
+
+_LOOK = """
+from django.conf import settings
+from django_redis import get_redis_connection
+print(settings.SECRET_KEY, get_redis_connection("messages").ping())
+"""
+
+
+def test_processes_share_one_listening_socket(folder: Path) -> None:
+    served = Served(folder, "--processes", "2", "--no-worker")
+    try:
+        served.wait_until_ready()
+        servers = served.pids("server-1") + served.pids("server-2")
+        assert len(servers) == 2
+        assert served.pids("worker") == []
+        for pid in servers:  # whichever is left answers
+            kill(pid)
+            wait_for(lambda: served.status() == 200, deadline_s=RESTART_DEADLINE_S, what="an answer")
+    finally:
+        served.clean_up()
+
+
+def test_accepted_sockets_give_up_on_a_peer_that_is_gone_and_hold_little_for_one_that_does_not_read() -> None:
+    with serving._bind("127.0.0.1", 0) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert (
+                accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+                == serving.TCP_USER_TIMEOUT_MS
+            )
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= serving.SEND_BUFFER_BYTES
+
+
+# ── Who cannot start ──
+
+
+def run_serve(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return manage(folder, "serve", "--no-seed", *arguments, **more)
+
+
+def test_a_second_serve_on_the_same_data_is_refused_in_one_sentence_and_disturbs_nothing(
+    served: Served,
+) -> None:
+    before = set(served.pids())
+    ran = run_serve(served.folder, "--port", "0")
+    assert ran.returncode == 1
+    assert len((ran.stdout + ran.stderr).splitlines()) == 1
+    assert str(served.process.pid) in ran.stderr
+    assert before <= set(served.pids())
+    assert served.status() == 200
+
+
+def test_a_taken_port_is_refused_in_one_sentence(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = run_serve(folder, "--port", str(port))
+    assert ran.returncode == 1
+    assert len((ran.stdout + ran.stderr).splitlines()) == 1
+    assert str(port) in ran.stderr
+    assert children.marked(folder) == []
+
+
+def test_a_store_that_does_not_answer_is_named_by_its_variable(folder: Path) -> None:
+    ran = run_serve(folder, "--port", "0", REDIS_URL=f"unix://{folder.parent}/nobody.sock")
+    assert ran.returncode == 1
+    assert len((ran.stdout + ran.stderr).splitlines()) == 1
+    assert "REDIS_URL" in ran.stderr
+
+
+def test_a_store_that_cannot_read_its_own_file_is_given_up_with_a_sentence(folder: Path) -> None:
+    log = folder / "store" / "appendonlydir"
+    log.mkdir(parents=True, mode=0o700)
+    folder.chmod(0o700)
+    (log / "appendonly.aof.manifest").write_text("nonsense\n")
+    ran = run_serve(folder, "--port", "0")
+    assert ran.returncode == 1
+    assert "The store does not start" in ran.stderr.splitlines()[-1]
+    assert children.marked(folder) == []
+
+
+def test_a_database_that_does_not_answer_is_named_by_its_variable(folder: Path) -> None:
+    ran = run_serve(folder, "--port", "0", DATABASE_URL="postgres://nobody@127.0.0.1:1/nothing")
+    assert ran.returncode == 1
+    assert "DATABASE_URL" in ran.stderr.splitlines()[-1]
+    assert "Traceback" not in ran.stderr
+    assert children.marked(folder) == []
+
+
+@pytest.mark.parametrize("arguments", [("--port", "65536"), ("--port", "http"), ("--processes", "0")])
+def test_a_nonsense_argument_is_a_usage_error(folder: Path, arguments: tuple[str, str]) -> None:
+    ran = run_serve(folder, *arguments)
+    assert ran.returncode == 2
+    assert arguments[1] in ran.stderr
+
+
+# ── What dies is started again ──
+
+
+def test_a_killed_child_is_started_again_and_a_line_says_so(served: Served) -> None:
+    with served.store() as store:
+        store.set("kept", "before the kill")
+    for name in ("server", "worker", "store"):
+        old = served.child(name)
+        kill(old)
+        wait_for(
+            lambda name=name, old=old: served.child(name) not in (0, old),  # type: ignore[misc]
+            deadline_s=1.5,  # within 1 s, and what it takes to see it
+            what=f"a new {name}",
+        )
+        assert f"{name} was ended by SIGKILL; starting it again" in served.output
+    wait_for(lambda: served.status() == 200, deadline_s=RESTART_DEADLINE_S, what="the server")
+    with served.store() as store:
+        assert children.wait_for(lambda: _holds(store), deadline_s=RESTART_DEADLINE_S), (
+            "the store lost what it answered"
+        )
+    wait_for(lambda: _clusters(served) == 1, deadline_s=RESTART_DEADLINE_S, what="one job cluster")
+
+
+def _holds(store: redis.Redis) -> bool:
+    with contextlib.suppress(redis.RedisError):
+        return bool(store.get("kept") == b"before the kill")
+    return False
+
+
+def _clusters(served: Served) -> int:
+    """Return how many job clusters run: each is one process group."""
+    return len({os.getpgid(pid) for pid in served.pids("worker") if "qcluster" in command_of(pid)})
+
+
+def test_waits_between_restarts_grow_until_the_child_is_healthy(tmp_path: Path) -> None:
+    child = children.Child("store", ["true"], folder=tmp_path, env={}, patience_s=1)
+    child._started_mono_s = time.monotonic()
+    assert [child.restart_later() for _ in range(9)] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0]
+    child._started_mono_s -= children.HEALTHY_S + 1
+    assert child.restart_later() == 0.2
+
+
+# ── The end ──
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_everything_in_time_also_with_a_client_that_does_not_read(
+    served: Served, number: signal.Signals
+) -> None:
+    host, port = served.address.split(":")
+    with (
+        socket.create_connection((host, int(port))) as mute,
+        socket.create_connection((host, int(port))) as half,
+    ):
+        mute.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        asked = b"GET /jsi18n/ HTTP/1.1\r\nHost: %s\r\n\r\n" % served.address.encode()
+        for _ in range(50):
+            mute.sendall(asked)  # and never reads an answer
+        half.sendall(b"GET / HTTP/1.1\r\n")  # and never ends the request
+        took_s = served.stop(number)
+    assert took_s < STOP_DEADLINE_S
+    assert served.process.returncode == 0
+    assert served.pids() == []
+    assert not (served.folder / "valkey.sock").exists()
+
+
+def test_a_stop_says_bye_on_open_sockets_before_it_closes_them(served: Served) -> None:
+    with connected(served) as socket_:
+        served.process.send_signal(signal.SIGTERM)
+        bye = next(frame for frame in frames(socket_) if frame["type"] == "bye")
+        assert bye["after_ms"] > 0
+        with pytest.raises(ConnectionClosed) as closed:
+            list(frames(socket_))
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+    assert served.stop() < STOP_DEADLINE_S
+
+
+@contextlib.contextmanager
+def connected(served: Served) -> Iterator[ClientConnection]:
+    """Open a socket as a person who is logged in, and say hello."""
+    cookie = manage(served.folder, "shell", "--no-imports", "-c", _LOG_IN).stdout.strip()
+    with connect(
+        f"ws://{served.address}/ws/chat/",
+        origin=Origin(f"http://{served.address}"),
+        additional_headers={"Cookie": cookie},
+    ) as socket_:
+        socket_.send(json.dumps({"type": "hello", "v": 1, "rooms": []}))
+        assert next(frames(socket_))["type"] == "welcome"
+        yield socket_
+
+
+def frames(socket_: ClientConnection) -> Iterator[dict[str, Any]]:
+    while True:
+        said = json.loads(socket_.recv(timeout=STOP_DEADLINE_S))
+        yield from said if isinstance(said, list) else [said]
+
+
+_LOG_IN = """
+from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
+from django.contrib.sessions.backends.db import SessionStore
+ada = get_user_model().objects.create_user("ada", password="x")
+session = SessionStore()
+session[SESSION_KEY] = str(ada.pk)
+session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
+session[HASH_SESSION_KEY] = ada.get_session_auth_hash()
+session.save()
+print(f"{settings.SESSION_COOKIE_NAME}={session.session_key}")
+"""
+
+
+def test_a_second_ctrl_c_does_not_break_off_the_ordered_stop(served: Served) -> None:
+    served.process.send_signal(signal.SIGINT)
+    wait_for(lambda: "Stopping." in served.output, deadline_s=5, what="the stop to begin")
+    served.stop()
+    assert served.process.returncode == 0
+    assert served.pids() == []
+
+
+def test_serve_stops_although_nobody_reads_what_it_prints(folder: Path) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as unread, os.fdopen(writer, "wb") as end:
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", "serve", "--port", "0", "--no-seed", "--no-worker"],
+            cwd=BASE_DIR,
+            env=environment(folder),
+            stdout=end,
+            stderr=end,
+        )
+        os.set_blocking(end.fileno(), False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(end.fileno(), b"x" * 4096)  # the pipe is full
+        wait_for(
+            lambda: bool(children.marked(folder, "server")), deadline_s=START_DEADLINE_S, what="the server"
+        )
+        process.terminate()
+        process.wait(3 * STOP_DEADLINE_S)  # that it stops is the rule here; how fast is another test's
+        assert unread
+    assert process.returncode == 0
+    assert children.marked(folder) == []
+
+
+def test_after_a_kill_of_the_supervisor_the_next_serve_takes_over_and_nothing_is_lost(folder: Path) -> None:
+    first = Served(folder)
+    second = None
+    try:
+        first.wait_until_ready()
+        with first.store() as store:
+            store.set("kept", "before the kill")
+        kill(first.process.pid)
+        first.process.wait()
+        orphans = set(first.pids())
+        assert orphans, "this test is about what a kill leaves behind"
+        second = Served(folder).wait_until_ready()
+        assert not orphans & set(second.pids())
+        assert second.status() == 200
+        assert _clusters(second) == 1
+        with second.store() as store:
+            assert store.get("kept") == b"before the kill"
+    finally:
+        for served in filter(None, (first, second)):
+            served.clean_up()
+
+
+def test_a_live_store_of_unknown_origin_on_the_socket_is_ended_before_ours_starts(folder: Path) -> None:
+    first = Served(folder, "--no-worker").wait_until_ready()
+    assert first.stop() < STOP_DEADLINE_S
+    files = folder / "store"
+    stranger = subprocess.Popen(
+        serving.embedded.command(
+            serving.embedded.find_server() or Path(), folder=files, socket=folder / "valkey.sock"
+        ),
+        stdout=subprocess.DEVNULL,
+    )
+    second = None
+    try:
+        wait_for((folder / "valkey.sock").exists, deadline_s=10, what="the stranger's socket")
+        second = Served(folder, "--no-worker").wait_until_ready()
+        assert stranger.wait(1) == 0
+        assert second.status() == 200
+    finally:
+        stranger.kill()
+        stranger.wait()
+        if second is not None:
+            second.clean_up()
+
+
+# ── The first run ──
+
+
+def test_the_first_run_prints_log_ins_that_work_and_the_next_run_prints_the_same(folder: Path) -> None:
+    printed = []
+    for _ in range(2):
+        served = Served(folder, "--no-worker", seed=True)
+        try:
+            served.wait_until_ready()
+            wait_for(lambda served=served: "Ctrl-C" in served.output, deadline_s=5, what="the log-ins")  # type: ignore[misc]
+            printed.append(re.findall(r"og in as (\S+), password (\S+)", served.output))
+        finally:
+            served.clean_up()
+    assert printed[0] == printed[1]
+    assert [name for name, _ in printed[0]][-1] == "staff"
+    ran = manage(folder, "shell", "--no-imports", "-c", _TRY.format(printed[0]))
+    assert ran.stdout.strip() == str([True] * len(printed[0])), ran.stderr
+
+
+_TRY = """
+from django.contrib.auth import authenticate
+print([authenticate(username=name, password=password) is not None for name, password in {}])
+"""
+
+
+def test_the_first_run_makes_a_message_in_each_state_behind_the_first_page_and_by_hand_none_is_added(
+    folder: Path,
+) -> None:
+    served = Served(folder, seed=True)
+    try:
+        served.wait_until_ready()
+        assert served.status() == 200
+        assert "in each state" not in served.output
+        wait_for(lambda: "is connected and silent" in served.output, deadline_s=40, what="the states")
+        assert served.child("demo")
+        assert " retry " not in served.output, "its attempts are no news"
+        accepted = _accepted(folder)
+        assert accepted == 8
+        by_hand = manage(folder, "seed_demo", "--states", "--force")
+        assert (by_hand.returncode, by_hand.stderr.strip()) == (
+            0,
+            "A message in each state was there already.",
+        )
+        assert _accepted(folder) == accepted
+        os.kill(served.child("demo"), signal.SIGTERM)
+        wait_for(lambda: not served.pids("demo"), deadline_s=5, what="its end")
+        assert served.stop() < STOP_DEADLINE_S
+        assert "demo ended" not in served.output
+        assert "starting it again" not in served.output
+    finally:
+        served.clean_up()
+
+
+def _accepted(folder: Path) -> int:
+    told = manage(folder, "messaging_status", "--json")
+    return int(json.loads(told.stdout)["last_hour"]["accepted"])

@@ -1,0 +1,175 @@
+"""`manage.py worker`: one job cluster, ended with it, and replaced when no job beats."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django_q.status import Stat
+
+from chatsite.environment import BASE_DIR
+from chatsite.run.children import MARK, end, mark, marked, wait_for
+from messaging.jobs import schedules as jobs
+from messaging.management.commands import worker
+
+pytestmark = pytest.mark.usefixtures("redis_url")
+DEADLINE_S = 30.0
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `manage.py worker` on this test run's store and a database of its own."""
+    env = {
+        **os.environ,
+        MARK: mark(tmp_path, "worker"),
+        "DJANGO_SETTINGS_MODULE": "chatsite.settings",
+        "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3",
+    }
+    subprocess.run([sys.executable, "manage.py", "migrate", "-v", "0"], cwd=BASE_DIR, env=env, check=True)
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "manage.py", "worker"], cwd=BASE_DIR, env=env, stderr=log)
+    try:
+        yield process
+    finally:
+        end(marked(tmp_path), patience_s=0)
+        process.wait()
+
+
+def cluster_of(process: subprocess.Popen[bytes], folder: Path) -> list[int]:
+    return [
+        pid for pid in marked(folder) if pid != process.pid and os.getpgid(pid) != os.getpgid(process.pid)
+    ]
+
+
+def wait_until_up(process: subprocess.Popen[bytes], folder: Path) -> None:
+    # Guard, sentinel, two workers, monitor, pusher.
+    assert wait_for(lambda: len(cluster_of(process, folder)) >= 5, deadline_s=DEADLINE_S)
+
+
+def test_a_stop_reaches_the_cluster_and_nothing_is_left(
+    process: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    wait_until_up(process, tmp_path)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE_S) == 0
+    assert marked(tmp_path) == []
+
+
+def test_the_chat_goes_before_all_jobs(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    wait_until_up(process, tmp_path)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    for pid in (process.pid, *cluster_of(process, tmp_path)):
+        assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, own + worker.NICER)
+
+
+def test_a_killed_worker_takes_its_cluster_along(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    wait_until_up(process, tmp_path)
+    process.kill()
+    assert wait_for(lambda: not cluster_of(process, tmp_path), deadline_s=DEADLINE_S)
+
+
+def test_a_killed_cluster_is_replaced(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    wait_until_up(process, tmp_path)
+    old = cluster_of(process, tmp_path)
+    end(old, patience_s=0)
+    assert wait_for(lambda: len(cluster_of(process, tmp_path)) >= 5, deadline_s=DEADLINE_S)
+    assert not set(old) & set(cluster_of(process, tmp_path))
+    assert b"starting it again" in (tmp_path / "log").read_bytes()
+
+
+def test_what_is_due_each_minute_runs_at_the_start(process: subprocess.Popen[bytes]) -> None:
+    assert wait_for(lambda: jobs.heartbeat_age_s() is not None, deadline_s=DEADLINE_S)
+
+
+# ── When no job beats; the cluster is a process that just lives ──
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
+    monkeypatch.setattr(worker, "SILENCE_S", 0.3)
+    monkeypatch.setattr(worker, "LOOK_EVERY_S", 0.05)
+    process = subprocess.Popen(["sleep", "600"], process_group=0)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Never:
+    """Stands for `Stopping`: true once `after_s` have passed."""
+
+    def __init__(self, after_s: float) -> None:
+        self._ends_mono_s = time.monotonic() + after_s
+
+    def __bool__(self) -> bool:
+        return time.monotonic() >= self._ends_mono_s
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def watch(cluster: subprocess.Popen[bytes], age_s: float, *, running_for_s: float = 60.0) -> str:
+    stopping = Never(after_s=1.0)
+    started_mono_s = time.monotonic() - running_for_s
+    return worker.watch(cluster, stopping, lambda: age_s, started_mono_s=started_mono_s)  # type: ignore[arg-type]
+
+
+def test_a_cluster_in_which_no_job_beats_is_given_up(cluster: subprocess.Popen[bytes]) -> None:
+    assert "no job has run" in watch(cluster, 60.0)
+
+
+def test_a_new_cluster_is_given_time_before_its_first_beat(cluster: subprocess.Popen[bytes]) -> None:
+    assert watch(cluster, float("inf"), running_for_s=-10) == "told to stop"
+
+
+def test_a_beating_cluster_is_left_alone(cluster: subprocess.Popen[bytes]) -> None:
+    assert watch(cluster, 0.0) == "told to stop"
+
+
+def test_a_cluster_that_does_not_stop_is_killed_after_its_patience() -> None:
+    def ignore() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    cluster = subprocess.Popen(["sleep", "600"], process_group=0, preexec_fn=ignore)
+    worker.end_group(cluster, patience_s=0.2)
+    assert cluster.returncode == -signal.SIGKILL
+
+
+# ── A cluster that lost a part: the scheduler looks every 30 s, so this takes a minute ──
+
+JOBS_WITHIN_S = 75.0
+
+
+def parts() -> list[Stat]:
+    return Stat.get_all()
+
+
+def beat_after(moment_s: float) -> bool:
+    age_s = jobs.heartbeat_age_s()
+    return age_s is not None and time.time() - age_s > moment_s
+
+
+def test_jobs_go_on_with_a_stopped_monitor_and_again_after_a_killed_sentinel(
+    process: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    wait_until_up(process, tmp_path)
+    assert wait_for(lambda: bool(parts()), deadline_s=DEADLINE_S)
+    [cluster] = parts()
+    os.kill(cluster.monitor, signal.SIGSTOP)
+    stopped_s = time.time()
+    assert wait_for(lambda: beat_after(stopped_s), deadline_s=JOBS_WITHIN_S), "they need no monitor"
+
+    old = cluster_of(process, tmp_path)
+    os.kill(cluster.sentinel, signal.SIGKILL)
+    killed_s = time.time()
+    assert wait_for(lambda: not set(old) & set(cluster_of(process, tmp_path)), deadline_s=DEADLINE_S), (
+        "no orphan is left"
+    )
+    assert wait_for(lambda: beat_after(killed_s + 1), deadline_s=JOBS_WITHIN_S)

@@ -1,0 +1,113 @@
+"""A socket whose peer reads slowly, or not at all: it costs bounded memory, holds up nobody, and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.support.clients import Frame, Wire, new_id, seqs
+from tests.support.sites import Person, Site, later, people, room, until
+
+Open = Callable[..., Any]
+
+UNSENT = 50
+GONE_WITHIN_S = 20.0
+BODY = "x" * 4_000
+
+
+async def two(site: Site, open_wire: Open) -> tuple[str, Wire, Wire, list[Person]]:
+    members = await later(people)("ada", "grace")
+    atlas = await later(room)(*members)
+    wires = []
+    for member in members:
+        wire = await open_wire(site, member)
+        await wire.hello()
+        await wire.next("resumed")
+        wires.append(wire)
+    return atlas, wires[0], wires[1], members
+
+
+async def flood(wire: Wire, atlas: str, count: int) -> Frame:
+    """Send more than any buffer of the kernel holds; return the last `sent`."""
+    wanted = len(wire.heard("sent")) + count
+    for _ in range(count // 10):
+        await wire.send(*({"type": "send", "id": new_id(), "room": atlas, "body": BODY} for _ in range(10)))
+    await until(lambda: len(wire.heard("sent")) == wanted, within_s=60)
+    return wire.heard("sent")[-1]
+
+
+async def test_past_the_limit_only_the_position_comes_until_a_sync(new_site: Open, open_wire: Open) -> None:
+    site = new_site(unsent_max=UNSENT, rate_limit_scale=100.0)
+    atlas, ada, grace, [_, grace_self] = await two(site, open_wire)
+    grace.stop_reading()
+    last = await flood(ada, atlas, 2_000)  # 8 MB: the kernel's buffers and the transport's hold less
+    grace.read_on()
+    position = await grace.next("position")
+    assert position["epoch"] == last["epoch"]
+    held = seqs(grace.heard("message"))
+    assert held == list(range(1, len(held) + 1))
+    assert len(held) < last["seq"]
+    assert position["top"] > held[-1]
+    watching = await open_wire(site, grace_self)  # another tab, to know when the process has heard of it
+    await watching.hello({"room": atlas, "epoch": last["epoch"], "since": last["seq"]})
+    await watching.next("resumed")
+    await ada.post(atlas, "one more")
+    await watching.next("message", body="one more")
+    await grace.fence()
+    assert seqs(grace.heard("message")) == held, "a message after the position"
+    since = held[-1]
+    while True:
+        await grace.send({"type": "sync", "room": atlas, "epoch": last["epoch"], "since": since})
+        resumed = await grace.next("resumed")
+        assert resumed["from"] == since
+        held += seqs(resumed["messages"])
+        since = resumed["upto"]
+        if not resumed["more"]:
+            break
+    assert held == list(range(1, last["seq"] + 2))
+    await ada.post(atlas, "live again")
+    assert (await grace.next("message"))["body"] == "live again"
+
+
+async def test_a_slow_reader_holds_up_nobody(new_site: Open, open_wire: Open) -> None:
+    site = new_site(unsent_max=UNSENT, rate_limit_scale=100.0)
+    atlas, ada, grace, _ = await two(site, open_wire)
+    grace.stop_reading()
+    await flood(ada, atlas, 1_000)
+    began_s = time.monotonic()
+    await ada.post(atlas, "quick")
+    assert time.monotonic() - began_s < 1
+
+
+async def test_memory_for_one_who_does_not_read_is_bounded(new_site: Open, open_wire: Open) -> None:
+    site = new_site(unsent_max=UNSENT, rate_limit_scale=100.0, ack_timeout_s=60.0)
+    atlas, ada, grace, _ = await two(site, open_wire)
+    grace.stop_reading()
+    await flood(ada, atlas, 2_000)  # what the process and the kernel hold at most is held
+    before = _resident_bytes(site)
+    await flood(ada, atlas, 6_000)
+    assert _resident_bytes(site) - before < 20_000_000, "24 MB more were meant for one who reads nothing"
+
+
+def _resident_bytes(site: Site) -> int:
+    assert site.process is not None
+    with open(f"/proc/{site.process.pid}/statm") as statm:
+        return int(statm.read().split()[1]) * 4_096
+
+
+async def test_one_that_stops_reading_is_gone_within_twenty_seconds(new_site: Open, open_wire: Open) -> None:
+    site = new_site(rate_limit_scale=100.0)
+    atlas, ada, grace, [_, grace_self] = await two(site, open_wire)
+    port = grace.socket.local_address[1]
+    grace.stop_reading()
+    stopped_s = time.monotonic()
+    await flood(ada, atlas, 2_000)
+    assert site.sockets_of(port), "its connection must be there to begin with"
+    await until(lambda: not set(site.sockets_of(port)) & {"01", "04", "08", "09"}, within_s=GONE_WITHIN_S + 5)
+    assert time.monotonic() - stopped_s <= GONE_WITHIN_S + 1
+    await ada.next("presence", user=grace_self.id, online=False)
+    again = await open_wire(site, grace_self)
+    await again.hello()
+    assert (await asyncio.wait_for(again.next("resumed"), 5))["more"]

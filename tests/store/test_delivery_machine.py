@@ -1,0 +1,229 @@
+"""Delivery in every interleaving: while nothing expires (`delivery_machine`), and with all that may end a message (`expiry_machine`).
+
+Each broken variant shows that the machine sees what it is for. `DELIVERY_MACHINE_EXAMPLES` asks for a longer run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, run_state_machine_as_test
+
+from messaging import control, policy
+from messaging.expiry import job as expiry
+from messaging.expiry.job import Processed
+from messaging.live import directory, hub, subscription
+from messaging.store import Store, connections
+from messaging.store import log as stores
+from messaging.store.records import Due, Expired, RoomKey
+from tests.support.delivery_machine import POLICY, DeliveryMachine, World, make_people
+from tests.support.devices import Device, Loop, Process
+from tests.support.expiry_machine import ExpiryMachine
+from tests.support.fake_clock import move_clocks
+from tests.support.messages import ALAN, MEMBERS
+from tests.support.step_control import STEPS, stop_at_steps
+
+EXAMPLES = int(os.environ.get("DELIVERY_MACHINE_EXAMPLES", "40"))
+EXPIRY_EXAMPLES = 3 * EXAMPLES // 2
+EXPIRY_STEPS = 50
+
+Explore = Callable[..., None]
+
+
+@pytest.fixture
+def explore(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Explore:
+    """Return what runs a machine."""
+    monkeypatch.setattr(hub, "HEARD_WITHIN_S", 0.0)
+    monkeypatch.setattr(subscription, "PING_EVERY_S", 10.0**9)  # the clock leaps: no pong could come in time
+    move_clocks(monkeypatch)
+    stop_at_steps(monkeypatch)
+    news: list[dict[str, Any]] = []
+
+    async def announce(kind: str, **fields: Any) -> None:
+        news.append({"type": f"control.{kind}", **fields})
+
+    monkeypatch.setattr(control, "publish", announce)  # a bus of which the machine says who hears it
+    make_people()
+    sessions = {user: _log_in(user) for user in MEMBERS}
+
+    async def open_store() -> Store:
+        store = Store(connections.async_client(), policy.current())
+        stores._stores[asyncio.get_running_loop()] = store
+        return store
+
+    def run(machine: type[World], examples: int = EXAMPLES, steps: int = 30) -> None:
+        monkeypatch.setattr(policy, "current", lambda: machine.policy)
+        with asyncio.Runner(loop_factory=Loop) as runner:
+            machine.runner = runner
+            machine.news = news
+            machine.store = runner.run(open_store())
+            machine.visitors = {}
+            for user, session in sessions.items():
+                visitor = runner.run(directory.visitor(session))
+                assert visitor is not None
+                machine.visitors[user] = visitor
+            try:
+                run_state_machine_as_test(
+                    machine,
+                    settings=settings(
+                        max_examples=examples,
+                        stateful_step_count=steps,
+                        deadline=None,
+                        derandomize=True,
+                        database=None,
+                        phases=[Phase.generate, Phase.shrink]
+                        if examples in (EXAMPLES, EXPIRY_EXAMPLES)
+                        else [Phase.generate],
+                        suppress_health_check=list(HealthCheck),
+                    ),
+                )
+            finally:
+                runner.run(connections.close())
+
+    return run
+
+
+def _log_in(user: int) -> str:
+    client = Client()
+    client.force_login(User.objects.get(pk=user))
+    return str(client.session.session_key)
+
+
+def test_every_accepted_message_ends_acknowledged_or_parked_or_due(explore: Explore) -> None:
+    explore(DeliveryMachine)
+
+
+def test_every_accepted_message_ends_held_or_named_in_its_notice_or_deleted(explore: Explore) -> None:
+    explore(ExpiryMachine, examples=EXPIRY_EXAMPLES, steps=EXPIRY_STEPS)
+
+
+class AcknowledgesTooMuch(DeliveryMachine):
+    """Clients that acknowledge what they have not got."""
+
+    async def _tell(self, device: Device, *frames: dict[str, Any]) -> None:
+        for frame in frames:
+            if frame["type"] == "ack":
+                [place] = await self.store.places([self.room])
+                assert place is not None
+                frame["rooms"][0]["delivered"] = place.top
+        await super()._tell(device, *frames)
+
+
+class CountsNothing(DeliveryMachine):
+    """A store that forgets attempts."""
+
+    async def _record_attempt(self, room: RoomKey, user: int, expected: int, next_s: float) -> bool:
+        counted = await super()._record_attempt(room, user, expected, next_s)
+        await self.store.client.delete(f"{room.key}:attempts")
+        return counted
+
+
+class LosesEverySilence(DeliveryMachine):
+    """A process whose first net is gone, and a store that does not remember who owes."""
+
+    async def _settle(self) -> None:
+        for process in self.processes:
+            process.server.hub.on_pushed = lambda connection, feed: None
+        await self.store.client.delete(f"{self.room.prefix}unacked")
+        await super()._settle()
+
+
+class PushesForEver(DeliveryMachine):
+    """Processes that never give up."""
+
+    async def _start(self) -> Process:
+        process = await super()._start()
+        process.server.retry.policy = dataclasses.replace(POLICY, attempts_max=99)
+        return process
+
+
+@pytest.mark.parametrize("broken", [AcknowledgesTooMuch, CountsNothing, LosesEverySilence, PushesForEver])
+def test_the_machine_sees_a_broken_rule(explore: Explore, broken: type[DeliveryMachine]) -> None:
+    with pytest.raises(AssertionError):
+        explore(broken, examples=39)
+
+
+class HuntsWorkers(ExpiryMachine):
+    """Before all else two are away, one of them leaves, and at each step a worker meets one who comes, and dies, or goes on."""
+
+    @initialize(peace=st.booleans())
+    def begin(self, peace: bool = True) -> None:
+        super().begin(peace)
+        for device in self.devices[2:]:
+            self.run(self._cut(device))
+        self.run(self._leave_room(ALAN))
+        for dies, step in itertools.product([True, False], STEPS):
+            self.run(self._send(self.devices[0], 1, heard=True))
+            self.run(self._let_pass(60))
+            self._work(0, step)
+            if dies:
+                self._kill(0)
+            self.run(self._look_in(self.devices[2]))
+            self._work(0, "its end")
+
+    async def _look_in(self, device: Device) -> None:
+        await self._connect(device, self.processes[0])
+        await self._receive(device)
+        await self._cut(device)
+
+
+def _clears_before_it_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def process_batch(store: Store, expired: Sequence[Expired], done: Processed) -> None:
+        await store.finalize(expired)
+        expiry.step("finalized")
+        await expiry._record(expired, await store.now_ms())
+        expiry.step("recorded")
+
+    monkeypatch.setattr(expiry, "_process_batch", process_batch)
+
+
+def _forgets_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = Store._scan
+
+    async def scan_others(self: Store, command: str, rooms: Sequence[RoomKey], part: str) -> Any:
+        return {room.id: [] for room in rooms} if part == ":left" else await scan(self, command, rooms, part)
+
+    monkeypatch.setattr(Store, "_scan", scan_others)
+
+
+def _reads_exceptions_before_cursors(monkeypatch: pytest.MonkeyPatch) -> None:
+    readers = Store._readers
+    read: dict[str, list[bytes]] = {}
+
+    async def readers_later(self: Store, rooms: Iterable[RoomKey]) -> Any:
+        keys = list(rooms)
+        for room in keys:
+            read[room.id] = await self.client.zrange(f"{room.key}:outcome", 0, -1)
+        return await readers(self, keys)
+
+    async def outcomes(self: Store, dues: Sequence[Due]) -> Any:
+        rows = {due: [str(row, "utf-8") for row in read[due.room.id]] for due in dues}
+        return {due: [row for row in rows[due] if row.split("|")[0] == str(due.seq)] for due in dues}
+
+    monkeypatch.setattr(Store, "_readers", readers_later)
+    monkeypatch.setattr(Store, "_outcomes", outcomes)
+
+
+def test_a_worker_that_dies_or_meets_somebody_at_a_step_leaves_nobody_out(explore: Explore) -> None:
+    explore(HuntsWorkers, examples=3)
+
+
+@pytest.mark.parametrize(
+    "break_", [_clears_before_it_records, _forgets_who_left, _reads_exceptions_before_cursors]
+)
+def test_the_machine_sees_a_job_that_leaves_somebody_out(
+    explore: Explore, monkeypatch: pytest.MonkeyPatch, break_: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    break_(monkeypatch)
+    with pytest.raises(AssertionError, match=r"nobody is told|left without it"):
+        explore(HuntsWorkers, examples=3)

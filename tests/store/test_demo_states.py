@@ -1,0 +1,204 @@
+"""The demo's message in each state: made by the verbs of connections, job and staff, seen on the staff's pages, made once."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
+from django.core.management import CommandError, call_command
+from django.test import Client, override_settings
+
+from messaging.admin import overview
+from messaging.bridge import in_database
+from messaging.demo import people as demo
+from messaging.demo import states
+from messaging.demo.people import Note
+from messaging.errors import Conflict
+from messaging.models import AuditEntry, DeadLetter, Membership, Notice, Room
+from messaging.monitoring import site_figures
+from messaging.store import open_store
+from tests.support.expired_records import with_policy
+from tests.support.messages import dump
+
+pytestmark = pytest.mark.usefixtures("verbs", "hurry")
+ADMIN = "/admin/messaging"
+WITHIN_S = 30.0
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
+    """Let the job look a second after an end; keep the note in a folder of the test's own."""
+    with_policy(monkeypatch, claim_delay_s=1)
+    with override_settings(DATA_DIR=tmp_path):
+        yield
+
+
+async def seeded() -> Note:
+    note = await in_database(demo.seed_first_run)
+    assert note is not None
+    return note
+
+
+async def noted() -> Note:
+    note = await in_database(demo.kept_note)
+    assert note is not None
+    return note
+
+
+async def cards() -> dict[str, str]:
+    found = await in_database(site_figures.count)
+    assert found.account is not None
+    assert found.account.unaccounted == 0
+    return {card.key: card.value for card in overview.cards(found)}
+
+
+async def staff_client() -> Client:
+    client = Client(headers={"accept-language": "en"})
+    user = await User.objects.aget(is_superuser=True)
+    await in_database(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+async def get(client: Client, path: str) -> str:
+    answer = await in_database(client.get, f"{ADMIN}/{path}")
+    assert answer.status_code == 200
+    return str(answer.content.decode())
+
+
+def row(page: str, name: str) -> str:
+    """Return what a list says in the row of a name, without its tags."""
+    [found] = [one for one in re.findall(r"<tr.*?</tr>", page, re.DOTALL) if f">{name}<" in one]
+    return " ".join(re.sub(r"<[^>]+>", " ", found).split())
+
+
+async def test_each_state_is_there_as_the_staff_see_it() -> None:
+    note = await seeded()
+    assert await states.make(note)
+    found = await cards()
+    assert {key: found[key] for key in ("stored", "lagging", "parked", "retrying", "gave_up", "letters")} == {
+        "stored": "5",  # the one sent again, delivered, rejected, waiting, parked
+        "lagging": "0",  # nobody is connected any more
+        "parked": "4",  # three do not have `waiting`, carol not the one of the other room
+        "retrying": "1",
+        "gave_up": "1",
+        "letters": "1",
+    }
+    client = await staff_client()
+    room = (await noted()).states
+    members = await get(client, f"undeliveredmember/?room={room}")
+    assert re.search(r"bob offline 1 message .* [2-7]/8 no answer", row(members, "bob"))
+    assert re.search(r"carol offline 1 message .* 8/8 no answer", row(members, "carol"))
+    assert re.search(r"小林 offline 1 message .* 0/8 offline", row(members, "小林"))
+    parked = await Room.objects.aget(name="读书会")
+    assert re.search(
+        r"carol offline 1 message .* 0/8",
+        row(await get(client, f"undeliveredmember/?room={parked.pk}"), "carol"),
+    )
+
+    messages = await get(client, f"storedmessage/?room={room}")
+    assert re.findall(r'ops-state" data-kind="(\w+)">([^<]+)<', messages) == [
+        ("waits", "3 lack it"),
+        ("missed", "1 could not show it"),
+        ("held", "with everybody"),
+        ("held", "with everybody"),
+    ]
+    last = max(int(seq) for seq in re.findall(rf"{room}_3A(\d+)/change/", messages))
+    page = await get(client, f"storedmessage/{room}:{last}/change/")
+    assert "gave up: no answer" in row(page, "carol")
+    assert "could not be shown there" in row(
+        await get(client, f"storedmessage/{room}:{last - 1}/change/"), "grace"
+    )
+
+    letters = {letter.state: letter async for letter in DeadLetter.objects.all()}
+    assert set(letters) == {"open", "requeued", "discarded"}
+    page = await get(client, f"deadletter/{letters['open'].pk}/change/")
+    assert "bob" in page
+    missed = {(one.name, one.reason) async for one in letters["discarded"].missed_recipients.all()}
+    assert missed == {
+        ("grace", "client_rejected"),
+        ("bob", "offline"),
+        ("carol", "no_ack"),
+        ("小林", "offline"),
+    }
+    assert await Notice.objects.filter(user__username="ada").acount() == 3
+    assert {entry.verb async for entry in AuditEntry.objects.exclude(verb="lifetime")} == {
+        "requeue",
+        "discard",
+    }
+    assert await Session.objects.acount() == 1, "only this one of the staff is still logged in"
+
+
+async def test_whoever_stays_lags_until_he_goes() -> None:
+    note = await seeded()
+    await states.make(note)
+    gone = False
+    staying = asyncio.ensure_future(states.stay(await noted(), 60, stopping=lambda: gone))
+    seen: dict[str, str] = {}
+
+    async def lags() -> bool:
+        seen.update(await cards())
+        return seen["lagging"] == "1"
+
+    async with asyncio.timeout(WITHIN_S):
+        while not await lags():
+            assert not staying.done()
+            await asyncio.sleep(0.05)
+    assert (seen["connections"], seen["parked"]) == ("1", "3")
+    gone = True
+    await staying
+    assert (await cards())["lagging"] == "0"
+
+
+async def test_a_second_run_adds_nothing() -> None:
+    await states.make(await seeded())
+    before = await kept()
+    assert not await states.make(await noted())
+    assert await kept() == before
+
+
+async def kept() -> dict[str, Any]:
+    """Return what store and database hold, without who is online and when jobs ran."""
+    held = {
+        key: value
+        for key, value in (await dump(open_store())).items()
+        if not key.startswith(("chat:online", "chat:jobs"))
+    }
+    models = (Room, Membership, DeadLetter, Notice, AuditEntry, LogEntry, User)
+    return {**held, **{model.__name__: await model.objects.acount() for model in models}}
+
+
+@pytest.mark.parametrize("looks", [1, 30, 90, 130])
+async def test_broken_off_and_begun_again_nothing_is_said_twice(looks: int) -> None:
+    note = await seeded()
+    counted = itertools.count()
+    with pytest.raises(states.Stopped):
+        await states.make(note, stopping=lambda: next(counted) >= looks)
+    note = await noted()
+    assert note.states
+    assert not note.states_done
+    assert await states.make(note)
+    found = await in_database(site_figures.count)
+    assert found.account is not None
+    assert (found.account.accepted, found.account.unaccounted) == (8, 0)
+    assert await Room.objects.filter(name=states.ROOM).acount() == 1
+    assert await DeadLetter.objects.acount() == 3
+
+
+async def test_without_the_demos_people_there_is_nobody_to_make_it() -> None:
+    await seeded()
+    await User.objects.filter(username="carol").adelete()
+    with pytest.raises(Conflict, match="not all here"):
+        await states.make(await noted())
+    assert (await noted()).states == ""
+
+
+async def test_numbers_and_states_are_two_things() -> None:
+    with pytest.raises(CommandError) as refused:
+        await in_database(call_command, "seed_demo", states=True, users=3, force=True)
+    assert refused.value.returncode == 2

@@ -1,0 +1,359 @@
+"""What fans out: cut, held, merged, skipped, dropped; and the positions that repair it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from messaging.live import hub as hubs
+from messaging.live.connection import Batch, State
+from messaging.live.hub import BATCH_MOST, Hub, cut
+from messaging.policy import Policy
+from messaging.store import Store
+from tests.support.messages import ADA, ALAN, GRACE, ROOM, accept, acknowledge, message, read
+from tests.support.sockets import MEMBER_ROOM, connect, open_feed, resume, until
+
+FRAME = '{"type":"message","seq":%d}'
+
+
+@pytest.fixture
+async def hub(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
+    monkeypatch.setattr(hubs, "HEARD_WITHIN_S", 0.05)
+    here = Hub(store, Policy())
+    running = asyncio.ensure_future(here.run())
+    yield here
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+def published(*rows: tuple[int, int, int, str]) -> str:
+    """Return what append publishes for rows of (seq, after, sender, only)."""
+    lines = ["M e1"]
+    for seq, after, sender, only in rows:
+        lines += [f"{seq} {after} {sender} {only}", FRAME % seq]
+    return "\n".join(lines)
+
+
+class TestCut:
+    def test_neighbours_for_everybody_are_one_batch(self) -> None:
+        [batch] = cut(published((1, 0, ADA, "-"), (2, 1, GRACE, "-"), (3, 2, ADA, "-")))
+        text = ",".join(FRAME % seq for seq in (1, 2, 3))
+        assert batch == Batch("e1", 0, 3, 3, text, frozenset({ADA, GRACE}))
+
+    def test_a_resend_to_some_stands_by_itself_and_in_its_place(self) -> None:
+        batches = list(cut(published((1, 0, ADA, "-"), (2, 1, ADA, "2,3"), (3, 2, ADA, "-"))))
+        assert [(batch.after, batch.last, batch.only) for batch in batches] == [
+            (0, 1, None),
+            (1, 2, frozenset({2, 3})),
+            (2, 3, None),
+        ]
+
+    def test_a_skip_begins_a_new_batch(self) -> None:
+        batches = list(cut(published((5, 4, ADA, "-"), (900, 5, ADA, "-"), (902, 901, ADA, "-"))))
+        assert [(batch.after, batch.last) for batch in batches] == [(4, 900), (901, 902)]
+
+    def test_a_batch_is_a_part_of_what_one_array_may_hold(self) -> None:
+        body = "x" * 4_000
+        lines = ["M e1"]
+        for seq in range(1, 51):
+            lines += [f"{seq} {seq - 1} {ADA} -", f'{{"body":"{body}"}}']
+        batches = list(cut("\n".join(lines)))
+        assert [batches[0].after, batches[-1].last] == [0, 50]
+        assert all(len(batch.text) <= BATCH_MOST + batch.count for batch in batches)
+
+    @given(
+        steps=st.lists(
+            st.tuples(st.integers(1, 3), st.integers(1, 3), st.sampled_from(["-", "-", "2,3"])), min_size=1
+        )
+    )
+    def test_every_frame_is_in_one_batch_in_order(self, steps: list[tuple[int, int, str]]) -> None:
+        rows, top = [], 0
+        for step, sender, only in steps:
+            rows.append((top + step, top, sender, only))
+            top += step
+        batches = list(cut(published(*rows)))
+        assert ",".join(batch.text for batch in batches) == ",".join(FRAME % row[0] for row in rows)
+        assert [batch.after for batch in batches] == [0, *(batch.last for batch in batches[:-1])]
+        assert sum(batch.count for batch in batches) == len(rows)
+        assert frozenset().union(*(batch.senders for batch in batches)) == {row[2] for row in rows}
+
+
+class TestFanOut:
+    async def test_every_connection_of_every_member_gets_it_the_senders_too(
+        self, store: Store, hub: Hub
+    ) -> None:
+        sockets = [(await open_feed(store, hub, user))[2] for user in (ADA, ADA, GRACE)]
+        await accept(store, message("a"), message("b"))
+        for socket in sockets:
+            assert [frame["body"] for frame in await socket.until("message", 2)] == ["a", "b"]
+
+    async def test_who_left_the_hub_gets_nothing(self, store: Store, hub: Hub) -> None:
+        gone, _, silent = await open_feed(store, hub, GRACE)
+        _, _, socket = await open_feed(store, hub, ALAN)
+        hub.leave(gone)
+        hub.leave(gone)
+        await accept(store)
+        await socket.until("message")
+        assert silent.frames == []
+        assert GRACE not in hub.by_user
+
+    async def test_a_resend_to_some_is_skipped_for_the_others_in_its_place(
+        self, store: Store, hub: Hub
+    ) -> None:
+        await store.init(ROOM)
+        sockets = {user: (await open_feed(store, hub, user))[2] for user in (ADA, GRACE, ALAN)}
+        [place] = await store.places([ROOM])
+        assert place is not None
+        text = published((1, 0, ADA, "-"), (2, 1, ADA, str(GRACE)), (3, 2, ADA, "-")).replace(
+            "e1", place.epoch
+        )
+        await store.client.publish(ROOM.key, text)
+        for user in (ADA, GRACE):
+            await sockets[user].until("message", 3)
+        await sockets[ALAN].until("message", 2)
+        [first, skipped, last] = sockets[ALAN].frames
+        assert (first["seq"], last["seq"]) == (1, 3)
+        assert skipped["type"] == "resumed"
+        assert (skipped["ok"], skipped["from"], skipped["upto"]) == (True, 1, 2)
+        assert (skipped["messages"], skipped["gone"]) == ([], [[2, "not_for_you"]])
+        assert "changed" not in skipped
+
+    async def test_a_sender_who_is_here_is_noted_for_receipts(self, store: Store, hub: Hub) -> None:
+        noted: list[tuple[str, int]] = []
+        hub.on_accepted = lambda room, sender, _after: noted.append((room, sender))
+        _, _, socket = await open_feed(store, hub, ADA)
+        await accept(store, message(user=GRACE), message(user=ADA))
+        await socket.until("message", 2)
+        assert noted == [(ROOM.id, ADA)]
+
+    async def test_an_ack_marks_the_rooms_cursors_as_moved(self, store: Store, hub: Hub) -> None:
+        _, _, socket = await open_feed(store, hub, ADA)
+        await accept(store)
+        await socket.until("message")
+        await acknowledge(store, GRACE, 1)
+        await until(lambda: hub.rooms[ROOM.id].cursors_moved)
+
+    async def test_typing_goes_to_the_others(self, store: Store, hub: Hub) -> None:
+        await store.init(ROOM)
+        _, _, own = await open_feed(store, hub, ADA)
+        _, _, other = await open_feed(store, hub, GRACE)
+        await store.tell_typing(ROOM, ADA)
+        assert await other.until("typing") == [{"type": "typing", "room": ROOM.id, "user": ADA}]
+        assert own.frames == []
+
+
+class TestMerge:
+    async def test_what_fans_out_during_a_read_follows_it(self, store: Store, hub: Hub) -> None:
+        await accept(store, message("read"))
+        connection, socket = connect(GRACE)
+        hub.enter(connection)
+        feed = await hub.add_feed(connection, MEMBER_ROOM)
+        with hub.reading(feed):
+            slice_ = await read(store, GRACE)
+            await accept(store, message("meanwhile"))
+            await until(lambda: feed.held)
+            assert socket.frames == []
+            hub.merge(connection, feed, slice_)
+        await accept(store, message("after"))
+        assert [frame["body"] for frame in await socket.until("message", 2)] == ["meanwhile", "after"]
+
+    async def test_what_the_read_already_has_is_not_sent_again(self, store: Store, hub: Hub) -> None:
+        await store.init(ROOM)
+        connection, socket = connect(GRACE)
+        hub.enter(connection)
+        feed = await hub.add_feed(connection, MEMBER_ROOM)
+        with hub.reading(feed):
+            await accept(store, message("both heard and read"))
+            await until(lambda: feed.held)
+            slice_ = await read(store, GRACE)
+            hub.merge(connection, feed, slice_)
+        assert feed.last == slice_.upto == 1
+        await accept(store, message("after"))
+        assert [frame["seq"] for frame in await socket.until("message")] == [2]
+
+    async def test_what_was_held_for_one_read_is_not_given_after_another(
+        self, store: Store, hub: Hub
+    ) -> None:
+        """The first read of a connection holds from `add_feed` on, outside of `reading`."""
+        await accept(store, message("read"))
+        connection, socket = connect(GRACE)
+        hub.enter(connection)
+        feed = await hub.add_feed(connection, MEMBER_ROOM)
+        slice_ = await read(store, GRACE)
+        await accept(store, message("meanwhile"))
+        await until(lambda: feed.held)
+        hub.merge(connection, feed, slice_)
+        assert feed.held == []
+        await resume(store, hub, connection, feed, since=2)
+        await accept(store, message("after"))
+        await socket.until("message", 2)
+        assert socket.seqs == [2, 3]
+
+    async def test_a_read_that_says_more_sends_nothing_until_the_next(self, store: Store, hub: Hub) -> None:
+        await accept(store, *(message() for _ in range(3)))
+        connection, socket = connect(GRACE)
+        hub.enter(connection)
+        feed = await hub.add_feed(connection, MEMBER_ROOM)
+        with hub.reading(feed):
+            slice_ = await read(store, GRACE, limit=2)
+            hub.merge(connection, feed, slice_)
+        _, _, other = await open_feed(store, hub, ALAN)
+        await accept(store)
+        await other.until("message")
+        assert feed.state is State.BEHIND
+        assert socket.frames == []
+        await resume(store, hub, connection, feed, since=2)
+        await accept(store)
+        assert [frame["seq"] for frame in await socket.until("message")] == [5]
+
+    async def test_a_read_that_failed_leaves_the_feed_behind(self, store: Store, hub: Hub) -> None:
+        connection, _ = connect(GRACE)
+        feed = await hub.add_feed(connection, MEMBER_ROOM)
+        with pytest.raises(TimeoutError), hub.reading(feed):
+            raise TimeoutError
+        assert feed.state is State.BEHIND
+
+    async def test_more_than_may_be_held_ends_in_a_position(self, store: Store, hub: Hub) -> None:
+        hub.policy = dataclasses.replace(hub.policy, unsent_max=3)
+        await store.init(ROOM)
+        connection, socket = connect(GRACE, hub.policy)
+        hub.enter(connection)
+        feed = await hub.add_feed(connection, MEMBER_ROOM)
+        with hub.reading(feed):
+            slice_ = await read(store, GRACE)
+            for _ in range(5):
+                await accept(store)
+            await until(lambda: hub.rooms[ROOM.id].top == 5)
+            hub.merge(connection, feed, slice_)
+        assert [frame["top"] for frame in await socket.until("position")] == [5]
+        assert socket.seqs == []
+
+    async def test_after_the_position_no_held_message_follows(self, store: Store, hub: Hub) -> None:
+        hub.policy = dataclasses.replace(hub.policy, unsent_max=3)
+        await store.init(ROOM)
+        connection, socket = connect(GRACE, hub.policy)
+        hub.enter(connection)
+        feed = await hub.add_feed(connection, MEMBER_ROOM)
+        with hub.reading(feed):
+            slice_ = await read(store, GRACE)
+            await accept(store, message(), message())
+            await accept(store, message(), message())
+            await accept(store, message())
+            await until(lambda: len(feed.held) == 3)
+            hub.merge(connection, feed, slice_)
+        await connection.written()
+        assert [frame["type"] for frame in socket.frames] == ["message", "message", "position"]
+
+
+class TestSlowReader:
+    async def test_past_its_bound_it_gets_a_position_and_nothing_more_until_it_syncs(
+        self, store: Store, hub: Hub
+    ) -> None:
+        await store.init(ROOM)
+        policy = dataclasses.replace(hub.policy, unsent_max=10)
+        hub.policy = policy
+        connection, feed, slow = await open_feed(
+            store, hub, GRACE, dataclasses.replace(policy, unsent_max=10)
+        )
+        _, _, quick = await open_feed(store, hub, ALAN, dataclasses.replace(policy, unsent_max=1_000))
+        slow.reads.clear()
+        for n in range(40):
+            await accept(store, message(str(n)))
+        await quick.until("message", 40)
+        assert connection.unsent <= 10
+        assert feed.state is State.BEHIND
+        slow.reads.set()
+        await slow.until("position")
+        await connection.written()
+        assert slow.frames[-1]["type"] == "position"
+        assert slow.frames[-1]["top"] > slow.seqs[-1] == len(slow.seqs)
+        slice_ = await resume(store, hub, connection, feed, since=slow.seqs[-1])
+        assert slice_.upto == 40
+        await accept(store, message("again live"))
+        await until(lambda: 41 in slow.seqs)
+
+
+class TestPosition:
+    async def test_a_message_that_was_never_heard_is_revealed(self, store: Store, hub: Hub) -> None:
+        _, feed, socket = await open_feed(store, hub, GRACE)
+        hub._subscription.remove(ROOM.key)  # as if the line were lost
+        [accepted] = await accept(store)
+        await hub.check_positions()
+        [position] = await socket.until("position")
+        assert position == {"type": "position", "room": ROOM.id, "epoch": accepted.epoch, "top": 1, "rev": 0}
+        assert feed.state is State.BEHIND
+
+    async def test_who_has_everything_hears_it_once(self, store: Store, hub: Hub) -> None:
+        _, feed, socket = await open_feed(store, hub, GRACE)
+        await accept(store)
+        await socket.until("message")
+        await hub.check_positions()
+        await hub.check_positions()
+        await accept(store)
+        await socket.until("message", 2)
+        assert [frame["type"] for frame in socket.frames] == ["message", "position", "message"]
+        assert feed.state is State.OPEN
+
+    async def test_a_lost_change_is_revealed(self, store: Store, hub: Hub) -> None:
+        _, _, socket = await open_feed(store, hub, GRACE)
+        await store.client.hset(ROOM.key, "rev", 3)
+        await hub.check_positions()
+        assert [frame["rev"] for frame in await socket.until("position")] == [3]
+
+    async def test_another_epoch_is_revealed(self, store: Store, hub: Hub) -> None:
+        await accept(store)
+        _, feed, socket = await open_feed(store, hub, GRACE)
+        await store.client.delete(ROOM.key)
+        epoch = await store.init(ROOM)
+        await hub.check_positions()
+        assert [frame["epoch"] for frame in await socket.until("position")] == [epoch]
+        assert feed.state is State.BEHIND
+
+    async def test_a_lost_membership_event_is_revealed(self, store: Store, hub: Hub) -> None:
+        asked: list[str] = []
+        await open_feed(store, hub, GRACE)
+        hub.rooms[ROOM.id].members = 0
+        hub.on_members = asked.append
+        await hub.check_positions()
+        assert asked == []
+        await store.leave(ROOM, ALAN)
+        await hub.check_positions()
+        assert asked == [ROOM.id]
+
+    async def test_a_feed_that_is_being_read_for_is_left_alone(self, store: Store, hub: Hub) -> None:
+        _, feed, socket = await open_feed(store, hub, GRACE)
+        with hub.reading(feed):
+            hub._subscription.remove(ROOM.key)
+            await accept(store)
+            await hub.check_positions()
+            assert feed.state is State.READING
+        assert socket.frames == []
+
+    async def test_a_subscription_that_was_cut_comes_back_and_positions_are_checked(
+        self, store: Store, hub: Hub
+    ) -> None:
+        _, _, socket = await open_feed(store, hub, GRACE)
+        await store.client.client_kill_filter(_type="pubsub")
+        [accepted] = await accept(store, message("published to nobody, or not"))
+        await until(lambda: socket.of("position") or socket.of("message"))
+        assert socket.frames[-1].get("top", socket.frames[-1].get("seq")) == accepted.seq
+
+
+async def test_an_empty_room_stays_for_a_moment_and_is_forgotten(
+    store: Store, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.init(ROOM)
+    connection, _, _ = await open_feed(store, hub, GRACE)
+    hub.leave(connection)
+    hub._forget_empty_rooms()
+    assert ROOM.id in hub.rooms
+    monkeypatch.setattr(hubs, "FORGET_AFTER_S", 0.0)
+    hub._forget_empty_rooms()
+    assert ROOM.id not in hub.rooms

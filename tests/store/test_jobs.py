@@ -1,0 +1,298 @@
+"""The sweep: claims are leases, a crash leaves them due, nothing is told of rooms in which nobody lags."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from django.conf import settings
+from django.core.management import CommandError, call_command
+from django_q.models import Schedule
+
+from messaging import control
+from messaging.bridge import run_verb
+from messaging.jobs import schedules as jobs
+from messaging.policy import Policy
+from messaging.rooms.memberships import key_of
+from messaging.store import Store, open_store
+from messaging.store.records import RoomKey
+from tests.support import people
+from tests.support.messages import ADA, ALAN, GRACE, ROOM, accept, acknowledge, message
+from tests.support.sites import _database_url
+
+ROOT = Path(__file__).parents[2]
+
+
+async def make_due(store: Store, *rooms: RoomKey, age_ms: int = 60_000) -> None:
+    """Let what was accepted be `age_ms` old and its rooms due, without waiting for it."""
+    for room in rooms:
+        for entry in await store.client.zrange(f"{room.key}:live", 0, -1):
+            key = f"{room.key}:msg:{entry.split(b'|')[0].decode()}"
+            await store.client.hset(key, "sent_at", await store.now_ms() - age_ms)
+        await store.client.zadd(f"{room.prefix}unacked", {room.id: 1})
+
+
+class TestClaim:
+    async def test_a_room_with_a_laggard_is_claimed_with_the_newest_seq_that_had_time_to_be_acknowledged(
+        self, store: Store
+    ) -> None:
+        await accept(store, message(), message())
+        await make_due(store, ROOM)
+        await accept(store, message("too young to be late"))
+        [claim] = await store.claim_lagging("t")
+        assert (claim.room, claim.mark) == (ROOM, 2)
+
+    async def test_a_busy_room_has_a_mark_however_much_is_younger(self, store: Store) -> None:
+        await accept(store, message(), message(), message())
+        await make_due(store, ROOM)
+        for _ in range(7):
+            await accept(store, *(message() for _ in range(100)))
+        [claim] = await store.claim_lagging("t")
+        assert claim.mark == 3
+
+    async def test_a_room_is_not_due_before_a_minute(self, store: Store) -> None:
+        await accept(store)
+        assert await store.claim_lagging("t") == []
+
+    async def test_the_same_token_gets_the_same_rows_and_another_token_none(self, store: Store) -> None:
+        await accept(store)
+        await make_due(store, ROOM)
+        first = await store.claim_lagging("t")
+        assert first
+        assert await store.claim_lagging("t") == first
+        assert await store.claim_lagging("other") == []
+
+    async def test_a_claim_that_nobody_settles_is_due_again_after_its_lease(self, store: Store) -> None:
+        await accept(store)
+        await make_due(store, ROOM)
+        [claim] = await store.claim_lagging("t")
+        due_in_ms = float(claim.score) - await store.now_ms()
+        assert 0 < due_in_ms <= Policy().lease_s * 1000
+
+    async def test_a_claim_taken_over_by_another_is_not_settled_by_the_first(self, store: Store) -> None:
+        await accept(store)
+        await make_due(store, ROOM)
+        first = await store.claim_lagging("t")
+        await store.client.zadd(f"{ROOM.prefix}unacked", {ROOM.id: 1})  # its lease ran out
+        second = await store.claim_lagging("other")
+        assert await store.settle_lagging(first) == 0
+        assert await store.settle_lagging(second) == 1
+
+    async def test_a_room_that_everybody_has_acknowledged_leaves_the_index(self, store: Store) -> None:
+        await accept(store)
+        for user in (GRACE, ALAN):
+            await acknowledge(store, user, 1)
+        await make_due(store, ROOM)
+        assert await store.claim_lagging("t") == []
+        assert await store.active_rooms() == []
+
+    async def test_a_new_message_brings_its_room_back(self, store: Store) -> None:
+        await accept(store)
+        for user in (ADA, GRACE, ALAN):
+            await acknowledge(store, user, 1)
+        await make_due(store, ROOM)
+        await store.claim_lagging("t")
+        await accept(store)
+        assert [room for room, _ in await store.active_rooms()] == [ROOM]
+
+    async def test_one_room_can_be_claimed_although_it_is_not_due(self, store: Store) -> None:
+        await accept(store)
+        [claim] = await store.claim_lagging("t", room=ROOM)
+        assert claim.room == ROOM
+
+    async def test_rooms_in_which_nobody_lags_hide_none_behind_them(self, store: Store) -> None:
+        settled = [RoomKey(f"r{number}", 7) for number in range(3)]
+        for room in settled:
+            await accept(store, message(room=room))
+            for user in (GRACE, ALAN):
+                await acknowledge(store, user, 1, room=room)
+        await accept(store)
+        await make_due(store, *settled)
+        await store.client.zadd(f"{ROOM.prefix}unacked", {ROOM.id: 2})
+        [claim] = await store.claim_lagging("t", most=2)
+        assert claim.room == ROOM
+
+    async def test_one_room_in_which_nobody_lags_is_looked_at_once(self, store: Store) -> None:
+        await accept(store)
+        for user in (GRACE, ALAN):
+            await acknowledge(store, user, 1)
+        assert await store.claim_lagging("t", most=1, room=ROOM) == []
+
+    async def test_a_limit_leaves_the_rest_due(self, store: Store) -> None:
+        rooms = [RoomKey(f"r{number}", 7) for number in range(3)]
+        for room in rooms:
+            await accept(store, message(room=room))
+        await make_due(store, *rooms)
+        assert len(await store.claim_lagging("t", most=2)) == 2
+        assert len(await store.claim_lagging("u", most=2)) == 1
+
+
+KILLED_AT = """
+import os, signal
+import django
+django.setup()
+from messaging.jobs import retry_undelivered, sweeps
+
+def step(name):
+    if name == {name!r}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sweeps.step = step
+retry_undelivered()
+"""
+
+
+@pytest.fixture
+def lagging_room(redis_url: str, transactional_db: None) -> RoomKey:
+    """Return a room in which grace has not acknowledged ada's message, due now."""
+
+    async def late() -> RoomKey:
+        ada, grace = await people.person("ada"), await people.person("grace")
+        room = key_of(await people.room_of(ada, grace))
+        await accept(open_store(), message(room=room, user=ada.pk))
+        await make_due(open_store(), room)
+        return room
+
+    return run_verb(late)
+
+
+def crash_at(name: str) -> None:
+    """Run the job in a process that is killed with -9 at a named step."""
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "tests.support.server_settings",
+        "DATABASE_URL": _database_url(Path(settings.DATABASES["default"]["NAME"])),
+    }
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_AT.format(name=name)], env=environment, cwd=ROOT, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+
+
+class TestSweep:
+    def test_it_tells_each_due_room_once_and_looks_again_in_a_minute(
+        self, lagging_room: RoomKey, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = heard(monkeypatch)
+        assert jobs.retry_undelivered() == 1
+        assert told == [(lagging_room.id, 1)]
+        assert jobs.retry_undelivered() == 0
+        assert 30_000 < due_in_ms(lagging_room) <= 60_000
+
+    @pytest.mark.parametrize("step", ["claimed", "announced"])
+    def test_killed_at_a_step_it_leaves_the_room_due_again_within_a_lease(
+        self, lagging_room: RoomKey, step: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        crash_at(step)
+        assert 0 < due_in_ms(lagging_room) <= 30_000
+        run_verb(end_lease, lagging_room)
+        told = heard(monkeypatch)
+        assert jobs.retry_undelivered() == 1
+        assert told == [(lagging_room.id, 1)]
+
+    def test_killed_after_settling_it_has_done_everything(self, lagging_room: RoomKey) -> None:
+        crash_at("settled")
+        assert 30_000 < due_in_ms(lagging_room) <= 60_000
+
+    def test_it_beats(self, lagging_room: RoomKey) -> None:
+        assert jobs.heartbeat_age_s() is None
+        jobs.retry_undelivered()
+        age_s = jobs.heartbeat_age_s()
+        assert age_s is not None
+        assert age_s < 30
+
+
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    told: list[tuple[str, int]] = []
+
+    async def announce(kind: str, **fields: Any) -> None:
+        assert kind == "sweep"
+        told.append((fields["room"], fields["mark"]))
+
+    monkeypatch.setattr(control, "publish", announce)
+    return told
+
+
+async def end_lease(room: RoomKey) -> None:
+    await open_store().client.zadd(f"{room.prefix}unacked", {room.id: 1})
+
+
+def due_in_ms(room: RoomKey) -> float:
+    with redis.Redis.from_url(settings.STORE_URL) as client:
+        seconds, micros = client.time()
+        score = client.zscore(f"{room.prefix}unacked", room.id)
+    assert score is not None
+    return score - (seconds * 1000 + micros / 1000)
+
+
+@pytest.mark.django_db
+class TestSchedules:
+    def test_they_are_installed_by_name_and_put_right(self) -> None:
+        jobs.install_schedules()
+        Schedule.objects.filter(name="retry_undelivered").update(minutes=99)
+        jobs.install_schedules()
+        assert sorted(Schedule.objects.values_list("name", "minutes")) == [
+            (name, wanted["minutes"]) for name, wanted in sorted(jobs.SCHEDULES.items())
+        ]
+
+    def test_of_one_that_two_processes_made_at_once_the_first_is_kept(self) -> None:
+        jobs.install_schedules()
+        kept = Schedule.objects.get(name="retry_undelivered")
+        Schedule.objects.create(name=kept.name, func=kept.func)
+        jobs.install_schedules()
+        assert Schedule.objects.get(name=kept.name) == kept
+
+    def test_a_migrate_puts_back_what_somebody_deleted(self) -> None:
+        Schedule.objects.all().delete()
+        call_command("migrate", verbosity=0)
+        assert set(Schedule.objects.values_list("name", flat=True)) == set(jobs.SCHEDULES)
+
+
+class TestCommands:
+    def test_a_dry_run_names_who_lags_and_changes_nothing(
+        self, lagging_room: RoomKey, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = due_in_ms(lagging_room)
+        call_command("retry_undelivered", "--dry-run", "--json")
+        [room] = json.loads(capsys.readouterr().out)
+        assert room["room"] == lagging_room.id
+        assert [row["name"] for row in room["laggards"]] == ["grace"]
+        assert before < 0
+        assert due_in_ms(lagging_room) < 0
+
+    def test_once_sweeps_and_ends(self, lagging_room: RoomKey, capsys: pytest.CaptureFixture[str]) -> None:
+        call_command("retry_undelivered", "--once")
+        assert capsys.readouterr().out == "1 room told\n"
+
+    def test_older_than_leaves_younger_rooms_alone(
+        self, lagging_room: RoomKey, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        call_command("retry_undelivered", "--once", "--older-than", "2h")
+        assert capsys.readouterr().out == "0 rooms told\n"
+
+    @pytest.mark.parametrize("text", ["2", "x", "0s", "-1h", "2 h"])
+    def test_a_duration_that_is_none_is_refused(self, text: str, transactional_db: None) -> None:
+        with pytest.raises(CommandError, match="is no duration"):
+            call_command("retry_undelivered", f"--older-than={text}")
+
+    def test_status_counts_who_is_parked(
+        self, lagging_room: RoomKey, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        call_command("messaging_status", "--json")
+        found = json.loads(capsys.readouterr().out)
+        assert (found["stored"], found["rooms_active"], found["lagging"], found["parked"]) == (1, 1, 0, 1)
+        assert found["oldest_undelivered_s"] >= 60
+        assert (found["last_hour"]["accepted"], found["last_hour"]["delivered"]) == (1, 0)
+
+    def test_status_says_that_no_job_runs(
+        self, lagging_room: RoomKey, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        call_command("messaging_status")
+        assert "No job has ever run" in capsys.readouterr().err

@@ -1,0 +1,639 @@
+"""The staff's front page: its figures are what an independent count finds, its banners come and go, and it costs little."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+import re
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.utils.translation import override
+
+from messaging.admin import overview
+from messaging.admin.overview import SILENT_S
+from messaging.bridge import in_database
+from messaging.expiry import job as expiry
+from messaging.expiry import resend
+from messaging.expiry.job import Expiring
+from messaging.jobs import schedules as jobs
+from messaging.models import DeadLetter, Room
+from messaging.monitoring import site_figures
+from messaging.monitoring.site_figures import Account, Figures
+from messaging.rooms.memberships import key_of
+from messaging.store import connections, open_store
+from messaging.store.log import COUNTED, JOBS_KEY
+from messaging.store.records import Append, RoomKey
+from tests.store.test_store_speed import MOST_US, slowest_us
+from tests.support.messages import accept, acknowledge, due, expire, new_id
+from tests.support.people import person, room_of
+from tests.support.sites import StoreProcess
+
+ROOT = Path(__file__).parents[2]
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+BACKEND = "django.contrib.auth.backends.ModelBackend"
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every look count anew."""
+    monkeypatch.setattr(site_figures, "KEPT_S", 0.0)
+    monkeypatch.setattr(site_figures, "_kept", site_figures._Kept())
+
+
+async def figures() -> Figures:
+    return await in_database(site_figures.figures)
+
+
+async def banners() -> set[str]:
+    with override("en"):
+        return {banner.key for banner in overview.banners(await figures())}
+
+
+async def cards() -> dict[str, overview.Card]:
+    with override("en"):
+        return {card.key: card for card in overview.cards(await figures())}
+
+
+async def staff_client(**fields: Any) -> Client:
+    user = await person("operator", is_staff=True, **fields)
+    client = Client()
+    await in_database(client.force_login, user, BACKEND)
+    return client
+
+
+class Talking:
+    """A room with its people, and a ledger of its own of what became of its messages."""
+
+    def __init__(self, room: Room, *people: User) -> None:
+        self.room = key_of(room)
+        self.people = people
+        self.store = open_store()
+
+    async def say(self, sender: User, **fields: Any) -> int:
+        given = {"ttl_ms": HOUR_MS, "name": sender.username, "body": "hello"} | fields
+        [accepted] = await accept(self.store, Append(room=self.room, user=sender.pk, id=new_id(), **given))
+        return accepted.seq
+
+    async def ack(self, seq: int, *users: User) -> None:
+        for user in users:
+            await acknowledge(self.store, user.pk, seq, room=self.room)
+
+    async def end(self, *seqs: int) -> None:
+        """Let messages be over, and let the job report them."""
+        await expire(self.store, *seqs, room=self.room)
+        await due(self.store, *seqs, room=self.room)
+        await expiry.process(Expiring())
+
+    async def delete(self, user: User, seq: int) -> None:
+        await self.store.delete(self.room, user.pk, None, seq, open_history=False)
+
+
+async def counted_by_hand() -> dict[str, int]:
+    """Count the store's messages key by key, and those that a member still has to get one by one."""
+    client = open_store().client
+    live = way = 0
+    async for key in client.scan_iter(match="*:live"):
+        room = key.decode().removesuffix(":live")
+        cursors = {
+            int(user): int(seq)
+            for user, seq in await client.zrange(f"{room}:delivered", 0, -1, withscores=True)
+        }
+        for entry, _ in await client.zrange(key, 0, -1, withscores=True):
+            seq, sender, _id, *untracked = entry.decode().split("|")
+            only = await client.hget(f"{room}:only", seq)
+            addressed = set(cursors) if only is None else {int(user) for user in only.decode().split(",")}
+            behind = {user for user in addressed - {int(sender)} if cursors.get(user, 1 << 60) < int(seq)}
+            live += 1
+            way += bool(behind) and not untracked
+    return {"live": live, "way": way, "letters": await DeadLetter.objects.acount()}
+
+
+@pytest.mark.usefixtures("verbs")
+class TestAccount:
+    async def test_it_is_what_a_count_of_store_and_database_finds(self) -> None:
+        ada, grace, bob = [await person(name) for name in ("ada", "grace", "bob")]
+        atlas = Talking(await room_of(ada, grace, bob), ada, grace, bob)
+        other = Talking(await room_of(grace, bob, name="Borealis"), grace, bob)
+
+        held = await atlas.say(ada)
+        await atlas.ack(held, ada, grace, bob)
+        missed = await atlas.say(ada)
+        deleted = await atlas.say(grace)
+        await atlas.ack(deleted, grace)
+        live_and_held = await other.say(grace)
+        await other.ack(live_and_held, grace, bob)
+        lagged = await other.say(bob)
+        await atlas.delete(grace, deleted)
+        await atlas.end(held, missed)
+        letter = await DeadLetter.objects.aget()
+        resent = (await resend.resend(letter.pk, by=ada.pk)).answer.seq
+        untracked = await other.say(grace, tracked=False)
+        assert lagged < untracked
+
+        found = (await figures()).account
+        by_hand = await counted_by_hand()
+        assert found == Account(
+            days=30,
+            accepted=7,  # the resend is one too
+            with_everyone=1 + by_hand["live"] - by_hand["way"],
+            on_the_way=by_hand["way"],
+            missed=by_hand["letters"],
+            deleted=1,
+        )
+        assert (by_hand["live"], by_hand["way"], by_hand["letters"]) == (4, 2, 1)
+        assert found.unaccounted == 0
+
+        await atlas.ack(resent, grace, bob)
+        await atlas.end(resent)
+        await other.end(lagged, untracked, live_and_held)
+        last = (await figures()).account
+        assert last is not None
+        assert (last.accepted, last.with_everyone, last.on_the_way, last.deleted) == (7, 4, 0, 1)
+        assert last.missed == await DeadLetter.objects.acount() == 2
+        assert last.unaccounted == 0
+
+    async def test_a_deleted_message_whose_row_still_waits_is_not_stored(self) -> None:
+        ada, grace = [await person(name) for name in ("ada", "grace")]
+        atlas = Talking(await room_of(ada, grace))
+        seq = await atlas.say(ada)
+        assert (await figures()).account.on_the_way == 1  # type: ignore[union-attr]
+        await atlas.delete(ada, seq)
+        await atlas.delete(ada, seq)
+        for _ in range(2):  # before and after its row is cleared
+            found = (await figures()).account
+            assert found is not None
+            assert (found.with_everyone, found.on_the_way, found.deleted, found.unaccounted) == (0, 0, 1, 0)
+            assert await atlas.store.stored() == 0
+            await atlas.end(seq)
+
+    async def test_one_that_a_shorter_lifetime_ended_is_counted_once_while_screens_may_show_it(self) -> None:
+        ada, grace = [await person(name) for name in ("ada", "grace")]
+        atlas = Talking(await room_of(ada, grace))
+        seq = await atlas.say(ada)
+        await atlas.ack(seq, grace)
+        await atlas.store.client.hset(
+            f"{atlas.room.key}:msg:{seq}", "sent_at", await atlas.store.now_ms() - HOUR_MS
+        )
+        await atlas.store.shorten(atlas.room, 10)
+        await due(atlas.store, seq, room=atlas.room)
+        await expiry.process(Expiring())
+        assert await atlas.store.client.zscore(f"{atlas.room.prefix}expiring", f"{atlas.room.id}|{seq}")
+        found = (await figures()).account
+        assert found is not None
+        assert (found.with_everyone, found.unaccounted, await atlas.store.stored()) == (1, 0, 0)
+
+    async def test_what_ended_stands_under_the_day_it_was_accepted(self) -> None:
+        ada, grace = [await person(name) for name in ("ada", "grace")]
+        atlas = Talking(await room_of(ada, grace))
+        now_ms = await atlas.store.now_ms()
+        for days, counts in ((28, True), (31, False)):
+            seq = await atlas.say(ada)
+            await atlas.ack(seq, grace)
+            sent_at = now_ms - days * DAY_MS
+            await atlas.store.client.hset(f"{atlas.room.key}:msg:{seq}", "sent_at", sent_at)
+            before = (await atlas.store.fates(30)).held
+            await atlas.end(seq)
+            assert (await atlas.store.fates(30)).held - before == counts
+            assert (await atlas.store.fates(32)).held >= 1
+
+    async def test_a_message_that_the_store_has_lost_is_unaccounted_for(self) -> None:
+        ada, grace = [await person(name) for name in ("ada", "grace")]
+        atlas = Talking(await room_of(ada, grace))
+        await atlas.say(ada)
+        seq = await atlas.say(ada)
+        assert "unaccounted" not in await banners()
+        await atlas.store.client.zrem(f"{atlas.room.prefix}expiring", f"{atlas.room.id}|{seq}")
+        assert (await figures()).account.unaccounted == 1  # type: ignore[union-attr]
+        assert "unaccounted" in await banners()
+
+    async def test_while_letters_are_being_written_nothing_is_called_lost(self) -> None:
+        ada, grace = [await person(name) for name in ("ada", "grace")]
+        atlas = Talking(await room_of(ada, grace))
+        seq = await atlas.say(ada)
+        await atlas.end(seq)
+        await atlas.say(ada)
+        letter = await DeadLetter.objects.aget()  # written, and the store has not forgotten its message yet
+        await DeadLetter.objects.acreate(
+            id="0" * 32,
+            **{
+                field.attname: getattr(letter, field.attname)
+                for field in DeadLetter._meta.concrete_fields
+                if field.attname not in ("id", "message_id")
+            },
+            message_id="another",
+        )
+        found = (await figures()).account
+        assert found is not None
+        assert found.unaccounted == -1
+        assert "unaccounted" not in await banners()
+        with override("en"):
+            last = {part.key: part.number for part in overview.parts(found)}
+        assert (last["twice"], last["lost"]) == ("1", "0")
+
+
+@pytest.mark.usefixtures("verbs")
+class TestOnTheWay:
+    @pytest.mark.parametrize("seed", range(4))
+    async def test_it_counts_whatever_somebody_else_stands_below(self, seed: int) -> None:
+        chance = random.Random(seed)
+        people = [await person(name) for name in ("ada", "grace", "bob")]
+        atlas = Talking(await room_of(*people), *people)
+        top = 0
+        for _ in range(40):
+            who = chance.choice(people)
+            if chance.random() < 0.6:
+                only = (
+                    tuple(one.pk for one in people if chance.random() < 0.4) if chance.random() < 0.3 else ()
+                )
+                top = await atlas.say(who, only=only, tracked=chance.random() < 0.8)
+            elif top:
+                await atlas.ack(chance.randint(1, top), who)
+            [lacking] = await atlas.store.lacking([atlas.room])
+            assert lacking == (await counted_by_hand())["way"]
+
+    async def test_of_one_who_lags_far_each_counts(self) -> None:
+        ada, grace = [await person(name) for name in ("ada", "grace")]
+        atlas = Talking(await room_of(ada, grace))
+        fields = {"room": atlas.room, "user": ada.pk, "name": "ada", "body": "x", "ttl_ms": HOUR_MS}
+        await accept(atlas.store, *(Append(id=new_id(), **fields) for _ in range(1_200)))
+        assert await atlas.store.lacking([atlas.room]) == [1_200]
+        assert await atlas.store.lacking([RoomKey("nowhere", 3)]) == [0]
+
+
+@pytest.mark.usefixtures("verbs")
+class TestCards:
+    async def test_they_count_who_lags_who_is_parked_and_what_ended(self) -> None:
+        ada, grace, bob = [await person(name) for name in ("ada", "grace", "bob")]
+        atlas = Talking(await room_of(ada, grace, bob))
+        store = atlas.store
+        await store.report_presence("p1", [ada.pk, grace.pk], 60)
+        first = await atlas.say(ada)
+        await store.client.hset(
+            f"{atlas.room.key}:msg:{first}", "sent_at", await store.now_ms() - 2 * HOUR_MS
+        )
+        await store.record_attempt(atlas.room, grace.pk, 0, 30.0)
+        found = await cards()
+        assert {key: found[key].value for key in ("stored", "lagging", "parked", "retrying", "gave_up")} == {
+            "stored": "1",
+            "lagging": "1",
+            "parked": "1",
+            "retrying": "1",
+            "gave_up": "0",
+        }
+        assert found["oldest"].value == "2 h"
+        assert re.fullmatch(r"next in (29|30) s", found["retrying"].note)
+        assert (found["connections"].value, found["connections"].note) == ("2", "on 1 server process")
+        assert not found["gave_up"].look
+        await store.report_presence("p1", [ada.pk], 60)
+        assert (await cards())["retrying"].note == "when they are back", "nobody pushes to who is away"
+        await store.report_presence("p1", [ada.pk, grace.pk], 60)
+
+        for attempt in range(1, 8):
+            await store.record_attempt(atlas.room, grace.pk, attempt, 30.0)
+        await atlas.end(first)
+        seq = await atlas.say(bob)
+        for attempt in range(8):
+            await store.record_attempt(atlas.room, grace.pk, attempt, 30.0)
+        found = await cards()
+        assert (found["letters"].value, found["letters"].look) == ("1", True)
+        assert (found["expired"].value, found["expired"].note) == ("1", "1 missed by somebody")
+        assert found["gave_up"].value == "1"
+        assert found["gave_up"].look
+        await atlas.ack(seq, ada, grace)
+        assert (await cards())["gave_up"].value == "0"
+
+    async def test_the_last_day_is_24_hours_to_the_minute(self) -> None:
+        store = open_store()
+        now = await store.now_ms() // 60_000
+        for minutes, number in ((0, 1), (59, 2), (1_439, 4), (1_441, 64), (2_000, 128)):
+            key = f"chat:{{{minutes % 64}}}:counts:hour:{(now - minutes) // 60}"
+            await store.client.hincrby(key, f"{now - minutes}|expired", number)
+            await store.client.hincrby(key, "all|expired", number)
+        assert (await store.last_day(["expired"])).expired == 7
+
+    async def test_some_of_the_counts_are_the_same_as_all_of_them(self) -> None:
+        ada, grace = [await person(name) for name in ("ada", "grace")]
+        atlas = Talking(await room_of(ada, grace))
+        seq = await atlas.say(ada)
+        await atlas.ack(seq, grace)
+        await atlas.end(seq)
+        for unit in ("minute", "day"):
+            whole = await atlas.store.counts(unit, 3)
+            some = await atlas.store.counts(unit, 3, only=("accepted", "delivered", "expired"))
+            assert [(one.accepted, one.delivered, one.expired) for one in some] == [
+                (one.accepted, one.delivered, one.expired) for one in whole
+            ]
+            assert sum(one.accepted for one in some) == 1
+
+
+@pytest.mark.usefixtures("verbs")
+class TestBanners:
+    async def test_no_worker(self) -> None:
+        store = open_store()
+        assert "silent" in await banners()
+        for age_s, told in ((SILENT_S - 5, False), (SILENT_S + 5, True)):
+            at = await store.now_ms() - int(age_s * 1000)
+            await store.client.hset(JOBS_KEY, "retry_undelivered", f'{{"at": {at}}}')
+            assert ("silent" in await banners()) is told
+        await in_database(jobs.retry_undelivered)
+        assert await banners() == set()
+
+    @pytest.mark.parametrize(
+        ("key", "setting", "wrong", "right"),
+        [
+            ("unlogged", "appendonly", "no", "yes"),
+            ("evicting", "maxmemory-policy", "allkeys-lru", "noeviction"),
+        ],
+    )
+    async def test_a_store_that_may_lose_something(
+        self, key: str, setting: str, wrong: str, right: str
+    ) -> None:
+        client = open_store().client
+        try:
+            await client.config_set(setting, wrong)
+            assert key in await banners()
+        finally:
+            await client.config_set(setting, right)
+        assert key not in await banners()
+
+    async def test_a_store_that_fills_up(self) -> None:
+        client = open_store().client
+        used = int((await client.info("memory"))["used_memory"])
+        try:
+            for share, told in ((0.5, False), (0.9, True)):
+                await client.config_set("maxmemory", int(used / share))
+                assert ("full" in await banners()) is told
+        finally:
+            await client.config_set("maxmemory", 0)
+        assert "full" not in await banners()
+
+    async def test_a_disk_that_took_nothing(self) -> None:
+        found = await figures()
+        assert found.told is not None
+        memory = dataclasses.replace(found.told.memory, written=False)
+        failed = dataclasses.replace(found, told=dataclasses.replace(found.told, memory=memory))
+        assert {one.key for one in overview.banners(failed)} - await banners() == {"unwritten"}
+
+    async def test_expiry_that_is_late(self) -> None:
+        ada, grace = [await person(name) for name in ("ada", "grace")]
+        atlas = Talking(await room_of(ada, grace))
+        seq = await atlas.say(ada)
+        await expire(atlas.store, seq, room=atlas.room)
+        for late_s, told in ((170, False), (190, True)):
+            due_at = await atlas.store.now_ms() - late_s * 1000
+            await atlas.store.client.zadd(f"{atlas.room.prefix}expiring", {f"{atlas.room.id}|{seq}": due_at})
+            assert ("late" in await banners()) is told
+        await expiry.process(Expiring())
+        assert "late" not in await banners()
+
+    async def test_each_says_what_it_means_and_what_to_do_in_both_languages(self) -> None:
+        found = await figures()
+        told = found.told
+        assert told is not None
+        assert found.account is not None
+        worst = dataclasses.replace(
+            found,
+            told=dataclasses.replace(
+                told,
+                beat_at=told.now_ms - DAY_MS,
+                memory=dataclasses.replace(
+                    told.memory, used=9, limit=10, policy="allkeys-lru", logged=False, written=False
+                ),
+                overdue=dataclasses.replace(told.overdue, due=1, oldest_s=500.0),
+            ),
+            account=dataclasses.replace(found.account, accepted=5),
+        )
+        texts = {}
+        for language in ("en", "zh-hans"):
+            with override(language):
+                listed = overview.banners(worst)
+            assert len(listed) == 7
+            texts[language] = [(one.fact, one.meaning, one.remedy) for one in listed]
+            assert all(all(row) for row in texts[language])
+        assert not {text for row in texts["en"] for text in row} & {
+            text for row in texts["zh-hans"] for text in row
+        }
+
+
+# ── The page ──
+
+
+@pytest.fixture
+async def lost_store(settings: Any, transactional_db: None) -> AsyncIterator[StoreProcess]:
+    """A store of the test's own, which it may kill."""
+    process = StoreProcess(Path(tempfile.mkdtemp(prefix="chat-store-")))
+    process.start()
+    process.wait_until_ready()
+    messages = {**settings.CACHES[connections.MESSAGES], "LOCATION": process.url}
+    settings.CACHES = {**settings.CACHES, connections.MESSAGES: messages}
+    yield process
+    process.kill()
+    await connections.close()
+
+
+class TestPage:
+    async def test_with_the_store_killed_it_says_so_and_shows_what_the_database_knows(
+        self, lost_store: StoreProcess
+    ) -> None:
+        client = await staff_client(is_superuser=True)
+        ada, grace = [await person(name) for name in ("ada", "grace")]
+        atlas = Talking(await room_of(ada, grace))
+        await atlas.end(await atlas.say(ada))
+        page = await in_database(client.get, "/admin/overview/")
+        assert b"cannot be reached" not in page.content
+
+        lost_store.kill()
+        for path in ("/admin/", "/admin/messaging/", "/admin/overview/"):
+            page = await in_database(client.get, path)
+            text = page.content.decode()
+            assert page.status_code == 200
+            assert text.count("The store cannot be reached.") == 1
+            assert re.search(r'data-card="letters".*?<b>.*?1</b>', text, re.DOTALL)
+            assert re.search(r'data-card="rooms".*?<b>1</b>', text, re.DOTALL)
+            assert "Unaccounted" not in text
+
+        lost_store.start()
+        lost_store.wait_until_ready()
+        assert "away" not in await banners()
+
+    @pytest.mark.usefixtures("verbs")
+    async def test_only_staff_see_it(self) -> None:
+        plain = Client()
+        assert (await in_database(plain.get, "/admin/overview/")).status_code == 403
+        assert (await in_database(plain.get, "/admin/")).status_code == 302
+        user = await person("ada")
+        await in_database(plain.force_login, user, BACKEND)
+        assert (await in_database(plain.get, "/admin/overview/")).status_code == 403
+        staff = await staff_client()
+        page = await in_database(staff.get, "/admin/overview/")
+        assert page.status_code == 200
+        assert "no-store" in page["Cache-Control"]
+        assert (await in_database(staff.post, "/admin/overview/")).status_code == 405
+
+    @pytest.mark.usefixtures("verbs")
+    async def test_a_card_leads_to_its_list_for_who_may_see_that(self) -> None:
+        staff = await staff_client()
+        assert b'href="/admin/messaging/' not in (await in_database(staff.get, "/admin/overview/")).content
+        user = await User.objects.aget(username="operator")
+        await user.user_permissions.aadd(await Permission.objects.aget(codename="view_deadletter"))
+        page = (await in_database(staff.get, "/admin/overview/")).content
+        assert b'href="/admin/messaging/deadletter/?state__exact=open"' in page
+        assert b'href="/admin/messaging/room/' not in page
+
+    @pytest.mark.usefixtures("verbs")
+    async def test_every_card_leads_to_a_page_that_is_there(self) -> None:
+        staff = await staff_client(is_superuser=True)
+        page = (await in_database(staff.get, "/admin/overview/")).content.decode()
+        found = dict(re.findall(r'data-card="(\w+)"><a class="ops-card" href="([^"]+)"', page))
+        assert found.keys() == overview.LISTS.keys() - {"missed", "rooms", "memberships"}
+        for name, path in found.items():
+            assert (await in_database(staff.get, path)).status_code == 200, name
+
+    @pytest.mark.usefixtures("verbs")
+    async def test_it_names_nobody_and_tells_no_text(self) -> None:
+        staff = await staff_client(is_superuser=True)
+        ada, grace = [await person(name) for name in ("zebra-ada", "zebra-grace")]
+        atlas = Talking(await room_of(ada, grace, name="zebra-room"))
+        await atlas.end(await atlas.say(ada, body="zebra-text"))
+        await atlas.say(ada, body="zebra-text")
+        for path in ("/admin/", "/admin/overview/"):
+            assert b"zebra" not in (await in_database(staff.get, path)).content
+
+    @pytest.mark.usefixtures("verbs")
+    @pytest.mark.parametrize(
+        ("language", "word"), [("en", "Dead letters open"), ("zh-hans", "待处理的未送达消息")]
+    )
+    async def test_it_is_there_in_both_languages_on_the_front_page_and_that_of_the_app(
+        self, language: str, word: str
+    ) -> None:
+        staff = await staff_client(is_superuser=True)
+        for path, shown in (("/admin/", 1), ("/admin/messaging/", 1), ("/admin/auth/", 0)):
+            page = await in_database(staff.get, path, headers={"accept-language": language})
+            assert page.content.decode().count(word) == shown, path
+
+
+# ── What it costs ──
+
+
+@pytest.mark.usefixtures("verbs")
+class TestCost:
+    async def test_ten_who_look_at_once_are_one_look(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(site_figures, "KEPT_S", 60.0)
+
+        def look_together() -> list[Figures]:
+            with ThreadPoolExecutor(10) as staff:
+                return list(staff.map(lambda _: site_figures.figures(), range(10)))
+
+        found = await asyncio.to_thread(look_together)
+        assert len({id(one) for one in found}) == 1
+
+    async def test_after_a_while_it_is_counted_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(site_figures, "KEPT_S", 60.0)
+        first = await figures()
+        assert await figures() is first
+        now_s = time.monotonic()
+        monkeypatch.setattr(site_figures.time, "monotonic", lambda: now_s + 61)
+        assert await figures() is not first
+
+    async def test_round_trips_do_not_grow_with_rooms_or_messages(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ada, grace = [await person(name) for name in ("ada", "grace")]
+        await figures()  # the scripts are loaded
+        asked: list[int] = []
+        call = connections.Pipelines.call
+
+        async def counting(self: Any, commands: Any) -> Any:
+            asked.append(len(commands))
+            return await call(self, commands)
+
+        async def round_trips() -> int:
+            asked.clear()
+            await figures()
+            return len(asked)
+
+        atlas = Talking(await room_of(ada, grace))
+        await atlas.say(ada)
+        monkeypatch.setattr(connections.Pipelines, "call", counting)
+        few = await round_trips()
+        for number in range(site_figures.ROOMS_AT_ONCE - 1):
+            room = Talking(await room_of(ada, grace, name=f"room {number}"))
+            for _ in range(3):
+                await room.say(ada)
+        assert (await figures()).told.owed.parked == site_figures.ROOMS_AT_ONCE  # type: ignore[union-attr]
+        assert await round_trips() == few
+
+    async def test_of_many_rooms_some_are_looked_at_and_the_page_says_so(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ada, grace = [await person(name) for name in ("ada", "grace")]
+        for number in range(6):
+            await Talking(await room_of(ada, grace, name=f"room {number}")).say(ada)
+        assert (await cards())["parked"].value == "6"
+        monkeypatch.setattr(site_figures, "ROOMS_MOST", 3)
+        found = await figures()
+        assert found.told is not None
+        assert found.account is not None
+        owed = found.told.owed
+        assert owed.rooms_left_out == 6 - owed.parked >= 3
+        assert found.account.cut
+        assert found.account.unaccounted == 0
+        assert (await cards())["parked"].note == f"at least: {owed.rooms_left_out} rooms not looked at"
+
+    async def test_the_account_keeps_the_store_from_others_for_less_than_5_ms(self) -> None:
+        store = open_store()
+        today = await store.now_ms() // DAY_MS
+        pipeline = store.client.pipeline(transaction=False)
+        for partition in range(64):
+            for day in range(today - 40, today + 1):
+                counts = {f"{day}|{what}": 1 for what in COUNTED | {"held", "deleted"}}
+                pipeline.hset(f"chat:{{{partition}}}:counts:days:{day // 30}", mapping=counts)
+        await pipeline.execute()
+        assert (await store.fates(30)).accepted == 64 * 30
+        await store.client.config_set("slowlog-log-slower-than", 0)
+        try:
+            took_us = await slowest_us(store, lambda: store.fates(30), command=b"EXEC")
+        finally:
+            await store.client.config_set("slowlog-log-slower-than", 10_000)
+        assert took_us < MOST_US
+
+
+# ── Its look ──
+
+
+def without_comments(path: Path) -> str:
+    return re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+
+
+@pytest.fixture
+def sheet() -> str:
+    return without_comments(ROOT / "static" / "admin" / "ops.css")
+
+
+def test_the_staffs_style_sheet_holds_to_the_rules(sheet: str) -> None:
+    assert "!important" not in sheet
+    assert not [one for one in re.findall(r"([^{};]+)\{", sheet) if "#" in one], "no rule may hang on an id"
+    assert not re.search(r"\b(?:margin|padding|border)-(?:left|right|top|bottom)\b|\b(?:left|right):", sheet)
+    assert not re.search(r"#[0-9a-fA-F]{3,8}\b|\brgb\(", sheet), "colours are the admin's"
+    defined = set(re.findall(r"(--ops-[\w-]+):", sheet))
+    assert set(re.findall(r"var\((--ops-[\w-]+)", sheet)) == defined
+
+
+def test_every_class_of_the_staffs_pages_has_a_rule_and_every_rule_a_use(sheet: str) -> None:
+    ruled = set(re.findall(r"\.(ops-[\w-]+)", sheet))
+    pages = [*(ROOT / "templates" / "admin").rglob("*.html"), *(ROOT / "messaging").rglob("*.py")]
+    texts = "".join(path.read_text() for path in pages)
+    used = set(re.findall(r"\b(ops-[\w-]*[\w])", texts))
+    parts = {f"ops-fill-{key}" for key in ("all", "way", "told", "deleted")}
+    assert used - {"ops-fill"} <= ruled | {"ops-banners"}
+    assert ruled <= used | parts

@@ -1,0 +1,139 @@
+"""Receipts of one process: what a sender was told adds up to what the store would say of everything, whatever was counted of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from messaging.live.hub import Hub
+from messaging.live.receipts import Receipts
+from messaging.policy import Policy
+from messaging.store import Store
+from tests.support.messages import ADA, ALAN, GRACE, ROOM, accept, acknowledge, message
+from tests.support.sockets import Socket, open_feed, until
+
+SECOND_S = 0.03
+
+
+@pytest.fixture
+async def hub(store: Store) -> AsyncIterator[Hub]:
+    """A process with ada connected, in which a second of the receipts is short."""
+    policy = Policy(receipt_interval_s=SECOND_S)
+    here = Hub(store, policy)
+    tasks = [asyncio.ensure_future(part()) for part in (here.run, Receipts(store, here, policy).run)]
+    yield here
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def told(socket: Socket) -> dict[int, list[int]]:
+    """Return the last row that was told of each seq."""
+    return {row[0]: row for frame in socket.of("receipt") for row in frame["receipts"]}
+
+
+async def expected(store: Store) -> dict[int, list[int]]:
+    [(_, rows)] = await store.receipts([(ROOM, ADA)])
+    return {row[0]: list(row) for row in rows}
+
+
+async def until_told(store: Store, socket: Socket) -> None:
+    now = await expected(store)
+    await until(lambda: told(socket) == now)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_parts_that_are_counted_add_up_to_the_whole(store: Store, hub: Hub, seed: int) -> None:
+    dice = random.Random(seed)
+    _, _, socket = await open_feed(store, hub, ADA)
+    delivered = {GRACE: 0, ALAN: 0}
+    top = 0
+    for _ in range(25):
+        for _ in range(dice.randint(1, 3)):
+            await accept(store, message(user=dice.choice((ADA, ADA, GRACE))))
+            top += 1
+        user = dice.choice((GRACE, ALAN))
+        delivered[user] = dice.randint(delivered[user], top)
+        await acknowledge(store, user, delivered[user], dice.randint(0, delivered[user]))
+        if dice.random() < 0.2:
+            [place] = await store.places([ROOM])
+            assert place is not None
+            await store.reject(ROOM, dice.choice((GRACE, ALAN)), place.epoch, dice.randint(1, top))
+        if dice.random() < 0.5:
+            await until_told(store, socket)
+    await until_told(store, socket)
+
+
+async def test_an_acknowledgement_of_the_newest_asks_for_no_older_row(
+    store: Store, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, socket = await open_feed(store, hub, ADA)
+    await accept(store, *(message() for _ in range(50)))
+    for user in (GRACE, ALAN):
+        await acknowledge(store, user, 49)
+    await until_told(store, socket)
+    asked: list[list[int]] = []
+    receipts = store.receipts
+
+    async def noted(rows: Any, *, above: Any = None) -> Any:
+        asked.append(list(above))
+        return await receipts(rows, above=above)
+
+    monkeypatch.setattr(store, "receipts", noted)
+    await acknowledge(store, GRACE, 50)
+    await until(lambda: told(socket).get(50) == [50, 1, 0, 2])
+    assert asked == [[49]]
+
+
+async def test_who_connects_while_a_part_is_counted_is_told_the_whole(
+    store: Store, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second tab of the sender must hear of his older messages too, though the count under way is of the newest only."""
+    _, _, first = await open_feed(store, hub, ADA)
+    await accept(store, message(), message())
+    await acknowledge(store, GRACE, 1)
+    await until_told(store, first)
+    receipts, tabs = store.receipts, []
+
+    async def counted(rows: Any, *, above: Any = None) -> Any:
+        if above == [1] and not tabs:
+            connection, _, socket = await open_feed(store, hub, ADA)
+            tabs.append(socket)
+            receiver.connected(connection)
+        return await receipts(rows, above=above)
+
+    receiver = hub.on_accepted.__self__  # type: ignore[attr-defined]
+    monkeypatch.setattr(store, "receipts", counted)
+    await acknowledge(store, GRACE, 2)
+    await until(lambda: bool(tabs) and told(tabs[0]).keys() == {1, 2})
+
+
+async def test_who_leaves_changes_the_rows_of_what_he_owed(store: Store, hub: Hub) -> None:
+    _, _, socket = await open_feed(store, hub, ADA)
+    await accept(store)
+    await acknowledge(store, GRACE, 1)
+    await until(lambda: told(socket) == {1: [1, 1, 0, 2]})
+    await store.leave(ROOM, ALAN)
+    await until(lambda: told(socket) == {1: [1, 1, 0, 1]})
+
+
+async def test_a_log_that_began_anew_is_told_from_its_beginning(store: Store, hub: Hub) -> None:
+    _, _, socket = await open_feed(store, hub, ADA)
+    await accept(store, message(), message())
+    await acknowledge(store, GRACE, 2)
+    await until_told(store, socket)
+    await store.client.delete(ROOM.key)
+    await store.init(ROOM)
+    await accept(store, message(), message())
+    await acknowledge(store, GRACE, 1)
+    [place] = await store.places([ROOM])
+    assert place is not None
+    await until(lambda: socket.of("receipt")[-1]["epoch"] == place.epoch)
+    latest = [frame for frame in socket.of("receipt") if frame["epoch"] == place.epoch]
+    assert {row[0]: row for frame in latest for row in frame["receipts"]} == await expected(store)

@@ -1,0 +1,44 @@
+"""One server process put together: the check of sessions touches only who was asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from messaging.live import directory
+from messaging.live.connection import Connection, Visitor
+from messaging.live.server import Server
+from messaging.policy import Policy
+from messaging.protocol import Close
+from messaging.store import Store
+
+
+async def send(event: dict[str, Any]) -> None:
+    """Take what the connection would send."""
+
+
+def visitor(user: int) -> Visitor:
+    return Visitor(user=user, name=f"user{user}", session=f"session{user}", credential="c")
+
+
+async def test_one_who_comes_while_sessions_are_checked_is_not_closed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(store, Policy())
+    old, gone, new = (Connection(send, visitor=visitor(user), policy=Policy()) for user in (1, 2, 3))
+    for connection in (old, gone):
+        server.hub.enter(connection)
+
+    async def still_here(asked: Collection[Visitor]) -> set[Visitor]:
+        server.hub.enter(new)
+        return set(asked) - {gone.visitor, new.visitor}
+
+    async def no_rooms(users: Collection[int]) -> dict[int, set[str]]:
+        return {user: set() for user in users}
+
+    monkeypatch.setattr(directory, "still_here", still_here)
+    monkeypatch.setattr(directory, "rooms_of_many", no_rooms)
+    await server.recheck()
+    assert [connection.closed for connection in (old, gone, new)] == [None, Close.NO_SESSION, None]

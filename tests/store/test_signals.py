@@ -1,0 +1,193 @@
+"""What happens to accounts reaches the open sockets, after the commit; a deleted user leaves every room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from django.contrib.auth.models import User
+from django.contrib.sessions.backends.db import SessionStore
+from django.contrib.sessions.models import Session
+from django.core.management import call_command
+from django.db import transaction
+from django.test import Client
+from django.utils import timezone
+
+from messaging import control
+from messaging.bridge import in_database
+from messaging.errors import Unavailable
+from messaging.models import Membership, Room
+from messaging.rooms import actions as rooms
+from messaging.rooms.memberships import STUCK_LEAVING
+from messaging.store import Store
+from tests.support.people import Events, in_store, person, room_of, rows_of
+
+pytestmark = pytest.mark.usefixtures("verbs")
+PASSWORD = "a-good-one-4711"
+
+
+@pytest.fixture
+async def ada(verbs: None) -> User:
+    return await person("ada")
+
+
+def logged_in(user: User) -> Client:
+    client = Client()
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+async def test_a_log_out_ends_its_own_session_only(ada: User, events: Events) -> None:
+    here, there = await in_database(logged_in, ada), await in_database(logged_in, ada)
+    key = here.session.session_key
+    assert key is not None
+
+    await in_database(here.post, "/accounts/logout/")
+
+    await events.until(type="session_ended", session=control.session_digest(key))
+    assert (await in_database(there.get, "/ws/chat/check/")).status_code == 204
+
+
+async def test_the_session_key_itself_is_never_announced(ada: User, events: Events) -> None:
+    client = await in_database(logged_in, ada)
+    key = client.session.session_key
+    assert key is not None
+    await in_database(client.logout)
+    assert key not in str(await events.until(session=control.session_digest(key)))
+
+
+async def test_a_flushed_and_an_expired_session_end_too(ada: User, events: Events) -> None:
+    client = await in_database(logged_in, ada)
+    await in_database(client.session.flush)
+    await events.until(type="session_ended")
+
+    store = SessionStore()
+    await in_database(store.create)
+    await Session.objects.aupdate(expire_date=timezone.now())
+    await in_database(call_command, "clearsessions")
+    await events.until(type="session_ended", session=control.session_digest(store.session_key or ""))
+
+
+async def test_a_deactivated_user_ends(ada: User, events: Events) -> None:
+    ada.is_active = False
+    await ada.asave()
+    assert await events.next() == {"type": "user_ended", "user": ada.pk}
+
+
+async def test_whoever_hears_of_a_deactivation_finds_it_in_the_database(
+    ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[bool] = []
+
+    async def look(*_: object, **fields: int) -> None:
+        found.append((await User.objects.aget(pk=fields["user"])).is_active)
+
+    monkeypatch.setattr(control, "publish", look)
+    ada.is_active = False
+    await ada.asave()
+
+    assert found == [False]
+
+
+async def test_another_password_is_announced_so_that_old_sessions_end(ada: User, events: Events) -> None:
+    ada.set_password(PASSWORD)
+    await ada.asave(update_fields=["password"])
+    assert await events.next() == {"type": "user_ended", "user": ada.pk}
+
+
+def _another_address(user: User) -> None:
+    user.email = "ada@example.org"
+    user.save()
+
+
+def _log_in_again(user: User) -> None:
+    user.last_login = timezone.now()
+    user.save(update_fields=["last_login"])
+
+
+def _create_another(user: User) -> None:
+    User.objects.create_user("grace", password=PASSWORD)
+
+
+@pytest.mark.parametrize("change", [_another_address, _log_in_again, _create_another])
+async def test_other_changes_of_a_user_end_nothing(
+    ada: User, events: Events, change: Callable[[User], None]
+) -> None:
+    await in_database(change, ada)
+    await control.announce("room_changed", room="after")
+    assert (await events.next())["type"] == "room_changed"
+
+
+async def test_what_is_rolled_back_is_not_announced(ada: User, events: Events) -> None:
+    def change_then_roll_back() -> None:
+        with transaction.atomic():
+            ada.is_active = False
+            ada.save()
+            transaction.set_rollback(True)
+
+    await in_database(change_then_roll_back)
+    await control.announce("room_changed", room="after")
+    assert (await events.next())["type"] == "room_changed"
+
+
+async def test_a_deleted_user_leaves_each_room_and_hands_over_what_was_his(ada: User, events: Events) -> None:
+    grace = await person("grace")
+    room = await room_of(ada, grace)
+    ada_id = ada.pk
+
+    await ada.adelete()
+
+    assert await rows_of(room) == {"grace": "owner"}
+    assert not await Membership.objects.filter(user_id=ada_id).aexists()
+    ada.pk = ada_id
+    assert not await in_store(room, ada)
+    await events.until(type="user_ended", user=ada_id)
+    await events.until(type="membership_changed", user=ada_id)
+
+
+async def test_a_user_deleted_while_the_store_is_away_is_out_and_the_sweep_finishes_it(
+    ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = await room_of(ada)
+    ada_id = ada.pk
+
+    async def away(*_: object) -> None:
+        raise Unavailable()
+
+    with monkeypatch.context() as context:
+        context.setattr(Store, "leave", away)
+        await ada.adelete()
+    left = await Membership.objects.aget(user_id=ada_id)
+    assert left.leaving_at is not None
+    assert str(ada_id) in await in_database(str, left)
+
+    await Membership.objects.aupdate(leaving_at=left.leaving_at - STUCK_LEAVING)
+    await rooms.finish_leaving()
+
+    assert not await Membership.objects.aexists()
+    ada.pk = ada_id
+    assert not await in_store(room, ada)
+
+
+async def test_the_deletion_of_a_user_that_is_rolled_back_changes_nothing(ada: User) -> None:
+    room = await room_of(ada)
+
+    def delete_then_roll_back() -> None:
+        with transaction.atomic():
+            User.objects.get(pk=ada.pk).delete()
+            transaction.set_rollback(True)
+
+    await in_database(delete_then_roll_back)
+
+    assert await rows_of(room) == {"ada": "owner"}
+    assert await in_store(room, ada)
+
+
+async def test_a_deleted_room_lets_its_members_go(ada: User, events: Events) -> None:
+    room = await room_of(ada)
+    await events.next()
+
+    await Room.objects.filter(pk=room.pk).adelete()
+
+    assert await events.next() == {"type": "membership_changed", "room": room.id, "user": ada.pk}
+    assert not await in_store(room, ada)

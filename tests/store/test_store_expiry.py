@@ -1,0 +1,793 @@
+"""The store's verbs at the end of a message: claim, who missed it, finalize; and what is not for everybody or owed by nobody."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
+import pytest
+
+from messaging.errors import NoSuchMessage
+from messaging.store import Store, expiry
+from messaging.store.records import Counts, Due, Missed, Overdue, Read, RoomKey, Slice, remembered_at
+from tests.store.test_store import FAR_AWAY, NEXT_DOOR, STRANGER, heard
+from tests.store.test_store_changes import changed, delete, edit, extend, kept, process
+from tests.support.messages import (
+    ADA,
+    ALAN,
+    GRACE,
+    HOUR_MS,
+    ROOM,
+    accept,
+    acknowledge,
+    due,
+    dump,
+    expire,
+    message,
+    missing,
+    new_id,
+    read,
+    vanish,
+)
+
+MANY, HERE = 10_000, 100
+TEXT = "c0ffee-5eba5713-17f1e1d-0b501e7e"
+
+End = Callable[..., Awaitable[None]]
+both_ends = pytest.mark.parametrize("end", [expire, vanish])
+
+
+async def over(store: Store, *seqs: int, room: RoomKey = ROOM) -> None:
+    """Let messages be past their end for so long that the job looks."""
+    await expire(store, *seqs, room=room)
+    await due(store, *seqs, room=room)
+
+
+async def tick(store: Store) -> None:
+    """Wait for the store's next millisecond: two claims of one would have one score, as no lease is ever so short."""
+    now_ms = await store.now_ms()
+    while await store.now_ms() == now_ms:
+        pass
+
+
+async def score(store: Store, seq: int, room: RoomKey = ROOM) -> int | None:
+    found = await store.client.zscore(f"{room.prefix}expiring", f"{room.id}|{seq}")
+    return None if found is None else int(found)
+
+
+async def counts(store: Store, unit: Literal["minute", "day"] = "day") -> Counts:
+    """Return what was counted just now, also when a minute or day has begun meanwhile."""
+    before, now = map(dataclasses.asdict, await store.counts(unit, 2))
+    return Counts(**{name: before[name] + now[name] for name in now})
+
+
+class Counting:
+    """Counts the scripts and the round trips of plain commands of a store."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.scripts: Counter[str] = Counter()
+        self.round_trips = 0
+        run, pipeline = store.scripts.run, store.scripts.pipeline
+
+        async def counting_run(calls: list[tuple[str, tuple[object, ...]]], **options: bool) -> list[object]:
+            self.scripts.update(name for name, _ in calls)
+            return await run(calls, **options)
+
+        async def counting_pipeline(commands: list[tuple[object, ...]]) -> list[object]:
+            self.round_trips += 1
+            return await pipeline(commands)
+
+        monkeypatch.setattr(store.scripts, "run", counting_run)
+        monkeypatch.setattr(store.scripts, "pipeline", counting_pipeline)
+
+
+class TestClaim:
+    async def test_takes_what_has_been_over_for_the_delay(self, store: Store) -> None:
+        await accept(store, *(message() for _ in range(4)), message(room=FAR_AWAY))
+        await over(store, 1, 3)
+        await expire(store, 2)  # acks may still be under way
+        await over(store, 1, room=FAR_AWAY)
+        at = {(room, seq): await score(store, seq, room) for room in (ROOM, FAR_AWAY) for seq in (1, 3)}
+        claimed = await store.claim_expired("t")
+        assert {(row.room, row.seq): row.due_at for row in claimed} == {
+            place: due_at for place, due_at in at.items() if due_at is not None
+        }
+
+    async def test_of_one_room_waits_for_the_delay_too(self, store: Store) -> None:
+        await accept(store, message(), message())
+        await expire(store, 1, 2)
+        assert await store.claim_expired("t", room=ROOM) == []
+        await due(store, 2)
+        assert [row.seq for row in await store.claim_expired("t", room=ROOM)] == [2]
+
+    async def test_is_a_lease(self, store: Store) -> None:
+        await accept(store)
+        await over(store, 1)
+        before_ms = await store.now_ms()
+        [first] = await store.claim_expired("t")
+        lease_ms = store.policy.lease_s * 1000
+        assert before_ms <= float(first.score) - lease_ms <= await store.now_ms()
+        assert await score(store, 1) == float(first.score)
+        assert await store.claim_expired("u") == []
+        await due(store, 1)  # the lease is over
+        [second] = await store.claim_expired("v")
+        assert (second.room, second.seq) == (ROOM, 1)
+        assert second.due_at < float(first.score)
+
+    async def test_lets_no_room_wait_behind_one_with_more(self, store: Store) -> None:
+        await accept(store, *(message() for _ in range(6)), message(room=FAR_AWAY), message(room=FAR_AWAY))
+        await over(store, 1, 2, 3, 4, 5, 6)
+        await over(store, 1, 2, room=FAR_AWAY)
+        for most, wanted in ((2, [1, 1]), (4, [3, 1]), (9, [2])):
+            claimed = await store.claim_expired(f"most {most}", most=most)
+            taken = Counter(row.room for row in claimed)
+            assert [n for n in (taken[ROOM], taken[FAR_AWAY]) if n] == wanted
+
+    async def test_removes_nothing(self, store: Store) -> None:
+        await accept(store)
+        await over(store, 1)
+        before = await dump(store)
+        await store.claim_expired("t")
+        after = await dump(store)
+        assert {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)} == {
+            f"{ROOM.prefix}expiring",
+            f"{ROOM.prefix}claim:t",
+        }
+
+    @pytest.mark.parametrize("room", [None, ROOM])
+    async def test_the_same_token_gets_the_same_rows_and_another_token_none(
+        self, store: Store, room: RoomKey | None
+    ) -> None:
+        await accept(store, *(message() for _ in range(3)), message(room=FAR_AWAY))
+        await over(store, 1, 2)
+        await over(store, 1, room=FAR_AWAY)
+        first = await store.claim_expired("t", room=room)
+        assert len(first) == (3 if room is None else 2)
+        await over(store, 3)  # comes too late for the first
+        assert await store.claim_expired("t", room=room) == first
+        [late] = await store.claim_expired("u", room=ROOM)
+        assert late.seq == 3
+        assert await store.claim_expired("v", room=room) == []
+
+    async def test_takes_no_more_than_asked_for_and_the_next_takes_the_rest(self, store: Store) -> None:
+        rooms = [RoomKey(f"r{n}", n) for n in range(4)]
+        await accept(store, *(message(room=room) for room in rooms for _ in range(3)))
+        for room in rooms:
+            await over(store, 1, 2, 3, room=room)
+        assert await store.claim_expired("none", most=0) == []
+        first = await store.claim_expired("t", most=7)
+        second = await store.claim_expired("u", most=7)
+        assert (len(first), len(second)) == (7, 5)
+        assert {(row.room, row.seq) for row in first + second} == {
+            (room, seq) for room in rooms for seq in (1, 2, 3)
+        }
+
+    @pytest.mark.parametrize("others", [3, 700])
+    async def test_of_one_room_looks_past_the_others(self, store: Store, others: int) -> None:
+        await accept(store, message(), message())
+        await store.client.zadd(
+            f"{ROOM.prefix}expiring", {f"{NEXT_DOOR.id}|{n}": n for n in range(1, others + 1)}
+        )
+        await over(store, 1, 2)
+        assert [row.seq for row in await store.due_expired(most=9, room=ROOM)] == [1, 2]
+        assert [row.seq for row in await store.claim_expired("t", room=ROOM)] == [1, 2]
+        assert len(await store.claim_expired("u", room=NEXT_DOOR, most=1_000)) == others
+
+    async def test_of_one_room_takes_each_once_however_many(self, store: Store) -> None:
+        await store.client.zadd(f"{ROOM.prefix}expiring", {f"{ROOM.id}|{n}": n for n in range(1, 1_201)})
+        for token in ("t", "t"):
+            claimed = await store.claim_expired(token, room=ROOM, most=1_100)
+            assert [row.seq for row in claimed] == list(range(1, 1_101))
+        assert [row.seq for row in await store.claim_expired("u", room=ROOM)] == list(range(1_101, 1_201))
+
+    async def test_a_room_whose_name_begins_alike_is_another(self, store: Store) -> None:
+        longer = RoomKey(f"{ROOM.id}-2", ROOM.partition)
+        await accept(store, message(room=longer))
+        await over(store, 1, room=longer)
+        assert await store.claim_expired("t", room=ROOM) == []
+
+    @pytest.mark.parametrize("ahead_s", [-3_600, 3_600])
+    async def test_the_stores_clock_decides(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, ahead_s: int
+    ) -> None:
+        now, now_ns = time.time, time.time_ns
+        monkeypatch.setattr(time, "time", lambda: now() + ahead_s)
+        monkeypatch.setattr(time, "time_ns", lambda: now_ns() + ahead_s * 10**9)
+        await accept(store, message(ttl_ms=HOUR_MS // 2), message())
+        await over(store, 2)
+        assert [row.seq for row in await store.due_expired(most=9)] == [2]
+        overdue = await store.overdue()
+        assert overdue.due == 1
+        assert overdue.oldest_s is not None
+        assert 5 <= overdue.oldest_s < 10
+        assert [one.due.seq for one in await process(store, "t")] == [2]
+        assert [row.seq for row in (await read(store, GRACE)).messages] == [1]
+        assert (await store.overdue()) == Overdue(0, None)
+
+
+class TestDueExpired:
+    async def test_says_what_a_claim_would_take_and_writes_nothing(self, store: Store) -> None:
+        await accept(store, *(message() for _ in range(3)), message(room=FAR_AWAY))
+        await over(store, 1, 2)
+        await over(store, 1, room=FAR_AWAY)
+        before = await dump(store)
+        found = await store.due_expired(most=9)
+        assert await dump(store) == before
+        claimed = await store.claim_expired("t")
+        assert [(row.room, row.seq, row.due_at) for row in found] == [
+            (row.room, row.seq, row.due_at) for row in claimed
+        ]
+        assert await store.due_expired(most=9) == []
+
+    async def test_no_more_than_asked_for(self, store: Store) -> None:
+        await accept(store, *(message() for _ in range(3)))
+        await over(store, 1, 2, 3)
+        assert len(await store.due_expired(most=2)) == 2
+        assert await store.due_expired(most=0) == []
+
+    async def test_what_it_would_report_is_what_is_reported(self, store: Store) -> None:
+        """Of the rows of a look nobody owns, finalize clears nothing."""
+        await accept(store)
+        await over(store, 1)
+        seen = await store.expired(await store.due_expired(most=9))
+        claimed = await store.expired(await store.claim_expired("t"))
+        assert [dataclasses.replace(row, due=claimed[0].due) for row in seen] == claimed
+        assert await store.finalize(seen) == 0
+        assert await store.finalize(claimed) == 1
+
+
+class TestWhoMissedIt:
+    async def told(self, store: Store, seq: int = 1) -> tuple[int, set[Missed]]:
+        [one] = await store.expired([Due(ROOM, seq, 0, "")])
+        assert len({missed.user for missed in one.missed}) == len(one.missed), "each once"
+        return one.total, set(one.missed)
+
+    async def test_who_was_away_who_was_silent_who_could_not_show_it_and_who_left(self, store: Store) -> None:
+        await store.join(ROOM, [STRANGER, 10, 11])
+        [one] = await accept(store)
+        for n in range(2):
+            await store.record_attempt(ROOM, ALAN, n, 5.0)
+        await store.record_attempt(ROOM, STRANGER, 0, 5.0)
+        await store.reject(ROOM, STRANGER, one.epoch, 1)
+        await store.leave(ROOM, 10)
+        await acknowledge(store, 11, 1)
+        assert await self.told(store) == (
+            5,
+            {
+                Missed(GRACE, "offline", 0),
+                Missed(ALAN, "no_ack", 2),
+                Missed(STRANGER, "client_rejected", 1),
+                Missed(10, "left_room", 0),
+            },
+        )
+
+    async def test_never_the_sender(self, store: Store) -> None:
+        await accept(store, message(), message(user=GRACE))
+        assert {missed.user for missed in (await self.told(store, 2))[1]} == {ADA, ALAN}
+        await store.leave(ROOM, ADA)
+        assert {missed.user for missed in (await self.told(store, 1))[1]} == {GRACE, ALAN}
+
+    async def test_nobody_when_everybody_has_it(self, store: Store) -> None:
+        await accept(store)
+        for user in (GRACE, ALAN):
+            await acknowledge(store, user, 1)
+        assert await self.told(store) == (2, set())
+
+    async def test_nobody_who_joined_later(self, store: Store) -> None:
+        await accept(store)
+        await store.join(ROOM, [STRANGER])
+        total, missed = await self.told(store)
+        assert (total, {one.user for one in missed}) == (2, {GRACE, ALAN})
+
+    async def test_joining_again_hides_nothing(self, store: Store) -> None:
+        await accept(store)
+        await store.leave(ROOM, GRACE)
+        await store.join(ROOM, [GRACE])
+        await accept(store)
+        await acknowledge(store, GRACE, 2, 2)
+        assert await self.told(store) == (2, {Missed(GRACE, "left_room", 0), Missed(ALAN, "offline", 0)})
+        assert await self.told(store, 2) == (2, {Missed(ALAN, "offline", 0)})
+
+    async def test_who_left_and_came_back_and_left_again_is_named_once(self, store: Store) -> None:
+        await accept(store)
+        for _ in range(2):
+            await store.leave(ROOM, GRACE)
+            await store.join(ROOM, [GRACE])
+            await accept(store)
+        await store.leave(ROOM, GRACE)
+        total, missed = await self.told(store)
+        assert (total, {one.user for one in missed}) == (2, {GRACE, ALAN})
+
+    async def test_who_passed_over_it_though_his_cursor_is_above_it(self, store: Store) -> None:
+        await accept(store, message(), message())
+        await expire(store, 1)
+        await read(store, GRACE)
+        await acknowledge(store, GRACE, 2)
+        assert await self.told(store) == (2, {Missed(GRACE, "offline", 0), Missed(ALAN, "offline", 0)})
+
+    async def test_of_a_deleted_one_nobody(self, store: Store) -> None:
+        [one] = await accept(store)
+        await store.reject(ROOM, GRACE, one.epoch, 1)
+        await delete(store, ADA, 1)
+        assert await self.told(store) == (0, set())
+
+    async def test_those_who_missed_the_same_are_one_value(self, store: Store) -> None:
+        await accept(store, *(message() for _ in range(3)))
+        await acknowledge(store, GRACE, 2)
+        one, two, three = await store.expired([Due(ROOM, seq, 0, "") for seq in (1, 2, 3)])
+        assert one.missed is two.missed
+        assert one.missed == (Missed(ALAN, "offline", 0),)
+        assert {missed.user for missed in three.missed} == {GRACE, ALAN}
+
+    async def test_in_a_crowd_most_of_whom_are_away_takes_bounded_calls(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def crowd(room: str) -> list[int]:
+            return list(range(1, MANY + 1))
+
+        store._members_of = crowd
+        await accept(store, *(message() for _ in range(100)))
+        for user in range(2, HERE + 2):
+            await acknowledge(store, user, 100)
+        dues = [Due(ROOM, seq, 0, "") for seq in range(1, 101)]
+        counting = Counting(store, monkeypatch)
+        found = await store.expired(dues)
+        assert {one.total for one in found} == {MANY - 1}
+        assert {len(one.missed) for one in found} == {MANY - 1 - HERE}
+        assert len({id(one.missed) for one in found}) == 1, "in memory once"
+        assert {missed.user for missed in found[0].missed} == set(range(HERE + 2, MANY + 1))
+        # Cursors and joinings at 500 members an answer, and a few for all else.
+        assert counting.round_trips <= 2 * (MANY // 500) * 2 + 6
+        for_a_hundred, counting.round_trips = counting.round_trips, 0
+        await store.expired(dues[:1])
+        assert counting.round_trips <= for_a_hundred
+
+    async def test_thousands_of_exceptions_are_all_read(self, store: Store) -> None:
+        await accept(store, message(), message())
+        rows = {f"1|{user}|client_rejected|0": 1 for user in range(1_000, 2_300)}
+        await store.client.zadd(f"{ROOM.key}:outcome", rows)
+        total, missed = await self.told(store)
+        assert total == len(missed) == 1_302
+        assert await self.told(store, 2) == (2, {Missed(GRACE, "offline", 0), Missed(ALAN, "offline", 0)})
+
+
+class TestWhatItWas:
+    async def test_is_told_whole(self, store: Store) -> None:
+        first = message("a")
+        again = msgspec.structs.replace(message("b", user=GRACE, reply_to=1), only=(ALAN,), resends=1)
+        answers = await accept(store, first, again)
+        edited = await edit(store, ADA, 1, "c")
+        dues = [Due(ROOM, 1, 7, "8"), Due(ROOM, 2, 7, "8"), Due(ROOM, 9, 7, "8")]
+        one, two, none = await store.expired(dues)
+        assert [row.due for row in (one, two, none)] == dues
+        assert (one.epoch, one.live, one.sender, one.id) == (edited.epoch, True, ADA, first.id)
+        assert (one.name, one.body, one.reply_to, one.resends) == ("ada", "c", None, None)
+        assert (one.sent_at, one.expires_at) == (answers[0].sent_at, answers[0].expires_at)
+        assert (two.sender, two.name, two.reply_to, two.resends) == (GRACE, "grace", 1, 1)
+        assert (none.live, none.total, none.missed) == (False, 0, ())
+
+    async def test_that_its_hash_is_gone_hides_neither_sender_nor_missing(self, store: Store) -> None:
+        """The back-stop struck before any job looked: worker and store were away for longer than the grace."""
+        first = message(TEXT)
+        [answer] = await accept(store, first)
+        await acknowledge(store, GRACE, 1)
+        await vanish(store, 1)
+        await due(store, 1)
+        [one] = await process(store, "t")
+        assert (one.live, one.sender, one.id, one.name, one.body) == (True, ADA, first.id, "", None)
+        assert (one.sent_at, one.expires_at) == (answer.sent_at, answer.expires_at)
+        assert one.missed == (Missed(ALAN, "offline", 0),)
+        assert (one.total, await store.client.zcard(f"{ROOM.key}:live")) == (2, 0)
+
+    async def test_and_without_the_first_answer_its_times_are_when_it_was_due(self, store: Store) -> None:
+        first = message()
+        await accept(store, first)
+        await vanish(store, 1)
+        await store.client.delete(remembered_at(ROOM, ADA, first.id))
+        [one] = await store.expired([Due(ROOM, 1, 1_234, "")])
+        assert (one.sent_at, one.expires_at) == (1_234, 1_234)
+
+    async def test_the_answer_to_another_message_of_its_id_says_nothing_of_its_times(
+        self, store: Store
+    ) -> None:
+        first = message()
+        await accept(store, first)
+        await store.client.delete(remembered_at(ROOM, ADA, first.id))  # after a day
+        [again] = await accept(store, first)
+        await vanish(store, 1, again.seq)
+        dues = [Due(ROOM, 1, 1_234, ""), Due(ROOM, again.seq, 1_234, "")]
+        one, two = await store.expired(dues)
+        assert (one.id, one.sent_at, one.expires_at) == (first.id, 1_234, 1_234)
+        assert (two.id, two.sent_at, two.expires_at) == (first.id, again.sent_at, again.expires_at)
+
+    async def test_is_read_without_a_write(self, store: Store) -> None:
+        await accept(store)
+        await vanish(store, 1)
+        before = await dump(store)
+        await store.expired([Due(ROOM, 1, 0, "")])
+        assert await dump(store) == before
+
+
+class TestFinalize:
+    async def test_clears_what_is_still_the_callers(self, store: Store) -> None:
+        await accept(store, message(), message(), message(room=FAR_AWAY))
+        await over(store, 1, 2)
+        await over(store, 1, room=FAR_AWAY)
+        expired = await store.expired(await store.claim_expired("t"))
+        assert await store.finalize(expired) == 3
+        assert [await score(store, seq, room) for room in (ROOM, FAR_AWAY) for seq in (1, 2)] == [None] * 4
+        assert (await read(store, GRACE)).gone == []
+
+    async def test_lets_others_be_served_between_two_hundreds(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await accept(store, *(message() for _ in range(3)), *(message(room=FAR_AWAY) for _ in range(3)))
+        await over(store, 1, 2, 3)
+        await over(store, 1, 2, 3, room=FAR_AWAY)
+        expired = await store.expired(await store.claim_expired("t"))
+        monkeypatch.setattr(expiry, "FINALIZE_MOST", 2)
+        run, at_once = store.scripts.run, []
+
+        async def counted(calls: Sequence[Any], **options: Any) -> list[Any]:
+            answers = await run(calls, **options)
+            at_once.append(sum(map(len, answers)))
+            return list(answers)
+
+        monkeypatch.setattr(store.scripts, "run", counted)
+        assert await store.finalize(expired) == 6
+        assert at_once == [2, 2, 2]
+        assert [await score(store, seq, room) for room in (ROOM, FAR_AWAY) for seq in (1, 3)] == [None] * 4
+
+    async def test_leaves_what_somebody_else_has_claimed_since(self, store: Store) -> None:
+        await accept(store, message(), message())
+        await over(store, 1, 2)
+        first = await store.expired(await store.claim_expired("t"))
+        await tick(store)
+        await due(store, 1)  # its lease is over
+        second = await store.expired(await store.claim_expired("u"))
+        assert await store.finalize(first) == 1
+        assert await store.client.exists(f"{ROOM.key}:msg:1")
+        assert await missing(store, 1) == {GRACE: "offline", ALAN: "offline"}
+        assert await store.finalize(second) == 1
+        assert not await store.client.exists(f"{ROOM.key}:msg:1")
+
+    async def test_again_changes_nothing(self, store: Store) -> None:
+        await accept(store, message(), message())
+        await over(store, 1)
+        expired = await process(store, "t")
+        before = await dump(store)
+        assert await store.finalize(expired) == 0
+        assert await dump(store) == before
+
+    async def test_counts_each_once_and_by_reason(self, store: Store) -> None:
+        [one, *_] = await accept(store, *(message() for _ in range(3)))
+        await store.reject(ROOM, GRACE, one.epoch, 1)
+        await acknowledge(store, GRACE, 3)
+        await acknowledge(store, ALAN, 1)
+        await store.record_attempt(ROOM, ALAN, 0, 5.0)
+        await over(store, 1, 2, 3)
+        expired = await process(store, "t")
+        await store.finalize(expired)
+        units: tuple[Literal["minute", "day"], ...] = ("minute", "day")
+        for unit in units:
+            counted = await counts(store, unit)
+            assert (counted.expired, counted.expired_to_all, counted.expired_missed) == (3, 0, 3)
+            assert (counted.missed_offline, counted.missed_no_ack) == (0, 2)
+            assert (counted.missed_client_rejected, counted.missed_left_room) == (1, 0)
+
+    async def test_counts_what_reached_everybody_apart(self, store: Store) -> None:
+        await accept(store, message(), message())
+        await acknowledge(store, GRACE, 2)
+        await acknowledge(store, ALAN, 1)
+        await store.leave(ROOM, ALAN)
+        await over(store, 1, 2)
+        await process(store, "t")
+        counted = await counts(store)
+        assert (counted.expired, counted.expired_to_all, counted.expired_missed) == (2, 1, 1)
+        assert (counted.missed_left_room, counted.missed_offline) == (1, 0)
+
+    async def test_tells_each_rooms_screens_once(self, store: Store) -> None:
+        [here, _, _, there] = await accept(store, message(), message(), message(), message(room=NEXT_DOOR))
+        await over(store, 1, 3)
+        await over(store, 1, room=NEXT_DOOR)
+        async with store.client.pubsub() as pubsub:
+            await pubsub.subscribe(ROOM.key, NEXT_DOOR.key)
+            await process(store, "t")
+            lines = {await heard(pubsub), await heard(pubsub)}
+            assert lines == {f"X {here.epoch} 1,3", f"X {there.epoch} 1"}
+            await delete(store, ADA, 2)
+            assert (await heard(pubsub)).startswith("C ")
+            await due(store, 2)
+            await process(store, "u")
+            await accept(store)
+            assert (await heard(pubsub)).startswith("M "), "of a deleted one there is no more to tell"
+
+    async def test_of_very_many_exceptions_goes_by_parts(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await accept(store, message(), message(), message())
+        for seq, first in ((1, 10_000), (3, 20_000)):
+            rows = {f"{seq}|{user}|offline|0": seq for user in range(first, first + 2_500)}
+            await store.client.zadd(f"{ROOM.key}:outcome", rows)
+        await over(store, 1, 2)
+        claimed = await store.expired(await store.claim_expired("t"))
+        counting = Counting(store, monkeypatch)
+        assert await store.finalize(claimed) == 2
+        assert counting.scripts == {"finalize_expired": 3}
+        assert await store.client.zcard(f"{ROOM.key}:outcome") == 2_500, "the other's stay"
+        assert await store.client.zrange(f"{ROOM.key}:live", 0, -1, withscores=True) != []
+        counted = await counts(store)
+        assert (counted.expired, counted.missed_offline) == (2, 2_500 + 2 + 2)
+
+    async def test_a_partly_cleared_one_is_still_there_for_whoever_takes_it_over(self, store: Store) -> None:
+        await accept(store)
+        rows = {f"1|{user}|offline|0": 1 for user in range(10_000, 11_500)}
+        await store.client.zadd(f"{ROOM.key}:outcome", rows)
+        await over(store, 1)
+        [claimed] = await store.claim_expired("t")
+        args = (ROOM.prefix, ROOM.id, 1, claimed.score, 0, 0, 0, 0)
+        assert await store.scripts.run([("finalize_expired", args)]) == [[2]]
+        [one] = await store.expired([claimed])
+        assert one.live
+        assert one.id
+        assert await score(store, 1) == float(claimed.score)
+        await due(store, 1)
+        await process(store, "u")
+        assert not await store.client.exists(f"{ROOM.key}:outcome", f"{ROOM.key}:live", f"{ROOM.key}:msg:1")
+
+    async def test_who_left_is_kept_while_something_he_owed_lives(self, store: Store) -> None:
+        await accept(store, message(), message())
+        await store.leave(ROOM, GRACE)
+        await accept(store)
+        await over(store, 1)
+        await process(store, "t")
+        assert await store.client.zcard(f"{ROOM.key}:left") == 1
+        assert await missing(store, 2) == {GRACE: "left_room", ALAN: "offline"}
+        await over(store, 2)
+        await process(store, "u")
+        assert not await store.client.exists(f"{ROOM.key}:left")
+
+    async def test_that_it_changed_goes_with_it(self, store: Store) -> None:
+        await accept(store, message(), message())
+        for seq in (1, 2):
+            await edit(store, ADA, seq)
+        await over(store, 1)
+        await process(store, "t")
+        assert await changed(store) == {2: 2}
+
+    @both_ends
+    async def test_nothing_of_it_is_left(self, store: Store, plain_dumps: None, end: End) -> None:
+        first = message(TEXT)
+        [one] = await accept(store, first)
+        again = msgspec.structs.replace(message(f"again {TEXT}", reply_to=1), only=(GRACE, ALAN), resends=1)
+        await accept(store, again)
+        await edit(store, ADA, 1, f"edited {TEXT}")
+        await extend(store, ADA, 2)
+        await store.record_attempt(ROOM, GRACE, 0, 5.0)
+        await store.reject(ROOM, ALAN, one.epoch, 2)
+        await read(store, GRACE)
+        await store.leave(ROOM, GRACE)
+        assert TEXT in await kept(store)
+        assert any(TEXT.encode() in value for value in (await dump(store)).values())
+        await end(store, 1, 2)
+        await due(store, 1, 2)
+        await process(store, "t")
+        assert TEXT not in await kept(store)
+        assert not any(TEXT.encode() in value for value in (await dump(store)).values())
+        ids = (first.id, again.id)
+        left = await kept(store)
+        assert not any(id_ in left for id_ in ids)
+        keys = {key.removeprefix(ROOM.prefix) for key in await dump(store)}
+        rest = {key for key in keys if not key.startswith("counts:")}
+        assert rest == {
+            f"room:{ROOM.id}",
+            f"room:{ROOM.id}:joined",
+            f"room:{ROOM.id}:delivered",
+            f"room:{ROOM.id}:read",
+            "unacked",  # until the sweep's next look
+            "claim:t",  # room and seq, for one lease
+            # so that a repeat is known, for `id_life_s`
+            *(remembered_at(ROOM, ADA, id_).removeprefix(ROOM.prefix) for id_ in ids),
+        }
+
+    async def test_a_repeat_of_its_id_still_gets_the_first_answer(self, store: Store) -> None:
+        first = message()
+        [one] = await accept(store, first)
+        await over(store, 1)
+        await process(store, "t")
+        [again] = await accept(store, first)
+        assert again == msgspec.structs.replace(one, duplicate=True)
+        assert (await read(store, GRACE)).messages == []
+
+    async def test_goes_on_in_a_full_store(self, store: Store) -> None:
+        await accept(store, message(), message())
+        await over(store, 1)
+        await store.client.config_set("maxmemory", 1)
+        try:
+            [one] = await process(store, "t")
+        finally:
+            await store.client.config_set("maxmemory", 0)
+        assert {missed.user for missed in one.missed} == {GRACE, ALAN}
+        assert await score(store, 1) is None
+
+
+@pytest.fixture
+async def plain_dumps(store: Store) -> AsyncIterator[None]:
+    """Let dumps hold texts as they are."""
+    await store.client.config_set("rdbcompression", "no")
+    yield
+    await store.client.config_set("rdbcompression", "yes")
+
+
+class TestReadersNeedNoJob:
+    """A message is over at its own `expires_at`, also when every job has been dead for a day."""
+
+    @both_ends
+    @pytest.mark.parametrize("leased", [False, True])
+    async def test_no_verb_returns_its_text(self, store: Store, end: End, leased: bool) -> None:
+        first = message(TEXT)
+        [one] = await accept(store, first)
+        await accept(store, message("reply", user=GRACE, reply_to=1))
+        await edit(store, ADA, 1, f"edited {TEXT}")
+        asked = [
+            Read(room=ROOM, epoch=one.epoch, since=since, rev=rev, open_history=open_, again=again)
+            for since in (0, 1, 2)
+            for rev in (None, 0, 1)
+            for open_ in (False, True)
+            for again in (False, True)
+        ]
+
+        async def everything() -> str:
+            reads = await store.read_after(GRACE, asked) + await store.read_after(ADA, asked)
+            assert {type(read) for read in reads} == {Slice}
+            return repr(
+                [
+                    reads,
+                    await store.history(ROOM, GRACE, before=9),
+                    await store.history(ROOM, ADA, before=2, open_history=True),
+                    await store.receipts([(ROOM, ADA)]),
+                    await store.recipients(ROOM, 2),
+                    await store.standings(GRACE, [(ROOM, "", 0)]),
+                    await store.append([first]),
+                ]
+            )
+
+        assert TEXT in await everything()
+        await end(store, 1)
+        if leased:
+            await due(store, 1)
+            assert len(await store.claim_expired("t")) == 1
+        assert TEXT not in await everything()
+        with pytest.raises(NoSuchMessage):
+            await store.recipients(ROOM, 1)
+        assert (await store.owing(ROOM, one.epoch, [ALAN], mark=1)) == []
+
+    @both_ends
+    async def test_who_was_away_learns_that_it_is_gone(self, store: Store, end: End) -> None:
+        await accept(store, message(TEXT), message())
+        await edit(store, ADA, 1, TEXT)
+        await end(store, 1)
+        assert (await read(store, GRACE)).gone == [(1, "expired")]
+        assert (await read(store, GRACE, 2, rev=0)).gone == [(1, "expired")]
+
+
+class TestForSome:
+    """`append` with `only`: a resend to those who missed it."""
+
+    @pytest.fixture
+    async def resent(self, store: Store) -> Store:
+        await accept(store, message("to all"))
+        await accept(store, msgspec.structs.replace(message("again"), only=(GRACE,), resends=1))
+        return store
+
+    async def test_is_told_with_whom_it_is_for(self, store: Store) -> None:
+        await accept(store)
+        async with store.client.pubsub() as pubsub:
+            await pubsub.subscribe(ROOM.key)
+            again = msgspec.structs.replace(message("again"), only=(GRACE, ALAN), resends=1)
+            [_, two, _] = await accept(store, message(), again, message())
+            lines = (await heard(pubsub)).split("\n")
+        assert [lines[at] for at in (1, 3, 5)] == [
+            f"2 1 {ADA} -",
+            f"3 2 {ADA} {GRACE},{ALAN}",
+            f"4 3 {ADA} -",
+        ]
+        frame = json.loads(lines[4])
+        assert (frame["seq"], frame["resends"], frame["body"]) == (two.seq, 1, "again")
+        assert "only" not in frame
+
+    async def test_reaches_its_sender_and_those_it_is_for_and_nobody_else(self, resent: Store) -> None:
+        for user in (ADA, GRACE):
+            rows = (await read(resent, user)).messages
+            assert [(row.seq, row.resends) for row in rows] == [(1, None), (2, 1)]
+        others = await read(resent, ALAN)
+        assert [row.seq for row in others.messages] == [1]
+        assert (others.gone, others.upto, others.more) == ([(2, "not_for_you")], 2, False)
+        assert [row.seq for row in (await resent.history(ROOM, ALAN, before=9)).messages] == [1]
+
+    async def test_only_those_it_is_for_owe_it(self, resent: Store) -> None:
+        [place] = await resent.places([ROOM])
+        assert place is not None
+        for user in (GRACE, ALAN):
+            await acknowledge(resent, user, 1)
+        assert [row.user for row in await resent.owing(ROOM, place.epoch, [ADA, GRACE, ALAN])] == [GRACE]
+        assert (await resent.receipts([(ROOM, ADA)]))[0][1] == [(1, 2, 0, 2), (2, 0, 0, 1)]
+        [one] = await resent.expired([Due(ROOM, 2, 0, "")])
+        assert (one.total, one.missed) == (1, (Missed(GRACE, "offline", 0),))
+        await acknowledge(resent, GRACE, 2)
+        assert await missing(resent, 2) == {}
+        assert not await resent.reject(ROOM, ALAN, place.epoch, 2)
+
+    async def test_of_those_it_is_for_who_is_no_member_does_not_owe_it(self, store: Store) -> None:
+        await store.init(ROOM)
+        await store.leave(ROOM, ALAN)
+        await accept(store, msgspec.structs.replace(message(), only=(ADA, GRACE, ALAN, STRANGER)))
+        await store.join(ROOM, [STRANGER])
+        [one] = await store.expired([Due(ROOM, 1, 0, "")])
+        assert (one.total, one.missed) == (1, (Missed(GRACE, "offline", 0),))
+
+    async def test_one_who_left_still_missed_it(self, resent: Store) -> None:
+        for user in (GRACE, ALAN):
+            await resent.leave(ROOM, user)
+        [one] = await resent.expired([Due(ROOM, 2, 0, "")])
+        assert (one.total, one.missed) == (1, (Missed(GRACE, "left_room", 0),))
+
+    async def test_again_it_is_the_same_message(self, store: Store) -> None:
+        again = msgspec.structs.replace(message(id_=new_id()), only=(GRACE,), resends=1)
+        [one] = await accept(store, again)
+        before = await dump(store)
+        # Who it is for may have changed meanwhile; whoever repeats it gets the first answer.
+        [two] = await accept(store, msgspec.structs.replace(again, only=(GRACE, ALAN)))
+        assert two == msgspec.structs.replace(one, duplicate=True)
+        assert await dump(store) == before
+
+    async def test_whom_it_was_for_goes_with_it(self, resent: Store) -> None:
+        await over(resent, 2)
+        await process(resent, "t")
+        assert not await resent.client.exists(f"{ROOM.key}:only")
+        assert [row.seq for row in (await read(resent, ALAN)).messages] == [1]
+
+
+class TestOwedByNobody:
+    """`append` with `tracked=False`: a large public room."""
+
+    @pytest.fixture
+    async def untracked(self, store: Store) -> Store:
+        await accept(store, msgspec.structs.replace(message(), tracked=False))
+        return store
+
+    async def test_everybody_reads_it_and_nobody_owes_it(self, untracked: Store) -> None:
+        slice_ = await read(untracked, GRACE)
+        assert [row.seq for row in slice_.messages] == [1]
+        assert await untracked.owing(ROOM, slice_.epoch, [GRACE, ALAN]) == []
+        assert await untracked.receipts([(ROOM, ADA)]) == [(slice_.epoch, [])]
+        found = await untracked.recipients(ROOM, 1)
+        assert [row for row in found.members if row.state == "waiting"] == []
+        assert not await untracked.client.exists(f"{ROOM.prefix}unacked"), "no sweep comes for it"
+
+    async def test_nobody_missed_it(self, untracked: Store) -> None:
+        await untracked.leave(ROOM, ALAN)
+        await over(untracked, 1)
+        await read(untracked, GRACE)
+        assert not await untracked.client.exists(f"{ROOM.key}:outcome")
+        [one] = await process(untracked, "t")
+        assert (one.live, one.total, one.missed) == (True, 0, ())
+        counted = await counts(untracked)
+        assert (counted.expired, counted.expired_to_all) == (1, 1)
+
+    async def test_cannot_be_rejected(self, untracked: Store) -> None:
+        [place] = await untracked.places([ROOM])
+        assert place is not None
+        assert not await untracked.reject(ROOM, GRACE, place.epoch, 1)
+
+    async def test_hides_no_owed_one_below_it(self, store: Store) -> None:
+        await accept(store, message(), msgspec.structs.replace(message(), tracked=False))
+        slice_: Slice = await read(store, GRACE)
+        assert {row.user for row in await store.owing(ROOM, slice_.epoch, [GRACE, ALAN])} == {GRACE, ALAN}
+        assert set(await missing(store, 1)) == {GRACE, ALAN}
+        assert await missing(store, 2) == {}

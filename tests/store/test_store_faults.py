@@ -1,0 +1,415 @@
+"""The store when the server under it fails: full, restarted, frozen, its scripts or the end of its file gone."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from chatsite.run import embedded_store
+from messaging.errors import BacklogFull, Unavailable
+from messaging.policy import Policy
+from messaging.store import Store, connections
+from messaging.store.records import Accepted, AckRow, Append, Read, RoomKey
+from tests.store.test_store import heard
+from tests.support.messages import (
+    ADA,
+    ALAN,
+    GRACE,
+    HOUR_MS,
+    ROOM,
+    accept,
+    acknowledge,
+    cursors,
+    due,
+    dump,
+    expire,
+    members_of,
+    message,
+    missing,
+    read,
+)
+
+AOF_TAIL = 4_096
+SKIP = 1_048_576
+DAY_MS = 24 * HOUR_MS
+
+
+class Server:
+    """A server of one's own, whose plug may be pulled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "valkey.sock"
+        self.url = f"unix://{self.socket}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str, ready: bool = True) -> None:
+        binary = embedded_store.find_server()
+        assert binary is not None
+        command = [*embedded_store.command(binary, folder=self.folder, socket=self.socket), *options]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        if ready:
+            self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        assert embedded_store.wait_until_ready(self.url, deadline_s=20), (self.folder / "log").read_text()
+
+    def wait_until_loading(self) -> None:
+        ends_s = time.monotonic() + 20
+        with redis.Redis.from_url(self.url) as client:
+            while time.monotonic() < ends_s:
+                try:
+                    client.ping()
+                except redis.BusyLoadingError:
+                    return
+                except redis.ConnectionError:
+                    time.sleep(0.01)
+        raise AssertionError((self.folder / "log").read_text())
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def cut_tail(self, size: int) -> None:
+        [newest] = self.folder.glob("appendonlydir/*.incr.aof")
+        assert newest.stat().st_size > size
+        os.truncate(newest, newest.stat().st_size - size)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="store-") as folder:  # a socket's path must be short
+        here = Server(Path(folder))
+        here.start()
+        try:
+            yield here
+        finally:
+            here.kill()
+
+
+@pytest.fixture
+async def own_store(server: Server) -> AsyncIterator[Store]:
+    client = connections.ConnectionFactory({}).async_client(server.url)
+    yield Store(client, Policy(), members_of=members_of)
+    await connections.close()
+
+
+class TestRestarted:
+    async def test_no_seq_is_given_twice_though_the_end_of_the_file_is_lost(
+        self, server: Server, own_store: Store
+    ) -> None:
+        given = await accept(own_store, *(message(f"{n} {'x' * 200}") for n in range(60)))
+        for n in range(20):
+            given += await accept(own_store, message(f"{n} {'y' * 200}", user=GRACE))
+        server.kill()
+        server.cut_tail(AOF_TAIL)
+        server.start()
+        [place] = await own_store.places([ROOM])
+        assert place is not None
+        assert 60 <= place.top < 80, "the tail, and no more than the tail, is lost"
+
+        async with own_store.client.pubsub() as pubsub:
+            await pubsub.subscribe(ROOM.key)
+            [fresh, second] = await accept(own_store, message("fresh"), message("second"))
+            lines = (await heard(pubsub)).split("\n")
+        assert fresh.epoch == given[0].epoch
+        assert fresh.seq == place.top + 1 + SKIP > max(answer.seq for answer in given)
+        assert second.seq == fresh.seq + 1
+        assert lines[1] == f"{fresh.seq} {place.top} {ADA} -"
+        assert json.loads(lines[2])["after"] == place.top
+        assert "after" not in json.loads(lines[4])
+
+    async def test_what_is_kept_of_a_lost_end_is_whole(self, server: Server, own_store: Store) -> None:
+        await accept(own_store, message())
+        for n in range(40):
+            await accept(own_store, message(f"{n} {'y' * 200}", user=GRACE))
+        server.kill()
+        server.cut_tail(AOF_TAIL + 1)
+        server.start()
+        slice_ = await read(own_store, ALAN)
+        assert [row.seq for row in slice_.messages] == list(range(1, slice_.top + 1))
+        assert await own_store.client.zcard(f"{ROOM.key}:live") == slice_.top
+        assert await own_store.client.zcard(f"{ROOM.prefix}expiring") == slice_.top
+
+    async def test_every_answered_message_survives_kill(self, server: Server, own_store: Store) -> None:
+        first = message("first")
+        [answer] = await accept(own_store, first)
+        await acknowledge(own_store, GRACE, 1)
+        server.kill()
+        server.start()
+        [again] = await accept(own_store, first)
+        assert (again.seq, again.duplicate) == (answer.seq, True)
+        assert await missing(own_store, 1) == {ALAN: "offline"}
+
+    async def test_only_the_first_append_of_a_life_skips(self, server: Server, own_store: Store) -> None:
+        await accept(own_store)
+        server.kill()
+        server.start()
+        seqs = [(await accept(own_store))[0].seq for _ in range(3)]
+        assert seqs == [2 + SKIP, 3 + SKIP, 4 + SKIP]
+
+    async def test_a_repeat_does_not_skip(self, server: Server, own_store: Store) -> None:
+        first = message()
+        await accept(own_store, first)
+        server.kill()
+        server.start()
+        await accept(own_store, first)
+        assert (await read(own_store, GRACE)).top == 1
+
+    async def test_a_cursor_above_the_lost_end_acks_nothing_new(
+        self, server: Server, own_store: Store
+    ) -> None:
+        """A client that held what was lost syncs from there: it gets the new message, for its seq is higher."""
+        for n in range(60):
+            [last] = await accept(own_store, message(f"{n} {'y' * 200}"))
+        server.kill()
+        server.cut_tail(AOF_TAIL)
+        server.start()
+        await accept(own_store, message("fresh"))
+        assert [row.body for row in (await read(own_store, GRACE, last.seq)).messages] == ["fresh"]
+
+    async def test_the_senders_cursor_does_not_jump_over_the_skipped(
+        self, server: Server, own_store: Store
+    ) -> None:
+        await accept(own_store, message(), message(user=GRACE))
+        server.kill()
+        server.start()
+        await accept(own_store, message())
+        assert (await cursors(own_store, ADA))[0] == 1
+
+    async def test_no_rev_is_given_twice_and_only_the_first_change_of_a_life_skips(
+        self, server: Server, own_store: Store
+    ) -> None:
+        await accept(own_store, message(), message(), message(ttl_ms=DAY_MS))
+        revs = [(await own_store.edit(ROOM, ADA, None, 1, "b", open_history=False)).rev]
+        for change in (
+            lambda: own_store.delete(ROOM, ADA, None, 1, open_history=False),
+            lambda: own_store.extend(ROOM, ADA, None, 2, DAY_MS, open_history=False),
+            lambda: own_store.edit(ROOM, ADA, None, 2, "c", open_history=False),
+        ):
+            server.kill()
+            server.start()
+            revs.append((await change()).rev)
+        revs.append((await own_store.edit(ROOM, ADA, None, 2, "d", open_history=False)).rev)
+        server.kill()
+        server.start()
+        await own_store.shorten(ROOM, 3_600)  # of two messages
+        [place] = await own_store.places([ROOM])
+        assert place is not None
+        revs.append(place.rev)
+        steps = [later - earlier for earlier, later in itertools.pairwise(revs)]
+        assert steps == [1 + SKIP, 1 + SKIP, 1 + SKIP, 1, 2 + SKIP]
+
+    async def test_what_changed_before_is_still_told_after(self, server: Server, own_store: Store) -> None:
+        await accept(own_store, message(), message())
+        await own_store.edit(ROOM, ADA, None, 1, "b", open_history=False)
+        server.kill()
+        server.start()
+        await own_store.delete(ROOM, ADA, None, 2, open_history=False)
+        slice_ = await read(own_store, GRACE, 2, rev=0)
+        assert [(rev, row.body) for rev, row in slice_.changed] == [(1, "b")]
+        assert (slice_.gone, slice_.rev) == ([(2, "deleted")], 2 + SKIP)
+
+    async def test_a_claim_survives_kill_and_so_does_what_it_was_of(
+        self, server: Server, own_store: Store
+    ) -> None:
+        await accept(own_store)
+        await expire(own_store, 1)
+        await due(own_store, 1)
+        claimed = await own_store.claim_expired("t")
+        server.kill()
+        server.start()
+        assert await own_store.claim_expired("t") == claimed
+        [one] = await own_store.expired(claimed)
+        assert {missed.user for missed in one.missed} == {GRACE, ALAN}
+        assert await own_store.finalize([one]) == 1
+
+    async def test_its_life_has_a_new_name(self, server: Server, own_store: Store) -> None:
+        await accept(own_store)
+        before = own_store.life
+        server.kill()
+        server.start()
+        await accept(own_store)
+        assert before != own_store.life != ""
+
+
+class TestLoading:
+    async def test_is_unavailable_and_changes_nothing(self, server: Server, own_store: Store) -> None:
+        await accept(own_store, *(message() for _ in range(3_000)))
+        kept = await dump(own_store)
+        server.kill()
+        # It rests 0.1 ms at each command of its file, and listens to clients at every 1,024th.
+        server.start("--key-load-delay", "100", ready=False)
+        server.wait_until_loading()
+        late = message("late")
+        [answer], joined = await asyncio.gather(
+            own_store.append([late]), own_store.join(ROOM, [9]), return_exceptions=True
+        )
+        assert isinstance(answer, Unavailable)
+        assert answer.retry_after_ms is not None
+        assert isinstance(joined, Unavailable)
+        server.kill()
+        server.start()
+        assert await dump(own_store) == kept
+        [again] = await accept(own_store, late)
+        assert not again.duplicate
+
+
+class TestFull:
+    @pytest.fixture
+    async def full(self, store: Store) -> AsyncIterator[Store]:
+        await accept(store, message("a"), message("b"))
+        await store.client.config_set("maxmemory", 1)
+        try:
+            yield store
+        finally:
+            await store.client.config_set("maxmemory", 0)
+
+    async def test_append_is_refused_for_now_and_stores_nothing(self, full: Store) -> None:
+        before = await dump(full)
+        answers = await full.append([message("c"), message("d", user=GRACE)])
+        assert [type(answer) for answer in answers] == [BacklogFull, BacklogFull]
+        assert all(
+            isinstance(answer, BacklogFull) and answer.retryable and answer.retry_after_ms
+            for answer in answers
+        )
+        assert await dump(full) == before
+
+    async def test_the_same_id_is_accepted_when_there_is_room_again(self, full: Store) -> None:
+        late = message("c")
+        await full.append([late])
+        await full.client.config_set("maxmemory", 0)
+        [answer] = await accept(full, late)
+        assert (answer.seq, answer.duplicate) == (3, False)
+
+    async def test_what_frees_memory_or_only_reads_goes_on(self, full: Store) -> None:
+        slice_ = await read(full, GRACE)
+        assert [row.body for row in slice_.messages] == ["a", "b"]
+        assert (await full.history(ROOM, GRACE, before=9)).messages
+        assert await acknowledge(full, GRACE, 2, 1) == 1
+        [standing] = await full.standings(GRACE, [(ROOM, slice_.epoch, 2)])
+        assert standing.delivered == 2
+        assert [row.user for row in await full.owing(ROOM, slice_.epoch, [GRACE, ALAN])] == [ALAN]
+        assert await full.record_attempt(ROOM, ALAN, 0, 5.0)
+        assert (await full.receipts([(ROOM, ADA)]))[0][1] == [(1, 1, 1, 2), (2, 1, 0, 2)]
+        assert (await full.recipients(ROOM, 1)).delivered == 1
+        await full.leave(ROOM, ALAN)
+        assert await missing(full, 1) == {ALAN: "left_room"}
+
+    async def test_no_member_is_half_joined(self, full: Store) -> None:
+        before = await dump(full)
+        with pytest.raises(BacklogFull):
+            await full.join(ROOM, [9])
+        assert await dump(full) == before
+
+    async def test_scripts_lost_meanwhile_are_loaded_again(self, full: Store) -> None:
+        await full.client.script_flush()
+        assert await acknowledge(full, GRACE, 2) == 1
+
+
+class TestScriptsGone:
+    async def test_every_verb_loads_them_again(self, store: Store) -> None:
+        [accepted] = await accept(store)
+        reads = [Read(room=ROOM, epoch=accepted.epoch, since=0)]
+        for verb in (
+            lambda: store.append([message()]),
+            lambda: store.read_after(GRACE, reads),
+            lambda: store.history(ROOM, GRACE, before=9),
+            lambda: store.acknowledge([AckRow(ROOM, accepted.epoch, GRACE, 1, None)]),
+            lambda: store.standings(GRACE, [(ROOM, "", 0)]),
+            lambda: store.receipts([(ROOM, ADA)]),
+            lambda: store.recipients(ROOM, 1),
+            lambda: store.owing(ROOM, accepted.epoch, [GRACE]),
+            lambda: store.record_attempt(ROOM, GRACE, 0, 5.0),
+            lambda: store.join(ROOM, [9]),
+            lambda: store.leave(ROOM, 9),
+            lambda: store.init(ROOM),
+            lambda: store.edit(ROOM, ADA, None, 1, "other", open_history=False),
+            lambda: store.extend(ROOM, ADA, None, 1, DAY_MS, open_history=False),
+            lambda: store.shorten(ROOM, 60),
+            lambda: store.delete(ROOM, ADA, None, 1, open_history=False),
+            lambda: due(store, 1),
+            lambda: store.claim_expired("t"),
+            lambda: store.claim_expired("u", room=ROOM),
+        ):
+            await store.client.script_flush()
+            await verb()
+        claimed = await store.expired(await store.claim_expired("t"))
+        await store.client.script_flush()
+        assert await store.finalize(claimed) == 1
+
+    async def test_a_batch_over_several_partitions_is_accepted_once(self, store: Store) -> None:
+        await accept(store)
+        batch = [_in_partition(partition) for partition in range(5)]
+        await store.client.script_flush()
+        answers = await store.append(batch)
+        assert [(answer.seq, answer.duplicate) for answer in answers if isinstance(answer, Accepted)] == [
+            (1, False)
+        ] * 5
+        again = await store.append(batch)
+        assert [(answer.seq, answer.duplicate) for answer in again if isinstance(answer, Accepted)] == [
+            (1, True)
+        ] * 5
+
+    async def test_the_same_life_does_not_skip(self, store: Store) -> None:
+        await accept(store)
+        await store.client.script_flush()
+        assert [answer.seq for answer in await accept(store)] == [2]
+
+
+def _in_partition(partition: int) -> Append:
+    return message(room=RoomKey(f"room-{partition}", partition))
+
+
+class TestFrozen:
+    @pytest.fixture
+    async def frozen(self, store: Store, store_process: subprocess.Popen[bytes]) -> AsyncIterator[Store]:
+        await accept(store)
+        store_process.send_signal(signal.SIGSTOP)
+        try:
+            yield store
+        finally:
+            store_process.send_signal(signal.SIGCONT)
+
+    async def test_append_is_unavailable_within_four_seconds(
+        self, frozen: Store, store_process: subprocess.Popen[bytes]
+    ) -> None:
+        late = message("late")
+        began_s = time.monotonic()
+        [answer] = await frozen.append([late])
+        assert time.monotonic() - began_s < 4
+        assert isinstance(answer, Unavailable)
+        assert answer.retryable
+        store_process.send_signal(signal.SIGCONT)
+        await accept(frozen, late)  # stored before or stored now: once
+        assert [row.body for row in (await read(frozen, GRACE)).messages] == ["hello", "late"]
+
+    async def test_so_is_everything_else(self, frozen: Store) -> None:
+        began_s = time.monotonic()
+        with pytest.raises(Unavailable):
+            await frozen.places([ROOM])
+        assert time.monotonic() - began_s < 4
+
+    async def test_gone_is_unavailable_at_once(self, server: Server, own_store: Store) -> None:
+        await accept(own_store)
+        server.kill()
+        [answer] = await own_store.append([message()])
+        assert isinstance(answer, Unavailable)
+        with pytest.raises(Unavailable):
+            await own_store.join(ROOM, [9])
+        server.start()
+        await accept(own_store)

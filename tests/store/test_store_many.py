@@ -1,0 +1,138 @@
+"""Many users asked for at once: each is told what he would be told alone, and what they share is read once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import msgspec
+import pytest
+
+from messaging.errors import NotMember
+from messaging.store import Store
+from messaging.store.records import OtherEpoch, Read, Slice, Standing
+from tests.store.test_store import STRANGER, heard
+from tests.support.messages import (
+    ADA,
+    ALAN,
+    GRACE,
+    ROOM,
+    accept,
+    acknowledge,
+    expire,
+    members_of,
+    message,
+    missing,
+    read_together,
+    stand_together,
+)
+
+
+class TestReadForMany:
+    async def together(
+        self, store: Store, *users: int, since: int = 0, rev: int | None = None
+    ) -> list[Slice]:
+        """Read for users at once; each must be told what he would be told alone."""
+        [place] = await store.places([ROOM])
+        assert place is not None
+        asked = Read(room=ROOM, epoch=place.epoch, since=since, rev=rev)
+        answers = await read_together(store, asked, users)
+        assert answers == [(await store.read_after(user, [asked]))[0] for user in users]
+        slices = [answer for answer in answers if isinstance(answer, Slice)]
+        assert len(slices) == len(users)
+        return slices
+
+    async def test_who_sees_the_same_gets_the_same_which_was_read_once(self, store: Store) -> None:
+        accepted, *_ = await accept(store, *(message() for _ in range(30)))
+        await store.client.config_resetstat()
+        asked = Read(room=ROOM, epoch=accepted.epoch, since=0)
+        [[first, *others]] = await store.read_for_many([(asked, [ADA, GRACE, ALAN, GRACE])])
+        stats = await store.client.info("commandstats")
+        assert all(other is first for other in others)
+        assert stats["cmdstat_hmget"]["calls"] == 30 + 1  # each message, and the room
+        assert len((await self.together(store, GRACE, ADA))[0].messages) == 30
+
+    async def test_who_joined_later_sees_what_came_after(self, store: Store) -> None:
+        await accept(store, message("a"), message("b"))
+        await store.join(ROOM, [STRANGER])
+        await accept(store, message("c"))
+        graces, strangers, _ = await self.together(store, GRACE, STRANGER, ALAN)
+        assert [[row.body for row in one.messages] for one in (graces, strangers)] == [["a", "b", "c"], ["c"]]
+        graces, strangers = await self.together(store, GRACE, STRANGER, since=2)
+        assert strangers is graces
+
+    async def test_who_joined_later_is_not_told_what_changed_before(self, store: Store) -> None:
+        await accept(store, message("a"), message("b"))
+        await store.join(ROOM, [STRANGER])
+        await store.edit(ROOM, ADA, None, 1, "other", open_history=False)
+        graces, strangers = await self.together(store, GRACE, STRANGER, since=2, rev=0)
+        assert [row.body for _, row in graces.changed] == ["other"]
+        assert strangers.changed == []
+
+    async def test_what_is_for_some_is_for_them(self, store: Store) -> None:
+        await accept(store, message("a"), msgspec.structs.replace(message("b"), only=(ALAN,)))
+        graces, alans, adas = await self.together(store, GRACE, ALAN, ADA)
+        assert [[row.body for row in one.messages] for one in (graces, alans, adas)] == [
+            ["a"],
+            ["a", "b"],
+            ["a", "b"],
+        ]
+
+    async def test_each_who_passes_over_an_expired_one_is_remembered(self, store: Store) -> None:
+        accepted, _ = await accept(store, message("a"), message("b"))
+        await expire(store, 1)
+        asked = Read(room=ROOM, epoch=accepted.epoch, since=0)
+        await read_together(store, asked, [ADA, GRACE, ALAN])
+        for user in (GRACE, ALAN):
+            await acknowledge(store, user, 2)
+        assert await missing(store, 1) == {GRACE: "offline", ALAN: "offline"}
+
+    async def test_no_member_among_them_harms_nobody(self, store: Store) -> None:
+        [accepted] = await accept(store)
+        asked = Read(room=ROOM, epoch=accepted.epoch, since=0)
+        stranger, grace = await read_together(store, asked, [STRANGER, GRACE])
+        assert isinstance(stranger, NotMember)
+        assert isinstance(grace, Slice)
+        elsewhere = dataclasses.replace(asked, epoch="other")
+        stranger, grace = await read_together(store, elsewhere, [STRANGER, GRACE])
+        assert isinstance(stranger, NotMember)
+        assert grace == OtherEpoch(accepted.epoch)
+
+
+class TestStandingsForMany:
+    @pytest.mark.parametrize("only", [(), (ALAN,)])
+    async def test_each_has_his_own_unread(self, store: Store, only: tuple[int, ...]) -> None:
+        await accept(store, *(message() for _ in range(3)), message(user=GRACE))
+        await accept(store, msgspec.structs.replace(message(), only=only))
+        await acknowledge(store, ALAN, 2, 2)
+        asked = [(user, "", 0) for user in (GRACE, ADA, ALAN, GRACE)]
+        rows = await stand_together(store, ROOM, asked)
+        graces = 3 if only else 4
+        assert [row.unread for row in rows if isinstance(row, Standing)] == [graces, 1, 3, graces]
+        assert rows == [(await store.standings(user, [(ROOM, "", 0)]))[0] for user, *_ in asked]
+
+    async def test_acknowledgements_of_all_are_counted_and_told_once(self, store: Store) -> None:
+        accepted, *_ = await accept(store, message(), message(), message())
+        await acknowledge(store, ALAN, 1)
+        async with store.client.pubsub() as pubsub:
+            await pubsub.subscribe(ROOM.key)
+            await pubsub.get_message(timeout=3)
+            asked = [(ALAN, accepted.epoch, 3), (GRACE, accepted.epoch, 2), (ADA, "", 0)]
+            [rows] = await store.standings_for_many([(ROOM, asked)])
+            assert [row.delivered for row in rows if isinstance(row, Standing)] == [3, 2, 3]
+            assert await heard(pubsub) == "A 0"
+            await accept(store)
+            assert (await heard(pubsub)).startswith("M ")
+
+    async def test_one_whom_the_log_does_not_know_harms_nobody(self, store: Store) -> None:
+        async def with_a_newcomer(room: str) -> list[int]:
+            return [*await members_of(room), STRANGER]
+
+        await accept(store)
+        store._members_of = with_a_newcomer
+        nobody = STRANGER + 1
+        asked = [(user, "", 0) for user in (nobody, STRANGER, GRACE)]
+        [together] = await store.standings_for_many([(ROOM, asked)])
+        assert together[:2] == [None, None]
+        rows = await stand_together(store, ROOM, asked)
+        assert rows[0] is None
+        assert [row.joined for row in rows[1:] if isinstance(row, Standing)] == [1, 0]

@@ -1,0 +1,182 @@
+"""Calls that many sockets make at once: one for all who ask about the same meanwhile, each with his own answer; others do not wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from messaging.errors import NotMember, Unavailable
+from messaging.live.coalescing import ASKING_MOST, KEYS_MOST, Together
+from tests.support.sockets import until
+
+Asked = Sequence[tuple[str, Sequence[int]]]
+Answer = str | NotMember | Unavailable
+
+
+class Store:
+    """What is called: it notes what it is asked. A call about `slow`, `away` or `late` waits until `go`; of `own` each is asked alone."""
+
+    def __init__(self, deadline_s: float = 10) -> None:
+        self.asking = 0
+        self.calls: list[Asked] = []
+        self.alone: list[Sequence[tuple[str, int]]] = []
+        self.go = asyncio.Event()
+        self.together: Together[str, int, Answer] = Together(
+            self.call, self.call_alone, deadline_s=deadline_s
+        )
+
+    async def call(self, asked: Asked) -> list[list[Answer | None]]:
+        self.calls.append(asked)
+        keys = {key for key, _ in asked}
+        if keys & {"slow", "away", "late"}:
+            await self.go.wait()
+        if keys & {"broken", "late"}:
+            raise ValueError("broken")
+        return [[self.answer(key, who) for who in asking] for key, asking in asked]
+
+    async def call_alone(self, asked: Sequence[tuple[str, int]]) -> list[Answer]:
+        self.alone.append(asked)
+        if any(who == 98 for _, who in asked):
+            await self.go.wait()
+        return [Unavailable() if who == 99 else f"{key}{who} alone" for key, who in asked]
+
+    def answer(self, key: str, who: int) -> Answer | None:
+        if key == "away":
+            return Unavailable()
+        if key == "own":
+            return None
+        return NotMember() if who == 13 else f"{key}{who}"
+
+    def ask(self, *asked: tuple[str, int]) -> asyncio.Task[list[Answer]]:
+        async def asking() -> list[Answer]:
+            self.asking += 1  # and it has asked before anything else runs
+            return await self.together.ask(asked)
+
+        return asyncio.ensure_future(asking())
+
+    async def has_asked(self, times: int) -> None:
+        await until(lambda: self.asking == times)
+
+    async def called(self, times: int) -> None:
+        await until(lambda: len(self.calls) == times)
+
+
+async def test_who_asks_about_what_is_under_way_goes_in_the_next_call_with_all_who_do() -> None:
+    store = Store()
+    first = store.ask(("slow", 0))
+    await store.called(1)
+    others = [store.ask(("slow", 1)), store.ask(("slow", 2))]
+    assert await store.ask(("a", 1), ("b", 1)) == ["a1", "b1"], "what is about something else does not wait"
+    store.go.set()
+    assert await asyncio.gather(first, *others) == [["slow0"], ["slow1"], ["slow2"]]
+    assert store.calls == [[("slow", [0])], [("a", [1]), ("b", [1])], [("slow", [1, 2])]]
+
+
+async def test_what_is_asked_in_one_turn_shares_a_call() -> None:
+    store = Store()
+    told = await asyncio.gather(store.ask(("a", 1)), store.ask(("a", 2)), store.ask(("b", 3)))
+    assert told == [["a1"], ["a2"], ["b3"]]
+    assert store.calls == [[("a", [1, 2]), ("b", [3])]]
+
+
+async def test_a_call_takes_no_more_than_it_may() -> None:
+    store = Store()
+    many = [("a", who) for who in range(20, 20 + ASKING_MOST + 1)]
+    keys = [(f"k{n}", 1) for n in range(KEYS_MOST)]
+    assert await store.together.ask([*many, *keys]) == [f"{key}{who}" for key, who in (*many, *keys)]
+    sizes = [[len(asking) for _, asking in call] for call in store.calls]
+    assert sizes == [[ASKING_MOST] + [1] * (KEYS_MOST - 1), [1], [1]]
+
+
+async def test_what_cannot_be_had_together_is_asked_for_alone() -> None:
+    store = Store()
+    told = await asyncio.gather(store.ask(("own", 1), ("a", 1), ("other", 2)), store.ask(("own", 2)))
+    assert told == [["own1 alone", "a1", "other2"], ["own2 alone"]]
+    assert sorted(store.alone) == [[("own", 1)], [("own", 2)]]
+    failed, well = await asyncio.gather(store.ask(("own", 99)), store.ask(("own", 3)), return_exceptions=True)
+    assert isinstance(failed, Unavailable)
+    assert well == ["own3 alone"]
+
+
+async def test_what_is_asked_alone_has_no_longer_than_the_rest() -> None:
+    store = Store(deadline_s=0.05)
+    with pytest.raises(Unavailable):
+        await store.together.ask([("own", 98)])
+    assert store.alone == [[("own", 98)]]
+
+
+async def test_an_error_of_ones_own_is_an_answer() -> None:
+    refused, other = await Store().together.ask([("a", 13), ("a", 1)])
+    assert isinstance(refused, NotMember)
+    assert other == "a1"
+
+
+async def test_who_waits_behind_what_is_away_is_told_at_once_and_nobody_else() -> None:
+    store = Store()
+    first = store.ask(("away", 0))
+    await store.called(1)
+    others = [store.ask(("away", n)) for n in range(3)]
+    assert await store.ask(("a", 1)) == ["a1"]
+    store.go.set()
+    told = await asyncio.gather(first, *others, return_exceptions=True)
+    assert [type(one) for one in told] == [Unavailable] * 4
+    assert len(store.calls) == 2
+
+
+async def test_what_comes_too_late_is_unavailable_and_nobody_asks_for_who_has_gone() -> None:
+    store = Store(deadline_s=0.05)
+    first = store.ask(("slow", 0))
+    await store.called(1)
+    told = await asyncio.gather(first, store.ask(("slow", 1)), return_exceptions=True)
+    assert [type(one) for one in told] == [Unavailable] * 2
+    late = store.ask(("slow", 2))
+    await store.has_asked(3)
+    store.go.set()
+    assert await late == ["slow2"]
+    assert store.calls == [[("slow", [0])], [("slow", [2])]]
+
+
+async def test_the_fault_of_one_key_is_told_to_all_who_asked_about_it_and_to_nobody_else() -> None:
+    store = Store()
+    *broken, well = await asyncio.gather(
+        store.ask(("broken", 1)), store.ask(("broken", 2)), store.ask(("a", 1)), return_exceptions=True
+    )
+    assert [type(one) for one in broken] == [ValueError] * 2
+    assert well == ["a1"]
+    assert store.calls[1:] == [[("broken", [1, 2])], [("a", [1])]]
+    assert await store.ask(("a", 2)) == ["a2"], "the next goes on"
+
+
+async def test_a_fault_of_which_nobody_is_left_to_hear_is_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = Store()
+    asking = store.ask(("late", 1))
+    await store.called(1)
+    asking.cancel()
+    await until(asking.done)
+    store.go.set()
+    await until(lambda: caplog.records)
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["broken"]
+
+
+async def test_who_is_cancelled_takes_nobody_with_him() -> None:
+    store = Store()
+    first = store.ask(("slow", 1))
+    await store.called(1)
+    second, third = store.ask(("slow", 2)), store.ask(("slow", 3))
+    await store.has_asked(3)
+    first.cancel()
+    second.cancel()
+    await until(lambda: first.done() and second.done())
+    store.go.set()
+    assert await third == ["slow3"]
+    assert store.calls == [[("slow", [1])], [("slow", [3])]]
+
+
+async def test_nothing_asked_is_nothing_called() -> None:
+    store = Store()
+    assert await store.together.ask([]) == []
+    assert store.calls == []

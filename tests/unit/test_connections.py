@@ -1,0 +1,93 @@
+"""Calls over connections that are kept: many at once, a lost one, one that is given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+from redis.exceptions import ResponseError
+
+from messaging.store import connections
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    yield connections.async_client()
+    await connections.close()
+
+
+async def test_more_calls_than_connections_wait_their_turn(client: redis.asyncio.Redis) -> None:
+    pipelines = connections.Pipelines(client)
+    calls = (pipelines.call([("SET", f"key{n}", n), ("GET", f"key{n}")]) for n in range(300))
+    answers = await asyncio.gather(*calls)
+    assert [int(answer[1]) for answer in answers] == list(range(300))
+    assert await client.ping()  # the pool has connections left for others
+
+
+async def test_nothing_that_is_asked_is_answered_at_once(client: redis.asyncio.Redis) -> None:
+    assert await connections.Pipelines(client).call([]) == []
+
+
+async def test_a_refusal_stands_in_its_place(client: redis.asyncio.Redis) -> None:
+    answers = await connections.Pipelines(client).call(
+        [("SET", "key", "text"), ("INCR", "key"), ("GET", "key")]
+    )
+    assert answers[0] == b"OK"
+    assert isinstance(answers[1], ResponseError)
+    assert answers[2] == b"text"
+
+
+async def test_a_call_that_is_given_up_leaves_no_answer_to_the_next(client: redis.asyncio.Redis) -> None:
+    pipelines = connections.Pipelines(client)
+    await pipelines.call([("PING",)])
+    waiting = asyncio.ensure_future(pipelines.call([("BLPOP", "nothing", 1), ("ECHO", "late")]))
+    await until_blocked(client)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await pipelines.call([("ECHO", "mine")]) == [b"mine"]
+
+
+async def test_after_a_lost_connection_the_next_call_makes_a_new_one(client: redis.asyncio.Redis) -> None:
+    pipelines = connections.Pipelines(client)
+    await asyncio.gather(*(pipelines.call([("PING",)]) for _ in range(3)))
+    await client.client_kill_filter(_type="normal", skipme=True)
+    assert await until_answered(pipelines, ("ECHO", "again")) == [b"again"]
+    assert await client.ping()  # what was lost does not keep its place in the pool
+    for _ in range(connections.MOST_CONNECTIONS):
+        await client.client_kill_filter(_type="normal", skipme=True)
+        assert await until_answered(pipelines, ("ECHO", "again")) == [b"again"]
+
+
+async def test_what_is_no_answer_ends_the_connection_and_the_call(client: redis.asyncio.Redis) -> None:
+    async with await asyncio.start_server(talk_nonsense, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        pool = redis.asyncio.BlockingConnectionPool(host="127.0.0.1", port=port, protocol=2, driver_info=None)
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await connections.Pipelines(redis.asyncio.Redis(connection_pool=pool)).call([("PING",)])
+
+
+async def talk_nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(1)
+    writer.write(b"nonsense\r\n")
+    await reader.read()  # the other side ends it
+    writer.close()
+    await writer.wait_closed()
+
+
+async def until_answered(pipelines: connections.Pipelines, command: tuple[str, ...]) -> list[object]:
+    """Call again where the loss of a connection was not noticed yet."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                return await pipelines.call([command])
+            except (redis.exceptions.ConnectionError, OSError):
+                continue
+
+
+async def until_blocked(client: redis.asyncio.Redis) -> None:
+    async with asyncio.timeout(5):
+        while int((await client.info("clients"))["blocked_clients"]) == 0:
+            await asyncio.sleep(0.01)

@@ -1,0 +1,224 @@
+"""Who missed a message, against the plainest model: members come, read, leave and come back in any way."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from messaging.store.missed import Readers
+from messaging.store.records import Missed
+
+TOP = 12
+SEQS = range(1, TOP + 1)
+USERS = range(1, 7)
+SENDER = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Stay:
+    """One membership: from a top to a top (None: until now), with a cumulative cursor between."""
+
+    joined: int
+    cursor: int
+    left: int | None
+
+    def owes(self, seq: int) -> bool:
+        return self.joined < seq and (self.left is None or seq <= self.left)
+
+
+@st.composite
+def stays(draw: st.DrawFn) -> list[Stay]:
+    """Return the memberships of one user, one after the other."""
+    found: list[Stay] = []
+    ends = sorted(draw(st.lists(st.integers(0, TOP), max_size=4)))
+    for joined, left in zip(ends[0::2], ends[1::2], strict=False):
+        found.append(Stay(joined, draw(st.integers(joined, left)), left))
+    if draw(st.booleans()):
+        joined = draw(st.integers(max(ends, default=0), TOP))
+        found.append(Stay(joined, draw(st.integers(joined, TOP)), None))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """Everything that the store knows of a room; `outcome` is {seq: [(user, reason, attempts)]} of those who owed it."""
+
+    stays: dict[int, list[Stay]]
+    attempts: dict[int, int]
+    only: dict[int, frozenset[int]]
+    outcome: dict[int, list[tuple[int, str, int]]]
+
+    def readers(self) -> Readers:
+        present = {user: stay for user, all_ in self.stays.items() for stay in all_ if stay.left is None}
+        return Readers(
+            {user: stay.joined for user, stay in present.items()},
+            # One who joined while the cursors were read has none yet.
+            {user: stay.cursor for user, stay in present.items() if stay.cursor != stay.joined},
+            self.attempts,
+            [
+                (user, stay.joined, stay.cursor, stay.left)
+                for user, all_ in self.stays.items()
+                for stay in all_
+                if stay.left is not None
+            ],
+        )
+
+    def rows(self, seq: int) -> list[str]:
+        return [f"{seq}|{user}|{reason}|{attempts}" for user, reason, attempts in self.outcome.get(seq, ())]
+
+    # The model: each member by himself, each rule as the contract says it.
+
+    def owed(self, seq: int, user: int) -> bool:
+        addressed = seq not in self.only or user in self.only[seq]
+        return user != SENDER and addressed and any(stay.owes(seq) for stay in self.stays[user])
+
+    def missed(self, seq: int, user: int) -> Missed | None:
+        written = [(reason, attempts) for name, reason, attempts in self.outcome.get(seq, ()) if name == user]
+        for strongest in ("client_rejected", "no_ack", "offline"):
+            for reason, attempts in written[::-1]:
+                if reason == strongest:
+                    return Missed(user, reason, attempts)
+        [stay] = [stay for stay in self.stays[user] if stay.owes(seq)]
+        if stay.cursor >= seq:
+            return None
+        if stay.left is not None:
+            return Missed(user, "left_room", 0)
+        attempts = self.attempts.get(user, 0)
+        return Missed(user, "no_ack" if attempts else "offline", attempts)
+
+
+@st.composite
+def rooms(draw: st.DrawFn) -> Room:
+    by_user = {user: draw(stays()) for user in USERS}
+    present = [user for user, all_ in by_user.items() if all_ and all_[-1].left is None]
+    attempts = draw(st.dictionaries(st.sampled_from(present), st.integers(1, 8))) if present else {}
+    only = draw(st.dictionaries(st.sampled_from(SEQS), st.frozensets(st.sampled_from(USERS), min_size=1)))
+    room = Room(by_user, attempts, only, {})
+    for seq in SEQS:
+        owing = [user for user in USERS if room.owed(seq, user)]
+        if owing and draw(st.booleans()):
+            reason = st.sampled_from(["offline", "no_ack", "client_rejected"])
+            row = st.tuples(st.sampled_from(owing), reason, st.integers(0, 8))
+            room.outcome[seq] = draw(st.lists(row, max_size=4))
+    return room
+
+
+@given(rooms())
+def test_the_readers_and_the_model_agree_on_who_owed_and_who_missed(room: Room) -> None:
+    readers = room.readers()
+    for seq in SEQS:
+        owing = [user for user in USERS if room.owed(seq, user)]
+        total, missed = readers.of(seq, SENDER, only=room.only.get(seq), outcome=room.rows(seq))
+        expected = {one for user in owing if (one := room.missed(seq, user)) is not None}
+        assert len(missed) == len(expected), "each once"
+        assert set(missed) == expected
+        # Of those who left, one who had it is not known any more.
+        still_here = {user for user in owing if room.stays[user][-1].left is None}
+        holding = {user for user in still_here if room.stays[user][-1].owes(seq)}
+        assert total == len(holding | {one.user for one in expected})
+        for one in missed:
+            event(one.reason)
+
+
+@given(rooms())
+def test_messages_that_the_same_members_missed_share_one_value(room: Room) -> None:
+    readers = dataclasses.replace(
+        room, stays={user: [stay for stay in all_ if stay.left is None] for user, all_ in room.stays.items()}
+    ).readers()
+    here = [stay for all_ in room.stays.values() for stay in all_ if stay.left is None]
+    between = {stay.joined for stay in here} | {stay.cursor for stay in here}
+    for seq in set(SEQS[:-1]) - between:
+        event("two in a row")
+        assert readers.of(seq, SENDER)[1] is readers.of(seq + 1, SENDER)[1]
+
+
+class TestSharing:
+    READERS = Readers({1: 0, 2: 0, 3: 0, 4: 5}, {1: 9, 2: 2, 3: 0, 4: 5}, {3: 2})
+
+    def test_between_two_cursors_and_joinings_it_is_one_value(self) -> None:
+        shared = [self.READERS.of(seq, 1)[1] for seq in (3, 4, 5)]
+        assert shared[0] == (Missed(3, "no_ack", 2), Missed(2, "offline", 0))
+        assert all(one is shared[0] for one in shared)
+
+    def test_another_sender_or_another_member_behind_is_another(self) -> None:
+        assert self.READERS.of(3, 2) == (2, (Missed(3, "no_ack", 2),))
+        assert self.READERS.of(2, 1)[1] == (Missed(3, "no_ack", 2),)
+        assert self.READERS.of(6, 1) == (
+            3,
+            (Missed(3, "no_ack", 2), Missed(2, "offline", 0), Missed(4, "offline", 0)),
+        )
+
+    def test_exceptions_of_one_leave_the_value_of_the_others(self) -> None:
+        before = self.READERS.of(3, 1)
+        total, missed = self.READERS.of(4, 1, outcome=["4|2|client_rejected|3"])
+        assert (total, missed) == (2, (Missed(3, "no_ack", 2), Missed(2, "client_rejected", 3)))
+        assert self.READERS.of(5, 1) == before
+        assert self.READERS.of(5, 1)[1] is before[1]
+
+    def test_whoever_left_is_missed_alike_in_each_as_well(self) -> None:
+        readers = Readers({2: 0, 3: 0}, {3: 1}, {}, [(4, 0, 0, 9), (5, 0, 0, 3)])
+        shared = [readers.of(seq, 1)[1] for seq in (2, 3)]
+        assert shared[0] is shared[1]
+        assert [missed.user for missed in shared[0]] == [2, 3, 4, 5]
+        assert [missed.user for missed in readers.of(4, 1)[1]] == [2, 3, 4]
+        assert [missed.user for missed in readers.of(3, 1, only=frozenset({4, 5}))[1]] == [4, 5]
+        assert [missed.user for missed in readers.of(2, 1, only=frozenset({2, 4}))[1]] == [2, 4]
+
+
+def test_who_left_and_came_back_between_two_reads_owes_nothing_of_the_time_away() -> None:
+    """His cursor was read before, his joining after."""
+    readers = Readers({2: 5}, {2: 1}, {}, [(2, 0, 1, 3)])
+    assert readers.of(3, 1) == (1, (Missed(2, "left_room", 0),))
+    assert readers.of(4, 1) == (0, ())
+    assert readers.of(6, 1) == (1, (Missed(2, "offline", 0),))
+
+
+class TestReasons:
+    """Of several that hold for one member the one that says most is told."""
+
+    def told(self, *outcome: str, left: bool = False, attempts: int = 0) -> tuple[Missed, ...]:
+        readers = Readers(
+            {} if left else {2: 0}, {}, {2: attempts} if attempts else {}, [(2, 0, 0, 9)] if left else []
+        )
+        return readers.of(1, 1, outcome=outcome)[1]
+
+    def test_in_the_order_of_what_they_say(self) -> None:
+        passed, silent, rejected = "1|2|offline|0", "1|2|no_ack|3", "1|2|client_rejected|1"
+        assert self.told() == (Missed(2, "offline", 0),)
+        assert self.told(attempts=4) == (Missed(2, "no_ack", 4),)
+        assert self.told(passed, attempts=4) == (Missed(2, "offline", 0),), "as it was when it was over"
+        for rows in ((passed, silent), (silent, passed)):
+            assert self.told(*rows) == (Missed(2, "no_ack", 3),)
+        for rows in ((rejected, silent, passed), (passed, silent, rejected), (silent, rejected)):
+            assert self.told(*rows) == (Missed(2, "client_rejected", 1),)
+
+    def test_what_was_written_while_he_was_here_before_that_he_left(self) -> None:
+        assert self.told(left=True) == (Missed(2, "left_room", 0),)
+        assert self.told("1|2|offline|0", left=True) == (Missed(2, "offline", 0),)
+
+    def test_the_later_of_two_counts(self) -> None:
+        assert self.told("1|2|no_ack|1", "1|2|no_ack|2") == (Missed(2, "no_ack", 2),)
+
+    def test_who_is_furthest_behind_comes_first(self) -> None:
+        readers = Readers(dict.fromkeys(range(1, 6), 0), {1: 9, 2: 3, 3: 1, 4: 3, 5: 2}, {})
+        assert [missed.user for missed in readers.of(4, 1)[1]] == [3, 5, 2, 4]
+
+
+def test_many_members_and_messages_are_quick_and_small() -> None:
+    """10,000 members of whom 100 hold everything, a batch of 500 messages: one value of 9,899 names."""
+    users = range(1, 10_001)
+    readers = Readers(dict.fromkeys(users, 0), dict.fromkeys(range(1, 102), 500), {})
+    values = [readers.of(seq, 1) for seq in range(1, 501)]
+    assert {total for total, _ in values} == {9_999}
+    assert len({id(missed) for _, missed in values}) == 1
+    assert len(values[0][1]) == 9_899
+
+
+def test_senders_do_not_multiply_those_behind() -> None:
+    readers = Readers(dict.fromkeys(range(1, 6), 0), {}, {})
+    [first, second] = [readers.of(9, sender)[1] for sender in (4, 5)]
+    assert {id(one) for one in first} & {id(one) for one in second} == {
+        id(one) for one in first if one.user != 5
+    }

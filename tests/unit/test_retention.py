@@ -1,0 +1,210 @@
+"""Texts and records end when they should, part by part; a bound that bites is said aloud."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from messaging import audit
+from messaging.expiry import letters, notices, reports, retention
+from messaging.models import AuditEntry, DeadLetter, FormerUser, MissedRecipient, Notice, Room, moment
+from tests.support.expired_records import (
+    DAY_MS,
+    NOW,
+    TEXT,
+    again,
+    expired,
+    letter,
+    missed,
+    people,
+    with_policy,
+)
+
+pytestmark = pytest.mark.django_db
+WEEK_MS = 7 * DAY_MS
+ANSWER = {"epoch": "e1", "seq": 90, "sent_at": NOW + 1, "expires_at": NOW + 3_600_001}
+
+
+@pytest.fixture
+def room() -> Room:
+    return Room.objects.create(name="Atlas")
+
+
+@pytest.fixture
+def ada() -> User:
+    return people("ada")[0]
+
+
+@pytest.fixture
+def grace() -> User:
+    return people("grace")[0]
+
+
+def many(room: Room, ada: User, grace: User, most: int) -> list[DeadLetter]:
+    """Return letters, the oldest first."""
+    some = [
+        expired(room, ada, missed(grace), seq, expires_at=NOW - 1_000_000 + seq) for seq in range(1, most + 1)
+    ]
+    reports.record(some, NOW)
+    return list(DeadLetter.objects.order_by("seq"))
+
+
+class TestScrub:
+    def test_a_text_goes_a_week_after_the_expiry_and_the_letter_stays(
+        self, room: Room, ada: User, grace: User
+    ) -> None:
+        first = letter(room, ada, grace, seq=1, expires_at=NOW)
+        second = letter(room, ada, grace, seq=2, expires_at=NOW + 1)
+        assert retention.scrub(NOW + WEEK_MS - 1) == 0
+        assert retention.scrub(NOW + WEEK_MS) == 1
+        assert (again(first.pk).body, again(second.pk).body) == (None, TEXT)
+        assert retention.scrub(NOW + WEEK_MS) == 0
+
+    def test_when_none_is_kept_any_more_all_go(
+        self, room: Room, ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        letter(room, ada, grace)
+        with_policy(monkeypatch, dead_letter_retention_s=0)
+        assert retention.scrub(NOW) == 1
+
+    def test_one_call_does_a_bounded_part_the_oldest_first(
+        self, room: Room, ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(retention, "AT_ONCE", 3)
+        rows = many(room, ada, grace, 5)
+        late = NOW + WEEK_MS
+        assert retention.scrub(late) == 3
+        assert [again(row.pk).body is None for row in rows] == [True, True, True, False, False]
+        assert [retention.scrub(late), retention.scrub(late)] == [2, 0]
+
+    @pytest.mark.skipif(connection.vendor != "sqlite", reason="its files are what is looked at")
+    @pytest.mark.django_db(transaction=True)
+    def test_nothing_of_it_is_left_in_the_files_of_the_database(
+        self, room: Room, ada: User, grace: User
+    ) -> None:
+        text = "the words that nobody may find"
+        database = Path(str(connection.settings_dict["NAME"]))
+        files = [database, database.with_name(database.name + "-wal")]
+        letter(room, ada, grace, body=text)
+        assert text.encode() in content(files)
+        retention.scrub(NOW + WEEK_MS)
+        assert text.encode() not in content(files)
+
+
+def content(files: list[Path]) -> bytes:
+    """Read files of the database in another process: closing one here would drop the locks that SQLite holds on it."""
+    names = [str(file) for file in files if file.exists()]
+    return subprocess.run(["cat", *names], capture_output=True, check=True).stdout
+
+
+class TestAge:
+    def test_letters_of_ninety_days_go_with_their_recipients_and_leave_the_notice(
+        self, room: Room, ada: User, grace: User
+    ) -> None:
+        letter(room, ada, grace, expires_at=NOW)
+        assert retention.prune(NOW + 90 * DAY_MS) == 0
+        assert retention.prune(NOW + 90 * DAY_MS + 1) == 1
+        assert (DeadLetter.objects.count(), MissedRecipient.objects.count()) == (0, 0)
+        [notice] = notices.notices_of(ada.pk)
+        assert not notice["data"]["resendable"]
+
+    def test_a_notice_waits_for_ever_until_it_is_dismissed(self, room: Room, ada: User, grace: User) -> None:
+        letter(room, ada, grace)
+        [notice] = notices.notices_of(ada.pk)
+        retention.prune(NOW + 1_000 * DAY_MS)
+        assert Notice.objects.exists()
+        notices.dismiss(ada.pk, notice["notice"], NOW)
+        assert retention.prune(NOW + 90 * DAY_MS) == 0
+        assert retention.prune(NOW + 90 * DAY_MS + 1) == 1
+        assert not Notice.objects.exists()
+
+    def test_the_audit_trail_goes_with_the_same_age(self, ada: User) -> None:
+        audit.note("edit", now_ms=NOW, user=ada.pk, room_key="r", seq=1, rev=2)
+        assert retention.prune(NOW + 90 * DAY_MS) == 0
+        assert retention.prune(NOW + 90 * DAY_MS + 1) == 1
+        assert not AuditEntry.objects.exists()
+
+    def test_nobody_fills_the_disk_with_what_he_does(
+        self, ada: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with_policy(monkeypatch, dead_letter_count=3)
+        for rev in range(5):
+            audit.note("edit", now_ms=NOW + rev, user=ada.pk, room_key="r", seq=1, rev=rev)
+        assert retention.prune(NOW + 10) == 2
+        assert sorted(AuditEntry.objects.values_list("rev", flat=True)) == [2, 3, 4]
+
+    def test_a_former_name_stays_as_long_as_anybody_may_be_missed(self) -> None:
+        FormerUser.objects.create(user_key=5, name="grace", deleted_at=moment(NOW))
+        kept_ms = (28 + 1) * DAY_MS
+        assert retention.prune(NOW + kept_ms) == 0
+        assert retention.prune(NOW + kept_ms + 1) == 1
+
+    def test_one_call_does_a_bounded_part_and_reads_no_text(
+        self, room: Room, ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(retention, "AT_ONCE", 3)
+        many(room, ada, grace, 5)
+        late = NOW + 91 * DAY_MS
+        with CaptureQueriesContext(connection) as asked:
+            assert retention.prune(late) == 3
+        assert not [query for query in asked if '"body"' in query["sql"]]
+        assert sorted(DeadLetter.objects.values_list("seq", flat=True)) == [4, 5]
+        assert [retention.prune(late), retention.prune(late)] == [2, 0]
+
+
+class TestNumber:
+    @pytest.fixture(autouse=True)
+    def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with_policy(monkeypatch, dead_letter_count=4)
+
+    def test_the_oldest_resolved_go_first(self, room: Room, ada: User, grace: User) -> None:
+        rows = many(room, ada, grace, 6)
+        letters.discard([rows[1].pk, rows[5].pk], None, NOW)
+        letters.end_resend(rows[3].pk, ANSWER, None, NOW)
+        assert retention.prune(NOW) == 2
+        assert list(DeadLetter.objects.order_by("seq").values_list("seq", flat=True)) == [1, 3, 5, 6]
+        assert retention.dropped_open(NOW) == 0
+        assert retention.prune(NOW) == 0
+
+    def test_then_the_oldest_open_which_is_said_and_stays_visible(
+        self, room: Room, ada: User, grace: User, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        rows = many(room, ada, grace, 7)
+        letters.discard([rows[6].pk], None, NOW)
+        with caplog.at_level(logging.WARNING, "messaging"):
+            assert retention.prune(NOW) == 3
+        assert list(DeadLetter.objects.order_by("seq").values_list("seq", flat=True)) == [3, 4, 5, 6]
+        assert [record.getMessage() for record in caplog.records] == [
+            "dropped 2 open dead letters: more than 4 (dead_letter_count)"
+        ]
+        entry = AuditEntry.objects.get(verb="prune")
+        assert (entry.user, entry.detail) == (None, {"open": 2})
+        assert retention.dropped_open(NOW) == 2
+        assert retention.dropped_open(NOW + DAY_MS - 1) == 2
+        assert retention.dropped_open(NOW + DAY_MS) == 0
+
+    def test_one_call_does_a_bounded_part(
+        self, room: Room, ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(retention, "AT_ONCE", 2)
+        many(room, ada, grace, 9)
+        assert [retention.prune(NOW) for _ in range(4)] == [2, 2, 1, 0]
+        assert retention.dropped_open(NOW) == 5
+
+    def test_the_sender_keeps_his_notice_of_a_letter_that_was_dropped(
+        self, room: Room, ada: User, grace: User
+    ) -> None:
+        many(room, ada, grace, 6)
+        retention.prune(NOW)
+        assert len(notices.notices_of(ada.pk)) == 6
+
+
+def test_moments_are_exact_to_the_millisecond() -> None:
+    assert moment(NOW + 1) - moment(NOW) == timedelta(milliseconds=1)
