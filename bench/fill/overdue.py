@@ -78,15 +78,17 @@ async def _fill(load: Load, groups: Sequence[tuple[list[int], int]], found: Seed
     for users, holders in groups:
         room = await in_database(room_of, users)
         key = RoomKey(room.id, room.partition)
-        epoch = await store.init(key)
+        epoch = await store.members.init(key)
         writer, away = users[0], len(users) - 1 - holders
         texts = [
             Append(room=key, user=writer, name="ada", id=str(uuid.uuid4()), body="x" * 100, ttl_ms=1)
             for _ in range(load.each)
         ]
-        answers = await store.append(texts)
+        answers = await store.log.append(texts)
         top = max(answer.seq for answer in answers)  # type: ignore[union-attr]
-        await store.acknowledge([AckRow(key, epoch, user, top, top) for user in users[1 : 1 + holders]])
+        await store.cursors.acknowledge(
+            [AckRow(key, epoch, user, top, top) for user in users[1 : 1 + holders]]
+        )
         found.rooms.append(key)
         found.missed |= {text.id: away for text in texts}
         found.writers[writer] += len(texts)
@@ -98,7 +100,7 @@ def due() -> int:
     from messaging.store import open_store
 
     async def count() -> int:
-        return (await open_store().overdue()).due
+        return (await open_store().expiry.overdue()).due
 
     return run_verb(count)
 

@@ -87,7 +87,7 @@ async def _say(
 
     store = open_store()
     keys = [key_of(room) for room in rooms]
-    epochs = [await store.init(key) for key in keys]
+    epochs = [await store.members.init(key) for key in keys]
     waiting: list[Any] = []
     for key, group in zip(keys, groups, strict=True):
         for _ in range(each):
@@ -107,13 +107,13 @@ async def _say(
     await _append(store, waiting)
     for key, epoch, group in zip(keys, epochs, groups, strict=True):
         acks = [AckRow(key, epoch, one.id, each, each) for one in group[1 : 1 + holders]]
-        await store.acknowledge(acks)
+        await store.cursors.acknowledge(acks)
 
 
 async def _append(store: Any, messages: Sequence[Any]) -> None:
     part = max(1, len(messages) // 4)
     parts = [messages[at : at + part] for at in range(0, len(messages), part)]
-    for answers in await asyncio.gather(*(store.append(some) for some in parts)):
+    for answers in await asyncio.gather(*(store.log.append(some) for some in parts)):
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
@@ -167,7 +167,7 @@ async def _wanted(room: Any, group: Sequence[Any], seq: int) -> dict[str, Any]:
     from messaging.rooms.memberships import key_of
     from messaging.store import open_store
 
-    [found] = await open_store().live_by_place([(key_of(room), seq)])
+    [found] = await open_store().lists.live_by_place([(key_of(room), seq)])
     return {
         "room": room.id,
         "seq": seq,
@@ -183,7 +183,7 @@ def _count() -> dict[str, int]:
     from messaging.store import open_store
 
     async def stored() -> int:
-        return await open_store().stored()
+        return await open_store().stats.count_messages()
 
     tables = {"letters": DeadLetter, "notices": Notice, "rooms": Room, "memberships": Membership}
     return {"stored": run_verb(stored), **{name: model.objects.count() for name, model in tables.items()}}

@@ -43,7 +43,7 @@ async def owe(rooms: range) -> None:
 
     store = open_store()
     for at in range(0, len(rooms), 100):
-        await store.append([message(key(number)) for number in rooms[at : at + 100]])
+        await store.log.append([message(key(number)) for number in rooms[at : at + 100]])
     await asyncio.sleep(Policy().ack_timeout_s + 1)  # what is younger is not looked at
     await make_due(rooms)
 

@@ -74,26 +74,26 @@ def place_of(key: str) -> tuple[RoomKey, int] | None:
 
 
 async def _count(room: RoomKey | None) -> int:
-    return await open_store().count_live(room)
+    return await open_store().lists.count_live(room)
 
 
 async def _page(start: int, stop: int, room: RoomKey | None) -> tuple[int, list[Live]]:
     store = open_store()
-    return await store.now_ms(), await store.live(start, stop, room)
+    return await store.now_ms(), await store.lists.live(start, stop, room)
 
 
 async def _keys(room: RoomKey | None, most: int) -> list[str]:
     store = open_store()
     return [
         f"{place.id}:{seq}"
-        for start in range(0, min(most, await store.count_live(room)), KEYS_AT_ONCE)
-        for place, seq in await store.live_places(start, min(most, start + KEYS_AT_ONCE), room)
+        for start in range(0, min(most, await store.lists.count_live(room)), KEYS_AT_ONCE)
+        for place, seq in await store.lists.live_places(start, min(most, start + KEYS_AT_ONCE), room)
     ]
 
 
 async def _named(places: Sequence[tuple[RoomKey, int]]) -> tuple[int, list[Live]]:
     store = open_store()
-    return await store.now_ms(), await store.live_by_place(places)
+    return await store.now_ms(), await store.lists.live_by_place(places)
 
 
 def _rows(now_ms: int, found: Sequence[Live]) -> list[StoredMessage]:
@@ -258,7 +258,7 @@ class ReasonForm(forms.Form):
 
 
 async def _body(room: RoomKey, seq: int) -> str | None:
-    return await open_store().body(room, seq)
+    return await open_store().lists.body(room, seq)
 
 
 def _page_of(place: str) -> str:
@@ -277,7 +277,7 @@ def _by_message(message: str) -> list[str]:
 
 
 async def _seq_of(message: str, senders: Sequence[tuple[RoomKey, int]]) -> tuple[RoomKey, int] | None:
-    return await open_store().seq_of(message, senders)
+    return await open_store().lists.seq_of(message, senders)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -293,15 +293,15 @@ class Told:
 
 async def _look(room: RoomKey, seq: int) -> Told | None:
     store = open_store()
-    found = await store.live_by_place([(room, seq)])
+    found = await store.lists.live_by_place([(room, seq)])
     if not found:
         return None
     try:
-        recipients = await store.recipients(room, seq)
+        recipients = await store.cursors.recipients(room, seq)
     except (NoSuchMessage, NotMember):
         recipients = None
-    online: set[int] = set().union(*(await store.presence()).values())
-    return Told(await store.now_ms(), found[0], recipients, online, await store.raw_keys(room, seq))
+    online: set[int] = set().union(*(await store.presence.online()).values())
+    return Told(await store.now_ms(), found[0], recipients, online, await store.lists.raw_keys(room, seq))
 
 
 def _told(told: Told, letter: DeadLetter | None) -> dict[str, Any]:

@@ -79,7 +79,7 @@ async def retry_members(places: Sequence[str]) -> list[Outcome]:
             why = await _hindrances(store, room, users)
             ready = [user for user in users if not why[user]]
             if ready:
-                await store.hasten(room, ready)
+                await store.retries.retry_now(room, ready)
                 if not await jobs.sweep(jobs.Sweep(room=room)):
                     why |= dict.fromkeys(ready, "nothing_due")
         except _AWAY as fault:
@@ -96,12 +96,12 @@ async def retry_members(places: Sequence[str]) -> list[Outcome]:
 
 async def _hindrances(store: Store, room: RoomKey, users: Sequence[int]) -> dict[int, str]:
     """Return {user: why nothing would be pushed to him now}, '' where something would."""
-    [place] = await store.places([room])
-    online: set[int] = set().union(*(await store.presence()).values())
+    [place] = await store.log.places([room])
+    online: set[int] = set().union(*(await store.presence.online()).values())
     attempts: dict[int, int] = {}
     for at in range(0, len(users), MEMBERS_AT_ONCE):
         some = users[at : at + MEMBERS_AT_ONCE]
-        owing = await store.owing(room, place.epoch, some) if place else []
+        owing = await store.retries.owing(room, place.epoch, some) if place else []
         attempts |= {one.user: one.attempts for one in owing}
     most = policy.current().attempts_max
 
@@ -121,7 +121,7 @@ async def reset_attempts(places: Sequence[str]) -> list[Outcome]:
     store = open_store()
     async for room, users in _by_room(places, outcomes):
         try:
-            counted = await store.reset_attempts(room, users)
+            counted = await store.retries.reset_attempts(room, users)
         except _AWAY as fault:
             outcomes.append(_failed(f"{room.id}:{users[0]}", fault))
             break
@@ -196,9 +196,9 @@ async def _change(verb: str, places: Sequence[str], by: int, ttl_s: int | None) 
 async def _change_one(store: Store, room: Room, seq: int, by: int, ttl_s: int | None) -> Changed:
     key = memberships.key_of(room)
     if ttl_s is None:
-        return await store.delete(key, by, None, seq, open_history=True, staff=True)
+        return await store.changes.delete(key, by, None, seq, open_history=True, staff=True)
     checked_s = policy.current().ttl(ttl_s, room_s=room.ttl_s, room_max_s=room.ttl_max_s)
-    return await store.extend(key, by, None, seq, checked_s * 1000, open_history=True, staff=True)
+    return await store.changes.extend(key, by, None, seq, checked_s * 1000, open_history=True, staff=True)
 
 
 async def _note(store: Store, verb: str, room: str, by: int, changed: Changed) -> None:
@@ -268,7 +268,7 @@ async def close_connections(members: Sequence[tuple[str, int]]) -> list[Outcome]
     outcomes: list[Outcome] = []
     told: set[int] = set()
     try:
-        online: set[int] = set().union(*(await open_store().presence()).values())
+        online: set[int] = set().union(*(await open_store().presence.online()).values())
     except Unavailable as fault:
         return [_failed(key, fault) for key, _user in members[:1]]
     for key, user in members:

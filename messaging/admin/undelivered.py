@@ -57,15 +57,15 @@ class Rooms:
 
 
 async def _count() -> int:
-    return await open_store().count_lagging_rooms()
+    return await open_store().lists.count_lagging_rooms()
 
 
 async def _page(start: int, stop: int) -> tuple[int, list[_Room]]:
-    return await _lags(await open_store().lagging_rooms(start, stop))
+    return await _lags(await open_store().lists.lagging_rooms(start, stop))
 
 
 async def _room_keys(most: int) -> list[str]:
-    return [room.id for room, _ in await open_store().lagging_rooms(0, most)]
+    return [room.id for room, _ in await open_store().lists.lagging_rooms(0, most)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,11 +86,11 @@ async def _lags(due: Sequence[tuple[RoomKey, int]]) -> tuple[int, list[_Room]]:
     owing: list[list[Owing]] = []
     for at in range(0, len(due), ROOMS_AT_ONCE):
         rooms = [room for room, _ in due[at : at + ROOMS_AT_ONCE]]
-        some = [lag for lag in await store.laggards(rooms, most=MEMBERS_LOOKED_AT) if lag]
+        some = [lag for lag in await store.retries.lagging_members(rooms, most=MEMBERS_LOOKED_AT) if lag]
         lags += some
-        owing += await store.owing_among(some)
+        owing += await store.retries.owing_among(some)
     first = [rows[:FIRST_MEMBERS] for rows in owing]
-    lacked = await store.lacked(
+    lacked = await store.lists.lacked(
         [(lag.room, rows) for lag, rows in zip(lags, first, strict=True)], most=FIRST_MESSAGES
     )
     due_at = dict(due)
@@ -222,7 +222,7 @@ _Behind = tuple[Laggard | Owing, Lacked, bool]  # what he lacks, is he connected
 async def _owing(room: RoomKey) -> list[Owing] | None:
     """Return the members who owe something, furthest behind first; None where too many are behind to look at each."""
     store = open_store()
-    [lag] = await store.laggards([room], most=WHOLE)
+    [lag] = await store.retries.lagging_members([room], most=WHOLE)
     if lag is None:
         return []
     if lag.behind > WHOLE:
@@ -231,18 +231,18 @@ async def _owing(room: RoomKey) -> list[Owing] | None:
         dataclasses.replace(lag, laggards=lag.laggards[at : at + ASKED_AT_ONCE])
         for at in range(0, len(lag.laggards), ASKED_AT_ONCE)
     ]
-    return [one for owing in await store.owing_among(parts) for one in owing]
+    return [one for owing in await store.retries.owing_among(parts) for one in owing]
 
 
 async def _count_members(room: RoomKey) -> int:
     owing = await _owing(room)
-    return await open_store().count_laggards(room) if owing is None else len(owing)
+    return await open_store().lists.count_laggards(room) if owing is None else len(owing)
 
 
 async def _members_page(room: RoomKey, start: int, stop: int) -> tuple[int, list[_Behind]]:
     owing = await _owing(room)
     if owing is None:
-        return await _behind(room, await open_store().laggards_of(room, start, stop))
+        return await _behind(room, await open_store().lists.laggards_of(room, start, stop))
     return await _behind(room, owing[start:stop])
 
 
@@ -250,7 +250,7 @@ async def _member_keys(room: RoomKey, most: int) -> list[str]:
     owing = await _owing(room)
     found: list[Laggard | Owing] = list(owing or [])
     while owing is None and len(found) < most:
-        more = await open_store().laggards_of(room, len(found), min(most, len(found) + WHOLE))
+        more = await open_store().lists.laggards_of(room, len(found), min(most, len(found) + WHOLE))
         found += more
         if len(more) < WHOLE:
             break
@@ -260,14 +260,14 @@ async def _member_keys(room: RoomKey, most: int) -> list[str]:
 async def _members_named(room: RoomKey, users: Sequence[int]) -> tuple[int, list[_Behind]]:
     owing = await _owing(room)
     if owing is None:
-        return await _behind(room, await open_store().laggards_by_id(room, users))
+        return await _behind(room, await open_store().lists.laggards_by_id(room, users))
     return await _behind(room, [one for one in owing if one.user in users])
 
 
 async def _behind(room: RoomKey, members: Sequence[Laggard | Owing]) -> tuple[int, list[_Behind]]:
     store = open_store()
-    [lacked] = await store.lacked([(room, members)], most=MESSAGES_LOOKED_AT)
-    online: set[int] = set().union(*(await store.presence()).values())
+    [lacked] = await store.lists.lacked([(room, members)], most=MESSAGES_LOOKED_AT)
+    online: set[int] = set().union(*(await store.presence.online()).values())
     rows = [(one, what, one.user in online) for one, what in zip(members, lacked, strict=True)]
     return await store.now_ms(), rows
 

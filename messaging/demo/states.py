@@ -222,7 +222,7 @@ class _Page:
         user, store = self.connection.user, self.pages.server.store
 
         async def held() -> bool:
-            return not await store.owing(room, feed.epoch, [user], mark=seq)
+            return not await store.retries.owing(room, feed.epoch, [user], mark=seq)
 
         await self.pages.until(held)
 
@@ -237,7 +237,7 @@ class _Page:
         feed, store, user = self.connection.feeds[room.id], self.pages.server.store, self.connection.user
 
         async def counted() -> bool:
-            owing = await store.owing(room, feed.epoch, [user])
+            owing = await store.retries.owing(room, feed.epoch, [user])
             return not owing or owing[0].attempts >= attempts
 
         await self.pages.until(counted)

@@ -77,18 +77,18 @@ async def process(
     while not over():
         begun_mono_s = time.monotonic()
         most = _batch(policy.claim_max, what.limit, done)
-        dues = await store.claim_expired(secrets.token_hex(8), most=most, room=what.room) if most else []
+        dues = await store.expiry.claim(secrets.token_hex(8), most=most, room=what.room) if most else []
         step("claimed")
         if not dues:
             break
-        expired = await store.expired(dues)
+        expired = await store.expiry.read(dues)
         step("read")
         await _process_batch(store, expired, done)
         told(len(dues))
         await asyncio.sleep((time.monotonic() - begun_mono_s) * REST)
     await _keep_house(store, over)
     done.took_s = round(time.monotonic() - started_mono_s, 3)
-    await store.beat("process_expired", dataclasses.asdict(done))
+    await store.stats.beat("process_expired", dataclasses.asdict(done))
     log.info("expiry", extra=dataclasses.asdict(done))
     return done
 
@@ -97,7 +97,7 @@ async def preview(what: Expiring) -> list[Expired]:
     """Say what a run would process and who missed it. Writes nothing: no claim either."""
     store = open_store()
     most = policies.current().claim_max if what.limit is None else what.limit
-    return await store.expired(await store.due_expired(most=most, room=what.room))
+    return await store.expiry.read(await store.expiry.due(most=most, room=what.room))
 
 
 def _batch(most: int, limit: int | None, done: Processed) -> int:
@@ -108,7 +108,7 @@ async def _process_batch(store: Store, expired: Sequence[Expired], done: Process
     for part in _portions(expired):
         taken, notices, aside = await _record(part, await store.now_ms())
         step("recorded")
-        done.expired += await store.finalize(taken)
+        done.expired += await store.expiry.finalize(taken)
         step("finalized")
         await _tell(notices)
         step("noticed")

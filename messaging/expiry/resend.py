@@ -55,7 +55,7 @@ async def resend(
     append = await _append_of(store, row, row.room, row.body, found.users, ttl_s)
     if not await in_database(letters.begin_resend, letter, await store.now_ms()):
         return await _answered_meanwhile(letter)
-    [answer] = await store.append([append])
+    [answer] = await store.log.append([append])
     if isinstance(answer, MessagingError):
         raise answer
     kept = await in_database(letters.end_resend, letter, _fields(answer), by, await store.now_ms(), verb)
@@ -81,7 +81,7 @@ async def _append_of(
 ) -> Append:
     """Return the message to send again. Raises BadTtl, Unavailable."""
     life_s = policies.current().ttl(ttl_s, room_s=room.ttl_s, room_max_s=room.ttl_max_s)
-    [place] = await store.places([memberships.key_of(room)])
+    [place] = await store.log.places([memberships.key_of(room)])
     same_log = place is not None and place.epoch == row.epoch
     return Append(
         room=memberships.key_of(room),

@@ -73,7 +73,7 @@ def heartbeat_age_s() -> float | None:
 
 async def _heartbeat_age_s() -> float | None:
     store = open_store()
-    beats = await store.beats()
+    beats = await store.stats.beats()
     if not beats:
         return None
     newest = max(int(beat["at"]) for beat in beats.values())
@@ -97,5 +97,5 @@ def rewrite_log() -> None:
 
 async def _rewrite_log() -> None:
     store = open_store()
-    await store.rewrite_log()
-    await store.beat("rewrite_log", {})
+    await store.stats.rewrite_log()
+    await store.stats.beat("rewrite_log", {})

@@ -55,20 +55,22 @@ async def sweep(
     while (
         not stopping() and time.monotonic() < deadline_mono_s and (what.limit is None or count < what.limit)
     ):
-        claims = await store.claim_lagging(secrets.token_hex(8), most=_batch(what, count), room=what.room)
+        claims = await store.retries.claim(secrets.token_hex(8), most=_batch(what, count), room=what.room)
         step("claimed")
         for claim in _wanted(claims, what, await store.now_ms()):
             await control.publish("sweep", room=claim.room.id, epoch=claim.epoch, mark=claim.mark)
             told(claim)
             count += 1
             step("announced")
-        await store.settle_lagging(claims)
+        await store.retries.release(claims)
         step("settled")
         if not claims or what.room is not None:
             break
     took_s = round(time.monotonic() - started_mono_s, 3)
     if what.room is None:  # by hand for one room: that says nothing of a worker
-        await store.beat("retry_undelivered", {"rooms": count, "departures": finished, "took_s": took_s})
+        await store.stats.beat(
+            "retry_undelivered", {"rooms": count, "departures": finished, "took_s": took_s}
+        )
     log.info("sweep", extra={"rooms": count, "took_s": took_s})
     return count
 
@@ -87,7 +89,7 @@ def _wanted(claims: list[Claim], what: Sweep, now_ms: int) -> Iterator[Claim]:
 async def lagging(what: Sweep) -> list[Lag]:
     """Say which rooms have members behind, soonest due first: what a sweep would look at. Writes nothing."""
     store = open_store()
-    keys = [what.room] if what.room else [room for room, _ in await store.active_rooms()]
+    keys = [what.room] if what.room else [room for room, _ in await store.retries.active_rooms()]
     now_ms = await store.now_ms()
     found: list[Lag] = []
     for at in range(0, len(keys), 100):
@@ -102,10 +104,10 @@ async def lagging(what: Sweep) -> list[Lag]:
 async def _owing_only(store: Store, keys: list[RoomKey]) -> list[Lag]:
     """Look at rooms and keep the members who owe something: a sender behind his own message owes nothing."""
     lags = []
-    for lag in await store.laggards(keys):
+    for lag in await store.retries.lagging_members(keys):
         if lag is None or not lag.laggards:
             continue
-        owing = await store.owing(lag.room, lag.epoch, [laggard.user for laggard in lag.laggards])
+        owing = await store.retries.owing(lag.room, lag.epoch, [laggard.user for laggard in lag.laggards])
         users = {row.user for row in owing}
         kept = [laggard for laggard in lag.laggards if laggard.user in users]
         if kept:

@@ -43,7 +43,7 @@ class Changes:
         """Give one's own message another text; answered by `edited`."""
         feed = self._may(connection, frame.room)
         room = feed.room
-        changed = await self.store.edit(
+        changed = await self.store.changes.edit(
             room.key, connection.user, frame.epoch, frame.seq, frame.body, open_history=room.open_history
         )
         answer = _edited(frame.room, changed, body=frame.body, edited_at=changed.edited_at)
@@ -54,7 +54,7 @@ class Changes:
         """Take away one's own message, a moderator anybody's; answered by `deleted`."""
         feed = self._may(connection, frame.room)
         room = feed.room
-        changed = await self.store.delete(
+        changed = await self.store.changes.delete(
             room.key,
             connection.user,
             frame.epoch,
@@ -74,7 +74,7 @@ class Changes:
         feed = self._may(connection, frame.room)
         room = feed.room
         ttl_s = self.policy.ttl(frame.ttl, room_s=room.ttl_s, room_max_s=room.ttl_max_s)
-        changed = await self.store.extend(
+        changed = await self.store.changes.extend(
             room.key,
             connection.user,
             frame.epoch,
@@ -127,7 +127,7 @@ class Changes:
         if feed is None:
             return
         self.limits.take("change", connection)
-        if not await self.store.reject(feed.room.key, connection.user, frame.epoch, frame.seq):
+        if not await self.store.cursors.reject(feed.room.key, connection.user, frame.epoch, frame.seq):
             return
         metrics.done.rejected += 1
         log.info(

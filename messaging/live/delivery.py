@@ -83,7 +83,7 @@ class Delivery:
         self._greeting = asyncio.Semaphore(GREETED_AT_ONCE)
         deadline_s = policy.verb_deadline_s
         self._standings: Together[RoomKey, Held, Standing | None] = Together(
-            store.standings_for_many, self._stand_alone, deadline_s=deadline_s
+            store.members.standings_for_many, self._stand_alone, deadline_s=deadline_s
         )
         self._reads: Together[Read, int, Found] = Together(
             self._read_for_many, self._read_alone, deadline_s=deadline_s
@@ -141,7 +141,9 @@ class Delivery:
 
     async def _stand_alone(self, asked: Sequence[tuple[RoomKey, Held]]) -> list[Standing | None]:
         [user] = {user for _, (user, *_) in asked}
-        return await self.store.standings(user, [(room, epoch, since) for room, (_, epoch, since) in asked])
+        return await self.store.members.standings(
+            user, [(room, epoch, since) for room, (_, epoch, since) in asked]
+        )
 
     def _know(self, feed: Feed, standing: Standing) -> None:
         room = self.hub.rooms[feed.room.key.id]
@@ -242,7 +244,7 @@ class Delivery:
         if feed.room == room:
             return
         feed.room = room
-        [standing] = await self.store.standings(connection.user, [(room.key, "", 0)])
+        [standing] = await self.store.members.standings(connection.user, [(room.key, "", 0)])
         if standing is None:
             return
         connection.push_frame(protocol.Room(**self.room_fields(room, standing)))  # type: ignore[arg-type]
@@ -284,7 +286,7 @@ class Delivery:
         try:
             while self._unsent:
                 batch, self._unsent = self._unsent[:COMMIT_MOST], self._unsent[COMMIT_MOST:]
-                answers = await self.store.append([append for _, append in batch])
+                answers = await self.store.log.append([append for _, append in batch])
                 for (connection, append), answer in zip(batch, answers, strict=True):
                     self._answer_send(connection, append, answer)
                 _count(batch, answers)
@@ -339,7 +341,7 @@ class Delivery:
         """Ask the store about an ack above what this process has heard of."""
         row = AckRow(room, ack.epoch, connection.user, ack.delivered, ack.read)
         try:
-            [answer] = await self.store.acknowledge([row])
+            [answer] = await self.store.cursors.acknowledge([row])
         except Unavailable:
             self._queue_ack(row)
             return
@@ -365,7 +367,7 @@ class Delivery:
                 await asyncio.sleep(self.policy.ack_flush_s)
                 acks, self._acks = self._acks, {}
                 try:
-                    moved = await self.store.acknowledge(list(acks.values()))
+                    moved = await self.store.cursors.acknowledge(list(acks.values()))
                     metrics.done.acknowledgements += moved.count(1)
                 except Unavailable:
                     newer, self._acks = self._acks, acks
@@ -419,7 +421,7 @@ class Delivery:
     ) -> list[list[Found | Unavailable | None]]:
         """Read logs for many users, and encode once what several see."""
         found: list[list[Found | Unavailable | None]] = []
-        for (read, _), row in zip(asked, await self.store.read_for_many(asked), strict=True):
+        for (read, _), row in zip(asked, await self.store.log.read_for_many(asked), strict=True):
             distinct = {id(answer): answer for answer in row if answer is not None}
             encoded = {name: self._encoded(read, answer) for name, answer in distinct.items()}
             found.append([encoded.get(id(answer)) for answer in row])
@@ -427,7 +429,7 @@ class Delivery:
 
     async def _read_alone(self, asked: Sequence[tuple[Read, int]]) -> list[Found | Unavailable]:
         [user] = {user for _, user in asked}
-        answers = await self.store.read_after(user, [read for read, _ in asked])
+        answers = await self.store.log.read_after(user, [read for read, _ in asked])
         return [self._encoded(read, answer) for (read, _), answer in zip(asked, answers, strict=True)]
 
     def _encoded(self, read: Read, answer: Slice | OtherEpoch | MessagingError) -> Found:
@@ -464,7 +466,7 @@ class Delivery:
         limit = min(frame.limit or 50, 100)
         async with connection.in_turn(Turn.READ):
             await connection.wait_for_room()
-            page = await self.store.history(
+            page = await self.store.log.history(
                 feed.room.key,
                 connection.user,
                 before=frame.before,
@@ -495,7 +497,7 @@ class Delivery:
         if now_s - connection.typed_s.get(frame.room, -1e9) < self.policy.typing_interval_s:
             return
         connection.typed_s[frame.room] = now_s
-        await self.store.tell_typing(feed.room.key, connection.user)
+        await self.store.presence.tell_typing(feed.room.key, connection.user)
 
     def ping(self, connection: Connection, frame: protocol.Ping) -> None:
         """Answer with `pong`."""

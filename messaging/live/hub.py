@@ -21,7 +21,7 @@ from messaging import protocol
 from messaging.errors import Unavailable
 from messaging.policy import Policy
 from messaging.store import Store
-from messaging.store.log import PRESENCE_CHANNEL
+from messaging.store.presence import PRESENCE_CHANNEL
 from messaging.store.records import Place, RoomKey, Slice
 
 from . import metrics
@@ -331,7 +331,7 @@ class Hub:
         """Compare every room here with the store; tell whoever is behind."""
         rooms = list(self.rooms.values())
         try:
-            places = await self.store.places([room.key for room in rooms]) if rooms else []
+            places = await self.store.log.places([room.key for room in rooms]) if rooms else []
         except Unavailable:
             return
         await asyncio.sleep(HEARD_WITHIN_S)  # what the store had published by then may still be on its way

@@ -58,7 +58,7 @@ class Presence:
         if known is not None or not self.connections_elsewhere(user):
             self._tell(user, True, new)
         with contextlib.suppress(Unavailable):
-            await self.store.change_presence(self.process, user, True, new)
+            await self.store.presence.change(self.process, user, True, new)
 
     def leave(self, user: int) -> None:
         """Note that a connection went; the last one is told after a moment, unless another comes."""
@@ -75,7 +75,7 @@ class Presence:
         if not self.connections_elsewhere(user):
             self._tell(user, False, rooms)
         with contextlib.suppress(Unavailable):
-            await self.store.change_presence(self.process, user, False, rooms)
+            await self.store.presence.change(self.process, user, False, rooms)
 
     def on_change(self, payload: str) -> None:
         """Take another process's news: `<process> <user> <+|-> <room,room ...>`."""
@@ -98,8 +98,8 @@ class Presence:
             await asyncio.sleep(REFRESH_S)
 
     async def _refresh(self) -> None:
-        await self.store.report_presence(self.process, list(self._here), LIFE_S)
-        online = await self.store.presence()
+        await self.store.presence.report(self.process, list(self._here), LIFE_S)
+        online = await self.store.presence.online()
         online.pop(self.process, None)
         before = set().union(*self._elsewhere.values()) if self._elsewhere else set()
         self._elsewhere = online
@@ -127,4 +127,4 @@ class Presence:
         for task in self._leaving.values():
             task.cancel()
         with contextlib.suppress(Unavailable):
-            await self.store.withdraw_presence(self.process)
+            await self.store.presence.withdraw(self.process)

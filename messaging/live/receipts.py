@@ -134,7 +134,7 @@ class Receipts:
         for name in due:  # before the store is asked: what is accepted meanwhile is due again
             del self._due[name]
         try:
-            counted = await self.store.receipts(
+            counted = await self.store.cursors.receipts(
                 [(self.hub.rooms[room].key, user) for room, user in due], above=list(asked.values())
             )
         except Unavailable:

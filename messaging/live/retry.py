@@ -104,7 +104,7 @@ class Retry:
             self._arm(connection)
 
     async def _ask(self, connection: Connection, feed: Feed, silence: Silence) -> None:
-        owing = await self.store.owing(feed.room.key, feed.epoch, [connection.user])
+        owing = await self.store.retries.owing(feed.room.key, feed.epoch, [connection.user])
         if not owing:
             if feed.silence is silence:
                 feed.silence = None
@@ -124,7 +124,9 @@ class Retry:
             return False
         number = owing.attempts + 1
         next_s = policy.wait_s(number + 1, random.random())  # noqa: S311
-        if not await self.store.record_attempt(feed.room.key, connection.user, owing.attempts, next_s):
+        if not await self.store.retries.record_attempt(
+            feed.room.key, connection.user, owing.attempts, next_s
+        ):
             return False
         feed.silence = Silence(loop.time() + next_s if number < policy.attempts_max else None)
         self._note(connection, feed, number)
@@ -156,7 +158,7 @@ class Retry:
             open_history=feed.room.open_history,
             again=True,
         )
-        [slice_] = await self.store.read_after(connection.user, [read])
+        [slice_] = await self.store.log.read_after(connection.user, [read])
         if not isinstance(slice_, Slice) or feed.state is not State.OPEN:
             return
         if slice_.messages and slice_.messages[0].seq > feed.last:
@@ -181,7 +183,7 @@ class Retry:
         }
         users = list(feeds)
         for at in range(0, len(users), ASK_MOST):
-            owing = await self.store.owing(room.key, epoch, users[at : at + ASK_MOST], mark=mark)
+            owing = await self.store.retries.owing(room.key, epoch, users[at : at + ASK_MOST], mark=mark)
             await self._attempt_all(feeds, owing)
 
     async def _attempt_all(self, feeds: dict[int, tuple[Connection, Feed]], owing: Iterable[Owing]) -> None:

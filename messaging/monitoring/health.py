@@ -357,7 +357,12 @@ def expiry() -> Part:
 
 async def _expiry() -> tuple[Overdue, dict[str, dict[str, Any]], Counts, int]:
     store = open_store()
-    return await store.overdue(), await store.beats(), await status.last_hour(store), await store.now_ms()
+    return (
+        await store.expiry.overdue(),
+        await store.stats.beats(),
+        await status.last_hour(store),
+        await store.now_ms(),
+    )
 
 
 def _late_faults(overdue: Overdue) -> Iterator[Fault]:

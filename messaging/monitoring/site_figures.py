@@ -140,26 +140,28 @@ def account_days() -> int:
 
 async def _ask() -> Told:
     store = open_store()
-    presence = await store.presence()
+    presence = await store.presence.online()
     online = set().union(*presence.values())
     owing = await owed(store, online, rooms_most=ROOMS_MOST, members_most=MEMBERS_MOST, at_once=ROOMS_AT_ONCE)
     return Told(
         now_ms=await store.now_ms(),
-        fates=await store.fates(account_days()),
+        fates=await store.stats.message_totals(account_days()),
         owed=owing,
         online=len(online),
         processes=len(presence),
         beat_at=await _beat_at(store),
-        memory=await store.memory(),
-        overdue=await store.overdue(),
-        last_day=await store.last_day(ENDED),
-        minutes=(await store.counts("minute", 61, only=SHOWN))[:-1],  # a minute begun looks like an outage
-        days=await store.counts("day", DAYS_SHOWN, only=SHOWN),
+        memory=await store.stats.memory(),
+        overdue=await store.expiry.overdue(),
+        last_day=await store.stats.last_day(ENDED),
+        minutes=(await store.stats.counts("minute", 61, only=SHOWN))[
+            :-1
+        ],  # a minute begun looks like an outage
+        days=await store.stats.counts("day", DAYS_SHOWN, only=SHOWN),
     )
 
 
 async def _beat_at(store: Store) -> int | None:
-    return max((int(beat["at"]) for beat in (await store.beats()).values()), default=None)
+    return max((int(beat["at"]) for beat in (await store.stats.beats()).values()), default=None)
 
 
 def _recorded(at: datetime, since: datetime) -> Recorded:

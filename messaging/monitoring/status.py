@@ -11,8 +11,8 @@ from typing import Any
 
 from messaging import policy as policies
 from messaging.store import Store, open_store
-from messaging.store.log import COUNTED
 from messaging.store.records import Counts, Lag, Owing, RoomKey
+from messaging.store.stats import COUNTED
 
 ROOMS_IN_ONE_CALL = 100
 MEMBERS_LOOKED_AT = 1_000
@@ -67,12 +67,12 @@ async def status(room: RoomKey | None = None) -> Status:
     """Count, for one room or all. Raises Unavailable."""
     store = open_store()
     now_ms = await store.now_ms()
-    presence = await store.presence()
+    presence = await store.presence.online()
     found = await owed(store, set().union(*presence.values()), room)
-    memory = await store.memory()
-    overdue = await store.overdue()
+    memory = await store.stats.memory()
+    overdue = await store.expiry.overdue()
     return Status(
-        stored=await store.stored(room),
+        stored=await store.stats.count_messages(room),
         rooms_active=found.rooms,
         lagging=found.lagging,
         parked=found.parked,
@@ -84,7 +84,7 @@ async def status(room: RoomKey | None = None) -> Status:
         connections={process: len(users) for process, users in presence.items()},
         jobs={
             name: {**beat, "age_s": (now_ms - beat["at"]) // 1000}
-            for name, beat in (await store.beats()).items()
+            for name, beat in (await store.stats.beats()).items()
         },
         memory_bytes=memory.used,
         memory_limit_bytes=memory.limit,
@@ -96,7 +96,7 @@ async def status(room: RoomKey | None = None) -> Status:
 
 async def last_hour(store: Store) -> Counts:
     """Return what was done in the last 60 minutes."""
-    minutes = await store.counts("minute", 60)
+    minutes = await store.stats.counts("minute", 60)
     sums = {what: sum(getattr(minute, what) for minute in minutes) for what in COUNTED}
     return Counts(at=minutes[0].at, **sums)
 
@@ -111,17 +111,23 @@ async def owed(
     at_once: int = ROOMS_IN_ONE_CALL,
 ) -> Owed:
     """Look at the rooms with something unacknowledged, or at `rooms_most` of them, those due soonest: three round trips `at_once`."""
-    keys = [room] if room else [key for key, _ in await store.active_rooms(most=rooms_most)][:rooms_most]
+    keys = (
+        [room] if room else [key for key, _ in await store.retries.active_rooms(most=rooms_most)][:rooms_most]
+    )
     found = Owed()
     for at in range(0, len(keys), at_once):
-        lags = [lag for lag in await store.laggards(keys[at : at + at_once], most=members_most) if lag]
+        lags = [
+            lag
+            for lag in await store.retries.lagging_members(keys[at : at + at_once], most=members_most)
+            if lag
+        ]
         found.rooms += sum(bool(lag.live) for lag in lags)
         behind = [lag for lag in lags if lag.laggards]
-        found.on_the_way += sum(await store.lacking([lag.room for lag in behind]))
-        for lag, owing in zip(behind, await store.owing_among(behind), strict=True):
+        found.on_the_way += sum(await store.retries.count_undelivered([lag.room for lag in behind]))
+        for lag, owing in zip(behind, await store.retries.owing_among(behind), strict=True):
             _add(found, lag, owing, online)
     if rooms_most is not None:
-        found.rooms_left_out = max(0, await store.active_rooms_count() - len(keys))
+        found.rooms_left_out = max(0, await store.retries.count_active_rooms() - len(keys))
     return found
 
 

@@ -114,7 +114,7 @@ async def shorten(
     do. Raises NotMember, Forbidden, BadTtl, Unavailable.
     """
     room = await in_database(memberships.shortenable_room, by, room_id, ttl_s)
-    done = await open_store().shorten(memberships.key_of(room), ttl_s, dry_run=dry_run)
+    done = await open_store().changes.shorten(memberships.key_of(room), ttl_s, dry_run=dry_run)
     if not dry_run:
         now_ms = await clock_ms()
         who = staff if by is None else by
@@ -136,7 +136,7 @@ async def finish_leaving() -> int:
 async def settle_joining(room: Room, users: Collection[int]) -> None:
     """Tell the store and the open sockets of memberships whose rows are written. Idempotent. Raises Unavailable."""
     try:
-        await open_store().join(memberships.key_of(room), users)
+        await open_store().members.join(memberships.key_of(room), users)
     finally:
         for user in users:
             if not await control.announce("membership_changed", room=room.id, user=user):
@@ -157,7 +157,7 @@ async def settle_leaving(departure: Departure) -> None:
     Raises Unavailable; the row then stays marked, and its user is out all the same.
     """
     try:
-        await open_store().leave(departure.room, departure.user)
+        await open_store().members.leave(departure.room, departure.user)
         await in_database(memberships.delete_marked, departure)
     finally:
         for user in filter(None, (departure.user, departure.heir)):

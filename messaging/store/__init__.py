@@ -34,6 +34,93 @@ A sequence number is never given twice: the scripts' text carries the store's `r
 answers NOSCRIPT, the loader reads the new run_id, and the first append in each room skips `top` ahead.
 """
 
-from .log import Store, clock_ms, open_store
+from __future__ import annotations
 
-__all__ = ["Store", "clock_ms", "open_store"]
+import asyncio
+import time
+import weakref
+from collections.abc import Awaitable, Callable
+
+import redis.asyncio
+
+from messaging import policy as policies
+from messaging.errors import Unavailable
+
+from . import connections
+from .calls import Calls
+from .changes import Changes
+from .cursors import Cursors
+from .expiry import Expiry
+from .lists import Lists
+from .log import Log
+from .members import Members, members_in_database
+from .presence import Presence
+from .retries import Retries
+from .scripts import Scripts
+from .stats import Stats
+
+
+class Store:
+    """One store; each part has the verbs on one subject. Every verb raises `Unavailable` when the store does not answer in time."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        policy: policies.Policy,
+        *,
+        members_of: Callable[[str], Awaitable[list[int]]] = members_in_database,
+    ) -> None:
+        calls = self._calls = Calls(client, policy)
+        self.members = Members(calls, members_of)
+        self.log = Log(calls, self.members)
+        self.cursors = Cursors(calls, self.members)
+        self.changes = Changes(calls, self.members)
+        self.expiry = Expiry(calls)
+        self.retries = Retries(calls)
+        self.stats = Stats(calls)
+        self.lists = Lists(calls)
+        self.presence = Presence(calls)
+
+    @property
+    def client(self) -> redis.asyncio.Redis:
+        return self._calls.client
+
+    @property
+    def policy(self) -> policies.Policy:
+        return self._calls.policy
+
+    @property
+    def scripts(self) -> Scripts:
+        return self._calls.scripts
+
+    @property
+    def life(self) -> str:
+        """Return the server's run_id; empty until a script has run."""
+        return self._calls.scripts.life
+
+    async def now_ms(self) -> int:
+        """Return the store's clock in epoch ms."""
+        return await self._calls.now_ms()
+
+    async def ping(self) -> None:
+        """Raise `Unavailable` unless the store answers; afterwards `life` is known."""
+        await self._calls.ping()
+
+
+_stores: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Store] = weakref.WeakKeyDictionary()
+
+
+def open_store() -> Store:
+    """Return the store of the running loop."""
+    loop = asyncio.get_running_loop()
+    if loop not in _stores:
+        _stores[loop] = Store(connections.async_client(), policies.current())
+    return _stores[loop]
+
+
+async def clock_ms() -> int:
+    """Return the store's time, this machine's while the store is away: a room can be changed without it."""
+    try:
+        return await open_store().now_ms()
+    except Unavailable:
+        return round(time.time() * 1000)

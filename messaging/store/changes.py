@@ -6,18 +6,23 @@ from typing import Any
 
 from messaging.errors import Forbidden, NoSuchMessage, NotMember, TooLate
 
-from .base import NOT_MEMBER, Rooms, text
+from .calls import NOT_MEMBER, Calls, text
+from .members import Members
 from .records import Changed, RoomKey, Shortened
 
 _REFUSED = {NOT_MEMBER: NotMember, -4: NoSuchMessage, -5: Forbidden, -6: TooLate}
 SHORTEN_MOST = 100  # messages in one call: no call over 5 ms
 
 
-class Changes(Rooms):
+class Changes:
     """Changes of live messages. Each raises NotMember, NoSuchMessage, Forbidden for another's, TooLate once it has expired.
 
     `staff`: the user need not be a member. `epoch` None stands for the present one; another life's seq means nothing here.
     """
+
+    def __init__(self, calls: Calls, members: Members) -> None:
+        self._calls = calls
+        self._members = members
 
     async def edit(
         self, room: RoomKey, user: int, epoch: str | None, seq: int, body: str, *, open_history: bool
@@ -61,7 +66,7 @@ class Changes(Rooms):
             open_history,
             _standing(moderates, staff),
             ttl_ms,
-            self.policy.grace_s * 1000,
+            self._calls.policy.grace_s * 1000,
         )
 
     async def shorten(self, room: RoomKey, ttl_s: int, *, dry_run: bool = False) -> Shortened:
@@ -72,13 +77,13 @@ class Changes(Rooms):
         looked = shortened = ended = 0
         last = "0"
         while True:
-            answer = await self._in_log(
+            answer = await self._members.run_in_log(
                 "shorten",
                 room,
                 ttl_s * 1000,
                 last,
                 SHORTEN_MOST,
-                self.policy.grace_s * 1000,
+                self._calls.policy.grace_s * 1000,
                 "1" if dry_run else "",
             )
             looked, shortened, ended = looked + answer[0], shortened + answer[1], ended + answer[2]
@@ -97,7 +102,7 @@ class Changes(Rooms):
         *args: Any,
     ) -> Changed:
         visible_from = "0" if open_history else ""
-        answer = await self._in_log(script, room, user, epoch or "", seq, visible_from, *args)
+        answer = await self._members.run_in_log(script, room, user, epoch or "", seq, visible_from, *args)
         if isinstance(answer, int):
             raise _REFUSED[answer]()
         found_epoch, rev, id_, expires_at, edited_at = map(text, answer)

@@ -13,7 +13,7 @@ from typing import Any
 
 from messaging.models import PARTITIONS
 
-from .base import Rooms, checked, text
+from .calls import Calls, checked, text
 from .missed import Leaver, Readers
 from .records import Due, Expired, Missed, Overdue, Remembered, RoomKey, partition_prefix, remembered_at
 
@@ -26,23 +26,26 @@ NOBODY: tuple[Missed, ...] = ()
 _REASONS = ("offline", "no_ack", "client_rejected", "left_room")
 
 
-class Expiries(Rooms):
+class Expiry:
     """Claims of the expiry index, reports, clearing."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     async def overdue(self) -> Overdue:
         """Say how many rows of the expiry index are due and how old the oldest of them is."""
-        now_ms = await self.now_ms()
-        newest_ms = now_ms - self.policy.claim_delay_s * 1000
+        now_ms = await self._calls.now_ms()
+        newest_ms = now_ms - self._calls.policy.claim_delay_s * 1000
         commands: list[tuple[Any, ...]] = []
         for partition in range(PARTITIONS):
             key = f"{partition_prefix(partition)}expiring"
             commands += [("ZCOUNT", key, "-inf", newest_ms), ("ZRANGE", key, 0, 0, "WITHSCORES")]
-        answers = await self.scripts.pipeline(commands)
+        answers = await self._calls.scripts.pipeline(commands)
         due = sum(answers[0::2])
         oldest = min((float(rows[1]) for rows in answers[1::2] if rows), default=None)
         return Overdue(due, (now_ms - oldest) / 1000 if due and oldest is not None else None)
 
-    async def claim_expired(self, token: str, *, most: int = 500, room: RoomKey | None = None) -> list[Due]:
+    async def claim(self, token: str, *, most: int = 500, room: RoomKey | None = None) -> list[Due]:
         """Take at most `most` rows that are due, of all partitions or one room: a lease, so that a crash makes them due again.
 
         The same token gets the same rows again, for a reply may be lost.
@@ -54,7 +57,7 @@ class Expiries(Rooms):
             calls = [
                 (partition, self._claim_args(partition, token, share, "", 0)) for partition, share in shares
             ]
-            answers = checked(await self.scripts.run([("claim_expired", args) for _, args in calls]))
+            answers = checked(await self._calls.scripts.run([("claim_expired", args) for _, args in calls]))
             found = [
                 due
                 for (partition, _), answer in zip(calls, answers, strict=True)
@@ -66,7 +69,7 @@ class Expiries(Rooms):
 
     async def _claimable(self, token: str) -> dict[int, int]:
         """Return {partition: rows that are due}; where the token has claims already, only their partitions."""
-        newest_ms = await self.now_ms() - self.policy.claim_delay_s * 1000
+        newest_ms = await self._calls.now_ms() - self._calls.policy.claim_delay_s * 1000
         commands: list[tuple[Any, ...]] = []
         for partition in range(PARTITIONS):
             prefix = partition_prefix(partition)
@@ -74,21 +77,21 @@ class Expiries(Rooms):
                 ("ZCOUNT", f"{prefix}expiring", "-inf", newest_ms),
                 ("EXISTS", f"{prefix}claim:{token}"),
             ]
-        answers = await self.scripts.pipeline(commands)
+        answers = await self._calls.scripts.pipeline(commands)
         counted, claimed = answers[0::2], answers[1::2]
         chosen = claimed if any(claimed) else counted
         return {partition: due for partition, due in enumerate(chosen) if due}
 
-    async def due_expired(self, *, most: int, room: RoomKey | None = None) -> list[Due]:
+    async def due(self, *, most: int, room: RoomKey | None = None) -> list[Due]:
         """Return rows that are due without claiming them, oldest of each partition first: what a claim would take."""
-        newest_ms = await self.now_ms() - self.policy.claim_delay_s * 1000
+        newest_ms = await self._calls.now_ms() - self._calls.policy.claim_delay_s * 1000
         partitions = list(range(PARTITIONS)) if room is None else [room.partition]
         found: list[Due] = []
         for partition in partitions:
             key = f"{partition_prefix(partition)}expiring"
             passed = 0
             while len(found) < most:
-                [rows] = await self.scripts.pipeline(
+                [rows] = await self._calls.scripts.pipeline(
                     [("ZRANGEBYSCORE", key, "-inf", newest_ms, "WITHSCORES", "LIMIT", passed, SCAN_MOST)]
                 )
                 passed += len(rows) // 2
@@ -108,16 +111,16 @@ class Expiries(Rooms):
             args = self._claim_args(
                 room.partition, f"{token}.{len(found)}.{passed}", most - len(found), room.id, passed
             )
-            [answer] = checked(await self.scripts.run([("claim_expired", args)]))
+            [answer] = checked(await self._calls.scripts.run([("claim_expired", args)]))
             found += _dues(room.partition, answer)
             passed, more = passed + answer[0], answer[1]
         return found
 
     def _claim_args(self, partition: int, token: str, most: int, room: str, passed: int) -> tuple[Any, ...]:
-        lease_ms, delay_ms = self.policy.lease_s * 1000, self.policy.claim_delay_s * 1000
+        lease_ms, delay_ms = self._calls.policy.lease_s * 1000, self._calls.policy.claim_delay_s * 1000
         return partition_prefix(partition), token, most, lease_ms, delay_ms, room, passed
 
-    async def expired(self, dues: Sequence[Due]) -> list[Expired]:
+    async def read(self, dues: Sequence[Due]) -> list[Expired]:
         """Say of claimed rows what they were and who missed them. Writes nothing."""
         found: list[Expired] = []
         for at in range(0, len(dues), READ_MOST):
@@ -134,7 +137,7 @@ class Expiries(Rooms):
                 ("HMGET", f"{key}:msg:{due.seq}", *_FIELDS),
                 ("HGET", f"{key}:only", due.seq),
             ]
-        answers = await self.scripts.pipeline(commands)
+        answers = await self._calls.scripts.pipeline(commands)
         rows = [(due, *answers[at : at + 4]) for due, at in zip(dues, range(0, len(answers), 4), strict=True)]
         owed = [due for due, _, entries, _, _ in rows if entries and _entry(entries)[-1] != "u"]
         readers = await self._readers({due.room for due in owed})
@@ -176,7 +179,7 @@ class Expiries(Rooms):
         found: dict[str, list[tuple[str, str]]] = {room.id: [] for room in rooms}
         todo = [(room, "0") for room in rooms]
         while todo:
-            answers = await self.scripts.pipeline(
+            answers = await self._calls.scripts.pipeline(
                 [(command, room.key + part, cursor, "COUNT", SCAN_MOST) for room, cursor in todo]
             )
             again = []
@@ -192,7 +195,7 @@ class Expiries(Rooms):
         found: dict[Due, list[str]] = {due: [] for due in dues}
         todo = list(dues)
         while todo:
-            answers = await self.scripts.pipeline(
+            answers = await self._calls.scripts.pipeline(
                 [
                     (
                         "ZRANGEBYSCORE",
@@ -219,7 +222,7 @@ class Expiries(Rooms):
         for due, _, entries, *_ in rows:
             _, sender, id_, *_ = _entry(entries)
             keys.append(remembered_at(due.room, int(sender), id_))
-        answers = await self.scripts.pipeline([("GET", key) for key in keys])
+        answers = await self._calls.scripts.pipeline([("GET", key) for key in keys])
         found = {row[0]: Remembered.read(answer) for row, answer in zip(rows, answers, strict=True) if answer}
         # An id that was used again after a day has the answer of another message by now.
         return {due: first for due, first in found.items() if first.seq == due.seq}
@@ -235,7 +238,7 @@ class Expiries(Rooms):
                 ("finalize_expired", (partition_prefix(partition), *_finalize_args(some)))
                 for partition, some in groupby(rows, _partition)
             ]
-            codes = list(chain.from_iterable(checked(await self.scripts.run(calls))))
+            codes = list(chain.from_iterable(checked(await self._calls.scripts.run(calls))))
             cleared += codes.count(1)
             todo = [row for row, code in zip(rows, codes, strict=True) if code == 2] + todo
         return cleared

@@ -13,7 +13,7 @@ from typing import Any
 
 from messaging.models import PARTITIONS
 
-from .base import Rooms, text
+from .calls import Calls, text
 from .records import Lacked, Laggard, Live, Owing, Remembered, RoomKey, partition_prefix, remembered_at
 
 PIVOTS = 15  # counted at in one round trip; two dates a month apart are nine round trips
@@ -21,8 +21,11 @@ ADDRESSED_MOST = 500  # of those whom a resend is for, looked at
 _FIELDS = ("id", "sender", "name", "sent_at", "expires_at", "edited_at", "reply_to", "resends")
 
 
-class Lists(Rooms):
+class Lists:
     """Pages and their counts. `start` and `stop` are ranks, as of a slice."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     # Rooms that lag
 
@@ -40,7 +43,9 @@ class Lists(Rooms):
         newest = await self._newest(room)
         if newest is None:
             return 0
-        [count] = await self.scripts.pipeline([("ZCOUNT", f"{room.key}:delivered", "-inf", f"({newest}")])
+        [count] = await self._calls.scripts.pipeline(
+            [("ZCOUNT", f"{room.key}:delivered", "-inf", f"({newest}")]
+        )
         return int(count)
 
     async def laggards_of(self, room: RoomKey, start: int, stop: int) -> list[Laggard]:
@@ -49,7 +54,7 @@ class Lists(Rooms):
         if newest is None or stop <= start:
             return []
         command = ("ZRANGEBYSCORE", f"{room.key}:delivered", "-inf", f"({newest}", "WITHSCORES", "LIMIT")
-        [rows] = await self.scripts.pipeline([(*command, start, stop - start)])
+        [rows] = await self._calls.scripts.pipeline([(*command, start, stop - start)])
         cursors = [(int(rows[at]), int(float(rows[at + 1]))) for at in range(0, len(rows), 2)]
         return await self._laggards(room, cursors)
 
@@ -58,7 +63,9 @@ class Lists(Rooms):
         newest = await self._newest(room)
         if newest is None or not users:
             return []
-        scores = await self.scripts.pipeline([("ZSCORE", f"{room.key}:delivered", user) for user in users])
+        scores = await self._calls.scripts.pipeline(
+            [("ZSCORE", f"{room.key}:delivered", user) for user in users]
+        )
         cursors = [
             (user, int(float(score)))
             for user, score in zip(users, scores, strict=True)
@@ -80,7 +87,7 @@ class Lists(Rooms):
             for one in members
             if walk.cut
         ]
-        beyond = iter(await self.scripts.pipeline(rest) if rest else [])
+        beyond = iter(await self._calls.scripts.pipeline(rest) if rest else [])
         return [
             [walk.lacked_by(one, next(beyond) if walk.cut else 0) for one in members]
             for (_, members), walk in zip(asked, walks, strict=True)
@@ -94,7 +101,7 @@ class Lists(Rooms):
             ("ZRANGEBYSCORE", f"{room.key}:live", f"({low}", "+inf", "LIMIT", 0, most)
             for (room, _), low in zip(asked, lowest, strict=True)
         ]
-        found = [list(map(text, rows)) for rows in await self.scripts.pipeline(above)] if above else []
+        found = [list(map(text, rows)) for rows in await self._calls.scripts.pipeline(above)] if above else []
         commands: list[tuple[Any, ...]] = [("TIME",)]
         for (room, _), entries in zip(asked, found, strict=True):
             seqs = [entry.split("|", 1)[0] for entry in entries] or ["0"]
@@ -103,7 +110,7 @@ class Lists(Rooms):
                 ("ZRANGEBYSCORE", f"{room.key}:outcome", seqs[0], seqs[-1], "LIMIT", 0, 2 * most),
                 *(("HMGET", f"{room.key}:msg:{seq}", "sent_at", "expires_at") for seq in seqs),
             ]
-        clock, *answers = await self.scripts.pipeline(commands)
+        clock, *answers = await self._calls.scripts.pipeline(commands)
         now_ms = int(clock[0]) * 1000 + int(clock[1]) // 1000
         walks = []
         for entries in found:
@@ -113,13 +120,13 @@ class Lists(Rooms):
         return walks
 
     async def _newest(self, room: RoomKey) -> int | None:
-        [rows] = await self.scripts.pipeline([("ZRANGE", f"{room.key}:live", -1, -1, "WITHSCORES")])
+        [rows] = await self._calls.scripts.pipeline([("ZRANGE", f"{room.key}:live", -1, -1, "WITHSCORES")])
         return int(float(rows[1])) if rows else None
 
     async def _laggards(self, room: RoomKey, cursors: Sequence[tuple[int, int]]) -> list[Laggard]:
         if not cursors:
             return []
-        [values] = await self.scripts.pipeline(
+        [values] = await self._calls.scripts.pipeline(
             [("HMGET", f"{room.key}:attempts", *(user for user, _ in cursors))]
         )
         found = []
@@ -134,7 +141,7 @@ class Lists(Rooms):
         """Count the messages whose end has not been processed, of one room or all."""
         if room is None:
             return await self._count("expiring")
-        [count] = await self.scripts.pipeline([("ZCARD", f"{room.key}:live")])
+        [count] = await self._calls.scripts.pipeline([("ZCARD", f"{room.key}:live")])
         return int(count)
 
     async def live(self, start: int, stop: int, room: RoomKey | None = None) -> list[Live]:
@@ -151,7 +158,7 @@ class Lists(Rooms):
             return [(RoomKey(name, partition), int(seq)) for (name, _, seq), partition in split]
         if stop <= start:
             return []
-        [seqs] = await self.scripts.pipeline(
+        [seqs] = await self._calls.scripts.pipeline(
             [("ZREVRANGE", f"{room.key}:live", start, stop - 1, "WITHSCORES")]
         )
         return [(room, int(float(seq))) for seq in seqs[1::2]]
@@ -167,7 +174,7 @@ class Lists(Rooms):
                 ("ZCOUNT", f"{room.key}:outcome", seq, seq),
                 ("HGET", f"{room.key}:only", seq),
             ]
-        clock, *answers = await self.scripts.pipeline(commands)
+        clock, *answers = await self._calls.scripts.pipeline(commands)
         now_ms = int(clock[0]) * 1000 + int(clock[1]) // 1000
         rows = zip(places, *(answers[part::5] for part in range(5)), strict=True)
         found = [_live(room, seq, *row) for (room, seq), *row in rows]
@@ -180,7 +187,7 @@ class Lists(Rooms):
             ("ZMSCORE", f"{one.room.key}:delivered", *(one.only or (one.sender,))[:ADDRESSED_MOST])
             for one in asked
         ]
-        answers = await self.scripts.pipeline(commands) if commands else []
+        answers = await self._calls.scripts.pipeline(commands) if commands else []
         behind = {}
         for one, cursors in zip(asked, answers, strict=True):
             below = sum(cursor is not None and float(cursor) < one.seq for cursor in cursors)
@@ -192,7 +199,7 @@ class Lists(Rooms):
 
     async def body(self, room: RoomKey, seq: int) -> str | None:
         """Return the text of a live message, None once it is over."""
-        clock, [body, expires_at] = await self.scripts.pipeline(
+        clock, [body, expires_at] = await self._calls.scripts.pipeline(
             [("TIME",), ("HMGET", f"{room.key}:msg:{seq}", "body", "expires_at")]
         )
         now_ms = int(clock[0]) * 1000 + int(clock[1]) // 1000
@@ -202,7 +209,7 @@ class Lists(Rooms):
         """Return the keys that hold something of a message, each with what it holds but never a text."""
         message, entry = f"{room.key}:msg:{seq}", f"{room.id}|{seq}"
         names = ("delivered", "outcome", "changed", "only")
-        ttl_ms, fields, due, cursors, outcomes, rev, only = await self.scripts.pipeline(
+        ttl_ms, fields, due, cursors, outcomes, rev, only = await self._calls.scripts.pipeline(
             [
                 ("PTTL", message),
                 ("HKEYS", message),
@@ -230,7 +237,7 @@ class Lists(Rooms):
     ) -> tuple[RoomKey, int] | None:
         """Return where a message id was accepted, if one of these (room, user) sent it and its answer is still kept."""
         commands = [("GET", remembered_at(room, user, message)) for room, user in senders]
-        for (room, _), answer in zip(senders, await self.scripts.pipeline(commands), strict=True):
+        for (room, _), answer in zip(senders, await self._calls.scripts.pipeline(commands), strict=True):
             if answer is not None:
                 return room, Remembered.read(answer).seq
         return None
@@ -238,7 +245,7 @@ class Lists(Rooms):
     # Over all rooms
 
     async def _count(self, part: str) -> int:
-        counts = await self.scripts.pipeline(
+        counts = await self._calls.scripts.pipeline(
             [("ZCARD", f"{partition_prefix(partition)}{part}") for partition in range(PARTITIONS)]
         )
         return sum(counts)
@@ -250,7 +257,7 @@ class Lists(Rooms):
         if stop <= start:
             return []
         low, high = await self._scores_at(keys, (start, stop - 1))
-        answers = await self.scripts.pipeline(
+        answers = await self._calls.scripts.pipeline(
             [
                 *(("ZCOUNT", key, "-inf", f"({low}") for key in keys),
                 *(("ZRANGEBYSCORE", key, low, high, "WITHSCORES") for key in keys),
@@ -266,7 +273,7 @@ class Lists(Rooms):
 
     async def _scores_at(self, keys: Sequence[str], ranks: Sequence[int]) -> list[int]:
         """Return the score that the row of each rank has."""
-        ends = await self.scripts.pipeline(
+        ends = await self._calls.scripts.pipeline(
             [
                 *(("ZRANGE", key, 0, 0, "WITHSCORES") for key in keys),
                 *(("ZRANGE", key, -1, -1, "WITHSCORES") for key in keys),
@@ -277,7 +284,7 @@ class Lists(Rooms):
         while any(low < high for low, high in spans):
             pivots = [_pivots(low, high) for low, high in spans]
             commands = [("ZCOUNT", key, "-inf", pivot) for some in pivots for pivot in some for key in keys]
-            counts = await self.scripts.pipeline(commands)
+            counts = await self._calls.scripts.pipeline(commands)
             sums = [sum(counts[at : at + len(keys)]) for at in range(0, len(counts), len(keys))]
             for span, some, rank in zip(spans, pivots, ranks, strict=True):
                 mine, sums = sums[: len(some)], sums[len(some) :]

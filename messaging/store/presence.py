@@ -5,51 +5,59 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .base import INIT_MOST, Rooms, text
+from .calls import Calls, text
+from .members import INIT_MOST
 from .records import RoomKey
 
 PRESENCE_CHANNEL = "chat:presence"
 
 
-class Presences(Rooms):
+class Presence:
     """Sets of users by process, and publications that nothing keeps."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     async def tell_typing(self, room: RoomKey, user: int) -> None:
         """Publish that `user` types; nothing is stored."""
-        await self.scripts.pipeline([("PUBLISH", room.key, f"T {user}")])
+        await self._calls.scripts.pipeline([("PUBLISH", room.key, f"T {user}")])
 
-    async def change_presence(self, process: str, user: int, online: bool, rooms: Iterable[str]) -> None:
+    async def change(self, process: str, user: int, online: bool, rooms: Iterable[str]) -> None:
         """Note and publish that a user came to a process or went from it."""
-        await self.scripts.pipeline(
+        await self._calls.scripts.pipeline(
             [
                 ("SADD" if online else "SREM", f"chat:online:{process}", user),
                 ("PUBLISH", PRESENCE_CHANNEL, f"{process} {user} {'+' if online else '-'} {','.join(rooms)}"),
             ]
         )
 
-    async def report_presence(self, process: str, users: Sequence[int], life_s: int) -> None:
+    async def report(self, process: str, users: Sequence[int], life_s: int) -> None:
         """Write the whole set of a process's users, which counts for `life_s`."""
         key = f"chat:online:{process}"
-        until_ms = await self.now_ms() + life_s * 1000
+        until_ms = await self._calls.now_ms() + life_s * 1000
         commands: list[tuple[Any, ...]] = [("DEL", key)]
         commands += [("SADD", key, *users[at : at + INIT_MOST]) for at in range(0, len(users), INIT_MOST)]
         commands += [("EXPIRE", key, life_s), ("ZADD", "chat:online", until_ms, process)]
-        await self.scripts.pipeline(commands)
+        await self._calls.scripts.pipeline(commands)
 
-    async def withdraw_presence(self, process: str) -> None:
+    async def withdraw(self, process: str) -> None:
         """Forget a process that ends."""
-        await self.scripts.pipeline([("DEL", f"chat:online:{process}"), ("ZREM", "chat:online", process)])
+        await self._calls.scripts.pipeline(
+            [("DEL", f"chat:online:{process}"), ("ZREM", "chat:online", process)]
+        )
 
-    async def presence(self) -> dict[str, set[int]]:
+    async def online(self) -> dict[str, set[int]]:
         """Read {process: users online there} of the processes that still count."""
-        now_ms = await self.now_ms()
-        _, processes = await self.scripts.pipeline(
+        now_ms = await self._calls.now_ms()
+        _, processes = await self._calls.scripts.pipeline(
             [
                 ("ZREMRANGEBYSCORE", "chat:online", "-inf", now_ms),
                 ("ZRANGE", "chat:online", 0, -1),
             ]
         )
-        sets = await self.scripts.pipeline([("SMEMBERS", f"chat:online:{text(name)}") for name in processes])
+        sets = await self._calls.scripts.pipeline(
+            [("SMEMBERS", f"chat:online:{text(name)}") for name in processes]
+        )
         return {
             text(name): {int(user) for user in users} for name, users in zip(processes, sets, strict=True)
         }

@@ -9,19 +9,22 @@ from typing import Any
 from messaging.errors import MessagingError
 from messaging.models import PARTITIONS
 
-from .base import Rooms, checked, text
+from .calls import Calls, checked, text
 from .records import Claim, Lag, Laggard, Owing, RoomKey, partition_prefix
 
 
-class Retries(Rooms):
+class Retries:
     """Owing, attempts, claims of rooms in which somebody lags."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     async def owing(
         self, room: RoomKey, epoch: str, users: Sequence[int], *, mark: int | None = None
     ) -> list[Owing]:
         """Say which of `users` owe a live message, at or below `mark` when it is given."""
-        answer = await self._run(
-            "owing", room, epoch, "" if mark is None else mark, self.attempts_most, *users
+        answer = await self._calls.run(
+            "owing", room, epoch, "" if mark is None else mark, self._calls.max_attempts, *users
         )
         return _owing(answer)
 
@@ -35,17 +38,19 @@ class Retries(Rooms):
                     lag.room.id,
                     lag.epoch,
                     "",
-                    self.attempts_most,
+                    self._calls.max_attempts,
                     *(laggard.user for laggard in lag.laggards),
                 ),
             )
             for lag in lags
         ]
-        return [_owing(answer) for answer in checked(await self.scripts.run(calls))]
+        return [_owing(answer) for answer in checked(await self._calls.scripts.run(calls))]
 
-    async def lacking(self, rooms: Sequence[RoomKey]) -> list[int]:
+    async def count_undelivered(self, rooms: Sequence[RoomKey]) -> list[int]:
         """Count the live messages of each room that somebody stands below who did not write them."""
-        answers = checked(await self.scripts.run([("lacking", (room.prefix, room.id)) for room in rooms]))
+        answers = checked(
+            await self._calls.scripts.run([("lacking", (room.prefix, room.id)) for room in rooms])
+        )
         return [int(answer) for answer in answers]
 
     async def record_attempt(self, room: RoomKey, user: int, expected: int, next_s: float) -> bool:
@@ -53,30 +58,32 @@ class Retries(Rooms):
 
         Never asked twice: the second answer would be False for what the first has counted.
         """
-        most = self.policy.attempts_max
+        most = self._calls.policy.attempts_max
         args = (room.prefix, room.id, user, expected, int(next_s * 1000), most)
-        [answer] = await self.scripts.run([("record_attempt", args)], idempotent=False)
+        [answer] = await self._calls.scripts.run([("record_attempt", args)], idempotent=False)
         if isinstance(answer, MessagingError):
             raise answer
         return bool(answer == 1)
 
-    async def hasten(self, room: RoomKey, users: Sequence[int]) -> int:
+    async def retry_now(self, room: RoomKey, users: Sequence[int]) -> int:
         """Let the next attempts of `users` be due at once; return for how many one was counted. Idempotent."""
-        return int(await self._run("hasten", room, *users))
+        return int(await self._calls.run("hasten", room, *users))
 
     async def reset_attempts(self, room: RoomKey, users: Sequence[int]) -> list[bool]:
         """Count attempts of `users` anew, also where they were given up; say for whom any was counted."""
         return [
             bool(one)
-            for one in await self.scripts.pipeline([("HDEL", f"{room.key}:attempts", user) for user in users])
+            for one in await self._calls.scripts.pipeline(
+                [("HDEL", f"{room.key}:attempts", user) for user in users]
+            )
         ]
 
-    async def claim_lagging(self, token: str, *, most: int = 50, room: RoomKey | None = None) -> list[Claim]:
+    async def claim(self, token: str, *, most: int = 50, room: RoomKey | None = None) -> list[Claim]:
         """Take the rooms whose look is due, in all partitions or only `room`: a lease, so that a crash makes them due again.
 
         The same token gets the same rows again, for a reply may be lost.
         """
-        policy = self.policy
+        policy = self._calls.policy
         numbers = (most, policy.lease_s * 1000, int(policy.ack_timeout_s * 1000))
         partitions = list(range(PARTITIONS)) if room is None else [room.partition]
         claims: list[Claim] = []
@@ -85,7 +92,7 @@ class Retries(Rooms):
                 ("claim_lagging", (partition_prefix(partition), token, *numbers, room.id if room else ""))
                 for partition in partitions
             ]
-            answers = dict(zip(partitions, checked(await self.scripts.run(calls)), strict=True))
+            answers = dict(zip(partitions, checked(await self._calls.scripts.run(calls)), strict=True))
             for partition, (_, *rows) in answers.items():
                 for at in range(0, len(rows), 5):
                     name, epoch, mark, oldest, score = map(text, rows[at : at + 5])
@@ -98,17 +105,17 @@ class Retries(Rooms):
             ]
         return claims
 
-    async def settle_lagging(self, claims: Sequence[Claim]) -> int:
+    async def release(self, claims: Sequence[Claim]) -> int:
         """Give claimed rooms their next look; return how many were still these claims'."""
         by_partition: defaultdict[int, list[str]] = defaultdict(list)
         for claim in claims:
             by_partition[claim.room.partition] += (claim.room.id, claim.score)
-        interval_ms = self.policy.sweep_interval_s * 1000
+        interval_ms = self._calls.policy.sweep_interval_s * 1000
         calls = [
             ("settle_lagging", (partition_prefix(partition), interval_ms, *args))
             for partition, args in by_partition.items()
         ]
-        return sum(checked(await self.scripts.run(calls)))
+        return sum(checked(await self._calls.scripts.run(calls)))
 
     async def active_rooms(self, *, most: int | None = None) -> list[tuple[RoomKey, int]]:
         """Return the rooms with something unacknowledged and when each is looked at next (epoch ms), soonest first.
@@ -122,20 +129,20 @@ class Retries(Rooms):
         ]
         rooms = [
             (RoomKey(text(answer[at]), partition), int(float(answer[at + 1])))
-            for partition, answer in enumerate(await self.scripts.pipeline(commands))
+            for partition, answer in enumerate(await self._calls.scripts.pipeline(commands))
             for at in range(0, len(answer), 2)
         ]
         return sorted(rooms, key=lambda row: row[1])
 
-    async def active_rooms_count(self) -> int:
+    async def count_active_rooms(self) -> int:
         """Count the rooms with something unacknowledged."""
         commands = [("ZCARD", f"{partition_prefix(partition)}unacked") for partition in range(PARTITIONS)]
-        return int(sum(await self.scripts.pipeline(commands)))
+        return int(sum(await self._calls.scripts.pipeline(commands)))
 
-    async def laggards(self, rooms: Sequence[RoomKey], *, most: int = 100) -> list[Lag | None]:
+    async def lagging_members(self, rooms: Sequence[RoomKey], *, most: int = 100) -> list[Lag | None]:
         """Say how rooms stand, each with at most `most` members who are behind; None where there is no log."""
         answers = checked(
-            await self.scripts.run([("laggards", (room.prefix, room.id, most)) for room in rooms])
+            await self._calls.scripts.run([("laggards", (room.prefix, room.id, most)) for room in rooms])
         )
         return [_lag(room, answer) if answer else None for room, answer in zip(rooms, answers, strict=True)]
 

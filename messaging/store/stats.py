@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from messaging.models import PARTITIONS
 
-from .base import Rooms, text
+from .calls import Calls, text
 from .records import Counts, Fates, Memory, RoomKey, partition_prefix
 
 COUNTED = frozenset(field.name for field in dataclasses.fields(Counts)) - {"at"}
@@ -27,17 +27,20 @@ _Field = tuple[str, int | str, str]  # the hash's name, minute or day or `all`, 
 _Sums = defaultdict[tuple[str, str], int]
 
 
-class Facts(Rooms):
+class Stats:
     """Heartbeats, counts, memory, the log on disk."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     async def beat(self, job: str, facts: Mapping[str, Any]) -> None:
         """Note that a job ran just now, with what it did."""
-        now_ms = await self.now_ms()
-        await self.scripts.pipeline([("HSET", JOBS_KEY, job, json.dumps({"at": now_ms, **facts}))])
+        now_ms = await self._calls.now_ms()
+        await self._calls.scripts.pipeline([("HSET", JOBS_KEY, job, json.dumps({"at": now_ms, **facts}))])
 
     async def beats(self) -> dict[str, dict[str, Any]]:
         """Return {job: {"at": epoch ms, ...}} of the jobs' last runs."""
-        [answer] = await self.scripts.pipeline([("HGETALL", JOBS_KEY)])
+        [answer] = await self._calls.scripts.pipeline([("HGETALL", JOBS_KEY)])
         return {text(answer[at]): json.loads(answer[at + 1]) for at in range(0, len(answer), 2)}
 
     async def counts(
@@ -48,7 +51,7 @@ class Facts(Rooms):
         `only` some of it costs as much less.
         """
         length_ms, name, share = {"minute": (60_000, "hour", 60), "day": (DAY_MS, "days", 30)}[unit]
-        newest = await self.now_ms() // length_ms
+        newest = await self._calls.now_ms() // length_ms
         moments = range(newest - last + 1, newest + 1)
         if len(only) == len(COUNTED):
             groups = range(moments[0] // share, newest // share + 1)
@@ -64,7 +67,7 @@ class Facts(Rooms):
 
     async def last_day(self, only: Collection[str]) -> Counts:
         """Return what was done in the last 24 hours, to the minute; by the hour's sums."""
-        now_ms = await self.now_ms()
+        now_ms = await self._calls.now_ms()
         first = now_ms // 60_000 - 1_439
         hours = range(-(-first // 60), now_ms // 3_600_000 + 1)
         asked: list[_Field] = [
@@ -85,7 +88,7 @@ class Facts(Rooms):
         sums: _Sums = defaultdict(int)
         for at in range(0, len(keys), HASHES_MOST):
             commands = [("HGETALL", key) for key in keys[at : at + HASHES_MOST]]
-            for answer in await self.scripts.pipeline(commands):
+            for answer in await self._calls.scripts.pipeline(commands):
                 for i in range(0, len(answer), 2):
                     moment, _, what = text(answer[i]).partition("|")
                     sums[moment, what] += int(answer[i + 1])
@@ -103,15 +106,15 @@ class Facts(Rooms):
             for first in range(0, PARTITIONS, at_once):
                 partitions = range(first, min(first + at_once, PARTITIONS))
                 commands = [("HMGET", f"{partition_prefix(one)}counts:{name}", *words) for one in partitions]
-                for answer in await self.scripts.pipeline(commands):
+                for answer in await self._calls.scripts.pipeline(commands):
                     for field, number in zip(fields, answer, strict=True):
                         if number is not None:
                             sums[field] += int(number)
         return sums
 
-    async def fates(self, days: int) -> Fates:
+    async def message_totals(self, days: int) -> Fates:
         """Say what became of the messages of the last days, today included: all at one moment, so that the sum holds while they move."""
-        newest = await self.now_ms() // DAY_MS
+        newest = await self._calls.now_ms() // DAY_MS
         oldest = newest - days + 1
         whats = ("accepted", "held", "deleted")
         commands: list[tuple[Any, ...]] = []
@@ -134,25 +137,25 @@ class Facts(Rooms):
         return Fates(since=oldest * DAY_MS, live=live, **sums)
 
     async def _at_one_moment(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        if self.cluster:  # a transaction is of one partition there
-            return await self.scripts.pipeline(commands)
-        answers: list[Any] = (await self.scripts.pipeline([("MULTI",), *commands, ("EXEC",)]))[-1]
+        if self._calls.cluster:  # a transaction is of one partition there
+            return await self._calls.scripts.pipeline(commands)
+        answers: list[Any] = (await self._calls.scripts.pipeline([("MULTI",), *commands, ("EXEC",)]))[-1]
         return answers
 
-    async def stored(self, room: RoomKey | None = None) -> int:
+    async def count_messages(self, room: RoomKey | None = None) -> int:
         """Count the live messages, of one room or all."""
         if room is not None:
-            [count] = await self.scripts.pipeline([("ZCARD", f"{room.key}:live")])
+            [count] = await self._calls.scripts.pipeline([("ZCARD", f"{room.key}:live")])
             return int(count)
         prefixes = [partition_prefix(partition) for partition in range(PARTITIONS)]
-        counts = await self.scripts.pipeline(
+        counts = await self._calls.scripts.pipeline(
             [("ZCARD", f"{prefix}{name}") for name in ("expiring", "over") for prefix in prefixes]
         )
         return int(sum(counts[:PARTITIONS]) - sum(counts[PARTITIONS:]))
 
     async def memory(self) -> Memory:
         """Read how much memory the store uses, may use, what it does when that is full, and whether it writes to disk."""
-        [answer] = await self.scripts.pipeline([("INFO", "memory", "persistence")])
+        [answer] = await self._calls.scripts.pipeline([("INFO", "memory", "persistence")])
         facts = dict(line.split(":", 1) for line in text(answer).splitlines() if ":" in line)
         return Memory(
             int(facts["used_memory"]),
@@ -164,6 +167,6 @@ class Facts(Rooms):
 
     async def rewrite_log(self) -> None:
         """Ask the store to rewrite its log on disk and to forget its lists of slow and of large calls: expired text leaves all."""
-        await self.scripts.pipeline([("BGREWRITEAOF",), ("SLOWLOG", "RESET")])
+        await self._calls.scripts.pipeline([("BGREWRITEAOF",), ("SLOWLOG", "RESET")])
         with contextlib.suppress(RedisError):  # Valkey's from 8.1; elsewhere there is no such list
-            await self.client.execute_command("COMMANDLOG", "RESET", "large-request")  # type: ignore[no-untyped-call]
+            await self._calls.client.execute_command("COMMANDLOG", "RESET", "large-request")  # type: ignore[no-untyped-call]

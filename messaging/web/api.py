@@ -165,11 +165,11 @@ async def list_recipients(user: User, request: HttpRequest, room: str, seq: int)
     """
     membership = await in_database(memberships.membership_of, user.pk, room)
     store = open_store()
-    found = await store.recipients(memberships.key_of(membership.room), seq)
+    found = await store.cursors.recipients(memberships.key_of(membership.room), seq)
     if found.sender != user.pk and not membership.moderates:
         raise NoSuchMessage()
     names = await in_database(_names, [member.user for member in found.members])
-    online: set[int] = set().union(*(await store.presence()).values())
+    online: set[int] = set().union(*(await store.presence.online()).values())
     return HTTPStatus.OK, {
         "seq": seq,
         "id": found.id,

@@ -102,7 +102,7 @@ async def _site() -> numbers.Site | None:
     """Ask the store for what the jobs do, in two round trips; None while it does not answer: the process's own numbers are told."""
     store = open_store()
     try:
-        overdue, hour = await asyncio.gather(store.overdue(), last_hour(store))
+        overdue, hour = await asyncio.gather(store.expiry.overdue(), last_hour(store))
     except Unavailable:
         return None
     return numbers.Site(

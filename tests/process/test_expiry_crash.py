@@ -258,7 +258,7 @@ def many(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPatch
                 await accept(
                     store, *(message(room=room, user=user, ttl_ms=1, id_=f"{at + n}") for n in range(100))
                 )
-        while (await store.overdue()).due < MANY:
+        while (await store.expiry.overdue()).due < MANY:
             await asyncio.sleep(POLL_S)
 
     run_verb(send)

@@ -18,7 +18,7 @@ import redis
 from messaging import protocol
 from messaging.jobs import schedules as jobs
 from messaging.models import DeadLetter, MissedRecipient, Room
-from messaging.store.log import RoomKey
+from messaging.store.records import RoomKey
 from tests.support.clients import Wire, new_id
 from tests.support.sites import Person, Site, later, people, room, until
 from tests.support.workers import Worker

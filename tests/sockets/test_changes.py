@@ -34,7 +34,7 @@ def changes(wire: Wire) -> list[Frame]:
 
 async def send_again(room: Talk, seq: int, sender: str, *names: str, body: str = "again") -> int:
     """Append what a resend would: a message to just some of the room. Return its seq."""
-    [answer] = await room.store.append(
+    [answer] = await room.store.log.append(
         [
             Append(
                 room=room.key,
@@ -308,13 +308,13 @@ async def test_no_page_holds_more_than_five_hundred_changes_and_each_deletion_is
     room = await meet("ada", "grace")
     ada = room.people["ada"].id
     for _ in range(6):
-        accepted = await room.store.append([message(user=ada, room=room.key) for _ in range(100)])
+        accepted = await room.store.log.append([message(user=ada, room=room.key) for _ in range(100)])
         assert len(accepted) == 100
     store, key = room.store, room.key
     kept = list(range(10, 601, 10))
     await asyncio.gather(
-        *(store.delete(key, ada, None, seq, open_history=True) for seq in range(1, 601) if seq % 10),
-        *(store.edit(key, ada, None, seq, "edited", open_history=True) for seq in kept),
+        *(store.changes.delete(key, ada, None, seq, open_history=True) for seq in range(1, 601) if seq % 10),
+        *(store.changes.edit(key, ada, None, seq, "edited", open_history=True) for seq in kept),
     )
     again = await room.arrive("grace", since=600, rev=0)
     [first] = again.heard("resumed")

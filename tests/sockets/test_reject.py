@@ -30,15 +30,15 @@ STRANGER = 9
 
 
 async def reject(store: Store, user: int, seq: int) -> bool:
-    [place] = await store.places([ROOM])
+    [place] = await store.log.places([ROOM])
     assert place is not None
-    return await store.reject(ROOM, user, place.epoch, seq)
+    return await store.cursors.reject(ROOM, user, place.epoch, seq)
 
 
 async def owing(store: Store, *users: int) -> set[int]:
-    [place] = await store.places([ROOM])
+    [place] = await store.log.places([ROOM])
     assert place is not None
-    return {row.user for row in await store.owing(ROOM, place.epoch, users or (ADA, GRACE, ALAN))}
+    return {row.user for row in await store.retries.owing(ROOM, place.epoch, users or (ADA, GRACE, ALAN))}
 
 
 async def outcomes(store: Store) -> list[str]:
@@ -46,7 +46,7 @@ async def outcomes(store: Store) -> list[str]:
 
 
 async def today(store: Store) -> Counts:
-    [counted] = await store.counts("day", 1)
+    [counted] = await store.stats.counts("day", 1)
     return counted
 
 
@@ -63,9 +63,9 @@ class TestOutcome:
 
     async def test_after_an_attempt_it_says_how_many_and_stays_one(self, store: Store) -> None:
         await accept(store)
-        assert await store.record_attempt(ROOM, GRACE, 0, 5.0)
+        assert await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
         assert await reject(store, GRACE, 1)
-        assert await store.record_attempt(ROOM, GRACE, 1, 5.0)
+        assert await store.retries.record_attempt(ROOM, GRACE, 1, 5.0)
         assert not await reject(store, GRACE, 1)
         assert await outcomes(store) == ["1|2|client_rejected|1"]
 
@@ -78,7 +78,7 @@ class TestOutcome:
 
     async def test_is_the_reason_although_attempts_were_made(self, store: Store) -> None:
         await accept(store)
-        await store.record_attempt(ROOM, GRACE, 0, 5.0)
+        await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
         await reject(store, GRACE, 1)
         assert (await missing(store, 1))[GRACE] == "client_rejected"
 
@@ -87,8 +87,8 @@ class TestOutcome:
         await acknowledge(store, GRACE, 1, 1)
         await acknowledge(store, ALAN, 1)
         await reject(store, GRACE, 1)
-        assert (await store.receipts([(ROOM, ADA)]))[0][1] == [(1, 1, 0, 2)]
-        found = await store.recipients(ROOM, 1)
+        assert (await store.cursors.receipts([(ROOM, ADA)]))[0][1] == [(1, 1, 0, 2)]
+        found = await store.cursors.recipients(ROOM, 1)
         assert (found.total, found.delivered) == (2, 1)
         rows = {row.user: (row.state, row.reason, row.next_at_ms) for row in found.members}
         assert rows == {GRACE: ("waiting", "client_rejected", None), ALAN: ("delivered", None, None)}
@@ -97,11 +97,11 @@ class TestOutcome:
         async def crowd(room: str) -> list[int]:
             return list(range(1, 401))
 
-        store._members_of = crowd
+        store.members.members_of = crowd
         await accept(store)
         await asyncio.gather(*(reject(store, user, 1) for user in range(2, 401)))
         await asyncio.gather(*(acknowledge(store, user, 1) for user in range(52, 401)))
-        found = await store.recipients(ROOM, 1)
+        found = await store.cursors.recipients(ROOM, 1)
         assert (found.total, found.delivered, len(found.members)) == (399, 0, 100)
         assert {(row.state, row.reason) for row in found.members} == {("waiting", "client_rejected")}
         assert {row.user for row in found.members} >= set(range(2, 52)), "who lacks it altogether comes first"
@@ -111,9 +111,9 @@ class TestOutcome:
         await acknowledge(store, GRACE, 1)
         await acknowledge(store, ALAN, 1)
         await reject(store, GRACE, 1)
-        await store.leave(ROOM, GRACE)
-        await store.join(ROOM, [GRACE])
-        assert (await store.receipts([(ROOM, ADA)]))[0][1] == [(1, 1, 0, 1)]
+        await store.members.leave(ROOM, GRACE)
+        await store.members.join(ROOM, [GRACE])
+        assert (await store.cursors.receipts([(ROOM, ADA)]))[0][1] == [(1, 1, 0, 1)]
 
     @pytest.mark.parametrize(("user", "seq"), [(ADA, 1), (STRANGER, 1), (GRACE, 2), (GRACE, 0)])
     async def test_only_of_a_message_that_the_member_owes(self, store: Store, user: int, seq: int) -> None:
@@ -123,7 +123,7 @@ class TestOutcome:
 
     async def test_not_of_what_came_before_the_joining(self, store: Store) -> None:
         await accept(store)
-        await store.join(ROOM, [STRANGER])
+        await store.members.join(ROOM, [STRANGER])
         assert not await reject(store, STRANGER, 1)
 
     async def test_not_of_what_was_sent_to_others_only(self, store: Store) -> None:
@@ -134,7 +134,7 @@ class TestOutcome:
 
     async def test_not_in_another_epoch(self, store: Store) -> None:
         await accept(store)
-        assert not await store.reject(ROOM, GRACE, "another", 1)
+        assert not await store.cursors.reject(ROOM, GRACE, "another", 1)
         assert await outcomes(store) == []
 
 
@@ -160,14 +160,14 @@ class TestNeverRetried:
         async def crowd(room: str) -> list[int]:
             return list(range(1, 501))
 
-        store._members_of = crowd
+        store.members.members_of = crowd
         await accept(store, message("a"), message("b"))
         await asyncio.gather(*(reject(store, user, 2) for user in range(2, 501)))
         await asyncio.gather(*(acknowledge(store, user, 1) for user in range(2, 401)))
         assert await owing(store, *range(2, 501)) == set(range(401, 501))
 
     async def test_past_the_most_look_ups_a_member_is_said_to_owe(self, store: Store) -> None:
-        await store.init(ROOM)
+        await store.members.init(ROOM)
         for _ in range(11):
             await accept(store, *(message() for _ in range(100)))
         for seq in range(1, 1_101):
@@ -180,7 +180,7 @@ class TestNeverRetried:
         epoch = (await accept(store, message("a"), message("b")))[0].epoch
         await reject(store, GRACE, 1)
         again = Read(room=ROOM, epoch=epoch, since=0, again=True)
-        [found] = await store.read_after(GRACE, [again])
+        [found] = await store.log.read_after(GRACE, [again])
         assert isinstance(found, Slice)
         assert [row.body for row in found.messages] == ["b"]
         assert [row.body for row in (await read(store, GRACE)).messages] == ["a", "b"]

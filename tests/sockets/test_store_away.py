@@ -125,16 +125,16 @@ async def test_an_ack_that_failed_is_not_lost_behind_a_lower_one(
     """Another tab's comes while the store does not answer for the first."""
     delivery = Server(store, Policy(ack_flush_s=0.01)).delivery
     await accept(store, *(message() for _ in range(3)))
-    [place] = await store.places([ROOM])
+    [place] = await store.log.places([ROOM])
     assert place is not None
-    settle = store.acknowledge
+    settle = store.cursors.acknowledge
 
     async def fail(acks: Sequence[AckRow]) -> list[int]:
-        monkeypatch.setattr(store, "acknowledge", settle)
+        monkeypatch.setattr(store.cursors, "acknowledge", settle)
         delivery._queue_ack(AckRow(ROOM, place.epoch, GRACE, 1, 1))
         raise Unavailable()
 
-    monkeypatch.setattr(store, "acknowledge", fail)
+    monkeypatch.setattr(store.cursors, "acknowledge", fail)
     delivery._queue_ack(AckRow(ROOM, place.epoch, GRACE, 3, None))
     await delivery._settler
     assert await cursors(store, GRACE) == (3, 1)

@@ -74,7 +74,7 @@ async def test_what_is_undelivered_is_retried_room_by_room_and_member_by_member(
     staff: Client, room: Room, people: tuple[User, User], events: Events
 ) -> None:
     _, grace = people
-    await open_store().report_presence("process", [grace.pk], 60)
+    await open_store().presence.report("process", [grace.pk], 60)
     asked, told = await act(staff, "undeliveredroom/", "retry", room.pk)
     assert "1 room is looked at now" in asked
     assert told == "Looked at: 1, skipped: 0, failed: 0."
@@ -110,7 +110,7 @@ async def test_messages_are_deleted_and_extended_by_staff_who_are_no_members(
     asked_, told = await act(staff, "storedmessage/", "delete", f"{room.pk}:1", f"{room.pk}:2")
     assert "2 messages are taken away from every screen" in asked_
     assert told == "Deleted: 2, skipped: 0, failed: 0."
-    assert await open_store().live(0, 10, key_of(room)) == []
+    assert await open_store().lists.live(0, 10, key_of(room)) == []
     assert len(await logged()) == 3
 
 
@@ -144,7 +144,7 @@ async def test_a_messages_page_leads_to_what_may_be_done_to_it(staff: Client, ro
         assert f'name="action" value="{name}"' in answer.content.decode()
     asked = await post(staff, "storedmessage/", action="delete", chosen=f"{room.pk}:1")
     assert "Atlas, seq 1, from " in asked.content.decode()
-    assert len(await open_store().live(0, 10, key_of(room))) == 2
+    assert len(await open_store().lists.live(0, 10, key_of(room))) == 2
 
 
 async def test_a_lifetime_is_changed_after_the_page_has_counted_what_would_end(
@@ -154,7 +154,7 @@ async def test_a_lifetime_is_changed_after_the_page_has_counted_what_would_end(
     assert "New messages of 1 room live 30 seconds; in 1 of them that is another lifetime than now." in asked
     assert "Of the 2 messages that are there 2 end sooner, 2 of them at once." in asked
     assert told == "Changed: 1, skipped: 0, failed: 0."
-    assert await open_store().live(0, 10, key_of(room)) == []
+    assert await open_store().lists.live(0, 10, key_of(room)) == []
 
     asked, told = await act(staff, "room/", "lifetime", room.pk, ttl=60)
     assert "Messages that are there keep their ends." in asked
@@ -166,7 +166,7 @@ async def test_the_connections_of_a_user_are_closed(
     staff: Client, room: Room, people: tuple[User, User], events: Events
 ) -> None:
     _, grace = people
-    await open_store().report_presence("process", [grace.pk], 60)
+    await open_store().presence.report("process", [grace.pk], 60)
     rows = [one.pk async for one in Membership.objects.all()]
     asked, told = await act(staff, "membership/", "close", *rows)
     assert "All connections of 2 people are closed." in asked

@@ -17,7 +17,8 @@ from messaging.errors import Unavailable
 from messaging.expiry import letters
 from messaging.models import AuditEntry, DeadLetter, Membership, Notice, Room
 from messaging.rooms.memberships import key_of
-from messaging.store import Store, open_store
+from messaging.store import open_store
+from messaging.store.log import Log
 from tests.support.bulk_actions import staff
 from tests.support.expired_records import TEXT, again, letter, people
 from tests.support.people import person, room_of
@@ -286,7 +287,7 @@ class TestActions:
         async def away(*_: object) -> Any:
             raise Unavailable()
 
-        monkeypatch.setattr(Store, "append", away)
+        monkeypatch.setattr(Log, "append", away)
         assert act(client, "send_again", *kept) == (
             "Sent again: 0, skipped: 0, failed: 1. Why: the store does not answer (1). Left as they were: 2."
         )

@@ -61,9 +61,9 @@ async def test_why_one_message_did_not_reach_one_person(
     room = await room_of(ada, grace, alan, name="Atlas")
     store = open_store()
     _first, second = await said(room, ada, SECRET, SECRET)
-    [place] = await store.places([key_of(room)])
+    [place] = await store.log.places([key_of(room)])
     assert place is not None
-    await store.acknowledge([AckRow(key_of(room), place.epoch, alan.pk, place.top, None)])
+    await store.cursors.acknowledge([AckRow(key_of(room), place.epoch, alan.pk, place.top, None)])
 
     rooms = await get(staff, "undeliveredroom/")
     assert f"?room={room.pk}" in rooms
@@ -193,7 +193,7 @@ async def test_what_is_not_for_somebody_he_does_not_lack(
     key = key_of(room)
     resend = message(SECRET, user=ada.pk, room=key)
     await accept(open_store(), msgspec.structs.replace(resend, only=(grace.pk,), resends=1))
-    [first] = await open_store().live(0, 1, key)
+    [first] = await open_store().lists.live(0, 1, key)
     assert first.behind == 1
     assert lacking(await get(staff, "undeliveredmember/", room=room.pk)) == {"grace": "1 message"}
     await said(room, ada, SECRET)
@@ -210,9 +210,9 @@ async def test_what_could_not_be_shown_is_not_with_everybody(
     room = await room_of(ada, grace)
     key, store = key_of(room), open_store()
     await said(room, ada, SECRET, SECRET)
-    [place] = await store.places([key])
+    [place] = await store.log.places([key])
     assert place is not None
-    await store.reject(key, grace.pk, place.epoch, 1)
+    await store.cursors.reject(key, grace.pk, place.epoch, 1)
     await acknowledge(store, grace.pk, 1, room=key)
     listed = await get(staff, "storedmessage/", room=room.pk)
     assert "1 could not show it" in listed
@@ -291,7 +291,7 @@ async def test_the_store_is_away(
     ada, grace, _ = people
     room = await room_of(ada, grace)
     nowhere = redis.asyncio.Redis(unix_socket_path="/nowhere/store.sock")
-    monkeypatch.setattr(open_store(), "scripts", scripts.Scripts(nowhere, deadline_s=0.5))
+    monkeypatch.setattr(open_store()._calls, "scripts", scripts.Scripts(nowhere, deadline_s=0.5))
     for page in ("undeliveredroom/", f"undeliveredmember/?room={room.pk}", "storedmessage/"):
         assert "The store does not answer just now." in await get(staff, page, 503)
     assert "does not answer" in await get(staff, f"storedmessage/{room.pk}:1/change/", 503)

@@ -24,7 +24,8 @@ from messaging.expiry import retention
 from messaging.jobs import schedules as jobs
 from messaging.models import AuditEntry, BulkAction, BulkPortion, DeadLetter, Membership, Room, moment
 from messaging.rooms.memberships import key_of
-from messaging.store import Store, open_store
+from messaging.store import open_store
+from messaging.store.log import Log
 from tests.support.bulk_actions import (
     MAY,
     PAGES,
@@ -363,18 +364,18 @@ class TestAway:
         room = letters(4)
         client = staff(*MAY)
         action = begin(client, "send_again")
-        append = Store.append
+        append = Log.append
 
         async def away(*_: object) -> Any:
             raise Unavailable()
 
-        at_step(monkeypatch, "noted", lambda: monkeypatch.setattr(Store, "append", away), nth=2)
+        at_step(monkeypatch, "noted", lambda: monkeypatch.setattr(Log, "append", away), nth=2)
         assert carry_on() == 2
         assert became(action) == ("running", 2, 0, 0, {})
         assert "Paused: the store does not answer." in progress(client, action)
         assert "paused" in client.get(f"{PAGES}/bulkaction/").content.decode()
         assert carry_on() == 0
-        monkeypatch.setattr(Store, "append", append)
+        monkeypatch.setattr(Log, "append", append)
         assert carry_on() == 2
         assert became(action) == ("done", 4, 0, 0, {})
         assert sent_again(room) == [1, 2, 3, 4]
@@ -389,7 +390,7 @@ class TestAway:
         async def away(*_: object) -> Any:
             raise Unavailable()
 
-        monkeypatch.setattr(Store, "append", away)
+        monkeypatch.setattr(Log, "append", away)
         carry_on()
         assert became(waits)[0] == "running"
         assert became(other)[0] == "done"
@@ -425,7 +426,7 @@ class TestEachDeed:
                 await accept(store, *(message(TEXT, user=ada.pk, room=key) for _ in range(2)))
                 for seq in (1, 2):
                     await store.client.hset(f"{key.key}:msg:{seq}", "sent_at", await store.now_ms() - 60_000)
-            await store.report_presence("process", [grace.pk], 60)
+            await store.presence.report("process", [grace.pk], 60)
             return made
 
         return run_verb(make)
@@ -498,7 +499,7 @@ class TestEachDeed:
         ada, grace = await person("ada"), await person("grace")
         for _ in range(3):
             await room_of(ada, grace)
-        await open_store().report_presence("process", [ada.pk, grace.pk], 60)
+        await open_store().presence.report("process", [ada.pk, grace.pk], 60)
         client = await in_database(staff, is_superuser=True)
         action = await in_database(self.done, client, "membership/", "close")
         assert (action.total, action.done) == (2, 2)

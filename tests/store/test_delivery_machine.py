@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, run_state_machine_as_test
 
 from messaging import control, policy
+from messaging import store as stores
 from messaging.expiry import job as expiry
 from messaging.expiry.job import Processed
 from messaging.live import directory, hub, subscription
 from messaging.store import Store, connections
-from messaging.store import log as stores
+from messaging.store.expiry import Expiry
 from messaging.store.records import Due, Expired, RoomKey
 from tests.support.delivery_machine import POLICY, DeliveryMachine, World, make_people
 from tests.support.devices import Device, Loop, Process
@@ -113,7 +114,7 @@ class AcknowledgesTooMuch(DeliveryMachine):
     async def _tell(self, device: Device, *frames: dict[str, Any]) -> None:
         for frame in frames:
             if frame["type"] == "ack":
-                [place] = await self.store.places([self.room])
+                [place] = await self.store.log.places([self.room])
                 assert place is not None
                 frame["rooms"][0]["delivered"] = place.top
         await super()._tell(device, *frames)
@@ -179,7 +180,7 @@ class HuntsWorkers(ExpiryMachine):
 
 def _clears_before_it_records(monkeypatch: pytest.MonkeyPatch) -> None:
     async def process_batch(store: Store, expired: Sequence[Expired], done: Processed) -> None:
-        await store.finalize(expired)
+        await store.expiry.finalize(expired)
         expiry.step("finalized")
         await expiry._record(expired, await store.now_ms())
         expiry.step("recorded")
@@ -188,30 +189,30 @@ def _clears_before_it_records(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _forgets_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    scan = Store._scan
+    scan = Expiry._scan
 
-    async def scan_others(self: Store, command: str, rooms: Sequence[RoomKey], part: str) -> Any:
+    async def scan_others(self: Expiry, command: str, rooms: Sequence[RoomKey], part: str) -> Any:
         return {room.id: [] for room in rooms} if part == ":left" else await scan(self, command, rooms, part)
 
-    monkeypatch.setattr(Store, "_scan", scan_others)
+    monkeypatch.setattr(Expiry, "_scan", scan_others)
 
 
 def _reads_exceptions_before_cursors(monkeypatch: pytest.MonkeyPatch) -> None:
-    readers = Store._readers
+    readers = Expiry._readers
     read: dict[str, list[bytes]] = {}
 
-    async def readers_later(self: Store, rooms: Iterable[RoomKey]) -> Any:
+    async def readers_later(self: Expiry, rooms: Iterable[RoomKey]) -> Any:
         keys = list(rooms)
         for room in keys:
-            read[room.id] = await self.client.zrange(f"{room.key}:outcome", 0, -1)
+            read[room.id] = await self._calls.client.zrange(f"{room.key}:outcome", 0, -1)
         return await readers(self, keys)
 
-    async def outcomes(self: Store, dues: Sequence[Due]) -> Any:
+    async def outcomes(self: Expiry, dues: Sequence[Due]) -> Any:
         rows = {due: [str(row, "utf-8") for row in read[due.room.id]] for due in dues}
         return {due: [row for row in rows[due] if row.split("|")[0] == str(due.seq)] for due in dues}
 
-    monkeypatch.setattr(Store, "_readers", readers_later)
-    monkeypatch.setattr(Store, "_outcomes", outcomes)
+    monkeypatch.setattr(Expiry, "_readers", readers_later)
+    monkeypatch.setattr(Expiry, "_outcomes", outcomes)
 
 
 def test_a_worker_that_dies_or_meets_somebody_at_a_step_leaves_nobody_out(explore: Explore) -> None:

@@ -25,7 +25,7 @@ from messaging.bridge import run_verb
 from messaging.jobs import schedules as jobs
 from messaging.models import AuditEntry, DeadLetter, Room
 from messaging.monitoring import health
-from messaging.store.log import JOBS_KEY
+from messaging.store.stats import JOBS_KEY
 from tests.support.overdue_rooms import expired_room, let_expire
 from tests.support.people import person
 

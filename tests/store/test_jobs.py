@@ -46,7 +46,7 @@ class TestClaim:
         await accept(store, message(), message())
         await make_due(store, ROOM)
         await accept(store, message("too young to be late"))
-        [claim] = await store.claim_lagging("t")
+        [claim] = await store.retries.claim("t")
         assert (claim.room, claim.mark) == (ROOM, 2)
 
     async def test_a_busy_room_has_a_mark_however_much_is_younger(self, store: Store) -> None:
@@ -54,57 +54,57 @@ class TestClaim:
         await make_due(store, ROOM)
         for _ in range(7):
             await accept(store, *(message() for _ in range(100)))
-        [claim] = await store.claim_lagging("t")
+        [claim] = await store.retries.claim("t")
         assert claim.mark == 3
 
     async def test_a_room_is_not_due_before_a_minute(self, store: Store) -> None:
         await accept(store)
-        assert await store.claim_lagging("t") == []
+        assert await store.retries.claim("t") == []
 
     async def test_the_same_token_gets_the_same_rows_and_another_token_none(self, store: Store) -> None:
         await accept(store)
         await make_due(store, ROOM)
-        first = await store.claim_lagging("t")
+        first = await store.retries.claim("t")
         assert first
-        assert await store.claim_lagging("t") == first
-        assert await store.claim_lagging("other") == []
+        assert await store.retries.claim("t") == first
+        assert await store.retries.claim("other") == []
 
     async def test_a_claim_that_nobody_settles_is_due_again_after_its_lease(self, store: Store) -> None:
         await accept(store)
         await make_due(store, ROOM)
-        [claim] = await store.claim_lagging("t")
+        [claim] = await store.retries.claim("t")
         due_in_ms = float(claim.score) - await store.now_ms()
         assert 0 < due_in_ms <= Policy().lease_s * 1000
 
     async def test_a_claim_taken_over_by_another_is_not_settled_by_the_first(self, store: Store) -> None:
         await accept(store)
         await make_due(store, ROOM)
-        first = await store.claim_lagging("t")
+        first = await store.retries.claim("t")
         await store.client.zadd(f"{ROOM.prefix}unacked", {ROOM.id: 1})  # its lease ran out
-        second = await store.claim_lagging("other")
-        assert await store.settle_lagging(first) == 0
-        assert await store.settle_lagging(second) == 1
+        second = await store.retries.claim("other")
+        assert await store.retries.release(first) == 0
+        assert await store.retries.release(second) == 1
 
     async def test_a_room_that_everybody_has_acknowledged_leaves_the_index(self, store: Store) -> None:
         await accept(store)
         for user in (GRACE, ALAN):
             await acknowledge(store, user, 1)
         await make_due(store, ROOM)
-        assert await store.claim_lagging("t") == []
-        assert await store.active_rooms() == []
+        assert await store.retries.claim("t") == []
+        assert await store.retries.active_rooms() == []
 
     async def test_a_new_message_brings_its_room_back(self, store: Store) -> None:
         await accept(store)
         for user in (ADA, GRACE, ALAN):
             await acknowledge(store, user, 1)
         await make_due(store, ROOM)
-        await store.claim_lagging("t")
+        await store.retries.claim("t")
         await accept(store)
-        assert [room for room, _ in await store.active_rooms()] == [ROOM]
+        assert [room for room, _ in await store.retries.active_rooms()] == [ROOM]
 
     async def test_one_room_can_be_claimed_although_it_is_not_due(self, store: Store) -> None:
         await accept(store)
-        [claim] = await store.claim_lagging("t", room=ROOM)
+        [claim] = await store.retries.claim("t", room=ROOM)
         assert claim.room == ROOM
 
     async def test_rooms_in_which_nobody_lags_hide_none_behind_them(self, store: Store) -> None:
@@ -116,22 +116,22 @@ class TestClaim:
         await accept(store)
         await make_due(store, *settled)
         await store.client.zadd(f"{ROOM.prefix}unacked", {ROOM.id: 2})
-        [claim] = await store.claim_lagging("t", most=2)
+        [claim] = await store.retries.claim("t", most=2)
         assert claim.room == ROOM
 
     async def test_one_room_in_which_nobody_lags_is_looked_at_once(self, store: Store) -> None:
         await accept(store)
         for user in (GRACE, ALAN):
             await acknowledge(store, user, 1)
-        assert await store.claim_lagging("t", most=1, room=ROOM) == []
+        assert await store.retries.claim("t", most=1, room=ROOM) == []
 
     async def test_a_limit_leaves_the_rest_due(self, store: Store) -> None:
         rooms = [RoomKey(f"r{number}", 7) for number in range(3)]
         for room in rooms:
             await accept(store, message(room=room))
         await make_due(store, *rooms)
-        assert len(await store.claim_lagging("t", most=2)) == 2
-        assert len(await store.claim_lagging("u", most=2)) == 1
+        assert len(await store.retries.claim("t", most=2)) == 2
+        assert len(await store.retries.claim("u", most=2)) == 1
 
 
 KILLED_AT = """

@@ -30,8 +30,9 @@ from messaging.monitoring.status import last_hour
 from messaging.policy import Policy
 from messaging.protocol import Reject, Send
 from messaging.store import Store, connections
-from messaging.store import log as stores
+from messaging.store.expiry import Expiry
 from messaging.store.records import Counts
+from messaging.store.stats import COUNTED
 from messaging.web import pages
 from tests.support.clients import Wire, new_id
 from tests.support.messages import ADA, ALAN, GRACE, ROOM, accept, acknowledge, expire, message
@@ -113,7 +114,7 @@ async def test_how_late_expiry_is_and_who_missed_what_come_from_the_store(store:
     await acknowledge(store, GRACE, 3)
     await acknowledge(store, ALAN, 1)
     await expire(store, 1, 2, 3, late_ms=90_000)
-    await store.finalize(await store.expired(await store.claim_expired("t", most=2)))
+    await store.expiry.finalize(await store.expiry.read(await store.expiry.claim("t", most=2)))
     page = await told(AsyncRequestFactory().get("/metrics"))
     found = samples(page.content.decode())
     assert 90 <= found.pop("chat_expired_due_seconds") < 120
@@ -129,10 +130,10 @@ async def test_how_late_expiry_is_and_who_missed_what_come_from_the_store(store:
 async def test_without_the_store_a_process_still_tells_its_own(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(self: Store) -> None:
+    async def away(self: Expiry) -> None:
         raise Unavailable()
 
-    monkeypatch.setattr(Store, "overdue", away)
+    monkeypatch.setattr(Expiry, "overdue", away)
     page = await told(AsyncRequestFactory().get("/metrics"))
     assert page.status_code == 200
     assert samples(page.content.decode()).keys() == samples(metrics.page().decode()).keys()
@@ -268,16 +269,16 @@ def test_the_operations_page_names_every_number() -> None:
 
 async def counted(store: Store) -> dict[str, int]:
     """Return what today has seen; the last hour must say the same."""
-    [today] = await store.counts("day", 1)
-    found = {what: getattr(today, what) for what in stores.COUNTED}
+    [today] = await store.stats.counts("day", 1)
+    found = {what: getattr(today, what) for what in COUNTED}
     hour = await last_hour(store)
-    assert {what: getattr(hour, what) for what in stores.COUNTED} == found
+    assert {what: getattr(hour, what) for what in COUNTED} == found
     return {what: number for what, number in found.items() if number}
 
 
 class TestStore:
     async def test_nothing_done_is_counted_as_nothing(self, store: Store) -> None:
-        minutes = await store.counts("minute", 60)
+        minutes = await store.stats.counts("minute", 60)
         assert len(minutes) == 60
         assert [minute.at - minutes[0].at for minute in minutes] == [60_000 * n for n in range(60)]
         assert minutes[-1].at <= await store.now_ms() < minutes[-1].at + 120_000
@@ -287,7 +288,7 @@ class TestStore:
         first, again = message(), message()
         await accept(store, first, again, first)
         await accept(store, again)
-        await store.append([message(user=99)])
+        await store.log.append([message(user=99)])
         assert await counted(store) == {"accepted": 2}
 
     async def test_messages_are_delivered_as_cursors_pass_them(self, store: Store) -> None:
@@ -307,14 +308,14 @@ class TestStore:
     async def test_a_since_that_counts_as_an_ack_delivers(self, store: Store) -> None:
         [accepted] = await accept(store)
         for _ in range(2):
-            await store.standings(GRACE, [(ROOM, accepted.epoch, 1)])
+            await store.members.standings(GRACE, [(ROOM, accepted.epoch, 1)])
         assert (await counted(store))["delivered"] == 1
 
     async def test_attempts_count_once_and_the_last_is_giving_up(self, store: Store) -> None:
-        store.policy = Policy(attempts_max=2)
+        store._calls.policy = Policy(attempts_max=2)
         await accept(store)
         for expected in (0, 0, 1):
-            await store.record_attempt(ROOM, GRACE, expected, 5.0)
+            await store.retries.record_attempt(ROOM, GRACE, expected, 5.0)
         assert await counted(store) == {"accepted": 1, "retried": 2, "gave_up": 1}
 
     async def test_partitions_and_hours_add_up(self, store: Store) -> None:
@@ -328,18 +329,18 @@ class TestStore:
             for back in (0, 31, 89):
                 at = day - back
                 await store.client.hincrby(f"{prefix}days:{at // 30}", f"{at}|accepted", 3)
-        minutes = await store.counts("minute", 48 * 60)
+        minutes = await store.stats.counts("minute", 48 * 60)
         assert sum(one.accepted for one in minutes) == 12
         assert {(one.at // 60_000, one.accepted) for one in minutes if one.accepted} == {
             (minute - back, 4) for back in (0, 61, 47 * 60)
         }
-        days = await store.counts("day", 90)
+        days = await store.stats.counts("day", 90)
         assert [one.accepted for one in days if one.accepted] == [6, 6, 6]
 
     async def test_they_expire_and_are_few_and_small(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(100)))
         await acknowledge(store, GRACE, 100)
-        await store.record_attempt(ROOM, ALAN, 0, 5.0)
+        await store.retries.record_attempt(ROOM, ALAN, 0, 5.0)
         keys = [key.decode() async for key in store.client.scan_iter("*counts*")]
         assert sorted(key.split(":")[-2] for key in keys) == ["days", "hour"]
         lives = {key.split(":")[-2]: await store.client.ttl(key) for key in keys}
@@ -351,7 +352,7 @@ class TestStore:
         await store.client.config_set("maxmemory", 1)
         try:
             await acknowledge(store, GRACE, 1)
-            [today] = await store.counts("day", 1)
+            [today] = await store.stats.counts("day", 1)
         finally:
             await store.client.config_set("maxmemory", 0)
         assert today.delivered == 1
@@ -359,7 +360,7 @@ class TestStore:
 
 async def test_doctor_says_what_was_done_in_the_last_hour(store: Store) -> None:
     await accept(store, message(), message())
-    await store.record_attempt(ROOM, GRACE, 0, 5.0)
+    await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
     facts = (await asyncio.to_thread(health.store)).facts
     found = {name: value for name, value in facts.items() if name.endswith("_last_hour")}
     assert found == {"accepted_last_hour": 2, "retried_last_hour": 1, "gave_up_last_hour": 0}
@@ -385,7 +386,7 @@ class TestLog:
     ) -> None:
         caplog.set_level(logging.INFO)
         policy = Policy(ack_timeout_s=0.05, backoff_cap_s=0.05, attempts_max=2)
-        store.policy = policy
+        store._calls.policy = policy
         hub = Hub(store, policy)
         retry = Retry(store, hub, policy)
         hearing = asyncio.ensure_future(hub.run())

@@ -30,8 +30,8 @@ from messaging.monitoring import site_figures
 from messaging.monitoring.site_figures import Account, Figures
 from messaging.rooms.memberships import key_of
 from messaging.store import connections, open_store
-from messaging.store.log import COUNTED, JOBS_KEY
 from messaging.store.records import Append, RoomKey
+from messaging.store.stats import COUNTED, JOBS_KEY
 from tests.store.test_store_speed import MOST_US, slowest_us
 from tests.support.messages import accept, acknowledge, due, expire, new_id
 from tests.support.people import person, room_of
@@ -95,7 +95,7 @@ class Talking:
         await expiry.process(Expiring())
 
     async def delete(self, user: User, seq: int) -> None:
-        await self.store.delete(self.room, user.pk, None, seq, open_history=False)
+        await self.store.changes.delete(self.room, user.pk, None, seq, open_history=False)
 
 
 async def counted_by_hand() -> dict[str, int]:
@@ -173,7 +173,7 @@ class TestAccount:
             found = (await figures()).account
             assert found is not None
             assert (found.with_everyone, found.on_the_way, found.deleted, found.unaccounted) == (0, 0, 1, 0)
-            assert await atlas.store.stored() == 0
+            assert await atlas.store.stats.count_messages() == 0
             await atlas.end(seq)
 
     async def test_one_that_a_shorter_lifetime_ended_is_counted_once_while_screens_may_show_it(self) -> None:
@@ -184,13 +184,13 @@ class TestAccount:
         await atlas.store.client.hset(
             f"{atlas.room.key}:msg:{seq}", "sent_at", await atlas.store.now_ms() - HOUR_MS
         )
-        await atlas.store.shorten(atlas.room, 10)
+        await atlas.store.changes.shorten(atlas.room, 10)
         await due(atlas.store, seq, room=atlas.room)
         await expiry.process(Expiring())
         assert await atlas.store.client.zscore(f"{atlas.room.prefix}expiring", f"{atlas.room.id}|{seq}")
         found = (await figures()).account
         assert found is not None
-        assert (found.with_everyone, found.unaccounted, await atlas.store.stored()) == (1, 0, 0)
+        assert (found.with_everyone, found.unaccounted, await atlas.store.stats.count_messages()) == (1, 0, 0)
 
     async def test_what_ended_stands_under_the_day_it_was_accepted(self) -> None:
         ada, grace = [await person(name) for name in ("ada", "grace")]
@@ -201,10 +201,10 @@ class TestAccount:
             await atlas.ack(seq, grace)
             sent_at = now_ms - days * DAY_MS
             await atlas.store.client.hset(f"{atlas.room.key}:msg:{seq}", "sent_at", sent_at)
-            before = (await atlas.store.fates(30)).held
+            before = (await atlas.store.stats.message_totals(30)).held
             await atlas.end(seq)
-            assert (await atlas.store.fates(30)).held - before == counts
-            assert (await atlas.store.fates(32)).held >= 1
+            assert (await atlas.store.stats.message_totals(30)).held - before == counts
+            assert (await atlas.store.stats.message_totals(32)).held >= 1
 
     async def test_a_message_that_the_store_has_lost_is_unaccounted_for(self) -> None:
         ada, grace = [await person(name) for name in ("ada", "grace")]
@@ -258,7 +258,7 @@ class TestOnTheWay:
                 top = await atlas.say(who, only=only, tracked=chance.random() < 0.8)
             elif top:
                 await atlas.ack(chance.randint(1, top), who)
-            [lacking] = await atlas.store.lacking([atlas.room])
+            [lacking] = await atlas.store.retries.count_undelivered([atlas.room])
             assert lacking == (await counted_by_hand())["way"]
 
     async def test_of_one_who_lags_far_each_counts(self) -> None:
@@ -266,8 +266,8 @@ class TestOnTheWay:
         atlas = Talking(await room_of(ada, grace))
         fields = {"room": atlas.room, "user": ada.pk, "name": "ada", "body": "x", "ttl_ms": HOUR_MS}
         await accept(atlas.store, *(Append(id=new_id(), **fields) for _ in range(1_200)))
-        assert await atlas.store.lacking([atlas.room]) == [1_200]
-        assert await atlas.store.lacking([RoomKey("nowhere", 3)]) == [0]
+        assert await atlas.store.retries.count_undelivered([atlas.room]) == [1_200]
+        assert await atlas.store.retries.count_undelivered([RoomKey("nowhere", 3)]) == [0]
 
 
 @pytest.mark.usefixtures("verbs")
@@ -276,12 +276,12 @@ class TestCards:
         ada, grace, bob = [await person(name) for name in ("ada", "grace", "bob")]
         atlas = Talking(await room_of(ada, grace, bob))
         store = atlas.store
-        await store.report_presence("p1", [ada.pk, grace.pk], 60)
+        await store.presence.report("p1", [ada.pk, grace.pk], 60)
         first = await atlas.say(ada)
         await store.client.hset(
             f"{atlas.room.key}:msg:{first}", "sent_at", await store.now_ms() - 2 * HOUR_MS
         )
-        await store.record_attempt(atlas.room, grace.pk, 0, 30.0)
+        await store.retries.record_attempt(atlas.room, grace.pk, 0, 30.0)
         found = await cards()
         assert {key: found[key].value for key in ("stored", "lagging", "parked", "retrying", "gave_up")} == {
             "stored": "1",
@@ -294,16 +294,16 @@ class TestCards:
         assert re.fullmatch(r"next in (29|30) s", found["retrying"].note)
         assert (found["connections"].value, found["connections"].note) == ("2", "on 1 server process")
         assert not found["gave_up"].look
-        await store.report_presence("p1", [ada.pk], 60)
+        await store.presence.report("p1", [ada.pk], 60)
         assert (await cards())["retrying"].note == "when they are back", "nobody pushes to who is away"
-        await store.report_presence("p1", [ada.pk, grace.pk], 60)
+        await store.presence.report("p1", [ada.pk, grace.pk], 60)
 
         for attempt in range(1, 8):
-            await store.record_attempt(atlas.room, grace.pk, attempt, 30.0)
+            await store.retries.record_attempt(atlas.room, grace.pk, attempt, 30.0)
         await atlas.end(first)
         seq = await atlas.say(bob)
         for attempt in range(8):
-            await store.record_attempt(atlas.room, grace.pk, attempt, 30.0)
+            await store.retries.record_attempt(atlas.room, grace.pk, attempt, 30.0)
         found = await cards()
         assert (found["letters"].value, found["letters"].look) == ("1", True)
         assert (found["expired"].value, found["expired"].note) == ("1", "1 missed by somebody")
@@ -319,7 +319,7 @@ class TestCards:
             key = f"chat:{{{minutes % 64}}}:counts:hour:{(now - minutes) // 60}"
             await store.client.hincrby(key, f"{now - minutes}|expired", number)
             await store.client.hincrby(key, "all|expired", number)
-        assert (await store.last_day(["expired"])).expired == 7
+        assert (await store.stats.last_day(["expired"])).expired == 7
 
     async def test_some_of_the_counts_are_the_same_as_all_of_them(self) -> None:
         ada, grace = [await person(name) for name in ("ada", "grace")]
@@ -328,8 +328,8 @@ class TestCards:
         await atlas.ack(seq, grace)
         await atlas.end(seq)
         for unit in ("minute", "day"):
-            whole = await atlas.store.counts(unit, 3)
-            some = await atlas.store.counts(unit, 3, only=("accepted", "delivered", "expired"))
+            whole = await atlas.store.stats.counts(unit, 3)
+            some = await atlas.store.stats.counts(unit, 3, only=("accepted", "delivered", "expired"))
             assert [(one.accepted, one.delivered, one.expired) for one in some] == [
                 (one.accepted, one.delivered, one.expired) for one in whole
             ]
@@ -599,10 +599,10 @@ class TestCost:
                 counts = {f"{day}|{what}": 1 for what in COUNTED | {"held", "deleted"}}
                 pipeline.hset(f"chat:{{{partition}}}:counts:days:{day // 30}", mapping=counts)
         await pipeline.execute()
-        assert (await store.fates(30)).accepted == 64 * 30
+        assert (await store.stats.message_totals(30)).accepted == 64 * 30
         await store.client.config_set("slowlog-log-slower-than", 0)
         try:
-            took_us = await slowest_us(store, lambda: store.fates(30), command=b"EXEC")
+            took_us = await slowest_us(store, lambda: store.stats.message_totals(30), command=b"EXEC")
         finally:
             await store.client.config_set("slowlog-log-slower-than", 10_000)
         assert took_us < MOST_US

@@ -363,6 +363,6 @@ async def _use_id(kept: DeadLetter) -> None:
     """Let the id of a resend be taken by other words."""
     room = await Room.objects.aget(pk=kept.room_id)
     id_ = str(uuid5(kept.pk, "resend"))
-    await open_store().append(
+    await open_store().log.append(
         [Append(room=key_of(room), user=kept.sender_key, name="ada", id=id_, body="other", ttl_ms=HOUR_MS)]
     )

@@ -39,7 +39,7 @@ def told(socket: Socket) -> dict[int, list[int]]:
 
 
 async def expected(store: Store) -> dict[int, list[int]]:
-    [(_, rows)] = await store.receipts([(ROOM, ADA)])
+    [(_, rows)] = await store.cursors.receipts([(ROOM, ADA)])
     return {row[0]: list(row) for row in rows}
 
 
@@ -62,9 +62,9 @@ async def test_parts_that_are_counted_add_up_to_the_whole(store: Store, hub: Hub
         delivered[user] = dice.randint(delivered[user], top)
         await acknowledge(store, user, delivered[user], dice.randint(0, delivered[user]))
         if dice.random() < 0.2:
-            [place] = await store.places([ROOM])
+            [place] = await store.log.places([ROOM])
             assert place is not None
-            await store.reject(ROOM, dice.choice((GRACE, ALAN)), place.epoch, dice.randint(1, top))
+            await store.cursors.reject(ROOM, dice.choice((GRACE, ALAN)), place.epoch, dice.randint(1, top))
         if dice.random() < 0.5:
             await until_told(store, socket)
     await until_told(store, socket)
@@ -79,13 +79,13 @@ async def test_an_acknowledgement_of_the_newest_asks_for_no_older_row(
         await acknowledge(store, user, 49)
     await until_told(store, socket)
     asked: list[list[int]] = []
-    receipts = store.receipts
+    receipts = store.cursors.receipts
 
     async def noted(rows: Any, *, above: Any = None) -> Any:
         asked.append(list(above))
         return await receipts(rows, above=above)
 
-    monkeypatch.setattr(store, "receipts", noted)
+    monkeypatch.setattr(store.cursors, "receipts", noted)
     await acknowledge(store, GRACE, 50)
     await until(lambda: told(socket).get(50) == [50, 1, 0, 2])
     assert asked == [[49]]
@@ -99,7 +99,7 @@ async def test_who_connects_while_a_part_is_counted_is_told_the_whole(
     await accept(store, message(), message())
     await acknowledge(store, GRACE, 1)
     await until_told(store, first)
-    receipts, tabs = store.receipts, []
+    receipts, tabs = store.cursors.receipts, []
 
     async def counted(rows: Any, *, above: Any = None) -> Any:
         if above == [1] and not tabs:
@@ -109,7 +109,7 @@ async def test_who_connects_while_a_part_is_counted_is_told_the_whole(
         return await receipts(rows, above=above)
 
     receiver = hub.on_accepted.__self__  # type: ignore[attr-defined]
-    monkeypatch.setattr(store, "receipts", counted)
+    monkeypatch.setattr(store.cursors, "receipts", counted)
     await acknowledge(store, GRACE, 2)
     await until(lambda: bool(tabs) and told(tabs[0]).keys() == {1, 2})
 
@@ -119,7 +119,7 @@ async def test_who_leaves_changes_the_rows_of_what_he_owed(store: Store, hub: Hu
     await accept(store)
     await acknowledge(store, GRACE, 1)
     await until(lambda: told(socket) == {1: [1, 1, 0, 2]})
-    await store.leave(ROOM, ALAN)
+    await store.members.leave(ROOM, ALAN)
     await until(lambda: told(socket) == {1: [1, 1, 0, 1]})
 
 
@@ -129,10 +129,10 @@ async def test_a_log_that_began_anew_is_told_from_its_beginning(store: Store, hu
     await acknowledge(store, GRACE, 2)
     await until_told(store, socket)
     await store.client.delete(ROOM.key)
-    await store.init(ROOM)
+    await store.members.init(ROOM)
     await accept(store, message(), message())
     await acknowledge(store, GRACE, 1)
-    [place] = await store.places([ROOM])
+    [place] = await store.log.places([ROOM])
     assert place is not None
     await until(lambda: socket.of("receipt")[-1]["epoch"] == place.epoch)
     latest = [frame for frame in socket.of("receipt") if frame["epoch"] == place.epoch]

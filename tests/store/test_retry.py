@@ -54,7 +54,7 @@ async def new_process(store: Store) -> AsyncIterator[NewProcess]:
 
     async def start(policy: Policy = QUICK, **changes: object) -> Process:
         policy = dataclasses.replace(policy, **changes)  # type: ignore[arg-type]
-        own_store = Store(store.client, policy, members_of=store._members_of)
+        own_store = Store(store.client, policy, members_of=store.members.members_of)
         hub = Hub(own_store, policy)
         processes.append(Process(own_store, hub, Retry(own_store, hub, policy)))
         running.append(asyncio.ensure_future(hub.run()))
@@ -272,7 +272,7 @@ class TestCounting:
 
 class TestSweep:
     async def sweep(self, process: Process, mark: int) -> None:
-        [place] = await process.store.places([ROOM])
+        [place] = await process.store.log.places([ROOM])
         assert place is not None
         await process.retry.sweep(ROOM.id, place.epoch, mark)
 
@@ -347,7 +347,7 @@ async def test_a_store_that_does_not_answer_costs_no_attempt_and_the_silence_sta
 ) -> None:
     process = await new_process()
     connection, feed, socket = await process.open(GRACE)
-    owing = process.store.owing
+    owing = process.store.retries.owing
     refused: list[object] = []
 
     async def away(*asked: object) -> list[Owing]:
@@ -356,11 +356,11 @@ async def test_a_store_that_does_not_answer_costs_no_attempt_and_the_silence_sta
 
     await accept(process.store)
     await socket.until("message")
-    monkeypatch.setattr(process.store, "owing", away)
+    monkeypatch.setattr(process.store.retries, "owing", away)
     await until(lambda: len(refused) > 2)
     assert feed.silence is not None
     assert connection.closed is None
-    monkeypatch.setattr(process.store, "owing", owing)
+    monkeypatch.setattr(process.store.retries, "owing", owing)
     await until(lambda: attempts(socket))
     assert attempts(socket)[0] == 1
 
@@ -379,6 +379,6 @@ async def test_an_attempt_whose_answer_was_lost_is_not_asked_for_again(
 
     monkeypatch.setattr(pipelines, "call", lose_answer)
     with pytest.raises(Unavailable):
-        await store.record_attempt(ROOM, GRACE, 0, 5.0)
+        await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
     assert len(asked) == 1
     assert await counted(store, GRACE) == 1

@@ -14,7 +14,8 @@ from messaging.bridge import run_verb
 from messaging.errors import Unavailable
 from messaging.models import Membership, Room
 from messaging.rooms.memberships import key_of
-from messaging.store import Store, open_store
+from messaging.store import open_store
+from messaging.store.log import Log
 from messaging.store.records import RoomKey
 from tests.support.messages import accept, message
 
@@ -90,7 +91,7 @@ def test_show_has_the_members_and_the_place_in_the_store() -> None:
 
 def test_show_does_without_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     room = run("create", "Lobby", "--owner", "ada")[0].strip()
-    monkeypatch.setattr(Store, "places", _away)
+    monkeypatch.setattr(Log, "places", _away)
 
     out, err = run("show", room, "--json")
 

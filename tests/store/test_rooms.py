@@ -28,6 +28,7 @@ from messaging.rooms import actions as rooms
 from messaging.rooms import memberships
 from messaging.rooms.memberships import Change, Departure, key_of
 from messaging.store import Store, open_store
+from messaging.store.members import Members
 from messaging.store.records import Shortened, Stored
 from tests.support.messages import accept, message
 from tests.support.people import Events, in_store, person, room_of, rows_of
@@ -48,8 +49,8 @@ async def grace(verbs: None) -> User:
 @pytest.fixture
 def store_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the store refuse what rooms ask of it."""
-    monkeypatch.setattr(Store, "join", _unavailable)
-    monkeypatch.setattr(Store, "leave", _unavailable)
+    monkeypatch.setattr(Members, "join", _unavailable)
+    monkeypatch.setattr(Members, "leave", _unavailable)
 
 
 # ── Making ──
@@ -235,7 +236,7 @@ async def test_joining_while_the_store_is_away_says_so_and_holds_when_repeated(
 ) -> None:
     room = await room_of(ada, kind="public")
     with monkeypatch.context() as away:
-        away.setattr(Store, "join", _unavailable)
+        away.setattr(Members, "join", _unavailable)
         with pytest.raises(Unavailable):
             await rooms.join_room(grace.pk, room.id)
     assert not await in_store(room, grace)
@@ -300,7 +301,7 @@ async def test_who_leaves_while_the_store_is_away_is_out_and_the_sweep_finishes_
 ) -> None:
     room = await room_of(ada, grace)
     with monkeypatch.context() as away:
-        away.setattr(Store, "leave", _unavailable)
+        away.setattr(Members, "leave", _unavailable)
         await rooms.leave_room(grace.pk, room.id)
     assert await rows_of(room) == {"ada": "owner"}
     assert await in_store(room, grace)
@@ -319,7 +320,7 @@ async def test_a_stuck_leaving_stays_marked_while_the_store_is_away(
 ) -> None:
     await room_of(ada)
     await Membership.objects.aupdate(leaving_at=timezone.now() - timedelta(hours=1))
-    monkeypatch.setattr(Store, "leave", _unavailable)
+    monkeypatch.setattr(Members, "leave", _unavailable)
 
     with pytest.raises(Unavailable):
         await rooms.finish_leaving()
@@ -562,7 +563,7 @@ async def test_shortening_is_counted_first_and_written_down_once_it_is_done(ada:
 
 
 async def newest(room: Room, reader: User) -> list[Stored]:
-    return (await open_store().history(key_of(room), reader.pk, before=2**53 - 1)).messages
+    return (await open_store().log.history(key_of(room), reader.pk, before=2**53 - 1)).messages
 
 
 async def test_only_who_may_change_a_room_shortens_what_is_in_it(ada: User, grace: User) -> None:
@@ -600,6 +601,6 @@ async def test_the_stores_log_is_made_with_all_members_at_the_first_use(ada: Use
     room = await Room.objects.acreate(name="by hand", kind="private")
     await Membership.objects.abulk_create([Membership(room=room, user=user) for user in (ada, grace)])
 
-    await open_store().join(key_of(room), [ada.pk])
+    await open_store().members.join(key_of(room), [ada.pk])
 
     assert await in_store(room, grace)

@@ -19,7 +19,7 @@ from messaging.errors import Unavailable
 from messaging.models import Membership, Room
 from messaging.rooms import actions as rooms
 from messaging.rooms.memberships import STUCK_LEAVING
-from messaging.store import Store
+from messaging.store.members import Members
 from tests.support.people import Events, in_store, person, room_of, rows_of
 
 pytestmark = pytest.mark.usefixtures("verbs")
@@ -155,7 +155,7 @@ async def test_a_user_deleted_while_the_store_is_away_is_out_and_the_sweep_finis
         raise Unavailable()
 
     with monkeypatch.context() as context:
-        context.setattr(Store, "leave", away)
+        context.setattr(Members, "leave", away)
         await ada.adelete()
     left = await Membership.objects.aget(user_id=ada_id)
     assert left.leaving_at is not None

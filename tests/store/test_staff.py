@@ -40,20 +40,20 @@ async def room(people: tuple[User, User, User]) -> Room:
 
 
 async def connect(*users: User) -> None:
-    await open_store().report_presence("process", [user.pk for user in users], 60)
+    await open_store().presence.report("process", [user.pk for user in users], 60)
 
 
 async def attempted(room: Room, user: User, times: int, wait_s: float = 60.0) -> None:
     for count in range(times):
-        assert await open_store().record_attempt(key_of(room), user.pk, count, wait_s)
+        assert await open_store().retries.record_attempt(key_of(room), user.pk, count, wait_s)
 
 
 async def standing(room: Room, user: User) -> tuple[int, bool] | None:
     """Return the attempts of a member who owes something, and whether the next one is due."""
     store = open_store()
-    [place] = await store.places([key_of(room)])
+    [place] = await store.log.places([key_of(room)])
     assert place is not None
-    found = await store.owing(key_of(room), place.epoch, [user.pk])
+    found = await store.retries.owing(key_of(room), place.epoch, [user.pk])
     return (found[0].attempts, found[0].next_at_ms <= await store.now_ms()) if found else None
 
 
@@ -72,7 +72,7 @@ class TestRetrying:
 
     async def test_a_sweep_by_hand_does_not_pass_for_a_worker(self, room: Room) -> None:
         await operations.retry_rooms([room.pk])
-        assert "retry_undelivered" not in await open_store().beats()
+        assert "retry_undelivered" not in await open_store().stats.beats()
 
     async def test_rooms_in_which_nothing_waits_long_enough_and_rooms_that_are_gone(
         self, room: Room, people: tuple[User, User, User]
@@ -135,7 +135,7 @@ class TestMessages:
             ("skipped", "room_gone"),
         ]
         store = open_store()
-        assert [one.seq for one in await store.live(0, 10, key_of(room))] == [2]
+        assert [one.seq for one in await store.lists.live(0, 10, key_of(room))] == [2]
         entry = await AuditEntry.objects.aget()
         assert (entry.verb, entry.user_name, entry.room_key, entry.seq) == ("delete", "staff", room.pk, 1)
         assert SECRET not in str(entry.__dict__)
@@ -148,7 +148,7 @@ class TestMessages:
         assert said(outcomes) == [("done", ""), ("skipped", "unknown")]
         outcomes = await operations.extend_messages([f"{room.pk}:2"], 7_201, by=outsider.pk)
         assert said(outcomes) == [("skipped", "bad_ttl")]
-        ends = {one.seq: one.expires_at for one in await store.live(0, 10, key_of(room))}
+        ends = {one.seq: one.expires_at for one in await store.lists.live(0, 10, key_of(room))}
         assert ends[1] >= now_ms + 2 * HOUR_MS
         assert ends[2] < now_ms + 2 * HOUR_MS
         assert await AuditEntry.objects.filter(verb="extend", user_name="staff").acount() == 1
@@ -165,7 +165,7 @@ class TestRoomsAndMembers:
         for shorten, lives in ((False, 2), (True, 0)):
             outcomes = await operations.change_lifetimes([room.pk, "gone"], 30, shorten=shorten, by=who.pk)
             assert said(outcomes) == [("done", ""), ("skipped", "room_gone")]
-            assert len(await open_store().live(0, 10, key_of(room))) == lives
+            assert len(await open_store().lists.live(0, 10, key_of(room))) == lives
         assert (await Room.objects.aget()).ttl_s == 30
         assert [(one.verb, one.user_name) async for one in AuditEntry.objects.order_by("at")] == [
             ("lifetime", "staff"),
@@ -189,7 +189,7 @@ async def test_with_the_store_away_the_first_row_fails_and_the_rest_is_left(
 ) -> None:
     ada, grace, _ = people
     nowhere = redis.asyncio.Redis(unix_socket_path="/nowhere/store.sock")
-    monkeypatch.setattr(open_store(), "scripts", scripts.Scripts(nowhere, deadline_s=0.5))
+    monkeypatch.setattr(open_store()._calls, "scripts", scripts.Scripts(nowhere, deadline_s=0.5))
     members = [f"{room.pk}:{user.pk}" for user in (ada, grace)]
     runs: list[Any] = [
         operations.retry_rooms([room.pk, room.pk]),
@@ -206,9 +206,9 @@ async def test_with_the_store_away_the_first_row_fails_and_the_rest_is_left(
 
 async def test_hastening_moves_no_attempt_that_is_due_and_makes_none(store: Store) -> None:
     await accept(store)
-    assert await store.hasten(ROOM, [GRACE, ADA]) == 0
-    assert await store.record_attempt(ROOM, GRACE, 0, 0.0)
+    assert await store.retries.retry_now(ROOM, [GRACE, ADA]) == 0
+    assert await store.retries.record_attempt(ROOM, GRACE, 0, 0.0)
     before = await store.client.hget(f"{ROOM.key}:attempts", GRACE)
-    assert await store.hasten(ROOM, [GRACE, ADA]) == 1
+    assert await store.retries.retry_now(ROOM, [GRACE, ADA]) == 1
     assert await store.client.hget(f"{ROOM.key}:attempts", GRACE) == before
     assert not await store.client.hexists(f"{ROOM.key}:attempts", ADA)

@@ -13,7 +13,7 @@ from redis.asyncio.client import PubSub
 from messaging import policy as policies
 from messaging.errors import IdReused, MessagingError, NoSuchMessage, NotMember
 from messaging.store import Store
-from messaging.store.log import SENDERS_MOST
+from messaging.store.cursors import SENDERS_MOST
 from messaging.store.records import (
     Accepted,
     AckRow,
@@ -58,34 +58,34 @@ async def heard(pubsub: PubSub) -> str:
 
 
 async def standing(store: Store, user: int, *, epoch: str = "", since: int = 0) -> Standing:
-    [found] = await store.standings(user, [(ROOM, epoch, since)])
+    [found] = await store.members.standings(user, [(ROOM, epoch, since)])
     assert found is not None
     return found
 
 
 class TestInit:
     async def test_makes_a_log_with_the_databases_members(self, store: Store) -> None:
-        epoch = await store.init(ROOM)
-        [place] = await store.places([ROOM])
+        epoch = await store.members.init(ROOM)
+        [place] = await store.log.places([ROOM])
         assert place is not None
         assert (place.epoch, place.top, place.rev) == (epoch, 0, 0)
         assert await cursors(store, GRACE) == (0, 0)
 
     async def test_again_changes_nothing(self, store: Store) -> None:
-        epoch = await store.init(ROOM)
+        epoch = await store.members.init(ROOM)
         await accept(store)
         before = await dump(store)
-        assert await store.init(ROOM) == epoch
+        assert await store.members.init(ROOM) == epoch
         assert await dump(store) == before
 
     async def test_many_members_all_owe_from_the_start(self, store: Store) -> None:
         async def crowd(room: str) -> list[int]:
             return list(range(1, 2_501))
 
-        store._members_of = crowd
-        await store.init(ROOM)
+        store.members.members_of = crowd
+        await store.members.init(ROOM)
         await accept(store)
-        [(_, [(_, _, _, total)])] = await store.receipts([(ROOM, ADA)])
+        [(_, [(_, _, _, total)])] = await store.cursors.receipts([(ROOM, ADA)])
         assert total == 2_499
 
     async def test_a_lost_log_takes_what_is_left_of_it_along(self, store: Store) -> None:
@@ -102,7 +102,7 @@ class TestInit:
 class TestJoin:
     async def test_a_late_joiner_owes_only_what_comes_after(self, store: Store) -> None:
         await accept(store, message("before"))
-        await store.join(ROOM, [STRANGER])
+        await store.members.join(ROOM, [STRANGER])
         await accept(store, message("after"))
         assert STRANGER not in await missing(store, 1)
         assert STRANGER in await missing(store, 2)
@@ -110,30 +110,30 @@ class TestJoin:
 
     async def test_again_changes_nothing(self, store: Store) -> None:
         await accept(store)
-        await store.join(ROOM, [STRANGER])
+        await store.members.join(ROOM, [STRANGER])
         await accept(store)
         before = await dump(store)
-        await store.join(ROOM, [STRANGER, GRACE])
+        await store.members.join(ROOM, [STRANGER, GRACE])
         assert await dump(store) == before
 
     async def test_moves_the_rooms_count_of_joins_and_leaves(self, store: Store) -> None:
-        await store.init(ROOM)
+        await store.members.init(ROOM)
         counts = []
         for change in (
-            store.join(ROOM, [STRANGER]),
-            store.leave(ROOM, STRANGER),
-            store.join(ROOM, [STRANGER]),
+            store.members.join(ROOM, [STRANGER]),
+            store.members.leave(ROOM, STRANGER),
+            store.members.join(ROOM, [STRANGER]),
         ):
             await change
-            [place] = await store.places([ROOM])
+            [place] = await store.log.places([ROOM])
             counts.append(place and place.members)
         assert counts == [1, 2, 3]
 
     async def test_who_returns_does_not_owe_what_came_while_he_was_away(self, store: Store) -> None:
-        await store.init(ROOM)
-        await store.leave(ROOM, GRACE)
+        await store.members.init(ROOM)
+        await store.members.leave(ROOM, GRACE)
         await accept(store, message("missed on purpose"))
-        await store.join(ROOM, [GRACE])
+        await store.members.join(ROOM, [GRACE])
         assert await missing(store, 1) == {ALAN: "offline"}
         assert (await read(store, GRACE)).messages == []
 
@@ -141,40 +141,40 @@ class TestJoin:
 class TestLeave:
     async def test_what_the_leaver_owed_is_reported(self, store: Store) -> None:
         await accept(store)
-        await store.leave(ROOM, GRACE)
+        await store.members.leave(ROOM, GRACE)
         assert await missing(store, 1) == {ALAN: "offline", GRACE: "left_room"}
 
     async def test_what_the_leaver_held_is_not(self, store: Store) -> None:
         await accept(store)
         await acknowledge(store, GRACE, 1)
-        await store.leave(ROOM, GRACE)
+        await store.members.leave(ROOM, GRACE)
         assert await missing(store, 1) == {ALAN: "offline"}
         assert not await store.client.exists(f"{ROOM.key}:left")
 
     async def test_again_changes_nothing(self, store: Store) -> None:
         await accept(store)
-        await store.leave(ROOM, GRACE)
+        await store.members.leave(ROOM, GRACE)
         before = await dump(store)
-        await store.leave(ROOM, GRACE)
-        await store.leave(ROOM, STRANGER)
+        await store.members.leave(ROOM, GRACE)
+        await store.members.leave(ROOM, STRANGER)
         assert await dump(store) == before
 
     async def test_of_a_room_without_a_log_makes_none(self, store: Store) -> None:
-        await store.leave(ROOM, GRACE)
+        await store.members.leave(ROOM, GRACE)
         assert await dump(store) == {}
 
     async def test_an_ack_that_comes_after_leaving_makes_no_ghost(self, store: Store) -> None:
         await accept(store)
-        await store.leave(ROOM, GRACE)
+        await store.members.leave(ROOM, GRACE)
         assert await acknowledge(store, GRACE, 1, 1) == -2
         assert await cursors(store, GRACE) == (None, None)
-        [(_, [row])] = await store.receipts([(ROOM, ADA)])
+        [(_, [row])] = await store.cursors.receipts([(ROOM, ADA)])
         assert row == (1, 0, 0, 1), "alan alone owes it"
 
     async def test_returning_and_reading_does_not_settle_what_was_owed_before(self, store: Store) -> None:
         await accept(store)
-        await store.leave(ROOM, GRACE)
-        await store.join(ROOM, [GRACE])
+        await store.members.leave(ROOM, GRACE)
+        await store.members.join(ROOM, [GRACE])
         assert (await missing(store, 1))[GRACE] == "left_room"
 
 
@@ -235,7 +235,7 @@ class TestAppend:
     async def test_the_same_id_gets_the_first_answer_also_of_who_has_left(self, store: Store) -> None:
         first = message(user=GRACE)
         [answer] = await accept(store, first)
-        await store.leave(ROOM, GRACE)
+        await store.members.leave(ROOM, GRACE)
         [again] = await accept(store, first)
         assert again == msgspec.structs.replace(answer, duplicate=True)
 
@@ -253,7 +253,7 @@ class TestAppend:
         await accept(store, first)
         before = await dump(store)
         for _ in range(2):
-            [answer] = await store.append([msgspec.structs.replace(first, **other)])
+            [answer] = await store.log.append([msgspec.structs.replace(first, **other)])
             assert isinstance(answer, IdReused)
         assert await dump(store) == before
 
@@ -261,7 +261,7 @@ class TestAppend:
         await accept(store)
         id_ = new_id()
         await accept(store, message("|x", id_=id_))
-        [answer] = await store.append([message("x", id_=id_, reply_to=1)])
+        [answer] = await store.log.append([message("x", id_=id_, reply_to=1)])
         assert isinstance(answer, IdReused)
 
     async def test_ids_of_two_users_or_two_rooms_are_two_ids(self, store: Store) -> None:
@@ -272,14 +272,14 @@ class TestAppend:
         assert [(answer.seq, answer.duplicate) for answer in answers] == [(1, False), (2, False), (1, False)]
 
     async def test_one_refused_message_leaves_its_neighbours(self, store: Store) -> None:
-        await store.init(ROOM)
-        answers = await store.append([message("a"), message("b", user=STRANGER), message("c")])
+        await store.members.init(ROOM)
+        answers = await store.log.append([message("a"), message("b", user=STRANGER), message("c")])
         assert [type(answer) for answer in answers] == [Accepted, NotMember, Accepted]
         assert [row.body for row in (await read(store, GRACE)).messages] == ["a", "c"]
 
     async def test_a_reply_names_a_seq_that_was_given(self, store: Store) -> None:
         await accept(store)
-        answers = await store.append([message(reply_to=1), message(reply_to=0), message(reply_to=4)])
+        answers = await store.log.append([message(reply_to=1), message(reply_to=0), message(reply_to=4)])
         assert [type(answer) for answer in answers] == [Accepted, NoSuchMessage, NoSuchMessage]
         assert [row.reply_to for row in (await read(store, GRACE)).messages] == [None, 1]
 
@@ -313,7 +313,7 @@ class TestAppend:
 
     async def test_what_fans_out_is_what_is_read(self, store: Store) -> None:
         body = 'tab\t"quote" \\ / new\nline \x7f 中文 😀 </script>\u2028'
-        await store.init(ROOM)
+        await store.members.init(ROOM)
         async with store.client.pubsub() as pubsub:
             await pubsub.subscribe(ROOM.key)
             [one, two] = await accept(store, message(body), message("b", user=GRACE, reply_to=None))
@@ -409,7 +409,7 @@ class TestReadAfter:
 
     async def test_who_was_pushed_to_in_vain_is_remembered_with_the_attempts(self, store: Store) -> None:
         await accept(store)
-        await store.record_attempt(ROOM, GRACE, 0, 5.0)
+        await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
         await expire(store, 1)
         await read(store, GRACE)
         await acknowledge(store, GRACE, 1)
@@ -421,28 +421,28 @@ class TestReadAfter:
         assert [row.body for row in (await read(store, GRACE, 0)).messages] == ["a", "b"]  # to the other
 
     async def test_another_epoch_is_told_the_present_one(self, store: Store) -> None:
-        epoch = await store.init(ROOM)
-        [answer] = await store.read_after(GRACE, [Read(room=ROOM, epoch="other", since=0)])
+        epoch = await store.members.init(ROOM)
+        [answer] = await store.log.read_after(GRACE, [Read(room=ROOM, epoch="other", since=0)])
         assert answer == OtherEpoch(epoch)
 
     async def test_a_since_above_top_is_of_another_epoch(self, store: Store) -> None:
-        epoch = await store.init(ROOM)
-        [answer] = await store.read_after(GRACE, [Read(room=ROOM, epoch=epoch, since=1)])
+        epoch = await store.members.init(ROOM)
+        [answer] = await store.log.read_after(GRACE, [Read(room=ROOM, epoch=epoch, since=1)])
         assert answer == OtherEpoch(epoch)
 
     async def test_no_member_reads_nothing(self, store: Store) -> None:
         [accepted] = await accept(store)
-        await store.leave(ROOM, GRACE)
+        await store.members.leave(ROOM, GRACE)
         for user in (STRANGER, GRACE):
-            [answer] = await store.read_after(user, [Read(room=ROOM, epoch=accepted.epoch, since=0)])
+            [answer] = await store.log.read_after(user, [Read(room=ROOM, epoch=accepted.epoch, since=0)])
             assert isinstance(answer, NotMember)
 
     async def test_open_history_shows_what_is_older_than_the_joining(self, store: Store) -> None:
         [accepted] = await accept(store, message("before"))
-        await store.join(ROOM, [STRANGER])
+        await store.members.join(ROOM, [STRANGER])
         asked = Read(room=ROOM, epoch=accepted.epoch, since=0)
         closed, open_ = [
-            (await store.read_after(STRANGER, [dataclasses.replace(asked, open_history=open_history)]))[0]
+            (await store.log.read_after(STRANGER, [dataclasses.replace(asked, open_history=open_history)]))[0]
             for open_history in (False, True)
         ]
         assert not isinstance(closed, OtherEpoch | MessagingError)
@@ -457,7 +457,7 @@ class TestReadAfter:
         reads = [
             Read(room=room, epoch=answer.epoch, since=0) for room, answer in zip(rooms, answers, strict=True)
         ]
-        slices = await store.read_after(GRACE, reads)
+        slices = await store.log.read_after(GRACE, reads)
         assert [slice_.messages[0].body for slice_ in slices] == [room.id for room in rooms]  # type: ignore[union-attr]
 
 
@@ -465,38 +465,38 @@ class TestHistory:
     async def test_pages_backwards_ascending_to_the_beginning(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(5)))
         for _ in range(2):
-            newest = await store.history(ROOM, GRACE, before=6, limit=3)
+            newest = await store.log.history(ROOM, GRACE, before=6, limit=3)
             assert ([row.seq for row in newest.messages], newest.more) == ([3, 4, 5], True)
-            oldest = await store.history(ROOM, GRACE, before=3, limit=3)
+            oldest = await store.log.history(ROOM, GRACE, before=3, limit=3)
             assert ([row.seq for row in oldest.messages], oldest.more) == ([1, 2], False)
 
     async def test_shows_no_expired_text(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(4)))
         await expire(store, 2)
         await vanish(store, 3)
-        page = await store.history(ROOM, GRACE, before=9)
+        page = await store.log.history(ROOM, GRACE, before=9)
         assert [row.seq for row in page.messages] == [1, 4]
 
     async def test_a_long_hole_does_not_end_it(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(1_205)))
         await vanish(store, *range(3, 1_204))
-        page = await store.history(ROOM, GRACE, before=1_204, limit=50)
+        page = await store.log.history(ROOM, GRACE, before=1_204, limit=50)
         assert [row.seq for row in page.messages] == [1, 2]
         assert not page.more
 
     async def test_begins_at_the_joining_but_in_open_rooms(self, store: Store) -> None:
         await accept(store, message("before"))
-        await store.join(ROOM, [STRANGER])
+        await store.members.join(ROOM, [STRANGER])
         await accept(store, message("after"))
-        closed = await store.history(ROOM, STRANGER, before=9)
-        open_ = await store.history(ROOM, STRANGER, before=9, open_history=True)
+        closed = await store.log.history(ROOM, STRANGER, before=9)
+        open_ = await store.log.history(ROOM, STRANGER, before=9, open_history=True)
         assert [row.body for row in closed.messages] == ["after"]
         assert [row.body for row in open_.messages] == ["before", "after"]
 
     async def test_no_member_reads_nothing(self, store: Store) -> None:
         await accept(store)
         with pytest.raises(NotMember):
-            await store.history(ROOM, STRANGER, before=9, open_history=True)
+            await store.log.history(ROOM, STRANGER, before=9, open_history=True)
 
 
 class TestAcknowledge:
@@ -537,7 +537,7 @@ class TestAcknowledge:
 
     async def test_each_of_a_batch_has_its_own_answer(self, store: Store) -> None:
         [here, there] = await accept(store, message(), message(room=FAR_AWAY))
-        answers = await store.acknowledge(
+        answers = await store.cursors.acknowledge(
             [
                 AckRow(ROOM, here.epoch, GRACE, 1, None),
                 AckRow(FAR_AWAY, there.epoch, ALAN, 9, None),
@@ -553,7 +553,7 @@ class TestAcknowledge:
     async def test_only_an_ack_that_moves_the_cursor_clears_the_attempts(self, store: Store) -> None:
         await accept(store, message(), message())
         await acknowledge(store, GRACE, 1)
-        await store.record_attempt(ROOM, GRACE, 0, 5.0)
+        await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
         await acknowledge(store, GRACE, 1, 1)
         assert await store.client.hexists(f"{ROOM.key}:attempts", str(GRACE))
         await acknowledge(store, GRACE, 2)
@@ -581,7 +581,7 @@ class TestStandings:
 
     async def test_a_since_above_the_cursor_counts_as_an_ack(self, store: Store) -> None:
         [accepted, _] = await accept(store, message(), message())
-        await store.record_attempt(ROOM, GRACE, 0, 5.0)
+        await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
         assert (await standing(store, GRACE, epoch=accepted.epoch, since=1)).delivered == 1
         assert not await store.client.hexists(f"{ROOM.key}:attempts", str(GRACE))
         assert (await standing(store, GRACE, epoch=accepted.epoch, since=0)).delivered == 1
@@ -598,14 +598,14 @@ class TestStandings:
             return [*await members_of(room), STRANGER]
 
         await accept(store)
-        store._members_of = with_a_newcomer
+        store.members.members_of = with_a_newcomer
         found = await standing(store, STRANGER)
         assert (found.delivered, found.joined, found.unread) == (1, 1, 0)
 
     async def test_one_who_is_no_member_in_the_database_either_stays_out(self, store: Store) -> None:
         await accept(store)
         for _ in range(2):
-            assert await store.standings(STRANGER, [(ROOM, "", 0)]) == [None]
+            assert await store.members.standings(STRANGER, [(ROOM, "", 0)]) == [None]
             assert await cursors(store, STRANGER) == (None, None)
 
     async def test_a_room_without_a_log_gets_one(self, store: Store) -> None:
@@ -615,7 +615,7 @@ class TestStandings:
 
     async def test_unread_is_what_is_live_not_ones_own_and_after_the_joining(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(3)), message(user=GRACE))
-        await store.join(ROOM, [STRANGER])
+        await store.members.join(ROOM, [STRANGER])
         await accept(store, message(), message())
         await expire(store, 2, 6)
         await vanish(store, 3)
@@ -633,7 +633,7 @@ class TestReceipts:
         await acknowledge(store, GRACE, 3, 1)
         await acknowledge(store, ALAN, 1)
         for _ in range(2):
-            [(_, rows)] = await store.receipts([(ROOM, ADA)])
+            [(_, rows)] = await store.cursors.receipts([(ROOM, ADA)])
             assert rows == [(1, 2, 1, 2), (3, 1, 0, 2)]
 
     async def test_count_for_many_senders_at_once_what_lies_above_each_ones_seq(self, store: Store) -> None:
@@ -643,8 +643,8 @@ class TestReceipts:
         await acknowledge(store, GRACE, 4, 3)
         await acknowledge(store, ALAN, 2)
         asked = [(ROOM, ADA), (ROOM, GRACE), (ROOM, STRANGER), (RoomKey("other", 1), ADA), (ROOM, ALAN)]
-        counted = await store.receipts(asked, above=[1, 0, 0, 0, 5])
-        [place] = await store.places([ROOM])
+        counted = await store.cursors.receipts(asked, above=[1, 0, 0, 0, 5])
+        [place] = await store.log.places([ROOM])
         assert place is not None
         epoch = place.epoch
         assert counted == [
@@ -665,46 +665,49 @@ class TestReceipts:
         outcomes = {f"2|{ADA}|client_rejected|1": 2}
         outcomes |= {f"3|{user}|client_rejected|1": 3 for user in range(1_000, 1_301)}
         await store.client.zadd(f"{ROOM.key}:outcome", outcomes)
-        together = await store.receipts([(ROOM, ADA), (ROOM, GRACE)])
-        assert together == [*await store.receipts([(ROOM, ADA)]), *await store.receipts([(ROOM, GRACE)])]
+        together = await store.cursors.receipts([(ROOM, ADA), (ROOM, GRACE)])
+        assert together == [
+            *await store.cursors.receipts([(ROOM, ADA)]),
+            *await store.cursors.receipts([(ROOM, GRACE)]),
+        ]
         assert [row[0] for row in together[1][1]] == [1, 2]
 
     async def test_more_senders_than_one_call_takes_are_all_counted(self, store: Store) -> None:
         users = list(range(STRANGER, STRANGER + 2 * SENDERS_MOST + 1))
-        await store.init(ROOM)
-        await store.join(ROOM, users)
+        await store.members.init(ROOM)
+        await store.members.join(ROOM, users)
         await accept(store, *(message(user=user) for user in users))
-        counted = await store.receipts([(ROOM, user) for user in users])
+        counted = await store.cursors.receipts([(ROOM, user) for user in users])
         assert [[row[0] for row in rows] for _, rows in counted] == [[n + 1] for n in range(len(users))]
 
     async def test_late_joiners_do_not_count(self, store: Store) -> None:
         await accept(store)
-        await store.join(ROOM, [STRANGER])
+        await store.members.join(ROOM, [STRANGER])
         await acknowledge(store, STRANGER, 1, 1)
-        [(_, rows)] = await store.receipts([(ROOM, ADA)])
+        [(_, rows)] = await store.cursors.receipts([(ROOM, ADA)])
         assert rows == [(1, 0, 0, 2)]
 
     async def test_who_passed_over_it_does_not_hold_it(self, store: Store) -> None:
         await accept(store)
         await expire(store, 1)
         await read(store, GRACE)
-        await store.record_attempt(ROOM, GRACE, 0, 5.0)
+        await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
         await read(store, GRACE)  # remembered again, with another reason
         await acknowledge(store, GRACE, 1, 1)
         await acknowledge(store, ALAN, 1)
-        [(_, rows)] = await store.receipts([(ROOM, ADA)])
+        [(_, rows)] = await store.cursors.receipts([(ROOM, ADA)])
         assert rows == [(1, 1, 0, 2)], "alan holds it, unread; grace never saw it"
 
     async def test_alone_in_a_room_there_is_nothing_to_tell(self, store: Store) -> None:
-        await store.init(ROOM)
-        await store.leave(ROOM, GRACE)
-        await store.leave(ROOM, ALAN)
+        await store.members.init(ROOM)
+        await store.members.leave(ROOM, GRACE)
+        await store.members.leave(ROOM, ALAN)
         await accept(store)
-        [(_, rows)] = await store.receipts([(ROOM, ADA)])
+        [(_, rows)] = await store.cursors.receipts([(ROOM, ADA)])
         assert rows == []
 
     async def test_a_room_without_a_log_has_none(self, store: Store) -> None:
-        assert await store.receipts([(ROOM, ADA)]) == [("", [])]
+        assert await store.cursors.receipts([(ROOM, ADA)]) == [("", [])]
 
 
 class TestRecipients:
@@ -712,15 +715,15 @@ class TestRecipients:
         [accepted] = await accept(store)
         await acknowledge(store, GRACE, 1, 1)
         for _ in range(2):
-            found = await store.recipients(ROOM, 1)
+            found = await store.cursors.recipients(ROOM, 1)
             assert [(row.user, row.state) for row in found.members] == [(ALAN, "waiting"), (GRACE, "read")]
             assert (found.total, found.delivered, found.read) == (2, 1, 1)
             assert (found.sender, found.expires_at) == (ADA, accepted.expires_at)
 
     async def test_say_when_the_next_attempt_is(self, store: Store) -> None:
         await accept(store)
-        await store.record_attempt(ROOM, GRACE, 0, 7.0)
-        waiting = {row.user: row for row in (await store.recipients(ROOM, 1)).members}
+        await store.retries.record_attempt(ROOM, GRACE, 0, 7.0)
+        waiting = {row.user: row for row in (await store.cursors.recipients(ROOM, 1)).members}
         assert waiting[GRACE].attempts == 1
         assert waiting[GRACE].next_at_ms is not None
         assert 0 < waiting[GRACE].next_at_ms - await store.now_ms() <= 7_000
@@ -732,14 +735,16 @@ class TestRecipients:
         await end(store, 1)  # type: ignore[operator]
         for seq in (1, 2):
             with pytest.raises(NoSuchMessage):
-                await store.recipients(ROOM, seq)
+                await store.cursors.recipients(ROOM, seq)
 
 
 class TestOwing:
     async def owing(self, store: Store, *users: int, mark: int | None = None) -> dict[int, int]:
-        [place] = await store.places([ROOM])
+        [place] = await store.log.places([ROOM])
         assert place is not None
-        return {row.user: row.cursor for row in await store.owing(ROOM, place.epoch, users, mark=mark)}
+        return {
+            row.user: row.cursor for row in await store.retries.owing(ROOM, place.epoch, users, mark=mark)
+        }
 
     async def test_is_a_live_message_of_somebody_else_above_the_cursor(self, store: Store) -> None:
         await accept(store, message(), message(user=GRACE))
@@ -780,21 +785,25 @@ class TestOwing:
 
     async def test_of_another_epoch_is_nobodys(self, store: Store) -> None:
         await accept(store)
-        assert await store.owing(ROOM, "other", [GRACE]) == []
+        assert await store.retries.owing(ROOM, "other", [GRACE]) == []
 
 
 class TestRecordAttempt:
     async def test_only_the_first_of_two_counts(self, store: Store) -> None:
         await accept(store)
-        both = await asyncio.gather(*(store.record_attempt(ROOM, GRACE, 0, 5.0) for _ in range(2)))
+        both = await asyncio.gather(*(store.retries.record_attempt(ROOM, GRACE, 0, 5.0) for _ in range(2)))
         assert sorted(both) == [False, True]
-        assert [await store.record_attempt(ROOM, GRACE, n, 5.0) for n in (0, 2, 1)] == [False, False, True]
+        assert [await store.retries.record_attempt(ROOM, GRACE, n, 5.0) for n in (0, 2, 1)] == [
+            False,
+            False,
+            True,
+        ]
 
     async def test_the_first_time_stays(self, store: Store) -> None:
         await accept(store)
-        await store.record_attempt(ROOM, GRACE, 0, 5.0)
+        await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
         _, first_at, *_ = (await store.client.hget(f"{ROOM.key}:attempts", str(GRACE))).split(b"|")
-        await store.record_attempt(ROOM, GRACE, 1, 5.0)
+        await store.retries.record_attempt(ROOM, GRACE, 1, 5.0)
         n, again, *_ = (await store.client.hget(f"{ROOM.key}:attempts", str(GRACE))).split(b"|")
         assert (n, again) == (b"2", first_at)
 
@@ -802,21 +811,21 @@ class TestRecordAttempt:
         await accept(store)
         most = store.policy.attempts_max
         for n in range(most):
-            assert await store.record_attempt(ROOM, GRACE, n, 5.0)
-        waiting = {row.user: row for row in (await store.recipients(ROOM, 1)).members}
+            assert await store.retries.record_attempt(ROOM, GRACE, n, 5.0)
+        waiting = {row.user: row for row in (await store.cursors.recipients(ROOM, 1)).members}
         assert (waiting[GRACE].attempts, waiting[GRACE].reason) == (most, "no_ack")
 
     async def test_who_has_left_is_not_counted(self, store: Store) -> None:
         await accept(store)
-        await store.leave(ROOM, GRACE)
-        assert not await store.record_attempt(ROOM, GRACE, 0, 5.0)
+        await store.members.leave(ROOM, GRACE)
+        assert not await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
         assert not await store.client.exists(f"{ROOM.key}:attempts")
 
 
 class TestMissing:
     async def test_names_each_once_and_never_the_sender(self, store: Store) -> None:
         await accept(store, message(), message(user=GRACE))
-        await store.record_attempt(ROOM, ALAN, 0, 5.0)
+        await store.retries.record_attempt(ROOM, ALAN, 0, 5.0)
         for _ in range(2):
             assert await missing(store, 1) == {GRACE: "offline", ALAN: "no_ack"}
             assert await missing(store, 2) == {ADA: "offline", ALAN: "no_ack"}
@@ -825,7 +834,7 @@ class TestMissing:
         await accept(store)
         await expire(store, 1)
         await read(store, GRACE)
-        await store.leave(ROOM, GRACE)
+        await store.members.leave(ROOM, GRACE)
         assert await missing(store, 1) == {GRACE: "offline", ALAN: "offline"}
 
     async def test_works_when_the_hash_is_gone(self, store: Store) -> None:
@@ -840,22 +849,22 @@ class TestMissing:
 
 class TestPresence:
     async def test_is_the_union_of_what_processes_reported(self, store: Store) -> None:
-        await store.report_presence("one", [ADA, GRACE], 60)
-        await store.report_presence("two", [GRACE], 60)
-        await store.change_presence("two", ALAN, True, [ROOM.id])
-        await store.change_presence("one", ADA, False, [ROOM.id])
-        assert await store.presence() == {"one": {GRACE}, "two": {GRACE, ALAN}}
+        await store.presence.report("one", [ADA, GRACE], 60)
+        await store.presence.report("two", [GRACE], 60)
+        await store.presence.change("two", ALAN, True, [ROOM.id])
+        await store.presence.change("one", ADA, False, [ROOM.id])
+        assert await store.presence.online() == {"one": {GRACE}, "two": {GRACE, ALAN}}
 
     async def test_a_process_that_is_silent_too_long_does_not_count(self, store: Store) -> None:
-        await store.report_presence("gone", [ADA], 60)
+        await store.presence.report("gone", [ADA], 60)
         await store.client.zadd("chat:online", {"gone": await store.now_ms() - 1})
-        assert await store.presence() == {}
+        assert await store.presence.online() == {}
 
     async def test_a_process_that_ends_counts_no_more(self, store: Store) -> None:
-        await store.report_presence("one", [ADA, GRACE], 60)
-        await store.report_presence("two", [GRACE], 60)
-        await store.withdraw_presence("one")
-        assert await store.presence() == {"two": {GRACE}}
+        await store.presence.report("one", [ADA, GRACE], 60)
+        await store.presence.report("two", [GRACE], 60)
+        await store.presence.withdraw("one")
+        assert await store.presence.online() == {"two": {GRACE}}
         assert await store.client.exists("chat:online:one") == 0
 
 
@@ -872,19 +881,21 @@ class TestResendToSome:
         slice_ = await read(resent, ALAN)
         assert [row.seq for row in slice_.messages] == [1]
         assert (slice_.gone, slice_.upto) == ([(2, "not_for_you")], 2)
-        assert [row.seq for row in (await resent.history(ROOM, ALAN, before=9)).messages] == [1]
+        assert [row.seq for row in (await resent.log.history(ROOM, ALAN, before=9)).messages] == [1]
 
     @pytest.mark.parametrize("user", [ADA, GRACE])
     async def test_its_sender_and_those_it_is_for_read_it(self, resent: Store, user: int) -> None:
         assert [row.seq for row in (await read(resent, user)).messages] == [1, 2]
-        assert [row.seq for row in (await resent.history(ROOM, user, before=9)).messages] == [1, 2]
+        assert [row.seq for row in (await resent.log.history(ROOM, user, before=9)).messages] == [1, 2]
 
     async def test_the_others_do_not_owe_it(self, resent: Store) -> None:
         await acknowledge(resent, ALAN, 1)
         await acknowledge(resent, GRACE, 1)
-        [place] = await resent.places([ROOM])
+        [place] = await resent.log.places([ROOM])
         assert place is not None
-        assert [row.user for row in await resent.owing(ROOM, place.epoch, [ADA, GRACE, ALAN])] == [GRACE]
+        assert [row.user for row in await resent.retries.owing(ROOM, place.epoch, [ADA, GRACE, ALAN])] == [
+            GRACE
+        ]
         assert await missing(resent, 2) == {GRACE: "offline"}
         assert [(await standing(resent, user)).unread for user in (GRACE, ALAN)] == [2, 1]
 
@@ -897,9 +908,9 @@ class TestResendToSome:
 
     async def test_receipts_count_those_it_was_for(self, resent: Store) -> None:
         await acknowledge(resent, ALAN, 2, 2)
-        [(_, rows)] = await resent.receipts([(ROOM, ADA)])
+        [(_, rows)] = await resent.cursors.receipts([(ROOM, ADA)])
         assert rows == [(1, 1, 1, 2), (2, 0, 0, 1)]
-        assert [row.user for row in (await resent.recipients(ROOM, 2)).members] == [GRACE]
+        assert [row.user for row in (await resent.cursors.recipients(ROOM, 2)).members] == [GRACE]
 
 
 async def test_two_stores_of_one_server_speak_of_the_same_log(store: Store) -> None:

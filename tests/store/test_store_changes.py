@@ -42,7 +42,7 @@ Change = Callable[..., Awaitable[Changed]]
 async def edit(
     store: Store, user: int, seq: int, body: str = "other", *, epoch: str | None = None, open_: bool = False
 ) -> Changed:
-    return await store.edit(ROOM, user, epoch, seq, body, open_history=open_)
+    return await store.changes.edit(ROOM, user, epoch, seq, body, open_history=open_)
 
 
 async def delete(
@@ -54,7 +54,7 @@ async def delete(
     open_: bool = False,
     moderates: bool = False,
 ) -> Changed:
-    return await store.delete(ROOM, user, epoch, seq, open_history=open_, moderates=moderates)
+    return await store.changes.delete(ROOM, user, epoch, seq, open_history=open_, moderates=moderates)
 
 
 async def extend(
@@ -67,7 +67,7 @@ async def extend(
     open_: bool = False,
     moderates: bool = False,
 ) -> Changed:
-    return await store.extend(ROOM, user, epoch, seq, ttl_ms, open_history=open_, moderates=moderates)
+    return await store.changes.extend(ROOM, user, epoch, seq, ttl_ms, open_history=open_, moderates=moderates)
 
 
 VERBS: list[Change] = [edit, delete, extend]
@@ -77,7 +77,7 @@ both_ends = pytest.mark.parametrize("end", [expire, vanish])
 
 
 async def rev(store: Store) -> int:
-    [place] = await store.places([ROOM])
+    [place] = await store.log.places([ROOM])
     assert place is not None
     return place.rev
 
@@ -118,8 +118,8 @@ async def frame(pubsub: PubSub) -> tuple[list[str], dict[str, object]]:
 
 
 async def process(store: Store, token: str) -> list[Expired]:
-    expired = await store.expired(await store.claim_expired(token))
-    assert await store.finalize(expired) == len(expired)
+    expired = await store.expiry.read(await store.expiry.claim(token))
+    assert await store.expiry.finalize(expired) == len(expired)
     return expired
 
 
@@ -176,7 +176,7 @@ class TestEveryChange:
     @every_change
     async def test_is_refused_to_who_is_no_member(self, store: Store, change: Change) -> None:
         await accept(store, message(user=GRACE))
-        await store.leave(ROOM, GRACE)
+        await store.members.leave(ROOM, GRACE)
         for user in (STRANGER, GRACE):
             await refused(store, NotMember, change(store, user, 1, open_=True))
 
@@ -202,7 +202,7 @@ class TestEveryChange:
         self, store: Store, change: Change
     ) -> None:
         await accept(store)
-        await store.join(ROOM, [STRANGER])
+        await store.members.join(ROOM, [STRANGER])
         await refused(store, NoSuchMessage, change(store, STRANGER, 1))
         await refused(store, Forbidden, change(store, STRANGER, 1, open_=True))
 
@@ -227,14 +227,14 @@ class TestEveryChange:
         await accept(store)
         await expire(store, 1)
         await due(store, 1)
-        assert [row.seq for row in await store.claim_expired("t")] == [1]
+        assert [row.seq for row in await store.expiry.claim("t")] == [1]
         await refused(store, TooLate, change(store, ADA, 1))
 
     @every_change
     async def test_is_not_too_late_because_the_job_looks_early(self, store: Store, change: Change) -> None:
         await accept(store)
         await due(store, 1)
-        await store.claim_expired("t")
+        await store.expiry.claim("t")
         assert (await change(store, ADA, 1)).rev == 1
 
     @every_moderation
@@ -278,7 +278,7 @@ class TestEdit:
         assert abs(await store.now_ms() - answer.edited_at) < 5_000
         for messages in (
             (await read(store, GRACE)).messages,
-            (await store.history(ROOM, GRACE, before=9)).messages,
+            (await store.log.history(ROOM, GRACE, before=9)).messages,
         ):
             assert [(row.seq, row.body, row.edited_at) for row in messages] == [
                 (1, "c", answer.edited_at),
@@ -301,7 +301,7 @@ class TestEdit:
         [one] = await accept(store)
         await acknowledge(store, GRACE, 1)
         await edit(store, ADA, 1)
-        assert [row.user for row in await store.owing(ROOM, one.epoch, [GRACE, ALAN])] == [ALAN]
+        assert [row.user for row in await store.retries.owing(ROOM, one.epoch, [GRACE, ALAN])] == [ALAN]
         assert await missing(store, 1) == {ALAN: "offline"}
 
     async def test_the_same_id_still_gets_the_first_answer(self, store: Store) -> None:
@@ -317,7 +317,7 @@ class TestDelete:
         await accept(store, message("a"), message("take me away"), message("c"))
         await delete(store, ADA, 2)
         assert [row.seq for row in (await read(store, GRACE)).messages] == [1, 3]
-        assert [row.seq for row in (await store.history(ROOM, GRACE, before=9)).messages] == [1, 3]
+        assert [row.seq for row in (await store.log.history(ROOM, GRACE, before=9)).messages] == [1, 3]
         assert "take me away" not in await kept(store)
         assert not await store.client.exists(f"{ROOM.key}:msg:2")
 
@@ -335,18 +335,18 @@ class TestDelete:
     async def test_settles_it_is_never_a_miss(self, store: Store) -> None:
         [one, _] = await accept(store, message(), message())
         await acknowledge(store, GRACE, 1)
-        await store.reject(ROOM, GRACE, one.epoch, 2)
-        await store.leave(ROOM, GRACE)
+        await store.cursors.reject(ROOM, GRACE, one.epoch, 2)
+        await store.members.leave(ROOM, GRACE)
         for seq in (1, 2):
             await delete(store, ADA, seq)
             assert await missing(store, seq) == {}
-        assert await store.owing(ROOM, one.epoch, [GRACE, ALAN]) == []
-        assert await store.receipts([(ROOM, ADA)]) == [(one.epoch, [])]
-        [standing] = await store.standings(ALAN, [(ROOM, "", 0)])
+        assert await store.retries.owing(ROOM, one.epoch, [GRACE, ALAN]) == []
+        assert await store.cursors.receipts([(ROOM, ADA)]) == [(one.epoch, [])]
+        [standing] = await store.members.standings(ALAN, [(ROOM, "", 0)])
         assert standing is not None
         assert standing.unread == 0
         with pytest.raises(NoSuchMessage):
-            await store.recipients(ROOM, 1)
+            await store.cursors.recipients(ROOM, 1)
 
     async def test_never_blocks_a_cursor(self, store: Store) -> None:
         await accept(store, message(), message())
@@ -363,7 +363,7 @@ class TestDelete:
         assert (one.live, one.total, one.missed) == (False, 0, ())
         assert await changed(store) == {}
         assert await store.client.zcard(f"{ROOM.prefix}expiring") == 0
-        assert sum(counted.expired for counted in await store.counts("day", 2)) == 0
+        assert sum(counted.expired for counted in await store.stats.counts("day", 2)) == 0
 
     async def test_the_list_of_those_it_was_for_goes_with_it(self, store: Store) -> None:
         await accept(store, msgspec.structs.replace(message(), only=(GRACE,)))
@@ -393,13 +393,13 @@ class TestExtend:
         await accept(store)
         await due(store, 1)
         await extend(store, ADA, 1, DAY_MS)
-        assert await store.claim_expired("t") == []
+        assert await store.expiry.claim("t") == []
 
     async def test_leaves_what_is_owed(self, store: Store) -> None:
         [one] = await accept(store)
         await acknowledge(store, GRACE, 1)
         await extend(store, ADA, 1)
-        assert [row.user for row in await store.owing(ROOM, one.epoch, [GRACE, ALAN])] == [ALAN]
+        assert [row.user for row in await store.retries.owing(ROOM, one.epoch, [GRACE, ALAN])] == [ALAN]
 
 
 class TestShorten:
@@ -414,7 +414,7 @@ class TestShorten:
         await self.aged(store, 2 * HOUR_MS, 1_000, 0)
         await accept(store, message(ttl_ms=1_000))
         before = await dump(store)
-        assert await store.shorten(ROOM, 3_600, dry_run=True) == Shortened(4, 3, 1)
+        assert await store.changes.shorten(ROOM, 3_600, dry_run=True) == Shortened(4, 3, 1)
         assert await dump(store) == before
 
     async def test_ends_each_a_ttl_after_it_was_sent_and_at_once_where_that_is_over(
@@ -422,7 +422,7 @@ class TestShorten:
     ) -> None:
         sent = await self.aged(store, 2 * HOUR_MS, 1_000, 0)
         before_ms = await store.now_ms()
-        assert await store.shorten(ROOM, 3_600) == Shortened(3, 3, 1)
+        assert await store.changes.shorten(ROOM, 3_600) == Shortened(3, 3, 1)
         over, *others = [await times(store, seq) for seq in (1, 2, 3)]
         assert before_ms <= over[0] <= await store.now_ms()
         assert [ends[0] for ends in others] == [sent_at + HOUR_MS for sent_at in sent[1:]]
@@ -436,10 +436,10 @@ class TestShorten:
     async def test_never_longer_and_again_it_changes_nothing(self, store: Store) -> None:
         await self.aged(store, 0)
         await accept(store, message(ttl_ms=10_000))
-        await store.shorten(ROOM, 3_600)
+        await store.changes.shorten(ROOM, 3_600)
         before = await dump(store)
-        assert await store.shorten(ROOM, 3_600) == Shortened(2, 0, 0)
-        assert await store.shorten(ROOM, 7_200) == Shortened(2, 0, 0)
+        assert await store.changes.shorten(ROOM, 3_600) == Shortened(2, 0, 0)
+        assert await store.changes.shorten(ROOM, 7_200) == Shortened(2, 0, 0)
         assert await dump(store) == before
 
     @both_ends
@@ -449,7 +449,7 @@ class TestShorten:
         await self.aged(store, 0)
         await end(store, 1)
         before = await dump(store)
-        assert await store.shorten(ROOM, 60) == Shortened(1, 0, 0)
+        assert await store.changes.shorten(ROOM, 60) == Shortened(1, 0, 0)
         assert await dump(store) == before
 
     async def test_each_is_told_with_a_rev_of_its_own(self, store: Store) -> None:
@@ -457,7 +457,7 @@ class TestShorten:
         await accept(store, msgspec.structs.replace(message(user=GRACE, ttl_ms=DAY_MS), only=(ALAN,)))
         async with store.client.pubsub() as pubsub:
             await pubsub.subscribe(ROOM.key)
-            await store.shorten(ROOM, 3_600)
+            await store.changes.shorten(ROOM, 3_600)
             for seq, sender, only in ((1, ADA, "-"), (2, GRACE, str(ALAN))):
                 header, told = await frame(pubsub)
                 assert header[2:] == [str(seq), str(seq), str(sender), only]
@@ -476,25 +476,25 @@ class TestShorten:
             return await run(asked, **options)
 
         monkeypatch.setattr(store.scripts, "run", counting)
-        assert await store.shorten(ROOM, 3_600) == Shortened(n, n, 0)
+        assert await store.changes.shorten(ROOM, 3_600) == Shortened(n, n, 0)
         assert calls == {"shorten": 3}
         assert await rev(store) == n
         assert await changed(store) == {seq: seq for seq in range(1, n + 1)}
 
     async def test_of_a_room_without_a_log_finds_nothing(self, store: Store) -> None:
-        assert await store.shorten(NOWHERE, 60) == Shortened(0, 0, 0)
+        assert await store.changes.shorten(NOWHERE, 60) == Shortened(0, 0, 0)
 
     async def test_who_missed_what_ended_so_is_reported(self, store: Store) -> None:
         await self.aged(store, 2 * HOUR_MS)
         await acknowledge(store, GRACE, 1)
-        await store.shorten(ROOM, 3_600)
+        await store.changes.shorten(ROOM, 3_600)
         assert await missing(store, 1) == {ALAN: "offline"}
 
     async def test_that_it_is_over_stays_known_until_its_former_end(self, store: Store) -> None:
         """A device that was away may show it until then."""
         await self.aged(store, 2 * HOUR_MS)
         [shown_until, _, _] = await times(store, 1)
-        await store.shorten(ROOM, 3_600)
+        await store.changes.shorten(ROOM, 3_600)
         assert int(await store.client.hget(f"{ROOM.key}:msg:1", "shown_until")) == shown_until
         await due(store, 1)
         [one] = await process(store, "t")
@@ -508,20 +508,20 @@ class TestShorten:
         assert (again.live, again.missed) == (False, ())
         assert await changed(store) == {}
         assert await store.client.zcard(f"{ROOM.prefix}expiring") == 0
-        assert sum(counted.expired for counted in await store.counts("day", 2)) == 1, "it ended once"
+        assert sum(counted.expired for counted in await store.stats.counts("day", 2)) == 1, "it ended once"
 
     async def test_twice_keeps_the_furthest_end_that_a_screen_may_know(self, store: Store) -> None:
         await self.aged(store, 0)
         [shown_until, _, _] = await times(store, 1)
-        await store.shorten(ROOM, 3_600)
+        await store.changes.shorten(ROOM, 3_600)
         await extend(store, ADA, 1, 2 * HOUR_MS)
-        await store.shorten(ROOM, 60)
+        await store.changes.shorten(ROOM, 60)
         assert int(await store.client.hget(f"{ROOM.key}:msg:1", "shown_until")) == shown_until
 
     async def test_that_a_shortened_one_was_deleted_stays_known_as_long(self, store: Store) -> None:
         await self.aged(store, 0)
         [shown_until, _, _] = await times(store, 1)
-        await store.shorten(ROOM, 3_600)
+        await store.changes.shorten(ROOM, 3_600)
         await delete(store, ADA, 1)
         assert await store.client.zscore(f"{ROOM.prefix}expiring", f"{ROOM.id}|1") == shown_until
 
@@ -624,7 +624,7 @@ class TestWhoWasAway:
         self, store: Store
     ) -> None:
         [one, *_] = await accept(store, *(message() for _ in range(3)))
-        await store.join(ROOM, [STRANGER])
+        await store.members.join(ROOM, [STRANGER])
         await edit(store, ADA, 1)
         await delete(store, ADA, 2)
         await edit(store, ADA, 3)
@@ -632,7 +632,7 @@ class TestWhoWasAway:
         closed = await read(store, STRANGER, 3, rev=0)
         assert (closed.changed, closed.gone, closed.rev) == ([], [], 3)
         asked = Read(room=ROOM, epoch=one.epoch, since=3, rev=0, open_history=True)
-        [open_] = await store.read_after(STRANGER, [asked])
+        [open_] = await store.log.read_after(STRANGER, [asked])
         assert isinstance(open_, Slice)
         assert [row.seq for _, row in open_.changed] == [1]
         assert open_.gone == [(2, "deleted"), (3, "expired")]
@@ -650,8 +650,8 @@ class TestWhoWasAway:
 async def test_what_was_extended_after_a_claim_is_left_alone_by_it(store: Store) -> None:
     await accept(store)
     await due(store, 1)
-    claimed = await store.claim_expired("t")
+    claimed = await store.expiry.claim("t")
     await extend(store, ADA, 1, DAY_MS)
-    assert await store.finalize(await store.expired(claimed)) == 0
+    assert await store.expiry.finalize(await store.expiry.read(claimed)) == 0
     assert [row.seq for row in (await read(store, GRACE)).messages] == [1]
     assert await store.client.zcard(f"{ROOM.prefix}expiring") == 1

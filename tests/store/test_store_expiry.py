@@ -62,7 +62,7 @@ async def score(store: Store, seq: int, room: RoomKey = ROOM) -> int | None:
 
 async def counts(store: Store, unit: Literal["minute", "day"] = "day") -> Counts:
     """Return what was counted just now, also when a minute or day has begun meanwhile."""
-    before, now = map(dataclasses.asdict, await store.counts(unit, 2))
+    before, now = map(dataclasses.asdict, await store.stats.counts(unit, 2))
     return Counts(**{name: before[name] + now[name] for name in now})
 
 
@@ -93,7 +93,7 @@ class TestClaim:
         await expire(store, 2)  # acks may still be under way
         await over(store, 1, room=FAR_AWAY)
         at = {(room, seq): await score(store, seq, room) for room in (ROOM, FAR_AWAY) for seq in (1, 3)}
-        claimed = await store.claim_expired("t")
+        claimed = await store.expiry.claim("t")
         assert {(row.room, row.seq): row.due_at for row in claimed} == {
             place: due_at for place, due_at in at.items() if due_at is not None
         }
@@ -101,21 +101,21 @@ class TestClaim:
     async def test_of_one_room_waits_for_the_delay_too(self, store: Store) -> None:
         await accept(store, message(), message())
         await expire(store, 1, 2)
-        assert await store.claim_expired("t", room=ROOM) == []
+        assert await store.expiry.claim("t", room=ROOM) == []
         await due(store, 2)
-        assert [row.seq for row in await store.claim_expired("t", room=ROOM)] == [2]
+        assert [row.seq for row in await store.expiry.claim("t", room=ROOM)] == [2]
 
     async def test_is_a_lease(self, store: Store) -> None:
         await accept(store)
         await over(store, 1)
         before_ms = await store.now_ms()
-        [first] = await store.claim_expired("t")
+        [first] = await store.expiry.claim("t")
         lease_ms = store.policy.lease_s * 1000
         assert before_ms <= float(first.score) - lease_ms <= await store.now_ms()
         assert await score(store, 1) == float(first.score)
-        assert await store.claim_expired("u") == []
+        assert await store.expiry.claim("u") == []
         await due(store, 1)  # the lease is over
-        [second] = await store.claim_expired("v")
+        [second] = await store.expiry.claim("v")
         assert (second.room, second.seq) == (ROOM, 1)
         assert second.due_at < float(first.score)
 
@@ -124,7 +124,7 @@ class TestClaim:
         await over(store, 1, 2, 3, 4, 5, 6)
         await over(store, 1, 2, room=FAR_AWAY)
         for most, wanted in ((2, [1, 1]), (4, [3, 1]), (9, [2])):
-            claimed = await store.claim_expired(f"most {most}", most=most)
+            claimed = await store.expiry.claim(f"most {most}", most=most)
             taken = Counter(row.room for row in claimed)
             assert [n for n in (taken[ROOM], taken[FAR_AWAY]) if n] == wanted
 
@@ -132,7 +132,7 @@ class TestClaim:
         await accept(store)
         await over(store, 1)
         before = await dump(store)
-        await store.claim_expired("t")
+        await store.expiry.claim("t")
         after = await dump(store)
         assert {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)} == {
             f"{ROOM.prefix}expiring",
@@ -146,22 +146,22 @@ class TestClaim:
         await accept(store, *(message() for _ in range(3)), message(room=FAR_AWAY))
         await over(store, 1, 2)
         await over(store, 1, room=FAR_AWAY)
-        first = await store.claim_expired("t", room=room)
+        first = await store.expiry.claim("t", room=room)
         assert len(first) == (3 if room is None else 2)
         await over(store, 3)  # comes too late for the first
-        assert await store.claim_expired("t", room=room) == first
-        [late] = await store.claim_expired("u", room=ROOM)
+        assert await store.expiry.claim("t", room=room) == first
+        [late] = await store.expiry.claim("u", room=ROOM)
         assert late.seq == 3
-        assert await store.claim_expired("v", room=room) == []
+        assert await store.expiry.claim("v", room=room) == []
 
     async def test_takes_no_more_than_asked_for_and_the_next_takes_the_rest(self, store: Store) -> None:
         rooms = [RoomKey(f"r{n}", n) for n in range(4)]
         await accept(store, *(message(room=room) for room in rooms for _ in range(3)))
         for room in rooms:
             await over(store, 1, 2, 3, room=room)
-        assert await store.claim_expired("none", most=0) == []
-        first = await store.claim_expired("t", most=7)
-        second = await store.claim_expired("u", most=7)
+        assert await store.expiry.claim("none", most=0) == []
+        first = await store.expiry.claim("t", most=7)
+        second = await store.expiry.claim("u", most=7)
         assert (len(first), len(second)) == (7, 5)
         assert {(row.room, row.seq) for row in first + second} == {
             (room, seq) for room in rooms for seq in (1, 2, 3)
@@ -174,22 +174,22 @@ class TestClaim:
             f"{ROOM.prefix}expiring", {f"{NEXT_DOOR.id}|{n}": n for n in range(1, others + 1)}
         )
         await over(store, 1, 2)
-        assert [row.seq for row in await store.due_expired(most=9, room=ROOM)] == [1, 2]
-        assert [row.seq for row in await store.claim_expired("t", room=ROOM)] == [1, 2]
-        assert len(await store.claim_expired("u", room=NEXT_DOOR, most=1_000)) == others
+        assert [row.seq for row in await store.expiry.due(most=9, room=ROOM)] == [1, 2]
+        assert [row.seq for row in await store.expiry.claim("t", room=ROOM)] == [1, 2]
+        assert len(await store.expiry.claim("u", room=NEXT_DOOR, most=1_000)) == others
 
     async def test_of_one_room_takes_each_once_however_many(self, store: Store) -> None:
         await store.client.zadd(f"{ROOM.prefix}expiring", {f"{ROOM.id}|{n}": n for n in range(1, 1_201)})
         for token in ("t", "t"):
-            claimed = await store.claim_expired(token, room=ROOM, most=1_100)
+            claimed = await store.expiry.claim(token, room=ROOM, most=1_100)
             assert [row.seq for row in claimed] == list(range(1, 1_101))
-        assert [row.seq for row in await store.claim_expired("u", room=ROOM)] == list(range(1_101, 1_201))
+        assert [row.seq for row in await store.expiry.claim("u", room=ROOM)] == list(range(1_101, 1_201))
 
     async def test_a_room_whose_name_begins_alike_is_another(self, store: Store) -> None:
         longer = RoomKey(f"{ROOM.id}-2", ROOM.partition)
         await accept(store, message(room=longer))
         await over(store, 1, room=longer)
-        assert await store.claim_expired("t", room=ROOM) == []
+        assert await store.expiry.claim("t", room=ROOM) == []
 
     @pytest.mark.parametrize("ahead_s", [-3_600, 3_600])
     async def test_the_stores_clock_decides(
@@ -200,14 +200,14 @@ class TestClaim:
         monkeypatch.setattr(time, "time_ns", lambda: now_ns() + ahead_s * 10**9)
         await accept(store, message(ttl_ms=HOUR_MS // 2), message())
         await over(store, 2)
-        assert [row.seq for row in await store.due_expired(most=9)] == [2]
-        overdue = await store.overdue()
+        assert [row.seq for row in await store.expiry.due(most=9)] == [2]
+        overdue = await store.expiry.overdue()
         assert overdue.due == 1
         assert overdue.oldest_s is not None
         assert 5 <= overdue.oldest_s < 10
         assert [one.due.seq for one in await process(store, "t")] == [2]
         assert [row.seq for row in (await read(store, GRACE)).messages] == [1]
-        assert (await store.overdue()) == Overdue(0, None)
+        assert (await store.expiry.overdue()) == Overdue(0, None)
 
 
 class TestDueExpired:
@@ -216,45 +216,45 @@ class TestDueExpired:
         await over(store, 1, 2)
         await over(store, 1, room=FAR_AWAY)
         before = await dump(store)
-        found = await store.due_expired(most=9)
+        found = await store.expiry.due(most=9)
         assert await dump(store) == before
-        claimed = await store.claim_expired("t")
+        claimed = await store.expiry.claim("t")
         assert [(row.room, row.seq, row.due_at) for row in found] == [
             (row.room, row.seq, row.due_at) for row in claimed
         ]
-        assert await store.due_expired(most=9) == []
+        assert await store.expiry.due(most=9) == []
 
     async def test_no_more_than_asked_for(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(3)))
         await over(store, 1, 2, 3)
-        assert len(await store.due_expired(most=2)) == 2
-        assert await store.due_expired(most=0) == []
+        assert len(await store.expiry.due(most=2)) == 2
+        assert await store.expiry.due(most=0) == []
 
     async def test_what_it_would_report_is_what_is_reported(self, store: Store) -> None:
         """Of the rows of a look nobody owns, finalize clears nothing."""
         await accept(store)
         await over(store, 1)
-        seen = await store.expired(await store.due_expired(most=9))
-        claimed = await store.expired(await store.claim_expired("t"))
+        seen = await store.expiry.read(await store.expiry.due(most=9))
+        claimed = await store.expiry.read(await store.expiry.claim("t"))
         assert [dataclasses.replace(row, due=claimed[0].due) for row in seen] == claimed
-        assert await store.finalize(seen) == 0
-        assert await store.finalize(claimed) == 1
+        assert await store.expiry.finalize(seen) == 0
+        assert await store.expiry.finalize(claimed) == 1
 
 
 class TestWhoMissedIt:
     async def told(self, store: Store, seq: int = 1) -> tuple[int, set[Missed]]:
-        [one] = await store.expired([Due(ROOM, seq, 0, "")])
+        [one] = await store.expiry.read([Due(ROOM, seq, 0, "")])
         assert len({missed.user for missed in one.missed}) == len(one.missed), "each once"
         return one.total, set(one.missed)
 
     async def test_who_was_away_who_was_silent_who_could_not_show_it_and_who_left(self, store: Store) -> None:
-        await store.join(ROOM, [STRANGER, 10, 11])
+        await store.members.join(ROOM, [STRANGER, 10, 11])
         [one] = await accept(store)
         for n in range(2):
-            await store.record_attempt(ROOM, ALAN, n, 5.0)
-        await store.record_attempt(ROOM, STRANGER, 0, 5.0)
-        await store.reject(ROOM, STRANGER, one.epoch, 1)
-        await store.leave(ROOM, 10)
+            await store.retries.record_attempt(ROOM, ALAN, n, 5.0)
+        await store.retries.record_attempt(ROOM, STRANGER, 0, 5.0)
+        await store.cursors.reject(ROOM, STRANGER, one.epoch, 1)
+        await store.members.leave(ROOM, 10)
         await acknowledge(store, 11, 1)
         assert await self.told(store) == (
             5,
@@ -269,7 +269,7 @@ class TestWhoMissedIt:
     async def test_never_the_sender(self, store: Store) -> None:
         await accept(store, message(), message(user=GRACE))
         assert {missed.user for missed in (await self.told(store, 2))[1]} == {ADA, ALAN}
-        await store.leave(ROOM, ADA)
+        await store.members.leave(ROOM, ADA)
         assert {missed.user for missed in (await self.told(store, 1))[1]} == {GRACE, ALAN}
 
     async def test_nobody_when_everybody_has_it(self, store: Store) -> None:
@@ -280,14 +280,14 @@ class TestWhoMissedIt:
 
     async def test_nobody_who_joined_later(self, store: Store) -> None:
         await accept(store)
-        await store.join(ROOM, [STRANGER])
+        await store.members.join(ROOM, [STRANGER])
         total, missed = await self.told(store)
         assert (total, {one.user for one in missed}) == (2, {GRACE, ALAN})
 
     async def test_joining_again_hides_nothing(self, store: Store) -> None:
         await accept(store)
-        await store.leave(ROOM, GRACE)
-        await store.join(ROOM, [GRACE])
+        await store.members.leave(ROOM, GRACE)
+        await store.members.join(ROOM, [GRACE])
         await accept(store)
         await acknowledge(store, GRACE, 2, 2)
         assert await self.told(store) == (2, {Missed(GRACE, "left_room", 0), Missed(ALAN, "offline", 0)})
@@ -296,10 +296,10 @@ class TestWhoMissedIt:
     async def test_who_left_and_came_back_and_left_again_is_named_once(self, store: Store) -> None:
         await accept(store)
         for _ in range(2):
-            await store.leave(ROOM, GRACE)
-            await store.join(ROOM, [GRACE])
+            await store.members.leave(ROOM, GRACE)
+            await store.members.join(ROOM, [GRACE])
             await accept(store)
-        await store.leave(ROOM, GRACE)
+        await store.members.leave(ROOM, GRACE)
         total, missed = await self.told(store)
         assert (total, {one.user for one in missed}) == (2, {GRACE, ALAN})
 
@@ -312,14 +312,14 @@ class TestWhoMissedIt:
 
     async def test_of_a_deleted_one_nobody(self, store: Store) -> None:
         [one] = await accept(store)
-        await store.reject(ROOM, GRACE, one.epoch, 1)
+        await store.cursors.reject(ROOM, GRACE, one.epoch, 1)
         await delete(store, ADA, 1)
         assert await self.told(store) == (0, set())
 
     async def test_those_who_missed_the_same_are_one_value(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(3)))
         await acknowledge(store, GRACE, 2)
-        one, two, three = await store.expired([Due(ROOM, seq, 0, "") for seq in (1, 2, 3)])
+        one, two, three = await store.expiry.read([Due(ROOM, seq, 0, "") for seq in (1, 2, 3)])
         assert one.missed is two.missed
         assert one.missed == (Missed(ALAN, "offline", 0),)
         assert {missed.user for missed in three.missed} == {GRACE, ALAN}
@@ -330,13 +330,13 @@ class TestWhoMissedIt:
         async def crowd(room: str) -> list[int]:
             return list(range(1, MANY + 1))
 
-        store._members_of = crowd
+        store.members.members_of = crowd
         await accept(store, *(message() for _ in range(100)))
         for user in range(2, HERE + 2):
             await acknowledge(store, user, 100)
         dues = [Due(ROOM, seq, 0, "") for seq in range(1, 101)]
         counting = Counting(store, monkeypatch)
-        found = await store.expired(dues)
+        found = await store.expiry.read(dues)
         assert {one.total for one in found} == {MANY - 1}
         assert {len(one.missed) for one in found} == {MANY - 1 - HERE}
         assert len({id(one.missed) for one in found}) == 1, "in memory once"
@@ -344,7 +344,7 @@ class TestWhoMissedIt:
         # Cursors and joinings at 500 members an answer, and a few for all else.
         assert counting.round_trips <= 2 * (MANY // 500) * 2 + 6
         for_a_hundred, counting.round_trips = counting.round_trips, 0
-        await store.expired(dues[:1])
+        await store.expiry.read(dues[:1])
         assert counting.round_trips <= for_a_hundred
 
     async def test_thousands_of_exceptions_are_all_read(self, store: Store) -> None:
@@ -363,7 +363,7 @@ class TestWhatItWas:
         answers = await accept(store, first, again)
         edited = await edit(store, ADA, 1, "c")
         dues = [Due(ROOM, 1, 7, "8"), Due(ROOM, 2, 7, "8"), Due(ROOM, 9, 7, "8")]
-        one, two, none = await store.expired(dues)
+        one, two, none = await store.expiry.read(dues)
         assert [row.due for row in (one, two, none)] == dues
         assert (one.epoch, one.live, one.sender, one.id) == (edited.epoch, True, ADA, first.id)
         assert (one.name, one.body, one.reply_to, one.resends) == ("ada", "c", None, None)
@@ -389,7 +389,7 @@ class TestWhatItWas:
         await accept(store, first)
         await vanish(store, 1)
         await store.client.delete(remembered_at(ROOM, ADA, first.id))
-        [one] = await store.expired([Due(ROOM, 1, 1_234, "")])
+        [one] = await store.expiry.read([Due(ROOM, 1, 1_234, "")])
         assert (one.sent_at, one.expires_at) == (1_234, 1_234)
 
     async def test_the_answer_to_another_message_of_its_id_says_nothing_of_its_times(
@@ -401,7 +401,7 @@ class TestWhatItWas:
         [again] = await accept(store, first)
         await vanish(store, 1, again.seq)
         dues = [Due(ROOM, 1, 1_234, ""), Due(ROOM, again.seq, 1_234, "")]
-        one, two = await store.expired(dues)
+        one, two = await store.expiry.read(dues)
         assert (one.id, one.sent_at, one.expires_at) == (first.id, 1_234, 1_234)
         assert (two.id, two.sent_at, two.expires_at) == (first.id, again.sent_at, again.expires_at)
 
@@ -409,7 +409,7 @@ class TestWhatItWas:
         await accept(store)
         await vanish(store, 1)
         before = await dump(store)
-        await store.expired([Due(ROOM, 1, 0, "")])
+        await store.expiry.read([Due(ROOM, 1, 0, "")])
         assert await dump(store) == before
 
 
@@ -418,8 +418,8 @@ class TestFinalize:
         await accept(store, message(), message(), message(room=FAR_AWAY))
         await over(store, 1, 2)
         await over(store, 1, room=FAR_AWAY)
-        expired = await store.expired(await store.claim_expired("t"))
-        assert await store.finalize(expired) == 3
+        expired = await store.expiry.read(await store.expiry.claim("t"))
+        assert await store.expiry.finalize(expired) == 3
         assert [await score(store, seq, room) for room in (ROOM, FAR_AWAY) for seq in (1, 2)] == [None] * 4
         assert (await read(store, GRACE)).gone == []
 
@@ -429,7 +429,7 @@ class TestFinalize:
         await accept(store, *(message() for _ in range(3)), *(message(room=FAR_AWAY) for _ in range(3)))
         await over(store, 1, 2, 3)
         await over(store, 1, 2, 3, room=FAR_AWAY)
-        expired = await store.expired(await store.claim_expired("t"))
+        expired = await store.expiry.read(await store.expiry.claim("t"))
         monkeypatch.setattr(expiry, "FINALIZE_MOST", 2)
         run, at_once = store.scripts.run, []
 
@@ -439,21 +439,21 @@ class TestFinalize:
             return list(answers)
 
         monkeypatch.setattr(store.scripts, "run", counted)
-        assert await store.finalize(expired) == 6
+        assert await store.expiry.finalize(expired) == 6
         assert at_once == [2, 2, 2]
         assert [await score(store, seq, room) for room in (ROOM, FAR_AWAY) for seq in (1, 3)] == [None] * 4
 
     async def test_leaves_what_somebody_else_has_claimed_since(self, store: Store) -> None:
         await accept(store, message(), message())
         await over(store, 1, 2)
-        first = await store.expired(await store.claim_expired("t"))
+        first = await store.expiry.read(await store.expiry.claim("t"))
         await tick(store)
         await due(store, 1)  # its lease is over
-        second = await store.expired(await store.claim_expired("u"))
-        assert await store.finalize(first) == 1
+        second = await store.expiry.read(await store.expiry.claim("u"))
+        assert await store.expiry.finalize(first) == 1
         assert await store.client.exists(f"{ROOM.key}:msg:1")
         assert await missing(store, 1) == {GRACE: "offline", ALAN: "offline"}
-        assert await store.finalize(second) == 1
+        assert await store.expiry.finalize(second) == 1
         assert not await store.client.exists(f"{ROOM.key}:msg:1")
 
     async def test_again_changes_nothing(self, store: Store) -> None:
@@ -461,18 +461,18 @@ class TestFinalize:
         await over(store, 1)
         expired = await process(store, "t")
         before = await dump(store)
-        assert await store.finalize(expired) == 0
+        assert await store.expiry.finalize(expired) == 0
         assert await dump(store) == before
 
     async def test_counts_each_once_and_by_reason(self, store: Store) -> None:
         [one, *_] = await accept(store, *(message() for _ in range(3)))
-        await store.reject(ROOM, GRACE, one.epoch, 1)
+        await store.cursors.reject(ROOM, GRACE, one.epoch, 1)
         await acknowledge(store, GRACE, 3)
         await acknowledge(store, ALAN, 1)
-        await store.record_attempt(ROOM, ALAN, 0, 5.0)
+        await store.retries.record_attempt(ROOM, ALAN, 0, 5.0)
         await over(store, 1, 2, 3)
         expired = await process(store, "t")
-        await store.finalize(expired)
+        await store.expiry.finalize(expired)
         units: tuple[Literal["minute", "day"], ...] = ("minute", "day")
         for unit in units:
             counted = await counts(store, unit)
@@ -484,7 +484,7 @@ class TestFinalize:
         await accept(store, message(), message())
         await acknowledge(store, GRACE, 2)
         await acknowledge(store, ALAN, 1)
-        await store.leave(ROOM, ALAN)
+        await store.members.leave(ROOM, ALAN)
         await over(store, 1, 2)
         await process(store, "t")
         counted = await counts(store)
@@ -515,9 +515,9 @@ class TestFinalize:
             rows = {f"{seq}|{user}|offline|0": seq for user in range(first, first + 2_500)}
             await store.client.zadd(f"{ROOM.key}:outcome", rows)
         await over(store, 1, 2)
-        claimed = await store.expired(await store.claim_expired("t"))
+        claimed = await store.expiry.read(await store.expiry.claim("t"))
         counting = Counting(store, monkeypatch)
-        assert await store.finalize(claimed) == 2
+        assert await store.expiry.finalize(claimed) == 2
         assert counting.scripts == {"finalize_expired": 3}
         assert await store.client.zcard(f"{ROOM.key}:outcome") == 2_500, "the other's stay"
         assert await store.client.zrange(f"{ROOM.key}:live", 0, -1, withscores=True) != []
@@ -529,10 +529,10 @@ class TestFinalize:
         rows = {f"1|{user}|offline|0": 1 for user in range(10_000, 11_500)}
         await store.client.zadd(f"{ROOM.key}:outcome", rows)
         await over(store, 1)
-        [claimed] = await store.claim_expired("t")
+        [claimed] = await store.expiry.claim("t")
         args = (ROOM.prefix, ROOM.id, 1, claimed.score, 0, 0, 0, 0)
         assert await store.scripts.run([("finalize_expired", args)]) == [[2]]
-        [one] = await store.expired([claimed])
+        [one] = await store.expiry.read([claimed])
         assert one.live
         assert one.id
         assert await score(store, 1) == float(claimed.score)
@@ -542,7 +542,7 @@ class TestFinalize:
 
     async def test_who_left_is_kept_while_something_he_owed_lives(self, store: Store) -> None:
         await accept(store, message(), message())
-        await store.leave(ROOM, GRACE)
+        await store.members.leave(ROOM, GRACE)
         await accept(store)
         await over(store, 1)
         await process(store, "t")
@@ -568,10 +568,10 @@ class TestFinalize:
         await accept(store, again)
         await edit(store, ADA, 1, f"edited {TEXT}")
         await extend(store, ADA, 2)
-        await store.record_attempt(ROOM, GRACE, 0, 5.0)
-        await store.reject(ROOM, ALAN, one.epoch, 2)
+        await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
+        await store.cursors.reject(ROOM, ALAN, one.epoch, 2)
         await read(store, GRACE)
-        await store.leave(ROOM, GRACE)
+        await store.members.leave(ROOM, GRACE)
         assert TEXT in await kept(store)
         assert any(TEXT.encode() in value for value in (await dump(store)).values())
         await end(store, 1, 2)
@@ -643,17 +643,17 @@ class TestReadersNeedNoJob:
         ]
 
         async def everything() -> str:
-            reads = await store.read_after(GRACE, asked) + await store.read_after(ADA, asked)
+            reads = await store.log.read_after(GRACE, asked) + await store.log.read_after(ADA, asked)
             assert {type(read) for read in reads} == {Slice}
             return repr(
                 [
                     reads,
-                    await store.history(ROOM, GRACE, before=9),
-                    await store.history(ROOM, ADA, before=2, open_history=True),
-                    await store.receipts([(ROOM, ADA)]),
-                    await store.recipients(ROOM, 2),
-                    await store.standings(GRACE, [(ROOM, "", 0)]),
-                    await store.append([first]),
+                    await store.log.history(ROOM, GRACE, before=9),
+                    await store.log.history(ROOM, ADA, before=2, open_history=True),
+                    await store.cursors.receipts([(ROOM, ADA)]),
+                    await store.cursors.recipients(ROOM, 2),
+                    await store.members.standings(GRACE, [(ROOM, "", 0)]),
+                    await store.log.append([first]),
                 ]
             )
 
@@ -661,11 +661,11 @@ class TestReadersNeedNoJob:
         await end(store, 1)
         if leased:
             await due(store, 1)
-            assert len(await store.claim_expired("t")) == 1
+            assert len(await store.expiry.claim("t")) == 1
         assert TEXT not in await everything()
         with pytest.raises(NoSuchMessage):
-            await store.recipients(ROOM, 1)
-        assert (await store.owing(ROOM, one.epoch, [ALAN], mark=1)) == []
+            await store.cursors.recipients(ROOM, 1)
+        assert (await store.retries.owing(ROOM, one.epoch, [ALAN], mark=1)) == []
 
     @both_ends
     async def test_who_was_away_learns_that_it_is_gone(self, store: Store, end: End) -> None:
@@ -708,33 +708,35 @@ class TestForSome:
         others = await read(resent, ALAN)
         assert [row.seq for row in others.messages] == [1]
         assert (others.gone, others.upto, others.more) == ([(2, "not_for_you")], 2, False)
-        assert [row.seq for row in (await resent.history(ROOM, ALAN, before=9)).messages] == [1]
+        assert [row.seq for row in (await resent.log.history(ROOM, ALAN, before=9)).messages] == [1]
 
     async def test_only_those_it_is_for_owe_it(self, resent: Store) -> None:
-        [place] = await resent.places([ROOM])
+        [place] = await resent.log.places([ROOM])
         assert place is not None
         for user in (GRACE, ALAN):
             await acknowledge(resent, user, 1)
-        assert [row.user for row in await resent.owing(ROOM, place.epoch, [ADA, GRACE, ALAN])] == [GRACE]
-        assert (await resent.receipts([(ROOM, ADA)]))[0][1] == [(1, 2, 0, 2), (2, 0, 0, 1)]
-        [one] = await resent.expired([Due(ROOM, 2, 0, "")])
+        assert [row.user for row in await resent.retries.owing(ROOM, place.epoch, [ADA, GRACE, ALAN])] == [
+            GRACE
+        ]
+        assert (await resent.cursors.receipts([(ROOM, ADA)]))[0][1] == [(1, 2, 0, 2), (2, 0, 0, 1)]
+        [one] = await resent.expiry.read([Due(ROOM, 2, 0, "")])
         assert (one.total, one.missed) == (1, (Missed(GRACE, "offline", 0),))
         await acknowledge(resent, GRACE, 2)
         assert await missing(resent, 2) == {}
-        assert not await resent.reject(ROOM, ALAN, place.epoch, 2)
+        assert not await resent.cursors.reject(ROOM, ALAN, place.epoch, 2)
 
     async def test_of_those_it_is_for_who_is_no_member_does_not_owe_it(self, store: Store) -> None:
-        await store.init(ROOM)
-        await store.leave(ROOM, ALAN)
+        await store.members.init(ROOM)
+        await store.members.leave(ROOM, ALAN)
         await accept(store, msgspec.structs.replace(message(), only=(ADA, GRACE, ALAN, STRANGER)))
-        await store.join(ROOM, [STRANGER])
-        [one] = await store.expired([Due(ROOM, 1, 0, "")])
+        await store.members.join(ROOM, [STRANGER])
+        [one] = await store.expiry.read([Due(ROOM, 1, 0, "")])
         assert (one.total, one.missed) == (1, (Missed(GRACE, "offline", 0),))
 
     async def test_one_who_left_still_missed_it(self, resent: Store) -> None:
         for user in (GRACE, ALAN):
-            await resent.leave(ROOM, user)
-        [one] = await resent.expired([Due(ROOM, 2, 0, "")])
+            await resent.members.leave(ROOM, user)
+        [one] = await resent.expiry.read([Due(ROOM, 2, 0, "")])
         assert (one.total, one.missed) == (1, (Missed(GRACE, "left_room", 0),))
 
     async def test_again_it_is_the_same_message(self, store: Store) -> None:
@@ -764,14 +766,14 @@ class TestOwedByNobody:
     async def test_everybody_reads_it_and_nobody_owes_it(self, untracked: Store) -> None:
         slice_ = await read(untracked, GRACE)
         assert [row.seq for row in slice_.messages] == [1]
-        assert await untracked.owing(ROOM, slice_.epoch, [GRACE, ALAN]) == []
-        assert await untracked.receipts([(ROOM, ADA)]) == [(slice_.epoch, [])]
-        found = await untracked.recipients(ROOM, 1)
+        assert await untracked.retries.owing(ROOM, slice_.epoch, [GRACE, ALAN]) == []
+        assert await untracked.cursors.receipts([(ROOM, ADA)]) == [(slice_.epoch, [])]
+        found = await untracked.cursors.recipients(ROOM, 1)
         assert [row for row in found.members if row.state == "waiting"] == []
         assert not await untracked.client.exists(f"{ROOM.prefix}unacked"), "no sweep comes for it"
 
     async def test_nobody_missed_it(self, untracked: Store) -> None:
-        await untracked.leave(ROOM, ALAN)
+        await untracked.members.leave(ROOM, ALAN)
         await over(untracked, 1)
         await read(untracked, GRACE)
         assert not await untracked.client.exists(f"{ROOM.key}:outcome")
@@ -781,13 +783,16 @@ class TestOwedByNobody:
         assert (counted.expired, counted.expired_to_all) == (1, 1)
 
     async def test_cannot_be_rejected(self, untracked: Store) -> None:
-        [place] = await untracked.places([ROOM])
+        [place] = await untracked.log.places([ROOM])
         assert place is not None
-        assert not await untracked.reject(ROOM, GRACE, place.epoch, 1)
+        assert not await untracked.cursors.reject(ROOM, GRACE, place.epoch, 1)
 
     async def test_hides_no_owed_one_below_it(self, store: Store) -> None:
         await accept(store, message(), msgspec.structs.replace(message(), tracked=False))
         slice_: Slice = await read(store, GRACE)
-        assert {row.user for row in await store.owing(ROOM, slice_.epoch, [GRACE, ALAN])} == {GRACE, ALAN}
+        assert {row.user for row in await store.retries.owing(ROOM, slice_.epoch, [GRACE, ALAN])} == {
+            GRACE,
+            ALAN,
+        }
         assert set(await missing(store, 1)) == {GRACE, ALAN}
         assert await missing(store, 2) == {}

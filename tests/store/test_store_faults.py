@@ -118,7 +118,7 @@ class TestRestarted:
         server.kill()
         server.cut_tail(AOF_TAIL)
         server.start()
-        [place] = await own_store.places([ROOM])
+        [place] = await own_store.log.places([ROOM])
         assert place is not None
         assert 60 <= place.top < 80, "the tail, and no more than the tail, is lost"
 
@@ -195,20 +195,20 @@ class TestRestarted:
         self, server: Server, own_store: Store
     ) -> None:
         await accept(own_store, message(), message(), message(ttl_ms=DAY_MS))
-        revs = [(await own_store.edit(ROOM, ADA, None, 1, "b", open_history=False)).rev]
+        revs = [(await own_store.changes.edit(ROOM, ADA, None, 1, "b", open_history=False)).rev]
         for change in (
-            lambda: own_store.delete(ROOM, ADA, None, 1, open_history=False),
-            lambda: own_store.extend(ROOM, ADA, None, 2, DAY_MS, open_history=False),
-            lambda: own_store.edit(ROOM, ADA, None, 2, "c", open_history=False),
+            lambda: own_store.changes.delete(ROOM, ADA, None, 1, open_history=False),
+            lambda: own_store.changes.extend(ROOM, ADA, None, 2, DAY_MS, open_history=False),
+            lambda: own_store.changes.edit(ROOM, ADA, None, 2, "c", open_history=False),
         ):
             server.kill()
             server.start()
             revs.append((await change()).rev)
-        revs.append((await own_store.edit(ROOM, ADA, None, 2, "d", open_history=False)).rev)
+        revs.append((await own_store.changes.edit(ROOM, ADA, None, 2, "d", open_history=False)).rev)
         server.kill()
         server.start()
-        await own_store.shorten(ROOM, 3_600)  # of two messages
-        [place] = await own_store.places([ROOM])
+        await own_store.changes.shorten(ROOM, 3_600)  # of two messages
+        [place] = await own_store.log.places([ROOM])
         assert place is not None
         revs.append(place.rev)
         steps = [later - earlier for earlier, later in itertools.pairwise(revs)]
@@ -216,10 +216,10 @@ class TestRestarted:
 
     async def test_what_changed_before_is_still_told_after(self, server: Server, own_store: Store) -> None:
         await accept(own_store, message(), message())
-        await own_store.edit(ROOM, ADA, None, 1, "b", open_history=False)
+        await own_store.changes.edit(ROOM, ADA, None, 1, "b", open_history=False)
         server.kill()
         server.start()
-        await own_store.delete(ROOM, ADA, None, 2, open_history=False)
+        await own_store.changes.delete(ROOM, ADA, None, 2, open_history=False)
         slice_ = await read(own_store, GRACE, 2, rev=0)
         assert [(rev, row.body) for rev, row in slice_.changed] == [(1, "b")]
         assert (slice_.gone, slice_.rev) == ([(2, "deleted")], 2 + SKIP)
@@ -230,13 +230,13 @@ class TestRestarted:
         await accept(own_store)
         await expire(own_store, 1)
         await due(own_store, 1)
-        claimed = await own_store.claim_expired("t")
+        claimed = await own_store.expiry.claim("t")
         server.kill()
         server.start()
-        assert await own_store.claim_expired("t") == claimed
-        [one] = await own_store.expired(claimed)
+        assert await own_store.expiry.claim("t") == claimed
+        [one] = await own_store.expiry.read(claimed)
         assert {missed.user for missed in one.missed} == {GRACE, ALAN}
-        assert await own_store.finalize([one]) == 1
+        assert await own_store.expiry.finalize([one]) == 1
 
     async def test_its_life_has_a_new_name(self, server: Server, own_store: Store) -> None:
         await accept(own_store)
@@ -257,7 +257,7 @@ class TestLoading:
         server.wait_until_loading()
         late = message("late")
         [answer], joined = await asyncio.gather(
-            own_store.append([late]), own_store.join(ROOM, [9]), return_exceptions=True
+            own_store.log.append([late]), own_store.members.join(ROOM, [9]), return_exceptions=True
         )
         assert isinstance(answer, Unavailable)
         assert answer.retry_after_ms is not None
@@ -281,7 +281,7 @@ class TestFull:
 
     async def test_append_is_refused_for_now_and_stores_nothing(self, full: Store) -> None:
         before = await dump(full)
-        answers = await full.append([message("c"), message("d", user=GRACE)])
+        answers = await full.log.append([message("c"), message("d", user=GRACE)])
         assert [type(answer) for answer in answers] == [BacklogFull, BacklogFull]
         assert all(
             isinstance(answer, BacklogFull) and answer.retryable and answer.retry_after_ms
@@ -291,7 +291,7 @@ class TestFull:
 
     async def test_the_same_id_is_accepted_when_there_is_room_again(self, full: Store) -> None:
         late = message("c")
-        await full.append([late])
+        await full.log.append([late])
         await full.client.config_set("maxmemory", 0)
         [answer] = await accept(full, late)
         assert (answer.seq, answer.duplicate) == (3, False)
@@ -299,21 +299,21 @@ class TestFull:
     async def test_what_frees_memory_or_only_reads_goes_on(self, full: Store) -> None:
         slice_ = await read(full, GRACE)
         assert [row.body for row in slice_.messages] == ["a", "b"]
-        assert (await full.history(ROOM, GRACE, before=9)).messages
+        assert (await full.log.history(ROOM, GRACE, before=9)).messages
         assert await acknowledge(full, GRACE, 2, 1) == 1
-        [standing] = await full.standings(GRACE, [(ROOM, slice_.epoch, 2)])
+        [standing] = await full.members.standings(GRACE, [(ROOM, slice_.epoch, 2)])
         assert standing.delivered == 2
-        assert [row.user for row in await full.owing(ROOM, slice_.epoch, [GRACE, ALAN])] == [ALAN]
-        assert await full.record_attempt(ROOM, ALAN, 0, 5.0)
-        assert (await full.receipts([(ROOM, ADA)]))[0][1] == [(1, 1, 1, 2), (2, 1, 0, 2)]
-        assert (await full.recipients(ROOM, 1)).delivered == 1
-        await full.leave(ROOM, ALAN)
+        assert [row.user for row in await full.retries.owing(ROOM, slice_.epoch, [GRACE, ALAN])] == [ALAN]
+        assert await full.retries.record_attempt(ROOM, ALAN, 0, 5.0)
+        assert (await full.cursors.receipts([(ROOM, ADA)]))[0][1] == [(1, 1, 1, 2), (2, 1, 0, 2)]
+        assert (await full.cursors.recipients(ROOM, 1)).delivered == 1
+        await full.members.leave(ROOM, ALAN)
         assert await missing(full, 1) == {ALAN: "left_room"}
 
     async def test_no_member_is_half_joined(self, full: Store) -> None:
         before = await dump(full)
         with pytest.raises(BacklogFull):
-            await full.join(ROOM, [9])
+            await full.members.join(ROOM, [9])
         assert await dump(full) == before
 
     async def test_scripts_lost_meanwhile_are_loaded_again(self, full: Store) -> None:
@@ -326,41 +326,41 @@ class TestScriptsGone:
         [accepted] = await accept(store)
         reads = [Read(room=ROOM, epoch=accepted.epoch, since=0)]
         for verb in (
-            lambda: store.append([message()]),
-            lambda: store.read_after(GRACE, reads),
-            lambda: store.history(ROOM, GRACE, before=9),
-            lambda: store.acknowledge([AckRow(ROOM, accepted.epoch, GRACE, 1, None)]),
-            lambda: store.standings(GRACE, [(ROOM, "", 0)]),
-            lambda: store.receipts([(ROOM, ADA)]),
-            lambda: store.recipients(ROOM, 1),
-            lambda: store.owing(ROOM, accepted.epoch, [GRACE]),
-            lambda: store.record_attempt(ROOM, GRACE, 0, 5.0),
-            lambda: store.join(ROOM, [9]),
-            lambda: store.leave(ROOM, 9),
-            lambda: store.init(ROOM),
-            lambda: store.edit(ROOM, ADA, None, 1, "other", open_history=False),
-            lambda: store.extend(ROOM, ADA, None, 1, DAY_MS, open_history=False),
-            lambda: store.shorten(ROOM, 60),
-            lambda: store.delete(ROOM, ADA, None, 1, open_history=False),
+            lambda: store.log.append([message()]),
+            lambda: store.log.read_after(GRACE, reads),
+            lambda: store.log.history(ROOM, GRACE, before=9),
+            lambda: store.cursors.acknowledge([AckRow(ROOM, accepted.epoch, GRACE, 1, None)]),
+            lambda: store.members.standings(GRACE, [(ROOM, "", 0)]),
+            lambda: store.cursors.receipts([(ROOM, ADA)]),
+            lambda: store.cursors.recipients(ROOM, 1),
+            lambda: store.retries.owing(ROOM, accepted.epoch, [GRACE]),
+            lambda: store.retries.record_attempt(ROOM, GRACE, 0, 5.0),
+            lambda: store.members.join(ROOM, [9]),
+            lambda: store.members.leave(ROOM, 9),
+            lambda: store.members.init(ROOM),
+            lambda: store.changes.edit(ROOM, ADA, None, 1, "other", open_history=False),
+            lambda: store.changes.extend(ROOM, ADA, None, 1, DAY_MS, open_history=False),
+            lambda: store.changes.shorten(ROOM, 60),
+            lambda: store.changes.delete(ROOM, ADA, None, 1, open_history=False),
             lambda: due(store, 1),
-            lambda: store.claim_expired("t"),
-            lambda: store.claim_expired("u", room=ROOM),
+            lambda: store.expiry.claim("t"),
+            lambda: store.expiry.claim("u", room=ROOM),
         ):
             await store.client.script_flush()
             await verb()
-        claimed = await store.expired(await store.claim_expired("t"))
+        claimed = await store.expiry.read(await store.expiry.claim("t"))
         await store.client.script_flush()
-        assert await store.finalize(claimed) == 1
+        assert await store.expiry.finalize(claimed) == 1
 
     async def test_a_batch_over_several_partitions_is_accepted_once(self, store: Store) -> None:
         await accept(store)
         batch = [_in_partition(partition) for partition in range(5)]
         await store.client.script_flush()
-        answers = await store.append(batch)
+        answers = await store.log.append(batch)
         assert [(answer.seq, answer.duplicate) for answer in answers if isinstance(answer, Accepted)] == [
             (1, False)
         ] * 5
-        again = await store.append(batch)
+        again = await store.log.append(batch)
         assert [(answer.seq, answer.duplicate) for answer in again if isinstance(answer, Accepted)] == [
             (1, True)
         ] * 5
@@ -390,7 +390,7 @@ class TestFrozen:
     ) -> None:
         late = message("late")
         began_s = time.monotonic()
-        [answer] = await frozen.append([late])
+        [answer] = await frozen.log.append([late])
         assert time.monotonic() - began_s < 4
         assert isinstance(answer, Unavailable)
         assert answer.retryable
@@ -401,15 +401,15 @@ class TestFrozen:
     async def test_so_is_everything_else(self, frozen: Store) -> None:
         began_s = time.monotonic()
         with pytest.raises(Unavailable):
-            await frozen.places([ROOM])
+            await frozen.log.places([ROOM])
         assert time.monotonic() - began_s < 4
 
     async def test_gone_is_unavailable_at_once(self, server: Server, own_store: Store) -> None:
         await accept(own_store)
         server.kill()
-        [answer] = await own_store.append([message()])
+        [answer] = await own_store.log.append([message()])
         assert isinstance(answer, Unavailable)
         with pytest.raises(Unavailable):
-            await own_store.join(ROOM, [9])
+            await own_store.members.join(ROOM, [9])
         server.start()
         await accept(own_store)

@@ -31,11 +31,11 @@ async def scattered(store: Store, rows: int) -> list[tuple[int, int, str]]:
 @pytest.mark.parametrize("rows", [0, 1, 2, 400])
 async def test_pages_over_all_rooms_are_the_slices_of_the_whole(store: Store, rows: int) -> None:
     whole = [RoomKey(name, partition) for _, partition, name in await scattered(store, rows)]
-    assert await store.count_lagging_rooms() == rows
+    assert await store.lists.count_lagging_rooms() == rows
     for size in (max(1, rows // 9), 1_000):
-        pages = [await store.lagging_rooms(at, at + size) for at in range(0, rows, size)]
+        pages = [await store.lists.lagging_rooms(at, at + size) for at in range(0, rows, size)]
         assert [room for page in pages for room, _ in page] == whole
-    assert await store.lagging_rooms(rows, rows + 10) == []
+    assert await store.lists.lagging_rooms(rows, rows + 10) == []
 
 
 async def test_the_last_page_takes_no_more_round_trips_than_the_first(store: Store) -> None:
@@ -51,7 +51,7 @@ async def test_the_last_page_takes_no_more_round_trips_than_the_first(store: Sto
     most = 0
     for at in (0, 150, 350):
         trips.clear()
-        assert len(await store.lagging_rooms(at, at + 50)) == 50
+        assert len(await store.lists.lagging_rooms(at, at + 50)) == 50
         most = max(most, len(trips))
     assert most <= 10
 
@@ -73,32 +73,34 @@ def test_counting_at_pivots_finds_the_score_of_every_rank(scores: list[int], dat
 async def test_laggards_come_furthest_behind_first_with_their_attempts(store: Store) -> None:
     await accept(store, *(message() for _ in range(3)))
     await acknowledge(store, GRACE, 1)
-    await store.record_attempt(ROOM, GRACE, 0, 5.0)
-    found = await store.laggards_of(ROOM, 0, 10)
+    await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
+    found = await store.lists.laggards_of(ROOM, 0, 10)
     assert [laggard.cursor for laggard in found] == sorted(laggard.cursor for laggard in found)
     [grace] = [laggard for laggard in found if laggard.user == GRACE]
     assert (grace.cursor, grace.attempts) == (1, 1)
     assert grace.next_at_ms > await store.now_ms()
-    assert await store.count_laggards(ROOM) == len(found)
-    assert await store.laggards_by_id(ROOM, [GRACE, 999]) == [grace]
-    assert [await store.laggards_of(ROOM, at, at + 1) for at in range(len(found))] == [[one] for one in found]
+    assert await store.lists.count_laggards(ROOM) == len(found)
+    assert await store.lists.laggards_by_id(ROOM, [GRACE, 999]) == [grace]
+    assert [await store.lists.laggards_of(ROOM, at, at + 1) for at in range(len(found))] == [
+        [one] for one in found
+    ]
 
 
 async def test_live_messages_have_no_text_and_end_with_their_lives(store: Store) -> None:
     await accept(store, *(message(f"secret {number}") for number in range(3)))
-    assert await store.count_live(ROOM) == 3
-    newest = await store.live(0, 2, ROOM)
+    assert await store.lists.count_live(ROOM) == 3
+    newest = await store.lists.live(0, 2, ROOM)
     assert [(one.seq, one.sender, one.tracked) for one in newest] == [(3, ADA, True), (2, ADA, True)]
     assert "secret" not in repr(newest)
-    assert {one.seq for one in await store.live(0, 10)} == {1, 2, 3}
-    assert await store.body(ROOM, 2) == "secret 1"
+    assert {one.seq for one in await store.lists.live(0, 10)} == {1, 2, 3}
+    assert await store.lists.body(ROOM, 2) == "secret 1"
     await store.scripts.pipeline([("HSET", f"{ROOM.key}:msg:2", "expires_at", 1)])
-    assert await store.body(ROOM, 2) is None
-    assert [one.seq for one in await store.live(0, 10, ROOM)] == [3, 1]
+    assert await store.lists.body(ROOM, 2) is None
+    assert [one.seq for one in await store.lists.live(0, 10, ROOM)] == [3, 1]
 
 
 async def test_a_message_is_found_by_its_id_and_those_who_may_have_sent_it(store: Store) -> None:
     sent = [message(), message()]
     await accept(store, *sent)
-    assert await store.seq_of(sent[1].id, [(ROOM, GRACE), (ROOM, ADA)]) == (ROOM, 2)
-    assert await store.seq_of("no such id", [(ROOM, ADA)]) is None
+    assert await store.lists.seq_of(sent[1].id, [(ROOM, GRACE), (ROOM, ADA)]) == (ROOM, 2)
+    assert await store.lists.seq_of("no such id", [(ROOM, ADA)]) is None

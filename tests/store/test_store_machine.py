@@ -102,7 +102,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.moves = 0
         self.rev = 0
         self.changed: dict[int, int] = {}  # seq -> rev
-        self.epoch = self.run(self.store.init(self.room))
+        self.epoch = self.run(self.store.members.init(self.room))
         for user in (1, 2, 3, 1):  # so that the first steps find something
             self.append(user, new_id(), "hello")
 
@@ -118,12 +118,12 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(user=USERS, id_=IDS, body=BODIES)
     def append(self, user: int, id_: str, body: str) -> None:
         """Also the repeat of an id: there are few of them."""
-        [answer] = self.run(self.store.append([self._message(user, id_, body)]))
+        [answer] = self.run(self.store.log.append([self._message(user, id_, body)]))
         self._check_append(user, id_, body, answer)
 
     @rule(user=USERS, ids=st.lists(IDS, min_size=2, max_size=4))
     def append_batch(self, user: int, ids: list[str]) -> None:
-        answers = self.run(self.store.append([self._message(user, id_, "hello") for id_ in ids]))
+        answers = self.run(self.store.log.append([self._message(user, id_, "hello") for id_ in ids]))
         for id_, answer in zip(ids, answers, strict=True):
             self._check_append(user, id_, "hello", answer)
 
@@ -131,7 +131,7 @@ class StoreMachine(RuleBasedStateMachine):
     def append_for_some(self, user: int, id_: str, only: frozenset[int]) -> None:
         """Send again to those who missed something."""
         again = msgspec.structs.replace(self._message(user, id_, "hello"), only=tuple(only), resends=1)
-        [answer] = self.run(self.store.append([again]))
+        [answer] = self.run(self.store.log.append([again]))
         self._check_append(user, id_, "hello", answer, only)
 
     def _message(self, user: int, id_: str, body: str) -> Append:
@@ -169,18 +169,18 @@ class StoreMachine(RuleBasedStateMachine):
         whose = {"open_history": False, "moderates": moderates}
         match kind:
             case "edit":
-                edit = self.store.edit(self.room, user, None, seq, f"{self.rev}", open_history=False)
+                edit = self.store.changes.edit(self.room, user, None, seq, f"{self.rev}", open_history=False)
                 if row := self._check_change(user, seq, edit, False):
                     row.body = f"{self.rev - 1}"
             case "extend":
-                extend = self.store.extend(self.room, user, None, seq, 2 * HOUR_MS, **whose)
+                extend = self.store.changes.extend(self.room, user, None, seq, 2 * HOUR_MS, **whose)
                 self._check_change(user, seq, extend, moderates)
             case _:
                 for _ in range(2):
                     self._delete(user, seq, whose)
 
     def _delete(self, user: int, seq: int, whose: dict[str, bool]) -> None:
-        asked = self.store.delete(self.room, user, None, seq, **whose)
+        asked = self.store.changes.delete(self.room, user, None, seq, **whose)
         if user in self.joined and seq > 0 and self.log[seq - 1].deleted and seq in self.changed:
             assert self.run(asked).rev == self.changed[seq], "the same answer again"
         elif row := self._check_change(user, seq, asked, whose["moderates"]):
@@ -296,9 +296,9 @@ class StoreMachine(RuleBasedStateMachine):
         before = max(0, self.top - back)
         if user not in self.joined:
             with pytest.raises(NotMember):
-                self.run(self.store.history(self.room, user, before=before, limit=limit))
+                self.run(self.store.log.history(self.room, user, before=before, limit=limit))
             return
-        page = self.run(self.store.history(self.room, user, before=before, limit=limit))
+        page = self.run(self.store.log.history(self.room, user, before=before, limit=limit))
         within = self.log[self.joined[user] : max(0, before - 1)]
         visible = [row.seq for row in within if row.readable and row.is_for(user)]
         assert [row.seq for row in page.messages] == visible[-limit:]
@@ -317,10 +317,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(user=USERS, epoch=st.just("other"))
     def acknowledge_another_epoch(self, user: int, epoch: str) -> None:
-        assert self.run(self.store.acknowledge([AckRow(self.room, epoch, user, self.top, self.top)])) == [-3]
+        assert self.run(
+            self.store.cursors.acknowledge([AckRow(self.room, epoch, user, self.top, self.top)])
+        ) == [-3]
 
     def _check_ack(self, user: int, delivered: int | None, read: int | None) -> None:
-        [answer] = self.run(self.store.acknowledge([AckRow(self.room, self.epoch, user, delivered, read)]))
+        [answer] = self.run(
+            self.store.cursors.acknowledge([AckRow(self.room, self.epoch, user, delivered, read)])
+        )
         if max(delivered or 0, read or 0) > self.top:
             assert answer == -5
             return
@@ -336,14 +340,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(user=USERS)
     def join(self, user: int) -> None:
-        self.run(self.store.join(self.room, [user]))
+        self.run(self.store.members.join(self.room, [user]))
         if user not in self.joined:
             self.joined[user] = self.delivered[user] = self.read[user] = self.top
             self.moves += 1
 
     @rule(user=USERS)
     def leave(self, user: int) -> None:
-        self.run(self.store.leave(self.room, user))
+        self.run(self.store.members.leave(self.room, user))
         if user in self.joined:
             self.left.append((user, self.joined.pop(user), self.delivered.pop(user), self.top))
             del self.read[user]
@@ -374,8 +378,8 @@ class StoreMachine(RuleBasedStateMachine):
             assert {missed.user for missed in one.missed} == self._missing(row)
             if row.live:
                 assert (one.sender, one.id, one.body in (row.body, None)) == (row.sender, row.id, True)
-        assert self.run(self.store.finalize(slow)) == 0
-        assert self.run(self.store.finalize(found)) == len(over)
+        assert self.run(self.store.expiry.finalize(slow)) == 0
+        assert self.run(self.store.expiry.finalize(found)) == len(over)
         for row in over.values():
             row.cleared = True
             self.changed.pop(row.seq, None)
@@ -384,14 +388,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(tick(self.store))
         self.run(due(self.store, *over, room=self.room))
         return self.run(
-            self.store.expired(self.run(self.store.claim_expired(f"{next(_serial)}", room=self.room)))
+            self.store.expiry.read(self.run(self.store.expiry.claim(f"{next(_serial)}", room=self.room)))
         )
 
     # What holds after every step
 
     @invariant()
     def place_and_cursors_agree(self) -> None:
-        [place] = self.run(self.store.places([self.room]))
+        [place] = self.run(self.store.log.places([self.room]))
         assert place is not None
         assert (place.epoch, place.top, place.members) == (self.epoch, self.top, self.moves)
         assert (place.rev, self.run(changed(self.store, room=self.room))) == (self.rev, self.changed)
@@ -428,13 +432,13 @@ class StoreMachine(RuleBasedStateMachine):
             for user, cursor in self.delivered.items()
             if any(row.readable and row.sender != user and row.is_for(user) for row in self.log[cursor:])
         }
-        found = self.run(self.store.owing(self.room, self.epoch, [1, 2, 3]))
+        found = self.run(self.store.retries.owing(self.room, self.epoch, [1, 2, 3]))
         assert {row.user: row.cursor for row in found} == {user: self.delivered[user] for user in lagging}
 
     @invariant()
     def receipts_agree(self) -> None:
         for sender in (1, 2, 3):
-            [(_, rows)] = self.run(self.store.receipts([(self.room, sender)]))
+            [(_, rows)] = self.run(self.store.cursors.receipts([(self.room, sender)]))
             assert rows == [
                 row
                 for row in map(self._receipt, (row for row in self.log if row.live))

@@ -32,11 +32,11 @@ class TestReadForMany:
         self, store: Store, *users: int, since: int = 0, rev: int | None = None
     ) -> list[Slice]:
         """Read for users at once; each must be told what he would be told alone."""
-        [place] = await store.places([ROOM])
+        [place] = await store.log.places([ROOM])
         assert place is not None
         asked = Read(room=ROOM, epoch=place.epoch, since=since, rev=rev)
         answers = await read_together(store, asked, users)
-        assert answers == [(await store.read_after(user, [asked]))[0] for user in users]
+        assert answers == [(await store.log.read_after(user, [asked]))[0] for user in users]
         slices = [answer for answer in answers if isinstance(answer, Slice)]
         assert len(slices) == len(users)
         return slices
@@ -45,7 +45,7 @@ class TestReadForMany:
         accepted, *_ = await accept(store, *(message() for _ in range(30)))
         await store.client.config_resetstat()
         asked = Read(room=ROOM, epoch=accepted.epoch, since=0)
-        [[first, *others]] = await store.read_for_many([(asked, [ADA, GRACE, ALAN, GRACE])])
+        [[first, *others]] = await store.log.read_for_many([(asked, [ADA, GRACE, ALAN, GRACE])])
         stats = await store.client.info("commandstats")
         assert all(other is first for other in others)
         assert stats["cmdstat_hmget"]["calls"] == 30 + 1  # each message, and the room
@@ -53,7 +53,7 @@ class TestReadForMany:
 
     async def test_who_joined_later_sees_what_came_after(self, store: Store) -> None:
         await accept(store, message("a"), message("b"))
-        await store.join(ROOM, [STRANGER])
+        await store.members.join(ROOM, [STRANGER])
         await accept(store, message("c"))
         graces, strangers, _ = await self.together(store, GRACE, STRANGER, ALAN)
         assert [[row.body for row in one.messages] for one in (graces, strangers)] == [["a", "b", "c"], ["c"]]
@@ -62,8 +62,8 @@ class TestReadForMany:
 
     async def test_who_joined_later_is_not_told_what_changed_before(self, store: Store) -> None:
         await accept(store, message("a"), message("b"))
-        await store.join(ROOM, [STRANGER])
-        await store.edit(ROOM, ADA, None, 1, "other", open_history=False)
+        await store.members.join(ROOM, [STRANGER])
+        await store.changes.edit(ROOM, ADA, None, 1, "other", open_history=False)
         graces, strangers = await self.together(store, GRACE, STRANGER, since=2, rev=0)
         assert [row.body for _, row in graces.changed] == ["other"]
         assert strangers.changed == []
@@ -108,7 +108,7 @@ class TestStandingsForMany:
         rows = await stand_together(store, ROOM, asked)
         graces = 3 if only else 4
         assert [row.unread for row in rows if isinstance(row, Standing)] == [graces, 1, 3, graces]
-        assert rows == [(await store.standings(user, [(ROOM, "", 0)]))[0] for user, *_ in asked]
+        assert rows == [(await store.members.standings(user, [(ROOM, "", 0)]))[0] for user, *_ in asked]
 
     async def test_acknowledgements_of_all_are_counted_and_told_once(self, store: Store) -> None:
         accepted, *_ = await accept(store, message(), message(), message())
@@ -117,7 +117,7 @@ class TestStandingsForMany:
             await pubsub.subscribe(ROOM.key)
             await pubsub.get_message(timeout=3)
             asked = [(ALAN, accepted.epoch, 3), (GRACE, accepted.epoch, 2), (ADA, "", 0)]
-            [rows] = await store.standings_for_many([(ROOM, asked)])
+            [rows] = await store.members.standings_for_many([(ROOM, asked)])
             assert [row.delivered for row in rows if isinstance(row, Standing)] == [3, 2, 3]
             assert await heard(pubsub) == "A 0"
             await accept(store)
@@ -128,10 +128,10 @@ class TestStandingsForMany:
             return [*await members_of(room), STRANGER]
 
         await accept(store)
-        store._members_of = with_a_newcomer
+        store.members.members_of = with_a_newcomer
         nobody = STRANGER + 1
         asked = [(user, "", 0) for user in (nobody, STRANGER, GRACE)]
-        [together] = await store.standings_for_many([(ROOM, asked)])
+        [together] = await store.members.standings_for_many([(ROOM, asked)])
         assert together[:2] == [None, None]
         rows = await stand_together(store, ROOM, asked)
         assert rows[0] is None

@@ -16,8 +16,8 @@ from messaging.live.coalescing import ASKING_MOST
 from messaging.policy import Policy
 from messaging.store import Store, connections
 from messaging.store.changes import SHORTEN_MOST
+from messaging.store.cursors import SENDERS_MOST
 from messaging.store.expiry import FINALIZE_MOST, READ_MOST
-from messaging.store.log import SENDERS_MOST
 from messaging.store.records import AckRow, Due, Read, RoomKey
 from tests.support.messages import message
 
@@ -50,9 +50,9 @@ async def many(room: str) -> list[int]:
 async def filled(live: int) -> AsyncIterator[Store]:
     """Yield a store with that many messages in the room, and a slow log that knows all that is not quick."""
     store = Store(connections.async_client(), Policy(), members_of=many)
-    await store.init(BIG)
+    await store.members.init(BIG)
     for _ in range(0, live, 2_000):
-        await store.append([message("x" * 100, user=SENDER, room=BIG) for _ in range(2_000)])
+        await store.log.append([message("x" * 100, user=SENDER, room=BIG) for _ in range(2_000)])
     await store.client.config_set("slowlog-max-len", LOG_ROWS)
     await store.client.config_set("slowlog-log-slower-than", LOGGED_US)
     try:
@@ -111,18 +111,18 @@ async def processor_us(store: Store) -> float:
 
 
 async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
-    [place] = await big.places([BIG])
+    [place] = await big.log.places([BIG])
     assert place is not None
     assert place.top == LIVE
 
     def read(since: int, rev: int | None = 0) -> Awaitable[object]:
-        return big.read_after(LAST_MEMBER, [Read(room=BIG, epoch=place.epoch, since=since, rev=rev)])
+        return big.log.read_after(LAST_MEMBER, [Read(room=BIG, epoch=place.epoch, since=since, rev=rev)])
 
     seqs = itertools.count(1)
 
     def acknowledge() -> Awaitable[object]:
         seq = next(seqs)
-        return big.acknowledge([AckRow(BIG, place.epoch, user, seq, seq) for user in range(2, 502)])
+        return big.cursors.acknowledge([AckRow(BIG, place.epoch, user, seq, seq) for user in range(2, 502)])
 
     crowd = range(MEMBERS - ASKING_MOST, MEMBERS)
 
@@ -134,40 +134,43 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
         "read_after the beginning": lambda: read(0),
         "read_after the middle": lambda: read(LIVE // 2),
         "read_after the end": lambda: read(LIVE - 500),
-        "history": lambda: big.history(BIG, LAST_MEMBER, before=LIVE, limit=100),
-        "receipts": lambda: big.receipts([(BIG, SENDER)]),
-        "recipients": lambda: big.recipients(BIG, LIVE // 2),
-        "standing": lambda: big.standings(LAST_MEMBER, [(BIG, place.epoch, 0)]),
-        "read_after for as many as ask together": lambda: big.read_for_many(
+        "history": lambda: big.log.history(BIG, LAST_MEMBER, before=LIVE, limit=100),
+        "receipts": lambda: big.cursors.receipts([(BIG, SENDER)]),
+        "recipients": lambda: big.cursors.recipients(BIG, LIVE // 2),
+        "standing": lambda: big.members.standings(LAST_MEMBER, [(BIG, place.epoch, 0)]),
+        "read_after for as many as ask together": lambda: big.log.read_for_many(
             [(Read(room=BIG, epoch=place.epoch, since=LIVE - 500, rev=0), crowd)]
         ),
-        "standing of as many": lambda: big.standings_for_many([(BIG, standing())]),
-        "owing of 500": lambda: big.owing(BIG, place.epoch, list(range(2, 502))),
-        "owing of the sender": lambda: big.owing(BIG, place.epoch, [SENDER]),
-        "lacking": lambda: big.lacking([BIG]),
+        "standing of as many": lambda: big.members.standings_for_many([(BIG, standing())]),
+        "owing of 500": lambda: big.retries.owing(BIG, place.epoch, list(range(2, 502))),
+        "owing of the sender": lambda: big.retries.owing(BIG, place.epoch, [SENDER]),
+        "lacking": lambda: big.retries.count_undelivered([BIG]),
         "acknowledge by 500, in calls of 200": acknowledge,
-        "append of 100": lambda: big.append([message("x" * 100, user=SENDER, room=BIG) for _ in range(100)]),
+        "append of 100": lambda: big.log.append(
+            [message("x" * 100, user=SENDER, room=BIG) for _ in range(100)]
+        ),
     }
     took = {name: await slowest_us(big, verb) for name, verb in verbs.items()}
 
     # A message that nobody's client can show, and one before it: every member says so.
-    [place] = await big.places([BIG])
+    [place] = await big.log.places([BIG])
     assert place is not None
     top = place.top
     for seq in (top - 1, top):
         for at in range(2, MEMBERS + 1, 500):
             rejections = [
-                big.reject(BIG, user, place.epoch, seq) for user in range(at, min(at + 500, MEMBERS + 1))
+                big.cursors.reject(BIG, user, place.epoch, seq)
+                for user in range(at, min(at + 500, MEMBERS + 1))
             ]
             await asyncio.gather(*rejections)
     rejected = {
-        "reject": lambda: big.reject(BIG, LAST_MEMBER, place.epoch, top),
-        "owing of 500 who rejected": lambda: big.owing(BIG, place.epoch, list(range(2, 502))),
-        "read_after in a retry": lambda: big.read_after(
+        "reject": lambda: big.cursors.reject(BIG, LAST_MEMBER, place.epoch, top),
+        "owing of 500 who rejected": lambda: big.retries.owing(BIG, place.epoch, list(range(2, 502))),
+        "read_after in a retry": lambda: big.log.read_after(
             LAST_MEMBER, [Read(room=BIG, epoch=place.epoch, since=top - 100, again=True, limit=100)]
         ),
-        "recipients of a rejected one": lambda: big.recipients(BIG, top),
-        "receipts with rejected ones": lambda: big.receipts([(BIG, SENDER)]),
+        "recipients of a rejected one": lambda: big.cursors.recipients(BIG, top),
+        "receipts with rejected ones": lambda: big.cursors.receipts([(BIG, SENDER)]),
     }
     took |= {name: await slowest_us(big, verb) for name, verb in rejected.items()}
 
@@ -178,10 +181,12 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
     await pipeline.execute()
     behind = {
         "read_after over expired": lambda: read(LIVE - 5_000),
-        "history over expired": lambda: big.history(BIG, LAST_MEMBER, before=LIVE, limit=100),
-        "receipts over expired": lambda: big.receipts([(BIG, SENDER)]),
-        "owing over expired": lambda: big.owing(BIG, place.epoch, list(range(2, 502))),
-        "standing over expired": lambda: big.standings(LAST_MEMBER, [(BIG, place.epoch, LIVE - 5_000)]),
+        "history over expired": lambda: big.log.history(BIG, LAST_MEMBER, before=LIVE, limit=100),
+        "receipts over expired": lambda: big.cursors.receipts([(BIG, SENDER)]),
+        "owing over expired": lambda: big.retries.owing(BIG, place.epoch, list(range(2, 502))),
+        "standing over expired": lambda: big.members.standings(
+            LAST_MEMBER, [(BIG, place.epoch, LIVE - 5_000)]
+        ),
     }
     took |= {name: await slowest_us(big, verb) for name, verb in behind.items()}
     most = await most_us(big)
@@ -191,51 +196,61 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
 async def test_receipts_of_many_senders_take_no_longer_than_5_ms(big: Store) -> None:
     senders = range(1, SENDERS_MOST + 1)
     for _ in range(1_000 // SENDERS_MOST):
-        await big.append([message("x" * 100, user=user, room=BIG) for user in senders])
-    counted = await big.receipts([(BIG, user) for user in senders])
+        await big.log.append([message("x" * 100, user=user, room=BIG) for user in senders])
+    counted = await big.cursors.receipts([(BIG, user) for user in senders])
     assert [len(rows) for _, rows in counted] == [100] * SENDERS_MOST
-    assert await slowest_us(big, lambda: big.receipts([(BIG, user) for user in senders])) <= await most_us(
-        big
-    )
+    assert await slowest_us(
+        big, lambda: big.cursors.receipts([(BIG, user) for user in senders])
+    ) <= await most_us(big)
 
 
 async def test_no_verb_of_change_or_expiry_takes_longer_than_5_ms(big: Store) -> None:
-    [place] = await big.places([BIG])
+    [place] = await big.log.places([BIG])
     assert place is not None
     epoch, every = place.epoch, list(range(2, MEMBERS + 1))
     text = itertools.count(1)
     changing, going = (itertools.count(at) for at in (LIVE - 1_000, LIVE // 2))
 
     def addressed() -> Awaitable[object]:
-        return big.append(
+        return big.log.append(
             [msgspec.structs.replace(message("x" * 100, user=SENDER, room=BIG), only=tuple(every), resends=1)]
         )
 
     verbs = {
-        "edit": lambda: big.edit(BIG, SENDER, epoch, LIVE, f"{next(text)}" * 1_000, open_history=False),
-        "extend": lambda: big.extend(BIG, SENDER, epoch, next(changing), 7_200_000, open_history=False),
-        "delete": lambda: big.delete(BIG, SENDER, epoch, next(going), open_history=False),
+        "edit": lambda: big.changes.edit(
+            BIG, SENDER, epoch, LIVE, f"{next(text)}" * 1_000, open_history=False
+        ),
+        "extend": lambda: big.changes.extend(
+            BIG, SENDER, epoch, next(changing), 7_200_000, open_history=False
+        ),
+        "delete": lambda: big.changes.delete(BIG, SENDER, epoch, next(going), open_history=False),
         "append for 9,999 by name": addressed,
     }
     took = {name: await slowest_us(big, verb) for name, verb in verbs.items()}
 
     # Everybody's names stand at the newest: it is changed, read over, and read by one who was away.
-    [place] = await big.places([BIG])
+    [place] = await big.log.places([BIG])
     assert place is not None
     top = place.top
 
     def away(since: int, rev: int, limit: int = 500) -> Awaitable[object]:
-        return big.read_after(LAST_MEMBER, [Read(room=BIG, epoch=epoch, since=since, rev=rev, limit=limit)])
+        return big.log.read_after(
+            LAST_MEMBER, [Read(room=BIG, epoch=epoch, since=since, rev=rev, limit=limit)]
+        )
 
     named = {
-        "edit of one for 9,999": lambda: big.edit(BIG, SENDER, epoch, top, "other", open_history=False),
-        "extend of one for 9,999": lambda: big.extend(BIG, SENDER, epoch, top, 7_200_000, open_history=False),
+        "edit of one for 9,999": lambda: big.changes.edit(
+            BIG, SENDER, epoch, top, "other", open_history=False
+        ),
+        "extend of one for 9,999": lambda: big.changes.extend(
+            BIG, SENDER, epoch, top, 7_200_000, open_history=False
+        ),
         "read_after over those": lambda: away(top - 40, 0),
-        "history over those": lambda: big.history(BIG, LAST_MEMBER, before=top + 1, limit=100),
-        "receipts over those": lambda: big.receipts([(BIG, SENDER)]),
-        "owing over those": lambda: big.owing(BIG, epoch, list(range(2, 502))),
-        "standing over those": lambda: big.standings(LAST_MEMBER, [(BIG, epoch, 0)]),
-        "recipients of one": lambda: big.recipients(BIG, top),
+        "history over those": lambda: big.log.history(BIG, LAST_MEMBER, before=top + 1, limit=100),
+        "receipts over those": lambda: big.cursors.receipts([(BIG, SENDER)]),
+        "owing over those": lambda: big.retries.owing(BIG, epoch, list(range(2, 502))),
+        "standing over those": lambda: big.members.standings(LAST_MEMBER, [(BIG, epoch, 0)]),
+        "recipients of one": lambda: big.cursors.recipients(BIG, top),
     }
     took |= {name: await slowest_us(big, verb) for name, verb in named.items()}
 
@@ -250,8 +265,8 @@ async def test_no_verb_of_change_or_expiry_takes_longer_than_5_ms(big: Store) ->
 
     shortening = {"shorten, counted": lambda: shorten("1"), "shorten": lambda: shorten("")}
     took |= {name: await slowest_us(big, verb) for name, verb in shortening.items()}
-    await big.shorten(BIG, 2_000)
-    [place] = await big.places([BIG])
+    await big.changes.shorten(BIG, 2_000)
+    [place] = await big.log.places([BIG])
     assert place is not None
     assert await big.client.zcard(f"{BIG.key}:changed") > LIVE
     changed = {
@@ -286,23 +301,23 @@ async def test_no_command_of_the_expiry_job_takes_longer_than_5_ms(over: Store) 
     claimed: list[Due] = []
 
     async def claim(room: RoomKey | None = None) -> None:
-        claimed.extend(await over.claim_expired(next(tokens), most=most, room=room))
+        claimed.extend(await over.expiry.claim(next(tokens), most=most, room=room))
 
     elsewhere = RoomKey("elsewhere", BIG.partition)
     took = {
         "claim_expired of a full batch": await slowest_us(over, claim, looks=15),
         "claim_expired of one room": await slowest_us(over, lambda: claim(BIG), looks=15),
         "claim_expired that passes over all": await slowest_us(over, lambda: claim(elsewhere), looks=3),
-        "due_expired": await slowest_us(over, lambda: over.due_expired(most=most), command=b"", looks=10),
-        "overdue": await slowest_us(over, over.overdue, command=b"", looks=10),
+        "due_expired": await slowest_us(over, lambda: over.expiry.due(most=most), command=b"", looks=10),
+        "overdue": await slowest_us(over, over.expiry.overdue, command=b"", looks=10),
     }
     assert len(claimed) == 30 * most
     first, plain = claimed[:READ_MOST], claimed[READ_MOST : 2 * READ_MOST]
     for name, dues in (("passed over by all", first), ("of a batch", plain)):
         took[f"expired {name}"] = await slowest_us(
-            over, lambda dues=dues: over.expired(dues), command=b"", looks=5
+            over, lambda dues=dues: over.expiry.read(dues), command=b"", looks=5
         )
-    [one, *others] = await over.expired(first)
+    [one, *others] = await over.expiry.read(first)
     assert len(one.missed) == MEMBERS - 1 + left
     assert {len(other.missed) for other in others[1:]} == {MEMBERS - 1 - reached + left}
 

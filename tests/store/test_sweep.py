@@ -128,7 +128,7 @@ async def test_one_sweep_serves_all_who_are_here_and_the_absent_cost_nothing(
     await owed(store, ROOM)
     await until(lambda: all(socket.of("message") for socket in sockets))
 
-    [claim] = await store.claim_lagging("t")
+    [claim] = await store.retries.claim("t")
     counting = Counting(store, monkeypatch)
     await retry.sweep(claim.room.id, claim.epoch, claim.mark)
     assert counting.calls == {"owing": 1, "record_attempt": HERE, "read_after": HERE}

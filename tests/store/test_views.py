@@ -18,7 +18,8 @@ from messaging import policy as policies
 from messaging.models import Membership, Room
 from messaging.rooms import actions as rooms
 from messaging.rooms.memberships import key_of
-from messaging.store import Store, open_store
+from messaging.store import open_store
+from messaging.store.members import Members
 from messaging.store.records import AckRow, Append
 from tests.support.people import in_store, person, room_of, rows_of
 
@@ -279,7 +280,7 @@ async def test_a_store_that_is_away_is_503(
     async def away(*_: object) -> None:
         raise rooms.Unavailable()
 
-    monkeypatch.setattr(Store, "join", away)
+    monkeypatch.setattr(Members, "join", away)
     assert await refusal(client, "POST", f"/api/rooms/{room.id}/join/") == (503, "unavailable")
 
 
@@ -570,7 +571,7 @@ async def send(room: Room, sender: User) -> int:
         body="hello",
         ttl_ms=60_000,
     )
-    [accepted] = await open_store().append([message])
+    [accepted] = await open_store().log.append([message])
     return accepted.seq  # type: ignore[union-attr]
 
 
@@ -580,9 +581,9 @@ async def test_the_sender_sees_who_holds_a_message_and_who_does_not(
     bob = await person("bob")
     room = await room_of(grace, ada, bob)
     seq = await send(room, ada)
-    [place] = await open_store().places([key_of(room)])
+    [place] = await open_store().log.places([key_of(room)])
     assert place is not None
-    await open_store().acknowledge([AckRow(key_of(room), place.epoch, bob.pk, seq, None)])
+    await open_store().cursors.acknowledge([AckRow(key_of(room), place.epoch, bob.pk, seq, None)])
 
     status, answer = await ask(client, "GET", f"/api/rooms/{room.id}/messages/{seq}/recipients/")
 
@@ -603,12 +604,12 @@ async def test_offline_is_only_who_is_connected_nowhere(client: AsyncClient, ada
     bob, eve = await person("bob"), await person("eve")
     room = await room_of(ada, grace, bob, eve)
     seq = await send(room, ada)
-    [place] = await open_store().places([key_of(room)])
+    [place] = await open_store().log.places([key_of(room)])
     assert place is not None
-    await open_store().report_presence("elsewhere", [grace.pk], 60)
-    await open_store().reject(key_of(room), bob.pk, place.epoch, seq)
+    await open_store().presence.report("elsewhere", [grace.pk], 60)
+    await open_store().cursors.reject(key_of(room), bob.pk, place.epoch, seq)
     for attempt in range(policies.current().attempts_max):
-        await open_store().record_attempt(key_of(room), eve.pk, attempt, 5.0)
+        await open_store().retries.record_attempt(key_of(room), eve.pk, attempt, 5.0)
 
     _, answer = await ask(client, "GET", f"/api/rooms/{room.id}/messages/{seq}/recipients/")
 
@@ -617,7 +618,7 @@ async def test_offline_is_only_who_is_connected_nowhere(client: AsyncClient, ada
         "bob": "client_rejected",
         "eve": "no_ack",
     }
-    await open_store().report_presence("elsewhere", [], 60)
+    await open_store().presence.report("elsewhere", [], 60)
     _, answer = await ask(client, "GET", f"/api/rooms/{room.id}/messages/{seq}/recipients/")
     assert {row["reason"] for row in answer["recipients"]} == {"offline", "client_rejected", "no_ack"}
 

@@ -94,7 +94,7 @@ def sent_again(room: Room) -> list[int]:
     """Return which seqs were sent again, each as often as that was done."""
 
     async def read() -> list[int]:
-        found = await open_store().live(0, 10_000, key_of(room))
+        found = await open_store().lists.live(0, 10_000, key_of(room))
         return sorted(one.resends for one in found if one.resends is not None)
 
     return run_verb(read)

@@ -27,8 +27,9 @@ from messaging.protocol import Close
 from messaging.rooms import actions as rooms
 from messaging.rooms.memberships import key_of
 from messaging.store import Store
-from messaging.store.log import PRESENCE_CHANNEL
+from messaging.store.presence import PRESENCE_CHANNEL
 from messaging.store.records import RoomKey
+from messaging.store.retries import Retries
 from tests.support.devices import Device, Loop, Process
 from tests.support.fake_clock import let_pass
 from tests.support.messages import ADA, MEMBERS, NAMES, cursors, new_id
@@ -62,9 +63,9 @@ class World(RuleBasedStateMachine):
         names = [NAMES[user] for user in MEMBERS if user != ADA]
         row = await rooms.create_room(ADA, "Atlas", kind="private", ttl_s=self.ttl_s, members=names)
         self.room: RoomKey = key_of(row)
-        await self.store.init(self.room)
+        await self.store.members.init(self.room)
         self.news.clear()
-        self.store.record_attempt = self._record_attempt  # type: ignore[method-assign]
+        self.store.retries.record_attempt = self._record_attempt  # type: ignore[method-assign]
         self.devices = [
             Device(user, self.room.id, self.policy, self.now_ms) for user in MEMBERS for _ in range(2)
         ]
@@ -84,7 +85,7 @@ class World(RuleBasedStateMachine):
         """Keep what was counted, by the cursor: it names the stretch."""
         assert self._connected(user), "an attempt for one who is away"
         before = (await cursors(self.store, user, room=room))[0]
-        counted = await Store.record_attempt(self.store, room, user, expected, next_s)
+        counted = await Retries.record_attempt(self.store.retries, room, user, expected, next_s)
         after = (await cursors(self.store, user, room=room))[0]
         if counted and before is not None and before == after:
             self.counted[user, before].append(expected + 1)
@@ -164,10 +165,10 @@ class World(RuleBasedStateMachine):
         await self._settle()
 
     async def _sweep(self, heard: list[Process]) -> None:
-        for claim in await self.store.claim_lagging(new_id(), room=None):
+        for claim in await self.store.retries.claim(new_id(), room=None):
             for process in heard:
                 await process.server.retry.sweep(claim.room.id, claim.epoch, claim.mark)
-            await self.store.settle_lagging([claim])
+            await self.store.retries.release([claim])
         await self._settle()
 
     async def _let_pass(self, seconds: int) -> None:
@@ -388,16 +389,16 @@ class DeliveryMachine(World):
             await self._sweep(self.processes)
             for device in connected:
                 await self._connect(device, self.processes[0])
-        [place] = await self.store.places([self.room])
+        [place] = await self.store.log.places([self.room])
         assert place is not None
         for user in {device.user for device in connected}:
-            if await self.store.owing(self.room, place.epoch, [user]):
+            if await self.store.retries.owing(self.room, place.epoch, [user]):
                 attempts = await self._attempts(user)
                 assert attempts == self.policy.attempts_max, f"{NAMES[user]}: {attempts} attempts"
 
     async def _end_in_peace(self) -> None:
         await self._come_together(self.devices)
-        [place] = await self.store.places([self.room])
+        [place] = await self.store.log.places([self.room])
         assert place is not None
         for device in self.devices:
             assert (device.last, device.outbox) == (place.top, {})

@@ -12,7 +12,7 @@ from messaging.live.connection import Connection
 from messaging.live.server import Server
 from messaging.policy import Policy
 from messaging.store import Store
-from messaging.store.log import PRESENCE_CHANNEL
+from messaging.store.presence import PRESENCE_CHANNEL
 
 LATE_MS = 2_000  # what the machine itself may take between a read and a push
 # What a client may be told when somebody else was quicker.

@@ -22,7 +22,7 @@ from messaging.expiry.resend import resend
 from messaging.models import AuditEntry, DeadLetter, Notice
 from messaging.policy import Policy
 from messaging.rooms import actions as rooms
-from messaging.store import Store
+from messaging.store.log import Log
 from messaging.store.records import Accepted, Append, Missed
 from tests.support import step_control
 from tests.support.delivery_machine import DEVICES, PROCESSES, World
@@ -90,7 +90,7 @@ class ExpiryMachine(World):
         super().begin()
 
     async def _begin(self) -> None:
-        self.store.append = self._append  # type: ignore[method-assign]
+        self.store.log.append = self._append  # type: ignore[method-assign]
         await super()._begin()
         for device in self.devices[::2]:
             await self._send(device, 1, heard=True)
@@ -99,7 +99,7 @@ class ExpiryMachine(World):
         """Let a process die before or after the store has accepted something."""
         if self.dying == "before":
             raise Killed
-        answers = await Store.append(self.store, messages)
+        answers = await Log.append(self.store.log, messages)
         if self.dying == "after":
             raise Killed
         return answers
@@ -360,7 +360,7 @@ class ExpiryMachine(World):
     async def _rejoin(self, user: int) -> None:
         await rooms.add_member(ADA, self.room.id, NAMES[user])
         self.members.add(user)
-        [place] = await self.store.places([self.room])
+        [place] = await self.store.log.places([self.room])
         assert place is not None
         self.joined[user] = place.top
         await self._settle()
@@ -449,7 +449,7 @@ class ExpiryMachine(World):
     async def _end_in_peace(self) -> None:
         here = [device for device in self.devices if device.user in self.members]
         await self._come_together(self.devices)
-        [place] = await self.store.places([self.room])
+        [place] = await self.store.log.places([self.room])
         assert place is not None
         now_ms = self.now_ms()
         for device in here:

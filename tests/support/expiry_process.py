@@ -28,8 +28,8 @@ from messaging.expiry.job import Expiring
 from messaging.models import DeadLetter, Membership, MissedRecipient, Notice, Room
 from messaging.rooms.memberships import key_of
 from messaging.store import Store, open_store
-from messaging.store.log import JOBS_KEY
 from messaging.store.records import Append, RoomKey
+from messaging.store.stats import JOBS_KEY
 from tests.support.expired_records import with_policy
 from tests.support.kill_points import Fate
 from tests.support.messages import HOUR_MS, accept, acknowledge
@@ -67,22 +67,22 @@ async def seed() -> None:
     atlas, borealis = await in_database(_rows)
     store = open_store()
     for room in (atlas, borealis):
-        await store.init(room)
+        await store.members.init(room)
         await store.client.hset(room.key, "epoch", "e1")
     await accept(store, *(_message(atlas, number, ADA) for number in range(1, 4)))
     for user in (GRACE, ALAN, EDSGER):
         await acknowledge(store, user, 1, room=atlas)
-    await store.reject(atlas, GRACE, "e1", 3)
+    await store.cursors.reject(atlas, GRACE, "e1", 3)
     await accept(store, _message(atlas, 4, ADA, only=(GRACE, ALAN), resends=1))
     await accept(store, _message(atlas, 5, ADA))
-    await store.delete(atlas, ADA, "e1", 5, open_history=False)
+    await store.changes.delete(atlas, ADA, "e1", 5, open_history=False)
     await accept(store, _message(atlas, 6, GRACE))
     for user in (ADA, GRACE):
         await acknowledge(store, user, 6, room=atlas)
-    await store.leave(atlas, EDSGER)
+    await store.members.leave(atlas, EDSGER)
     await accept(store, _message(atlas, 7, ADA))
     await accept(store, _message(borealis, 1, GRACE), _message(borealis, 2, ALAN))
-    await store.record_attempt(borealis, ALAN, 0, 5.0)
+    await store.retries.record_attempt(borealis, ALAN, 0, 5.0)
     await store.client.hset(f"{borealis.key}:attempts", ALAN, f"1|{expired_at()}|{expired_at()}|waiting")
     await acknowledge(store, GRACE, 2, room=borealis)
     for room, seqs in ((atlas, range(1, 7)), (borealis, range(1, 3))):

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from messaging.store import Store, scripts
-from messaging.store.base import Rooms
+from messaging.store.calls import Calls
 
 AHEAD = "test:ahead_s"
 _TIME = re.compile(r"(?:redis\.)?call\('TIME'\)")
@@ -21,7 +21,7 @@ _MOVED = f"{{redis.call('TIME')[1] + (redis.call('GET', '{AHEAD}') or 0), redis.
 def move_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every store of this test have a clock that `let_pass` moves."""
 
-    async def now_ms(self: Rooms) -> int:
+    async def now_ms(self: Calls) -> int:
         [(seconds, microseconds), ahead] = await self.scripts.pipeline([("TIME",), ("GET", AHEAD)])
         return (int(seconds) + int(ahead or 0)) * 1000 + int(microseconds) // 1000
 
@@ -29,7 +29,7 @@ def move_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert texts != scripts._TEXTS
     monkeypatch.setattr(scripts, "_TEXTS", texts)
     monkeypatch.setattr(scripts, "_SHARED", _TIME.sub(_MOVED, scripts._SHARED))
-    monkeypatch.setattr(Rooms, "now_ms", now_ms)
+    monkeypatch.setattr(Calls, "now_ms", now_ms)
 
 
 async def let_pass(store: Store, seconds: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from messaging.errors import MessagingError
 from messaging.store import Store
-from messaging.store.base import checked
+from messaging.store.calls import checked
 from messaging.store.records import Accepted, AckRow, Append, Due, OtherEpoch, Read, RoomKey, Slice, Standing
 
 ADA, GRACE, ALAN = MEMBERS = (1, 2, 3)
@@ -45,7 +45,7 @@ def message(
 
 async def accept(store: Store, *messages: Append) -> list[Accepted]:
     """Append messages, each of which must be accepted."""
-    answers = await store.append(messages or [message()])
+    answers = await store.log.append(messages or [message()])
     accepted = [answer for answer in answers if isinstance(answer, Accepted)]
     assert len(accepted) == len(answers), answers
     return accepted
@@ -55,9 +55,9 @@ async def acknowledge(
     store: Store, user: int, delivered: int | None, read: int | None = None, *, room: RoomKey = ROOM
 ) -> int:
     """Acknowledge in the room's present epoch; return the store's answer."""
-    [place] = await store.places([room])
+    [place] = await store.log.places([room])
     assert place is not None
-    [answer] = await store.acknowledge([AckRow(room, place.epoch, user, delivered, read)])
+    [answer] = await store.cursors.acknowledge([AckRow(room, place.epoch, user, delivered, read)])
     return answer
 
 
@@ -65,9 +65,9 @@ async def read(
     store: Store, user: int, since: int = 0, *, room: RoomKey = ROOM, rev: int | None = None, limit: int = 500
 ) -> Slice:
     """Read in the room's present epoch what `user` may see after `since`."""
-    [place] = await store.places([room])
+    [place] = await store.log.places([room])
     assert place is not None
-    [slice_] = await store.read_after(
+    [slice_] = await store.log.read_after(
         user, [Read(room=room, epoch=place.epoch, since=since, rev=rev, limit=limit)]
     )
     assert isinstance(slice_, Slice), slice_
@@ -78,9 +78,9 @@ async def read_together(
     store: Store, asked: Read, users: Sequence[int]
 ) -> list[Slice | OtherEpoch | MessagingError]:
     """Read as sockets do that ask at once: together, and alone whoever sees something else."""
-    [answers] = await store.read_for_many([(asked, users)])
+    [answers] = await store.log.read_for_many([(asked, users)])
     return [
-        (await store.read_after(user, [asked]))[0] if answer is None else answer
+        (await store.log.read_after(user, [asked]))[0] if answer is None else answer
         for user, answer in zip(users, answers, strict=True)
     ]
 
@@ -89,9 +89,11 @@ async def stand_together(
     store: Store, room: RoomKey, asked: Sequence[tuple[int, str, int]]
 ) -> list[Standing | None]:
     """Ask for standings as sockets do at once: together, and alone whoever must be."""
-    [answers] = await store.standings_for_many([(room, asked)])
+    [answers] = await store.members.standings_for_many([(room, asked)])
     return [
-        (await store.standings(user, [(room, epoch, since)]))[0] if answer is None else checked([answer])[0]
+        (await store.members.standings(user, [(room, epoch, since)]))[0]
+        if answer is None
+        else checked([answer])[0]
         for (user, epoch, since), answer in zip(asked, answers, strict=True)
     ]
 
@@ -127,7 +129,7 @@ async def cursors(store: Store, user: int, *, room: RoomKey = ROOM) -> tuple[int
 
 async def missing(store: Store, seq: int, *, room: RoomKey = ROOM) -> dict[int, str]:
     """Return {user: reason} of those who owe a live message and do not hold it."""
-    [one] = await store.expired([Due(room, seq, 0, "")])
+    [one] = await store.expiry.read([Due(room, seq, 0, "")])
     named = {missed.user: missed.reason for missed in one.missed}
     assert len(named) == len(one.missed), "each user once"
     assert one.total >= len(named)

@@ -12,7 +12,7 @@ import pytest
 from messaging.expiry import job as expiry
 from messaging.expiry.job import Expiring
 from messaging.store import connections
-from messaging.store.expiry import Expiries
+from messaging.store.expiry import Expiry
 from messaging.store.records import Due, RoomKey
 
 REST_DEADLINE_S = 30.0
@@ -86,20 +86,20 @@ class Worker(threading.Thread):
 
 def stop_at_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the job stop at its steps where a `Worker` runs it, and while it reads: between cursors, leavers and exceptions."""
-    scan, outcomes = Expiries._scan, Expiries._outcomes
+    scan, outcomes = Expiry._scan, Expiry._outcomes
 
-    async def scan_later(self: Expiries, command: str, rooms: Sequence[RoomKey], part: str) -> Any:
+    async def scan_later(self: Expiry, command: str, rooms: Sequence[RoomKey], part: str) -> Any:
         if part in BEFORE:
             _step(BEFORE[part])
         return await scan(self, command, rooms, part)
 
-    async def outcomes_later(self: Expiries, dues: Sequence[Due]) -> Any:
+    async def outcomes_later(self: Expiry, dues: Sequence[Due]) -> Any:
         _step("reads exceptions")
         return await outcomes(self, dues)
 
     monkeypatch.setattr(expiry, "step", _step)
-    monkeypatch.setattr(Expiries, "_scan", scan_later)
-    monkeypatch.setattr(Expiries, "_outcomes", outcomes_later)
+    monkeypatch.setattr(Expiry, "_scan", scan_later)
+    monkeypatch.setattr(Expiry, "_outcomes", outcomes_later)
 
 
 def _step(name: str) -> None:

@@ -112,7 +112,7 @@ class Command(BaseCommand):
 
 
 async def _overdue() -> Overdue:
-    return await open_store().overdue()
+    return await open_store().expiry.overdue()
 
 
 def _sentence(done: expiry.Processed) -> str:

@@ -182,7 +182,7 @@ def _room(id_: str) -> Room:
 
 
 async def _places(room: Room) -> list[Place | None]:
-    return await open_store().places([memberships.key_of(room)])
+    return await open_store().log.places([memberships.key_of(room)])
 
 
 def _room_fields(room: Room) -> Fields:

@@ -1,0 +1,58 @@
+"""Calls of one store: its client, its scripts and its clock. Each part of `Store` stands on these."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis.asyncio
+
+from messaging import policy as policies
+from messaging.errors import MessagingError
+
+from .records import RoomKey
+from .scripts import Scripts
+
+NO_LOG, NOT_MEMBER, ASK_ALONE = -1, -2, -3  # what a script answers
+MAX_ATTEMPTS = 100  # in a row of `outcome`: the rows of a member are found by trying each
+
+
+class Calls:
+    """Runs scripts and commands. Raises `Unavailable` when the store cannot be reached or does not answer in time."""
+
+    def __init__(self, client: redis.asyncio.Redis, policy: policies.Policy) -> None:
+        self.client = client
+        self.policy = policy
+        self.scripts = Scripts(client, deadline_s=policy.verb_deadline_s * 0.95)
+        # A script touches one slot there; elsewhere one call for all partitions costs a third less than one for each.
+        self.cluster = isinstance(client, redis.asyncio.RedisCluster)
+
+    async def now_ms(self) -> int:
+        """Return the store's clock in epoch ms."""
+        [(seconds, microseconds)] = await self.scripts.pipeline([("TIME",)])
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    async def ping(self) -> None:
+        """Raise `Unavailable` unless the store answers; afterwards `life` is known."""
+        await self.scripts.pipeline([("PING",)])
+        await self.scripts.known()
+
+    @property
+    def max_attempts(self) -> int:
+        return min(self.policy.attempts_max, MAX_ATTEMPTS)
+
+    async def run(self, script: str, room: RoomKey, *args: Any) -> Any:
+        [answer] = checked(await self.scripts.run([(script, (room.prefix, room.id, *args))]))
+        return answer
+
+
+def checked(answers: list[Any]) -> list[Any]:
+    """Return the answers; raise the first that is an error."""
+    for answer in answers:
+        if isinstance(answer, MessagingError):
+            raise answer
+    return answers
+
+
+def text(value: bytes | str, *, errors: str = "strict") -> str:
+    """Return what the store says as text."""
+    return value.decode(errors=errors) if isinstance(value, bytes) else value

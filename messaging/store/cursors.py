@@ -1,0 +1,144 @@
+"""The verbs on the cursors of a room: acknowledge, reject, and who holds a message."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from messaging.errors import MessagingError, NoSuchMessage
+
+from .calls import Calls, text
+from .members import Members
+from .records import AckRow, Recipient, Recipients, RoomKey
+
+_ASK_ONE_BY_ONE = -1
+SENDERS_MOST = 10  # in one count of receipts: no call over 5 ms
+ACKS_MOST = 200  # cursors in one acknowledge: the same (500 that move take 7 ms)
+
+
+class Cursors:
+    """Who holds and who has read the messages of a room."""
+
+    def __init__(self, calls: Calls, members: Members) -> None:
+        self._calls = calls
+        self._members = members
+
+    async def acknowledge(self, acks: Sequence[AckRow]) -> list[int]:
+        """Raise cursors, a script call a partition. Returns for each 1 moved, 0 not, -5 above top, else ignored.
+
+        A user has one row a room: of two that are alike both would count as moved.
+        """
+        by_partition: defaultdict[int, list[int]] = defaultdict(list)
+        for index, ack in enumerate(acks):
+            by_partition[ack.room.partition].append(index)
+        calls = [
+            indexes[at : at + ACKS_MOST]
+            for indexes in by_partition.values()
+            for at in range(0, len(indexes), ACKS_MOST)
+        ]
+        grouped = [_alike(acks, call) for call in calls]
+        results = await self._calls.scripts.run(
+            [("acknowledge", _ack_args(acks, groups)) for groups in grouped]
+        )
+        answers = [0] * len(acks)
+        for groups, result in zip(grouped, results, strict=True):
+            if isinstance(result, MessagingError):
+                raise result
+            for index, answer in zip(chain.from_iterable(groups), result, strict=True):
+                answers[index] = answer
+        return answers
+
+    async def reject(self, room: RoomKey, user: int, epoch: str, seq: int) -> bool:
+        """Note that a client cannot show a message its user owes; False when there is nothing new to note. Idempotent."""
+        return bool(await self._calls.run("reject", room, user, epoch, seq, self._calls.max_attempts) == 1)
+
+    async def receipts(
+        self, asked: Sequence[tuple[RoomKey, int]], *, above: Sequence[int] | None = None
+    ) -> list[tuple[str, list[tuple[int, int, int, int]]]]:
+        """Count who holds senders' newest messages: for each (room, sender) its epoch and [(seq, delivered, read, total)].
+
+        `above`, one for each: only messages above that seq.
+        """
+        floors = above or [0] * len(asked)
+        by_room: defaultdict[RoomKey, list[int]] = defaultdict(list)
+        for index, (room, _) in enumerate(asked):
+            by_room[room].append(index)
+        groups = [
+            indexes[at : at + SENDERS_MOST]
+            for indexes in by_room.values()
+            for at in range(0, len(indexes), SENDERS_MOST)
+        ]
+        found: list[tuple[str, list[tuple[int, int, int, int]]]] = [("", [])] * len(asked)
+        while groups:
+            calls = []
+            for group in groups:
+                room = asked[group[0]][0]
+                senders = chain.from_iterable((asked[i][1], floors[i]) for i in group)
+                calls.append(("receipts", (room.prefix, room.id, *senders)))
+            alone: list[list[int]] = []
+            for group, answer in zip(groups, await self._calls.scripts.run(calls), strict=True):
+                if isinstance(answer, MessagingError):
+                    raise answer
+                if answer == _ASK_ONE_BY_ONE:
+                    alone += [[index] for index in group]
+                elif answer:
+                    epoch, *rows = answer
+                    for index, flat in zip(group, rows, strict=True):
+                        columns = (flat[i::4][::-1] for i in range(4))
+                        found[index] = text(epoch), list(zip(*columns, strict=True))
+            groups = alone
+        return found
+
+    async def recipients(self, room: RoomKey, seq: int) -> Recipients:
+        """Say who holds one live message, those who lack it first, at most 100. Raises NoSuchMessage."""
+        answer = await self._members.run_in_log("recipients", room, seq, self._calls.max_attempts)
+        if answer == -2:
+            raise NoSuchMessage()
+        (id_, sender, sent_at, expires_at, _now, _only), waiting, holding = answer
+        [(_, rows)] = await self.receipts([(room, int(sender))])
+        counts = next(
+            (row for row in rows if row[0] == seq),
+            (seq, len(holding) // 2, 0, len(waiting) // 3 + len(holding) // 2),
+        )
+        members = [
+            _waiting(int(waiting[i]), text(waiting[i + 1]), text(waiting[i + 2]))
+            for i in range(0, len(waiting), 3)
+        ]
+        for i in range(0, len(holding), 2):
+            state = "read" if int(holding[i + 1]) >= seq else "delivered"
+            members.append(Recipient(int(holding[i]), state, 0, None, None))
+        return Recipients(
+            text(id_), int(sender), int(sent_at), int(expires_at), counts[3], counts[1], counts[2], members
+        )
+
+
+def _alike(acks: Sequence[AckRow], indexes: Sequence[int]) -> list[list[int]]:
+    """Put the acks together that differ in nothing but the user."""
+    groups: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for index in indexes:
+        ack = acks[index]
+        groups[ack.room.id, ack.epoch, ack.delivered, ack.read].append(index)
+    return list(groups.values())
+
+
+def _ack_args(acks: Sequence[AckRow], groups: Sequence[Sequence[int]]) -> tuple[Any, ...]:
+    args: list[Any] = [acks[groups[0][0]].room.prefix]
+    for group in groups:
+        ack = acks[group[0]]
+        delivered = "" if ack.delivered is None else ack.delivered
+        read = "" if ack.read is None else ack.read
+        args += (ack.room.id, ack.epoch, delivered, read, len(group), *(acks[i].user for i in group))
+    return tuple(args)
+
+
+def _waiting(user: int, attempts: str, rejected: str) -> Recipient:
+    if rejected:
+        return Recipient(user, "waiting", int(rejected), None, "client_rejected")
+    if not attempts:
+        return Recipient(user, "waiting", 0, None, None)
+    n, _first_at, next_at, reason = attempts.split("|")
+    if reason != "no_ack":
+        return Recipient(user, "waiting", int(n), int(next_at), None)
+    return Recipient(user, "waiting", int(n), None, reason)
