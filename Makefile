@@ -2,6 +2,8 @@
 
 PORT ?= 8000
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Processes that run tests. One more than there are processors: most tests wait.
+TESTERS ?= $(shell expr $$(nproc) + 1)
 VENV := .venv
 IN_VENV := $(VENV)/bin/
 PIP := $(IN_VENV)python -m pip install --disable-pip-version-check --no-input --retries 10 --prefer-binary
@@ -9,7 +11,7 @@ PIP := $(IN_VENV)python -m pip install --disable-pip-version-check --no-input --
 CHECKING := DJANGO_SECRET_KEY=only-for-checking
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e check bench clean
+.PHONY: help run test proof e2e check bench clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -17,10 +19,13 @@ help: ## say what there is
 run: $(VENV)/.ready ## run the whole chat on PORT (8000); Ctrl-C stops everything
 	@exec $(IN_VENV)python manage.py serve --port $(PORT) $(ARGS)
 
-test: $(VENV)/.ready-dev ## every test that needs nothing further installed
-	$(IN_VENV)python -m pytest $(ARGS)
+test: $(VENV)/.ready-dev ## the tests, in minutes; ARGS go to pytest
+	$(IN_VENV)python -m pytest -n $(TESTERS) -m "not proof" $(ARGS)
 	@if command -v node >/dev/null; then echo "node --test"; node --test tests/js/*.test.mjs; \
 	else echo "No node here: the tests of the page's scripts (tests/js) did not run."; fi
+
+proof: $(VENV)/.ready-dev ## the tests that need minutes of real time
+	$(IN_VENV)python -m pytest -n $(TESTERS) -m proof $(ARGS)
 
 e2e: $(VENV)/.ready-dev ## the browser tests; they need chromium
 	@command -v chromium >/dev/null || { echo "The browser tests need chromium: apt-get install chromium"; exit 1; }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import hypothesis
 import pytest
 import redis
 from django.conf import settings
@@ -25,8 +26,20 @@ from tests.support.messages import members_of
 from tests.support.people import Events
 from tests.support.sites import Neighbour, Person, Site
 
+hypothesis.settings.register_profile("dev", deadline=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "ci", hypothesis.settings.get_profile("dev"), derandomize=True, database=None
+)
+hypothesis.settings.load_profile("dev")
+
 START_DEADLINE_S = 20.0
 QUICK = {"receipt_interval_s": 0.1}  # what only makes a wait shorter
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the tests of processes: they take longest, and short tests at the end leave no process idle."""
+    items.sort(key=lambda item: "process" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")

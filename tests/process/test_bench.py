@@ -26,6 +26,7 @@ from bench.systems import SYSTEMS
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.proof
 def test_every_message_of_the_generator_arrives_once_and_in_order(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     done = subprocess.run(
@@ -303,6 +304,7 @@ def test_the_page_keeps_what_is_written_by_hand_and_renews_the_rest(
 # ── Many due at once ──
 
 
+@pytest.mark.proof
 def test_everything_due_at_once_is_reported_while_people_talk(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     done = subprocess.run(

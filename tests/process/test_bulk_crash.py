@@ -154,13 +154,13 @@ def test_a_real_worker_killed_in_mid_way_does_two_thousand_rows_once(at_site: tu
     ask(staff(*MAY, name="other"), "deadletter/", "take_back")  # about which nobody is asked
     other = BulkAction.objects.get(verb="take_back")
     worker.start()
-    enqueue(site, "carry_on", module="bulk_job")
+    enqueue(site, "carry_on", module="admin.bulk_job")
     assert wait_for(lambda: done(action) > 0, deadline_s=WITHIN_S)
     worker.end()
     worker.start()
 
     def ended() -> bool:
-        enqueue(site, "carry_on", module="bulk_job")
+        enqueue(site, "carry_on", module="admin.bulk_job")
         return became(other)[0] == "done"
 
     assert wait_for(ended, deadline_s=WITHIN_S)

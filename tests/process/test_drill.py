@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import ManagementUtility
 
 from chatsite.environment import BASE_DIR
 from chatsite.run import children
@@ -599,6 +600,7 @@ def test_what_is_injured_loses_nothing_and_nothing_is_left_behind(folder: Path) 
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.proof
 def test_without_the_nets_it_fails(folder: Path) -> None:
     """The proof that it can see: what only a net repairs stays undelivered or unacknowledged."""
     shape = ("--clients", "6", "--messages", "60", "--rooms", "3", "--seconds", "2", "--loss", "30%")
@@ -614,6 +616,7 @@ def test_without_the_nets_it_fails(folder: Path) -> None:
     assert not (kept.parent / "data").exists()
 
 
+@pytest.mark.proof
 def test_whoever_missed_what_expired_is_named_to_its_sender(folder: Path) -> None:
     shape = ("--clients", "5", "--messages", "100", "--rooms", "2", "--seconds", "3", "--ttl", "10s-12s")
     faults = ("--loss", "10%", "--duplicate", "5%", "--reorder", "--cut", "1", "--kill", "server")
@@ -627,6 +630,7 @@ def test_whoever_missed_what_expired_is_named_to_its_sender(folder: Path) -> Non
     assert verdict["deliveries"] < 500
 
 
+@pytest.mark.proof
 def test_without_a_worker_whoever_missed_something_is_missed_in_silence(folder: Path) -> None:
     shape = ("--clients", "4", "--messages", "40", "--rooms", "2", "--seconds", "2", "--ttl", "10s")
     ran = run(folder, *shape, "--without-worker", "--json")
@@ -636,7 +640,7 @@ def test_without_a_worker_whoever_missed_something_is_missed_in_silence(folder: 
     assert verdict["missed"] == verdict["named_falsely"] == verdict["after_expiry"] == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.proof)])
 def test_breaking_it_off_leaves_nothing_behind(folder: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
         command("--clients", "2", "--messages", "1000", "--seconds", "600"),
@@ -682,7 +686,14 @@ execute_from_command_line(sys.argv)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.proof),
+        signal.SIGTERM,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.proof),
+    ],
+)
 def test_breaking_it_off_tears_no_task_out_of_its_work(folder: Path, number: signal.Signals) -> None:
     shape = ("drill", "--clients", "2", "--messages", "1000", "--seconds", "600")
     ran = subprocess.run(
@@ -724,10 +735,16 @@ def test_breaking_it_off_tears_no_task_out_of_its_work(folder: Path, number: sig
     ],
 )
 def test_a_value_that_cannot_be_is_a_usage_error_in_a_sentence(
-    folder: Path, arguments: tuple[str, ...]
+    folder: Path,
+    arguments: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    ran = run(folder, *arguments)
-    assert ran.returncode == 2
-    assert arguments[0] in ran.stderr.splitlines()[-1]
-    assert ran.stdout == ""
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(SystemExit) as ended:
+        ManagementUtility(["manage.py", "drill", *arguments]).execute()
+    printed = capsys.readouterr()
+    assert ended.value.code == 2
+    assert arguments[0] in printed.err.splitlines()[-1]
+    assert printed.out == ""
     assert list(folder.iterdir()) == []

@@ -144,6 +144,7 @@ def start_worker() -> Iterator[Callable[[Site], Worker]]:
         worker.end()
 
 
+@pytest.mark.proof
 async def test_the_end_of_a_message_that_one_of_two_missed(
     new_site: Open, open_wire: Open, start_worker: Callable[[Site], Worker]
 ) -> None:

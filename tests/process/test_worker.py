@@ -156,6 +156,7 @@ def beat_after(moment_s: float) -> bool:
     return age_s is not None and time.time() - age_s > moment_s
 
 
+@pytest.mark.proof
 def test_jobs_go_on_with_a_stopped_monitor_and_again_after_a_killed_sentinel(
     process: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Delivery in every interleaving: while nothing expires (`delivery_machine`), and with all that may end a message (`expiry_machine`).
 
-Each broken variant shows that the machine sees what it is for. `DELIVERY_MACHINE_EXAMPLES` asks for a longer run.
+Each broken variant shows that the machine sees what it is for. `make proof` plays more games than `make test`;
+`DELIVERY_MACHINE_EXAMPLES` asks for a longer run.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from tests.support.messages import ALAN, MEMBERS
 from tests.support.step_control import STEPS, stop_at_steps
 
 EXAMPLES = int(os.environ.get("DELIVERY_MACHINE_EXAMPLES", "40"))
-EXPIRY_EXAMPLES = 3 * EXAMPLES // 2
+FEW_EXAMPLES = 15
 EXPIRY_STEPS = 50
 
 Explore = Callable[..., None]
@@ -62,7 +63,7 @@ def explore(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPa
         stores._stores[asyncio.get_running_loop()] = store
         return store
 
-    def run(machine: type[World], examples: int = EXAMPLES, steps: int = 30) -> None:
+    def run(machine: type[World], examples: int, steps: int = 30, *, shrink: bool = False) -> None:
         monkeypatch.setattr(policy, "current", lambda: machine.policy)
         with asyncio.Runner(loop_factory=Loop) as runner:
             machine.runner = runner
@@ -82,9 +83,8 @@ def explore(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPa
                         deadline=None,
                         derandomize=True,
                         database=None,
-                        phases=[Phase.generate, Phase.shrink]
-                        if examples in (EXAMPLES, EXPIRY_EXAMPLES)
-                        else [Phase.generate],
+                        print_blob=True,
+                        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
                         suppress_health_check=list(HealthCheck),
                     ),
                 )
@@ -100,12 +100,21 @@ def _log_in(user: int) -> str:
     return str(client.session.session_key)
 
 
-def test_every_accepted_message_ends_acknowledged_or_parked_or_due(explore: Explore) -> None:
-    explore(DeliveryMachine)
+few_and_many = pytest.mark.parametrize(
+    "examples", [FEW_EXAMPLES, pytest.param(EXAMPLES, marks=pytest.mark.proof)], ids=["few", "many"]
+)
 
 
-def test_every_accepted_message_ends_held_or_named_in_its_notice_or_deleted(explore: Explore) -> None:
-    explore(ExpiryMachine, examples=EXPIRY_EXAMPLES, steps=EXPIRY_STEPS)
+@few_and_many
+def test_every_accepted_message_ends_acknowledged_or_parked_or_due(explore: Explore, examples: int) -> None:
+    explore(DeliveryMachine, examples, shrink=True)
+
+
+@few_and_many
+def test_every_accepted_message_ends_held_or_named_in_its_notice_or_deleted(
+    explore: Explore, examples: int
+) -> None:
+    explore(ExpiryMachine, 3 * examples // 2, EXPIRY_STEPS, shrink=True)
 
 
 class AcknowledgesTooMuch(DeliveryMachine):

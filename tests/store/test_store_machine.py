@@ -474,7 +474,8 @@ class StoreMachine(RuleBasedStateMachine):
             assert standing.people == frozenset(self.joined)
 
 
-def test_the_store_and_the_model_agree_in_every_interleaving(redis_url: str) -> None:
+@pytest.mark.parametrize("examples", [15, pytest.param(50, marks=pytest.mark.proof)], ids=["few", "many"])
+def test_the_store_and_the_model_agree_in_every_interleaving(redis_url: str, examples: int) -> None:
     async def nobody(room: str) -> list[int]:
         return [1, 2, 3]
 
@@ -488,9 +489,12 @@ def test_the_store_and_the_model_agree_in_every_interleaving(redis_url: str) -> 
             run_state_machine_as_test(
                 StoreMachine,
                 settings=settings(
-                    max_examples=50,
+                    max_examples=examples,
                     stateful_step_count=30,
                     deadline=None,
+                    derandomize=True,
+                    database=None,
+                    print_blob=True,
                     phases=[Phase.generate, Phase.shrink],
                     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
                 ),

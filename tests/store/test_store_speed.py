@@ -40,7 +40,9 @@ BIG = RoomKey("big", 3)
 OVER = 20_000  # messages that have expired all at once
 LOG_ROWS = 1_000
 LOGGED_US = 100  # what is quicker is not written down: a script's own commands are, and that takes time
-LOOKS = 40  # until one shows less: on a busy machine even processor time is longer
+MAX_LOOKS = 40  # until one shows less: on a busy machine even processor time is longer
+
+pytestmark = pytest.mark.xdist_group("clock")  # what measures time runs one after another
 
 
 async def many(room: str) -> list[int]:
@@ -77,15 +79,22 @@ async def over(redis_url: str) -> AsyncIterator[Store]:
 
 
 async def slowest_us(
-    store: Store, verb: Callable[[], Awaitable[object]], *, command: bytes = b"EVALSHA", looks: int = LOOKS
+    store: Store, verb: Callable[[], Awaitable[object]], *, command: bytes = b"EVALSHA", looks: int = 0
 ) -> float:
-    """Return how many microseconds one script of `verb` took at most, `command` '' any command: the least of what its calls show.
+    """Return the duration of the slowest script of `verb` in microseconds, of any command with `command` ''.
 
     Its duration in the slow log counts what other processes took from it; the processor time of the server's main thread
-    counts the reading and writing around it. Both are above the truth, so the smaller one holds.
+    counts the reading and writing around it. Both are above the truth, so the smaller one holds, and the least of several
+    calls: as many as `looks`, or until one is within the bound.
     """
+    return await _slowest_us(store, verb, command, looks, until_us=0 if looks else await most_us(store))
+
+
+async def _slowest_us(
+    store: Store, verb: Callable[[], Awaitable[object]], command: bytes, looks: int, *, until_us: float
+) -> float:
     found: list[float] = []
-    for _ in range(looks):
+    while len(found) < (looks or MAX_LOOKS) and (not found or found[-1] > until_us):
         await store.client.slowlog_reset()
         before_us = await processor_us(store)
         await verb()
@@ -97,12 +106,21 @@ async def slowest_us(
     return min(found)
 
 
+_bound_us: list[float] = []
+
+
 async def most_us(store: Store) -> float:
-    """Return the bound on this machine."""
-    took_us = await slowest_us(
-        store, lambda: store.client.eval(KNOWN_WORK, 1, "known-work"), command=b"EVAL "
-    )
-    return MOST_US * max(1.0, took_us / KNOWN_WORK_US)
+    """Return the bound on this machine, measured once."""
+    if not _bound_us:
+        took_us = await _slowest_us(
+            store,
+            lambda: store.client.eval(KNOWN_WORK, 1, "known-work"),
+            b"EVAL ",
+            MAX_LOOKS,
+            until_us=KNOWN_WORK_US,
+        )
+        _bound_us.append(MOST_US * max(1.0, took_us / KNOWN_WORK_US))
+    return _bound_us[0]
 
 
 async def processor_us(store: Store) -> float:
@@ -151,6 +169,9 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
         ),
     }
     took = {name: await slowest_us(big, verb) for name, verb in verbs.items()}
+
+    for _ in range(39):
+        await verbs["append of 100"]()
 
     # A message that nobody's client can show, and one before it: every member says so.
     [place] = await big.log.places([BIG])
@@ -227,6 +248,9 @@ async def test_no_verb_of_change_or_expiry_takes_longer_than_5_ms(big: Store) ->
         "append for 9,999 by name": addressed,
     }
     took = {name: await slowest_us(big, verb) for name, verb in verbs.items()}
+
+    for _ in range(39):
+        await verbs["append for 9,999 by name"]()
 
     # Everybody's names stand at the newest: it is changed, read over, and read by one who was away.
     [place] = await big.log.places([BIG])

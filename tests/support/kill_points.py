@@ -1,6 +1,6 @@
 """A job (expiry, or that of bulk actions) as a process that something happens to at a place of a test's choosing: `python -m tests.support.kill_points '<Fate as JSON>'`.
 
-A place is the name of one of the job's own steps, or a function of `messaging` that it calls: `notices.waiting_for` is reached
+A place is the name of one of the job's own steps, or a function of `messaging.expiry` that it calls: `notices.waiting_for` is reached
 within the transaction, when everything is written and nothing is committed. Prints `ready`, and at its end what the job did.
 """
 
@@ -88,10 +88,12 @@ def _meet(fate: Fate) -> None:
 
     module, _, function = fate.at.rpartition(".")
     if not module:
-        job = importlib.import_module(f"messaging.{fate.job}")
+        job = importlib.import_module(
+            {"expiry": "messaging.expiry.job", "bulk_job": "messaging.admin.bulk_job"}[fate.job]
+        )
         job.step = lambda name: happen() if name == fate.at else None
         return
-    owner = importlib.import_module(f"messaging.{module}")
+    owner = importlib.import_module(f"messaging.expiry.{module}")
     setattr(owner, function, _after(happen, getattr(owner, function)))
 
 
