@@ -28,11 +28,11 @@ from messaging.store.records import (
     Accepted,
     AckRow,
     Append,
+    MemberPosition,
     OtherEpoch,
     Read,
     RoomKey,
     Slice,
-    Standing,
     Stored,
 )
 
@@ -82,8 +82,8 @@ class Delivery:
         self._settling = False
         self._greeting = asyncio.Semaphore(GREETED_AT_ONCE)
         deadline_s = policy.verb_deadline_s
-        self._standings: Together[RoomKey, Held, Standing | None] = Together(
-            store.members.standings_for_many, self._stand_alone, deadline_s=deadline_s
+        self._standings: Together[RoomKey, Held, MemberPosition | None] = Together(
+            store.members.member_positions_for_many, self._stand_alone, deadline_s=deadline_s
         )
         self._reads: Together[Read, int, Found] = Together(
             self._read_for_many, self._read_alone, deadline_s=deadline_s
@@ -126,7 +126,7 @@ class Delivery:
 
     async def _stand(
         self, connection: Connection, feeds: Sequence[Feed], named: Mapping[str, protocol.Since]
-    ) -> dict[Feed, Standing]:
+    ) -> dict[Feed, MemberPosition]:
         """Ask where a user stands in his rooms; take from the connection those that he has left meanwhile."""
         asked = [(feed.room.key, (connection.user, *_held(named.get(feed.room.key.id)))) for feed in feeds]
         found = await self._standings.ask(asked)
@@ -139,13 +139,13 @@ class Delivery:
             standings[feed] = standing
         return standings
 
-    async def _stand_alone(self, asked: Sequence[tuple[RoomKey, Held]]) -> list[Standing | None]:
+    async def _stand_alone(self, asked: Sequence[tuple[RoomKey, Held]]) -> list[MemberPosition | None]:
         [user] = {user for _, (user, *_) in asked}
-        return await self.store.members.standings(
+        return await self.store.members.member_positions(
             user, [(room, epoch, since) for room, (_, epoch, since) in asked]
         )
 
-    def _know(self, feed: Feed, standing: Standing) -> None:
+    def _know(self, feed: Feed, standing: MemberPosition) -> None:
         room = self.hub.rooms[feed.room.key.id]
         room.members, room.people = standing.members, standing.people
         room.heard(standing.epoch, standing.top)
@@ -157,7 +157,7 @@ class Delivery:
         return {feed.room.key.id for feed in feeds if self.hub.rooms[feed.room.key.id].people}
 
     def _welcome(
-        self, connection: Connection, standings: Mapping[Feed, Standing], now_ms: int
+        self, connection: Connection, standings: Mapping[Feed, MemberPosition], now_ms: int
     ) -> protocol.Welcome:
         policy = self.policy
         return protocol.Welcome(
@@ -180,7 +180,7 @@ class Delivery:
             ],
         )
 
-    def room_fields(self, room: MemberRoom, standing: Standing) -> dict[str, Any]:
+    def room_fields(self, room: MemberRoom, standing: MemberPosition) -> dict[str, Any]:
         """Return the fields of the room object on the wire."""
         return {
             "room": room.key.id,
@@ -200,7 +200,7 @@ class Delivery:
         }
 
     async def _resume_all(
-        self, connection: Connection, wanted: Sequence[tuple[Feed, Standing, protocol.Since | None]]
+        self, connection: Connection, wanted: Sequence[tuple[Feed, MemberPosition, protocol.Since | None]]
     ) -> None:
         """Answer for some rooms; where nothing came after what the client holds, the store is not asked again."""
         reads: list[tuple[Feed, Read]] = []
@@ -244,7 +244,7 @@ class Delivery:
         if feed.room == room:
             return
         feed.room = room
-        [standing] = await self.store.members.standings(connection.user, [(room.key, "", 0)])
+        [standing] = await self.store.members.member_positions(connection.user, [(room.key, "", 0)])
         if standing is None:
             return
         connection.push_frame(protocol.Room(**self.room_fields(room, standing)))  # type: ignore[arg-type]
@@ -255,7 +255,7 @@ class Delivery:
         if feed is None:
             return
         self.hub.drop_feed(connection, room_id)
-        gone = Standing(feed.epoch, feed.last, 0, 0, feed.acked, 0, 0, 0, frozenset())
+        gone = MemberPosition(feed.epoch, feed.last, 0, 0, feed.acked, 0, 0, 0, frozenset())
         connection.push_frame(protocol.Room(**self.room_fields(feed.room, gone), removed=True))  # type: ignore[arg-type]
 
     # Send

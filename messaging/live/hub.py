@@ -22,7 +22,7 @@ from messaging.errors import Unavailable
 from messaging.policy import Policy
 from messaging.store import Store
 from messaging.store.presence import PRESENCE_CHANNEL
-from messaging.store.records import Place, RoomKey, Slice
+from messaging.store.records import Position, RoomKey, Slice
 
 from . import metrics
 from .connection import Batch, Change, Connection, Feed, MemberRoom, State
@@ -331,7 +331,7 @@ class Hub:
         """Compare every room here with the store; tell whoever is behind."""
         rooms = list(self.rooms.values())
         try:
-            places = await self.store.log.places([room.key for room in rooms]) if rooms else []
+            places = await self.store.log.positions([room.key for room in rooms]) if rooms else []
         except Unavailable:
             return
         await asyncio.sleep(HEARD_WITHIN_S)  # what the store had published by then may still be on its way
@@ -342,7 +342,7 @@ class Hub:
                 self.on_members(room.key.id)
             self._tell_position(room, place)
 
-    def _tell_position(self, room: HubRoom, place: Place) -> None:
+    def _tell_position(self, room: HubRoom, place: Position) -> None:
         room.heard(place.epoch, place.top)
         room.rev = max(room.rev, place.rev)
         position = protocol.Position(room=room.key.id, epoch=place.epoch, top=place.top, rev=place.rev)

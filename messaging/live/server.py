@@ -209,7 +209,7 @@ class Server:
         if feed is None or connection is None:
             return
         with contextlib.suppress(MessagingError):
-            [standing] = await self.store.members.standings(connection.user, [(room.key, "", 0)])
+            [standing] = await self.store.members.member_positions(connection.user, [(room.key, "", 0)])
             if standing is not None:
                 room.members, room.people = standing.members, standing.people
 

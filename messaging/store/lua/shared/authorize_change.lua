@@ -1,7 +1,7 @@
 -- What edit, delete and extend have in common. `visible_from` ('' for no) and `moderates` as the scripts get them:
 -- '' for no, '1' a member who moderates, 'staff' the site's, who need not be members.
 -- Returns a code: -1 the room has no log, -2 not a member, -4 no such live message, -5 another's, -6 expired; or nil and the message.
-local function changeable(key, user, epoch, seq, moderates, visible_from, now)
+local function authorize_change(key, user, epoch, seq, moderates, visible_from, now)
   local room = redis.call('HMGET', key, 'epoch', 'rev', 'rev_life')
   if not room[1] then return -1 end
   local joined = redis.call('ZSCORE', key .. ':joined', user)
