@@ -31,9 +31,11 @@ e2e: $(VENV)/.ready-dev ## the browser tests; they need chromium
 	@command -v chromium >/dev/null || { echo "The browser tests need chromium: apt-get install chromium"; exit 1; }
 	$(IN_VENV)python -m pytest tests/e2e $(ARGS)
 
-check: $(VENV)/.ready-dev ## format, lint, types, import contract, migrations
+check: $(VENV)/.ready-dev ## format, lint, English, types, import contract, migrations
 	$(IN_VENV)ruff format --check
 	$(IN_VENV)ruff check
+	$(IN_VENV)typos
+	$(IN_VENV)python tools/prose.py
 	$(CHECKING) $(IN_VENV)mypy
 	$(CHECKING) $(IN_VENV)lint-imports
 	$(CHECKING) $(IN_VENV)python manage.py makemigrations --check --dry-run
