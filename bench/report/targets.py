@@ -133,12 +133,18 @@ def _parts(parts: dict[str, Any], pace: float | None) -> Iterator[Bar]:
     storm, backlog, idle, memory = (parts.get(name, {}) for name in ("storm", "backlog", "idle", "memory"))
     stalled, acks = parts.get("stalled", {}), parts.get("acks", {})
     yield _at_most("storm of 1,000 resumes: p99", 3_000, storm.get("p99_ms"), "ms", storm, pace=pace)
-    yield _at_most("the others' p99 in that time, compared with before", 2.0, storm.get("others_ratio"), "x", storm)
+    yield _at_most(
+        "the others' p99 in that time, compared with before", 2.0, storm.get("others_ratio"), "x", storm
+    )
     rate = backlog.get("messages_s")
     yield _at_least("backlog: messages per second to one client", 50_000, rate, "", backlog, pace=pace)
     grown = backlog.get("memory_growth_kb")
     yield _at_most(
-        "growth of the server's memory in that time", FLAT_MB, None if grown is None else grown / 1024, "MB", backlog
+        "growth of the server's memory in that time",
+        FLAT_MB,
+        None if grown is None else grown / 1024,
+        "MB",
+        backlog,
     )
     yield _at_most("memory of an idle connection", 25, idle.get("kb_each"), "KB", idle)
     yield _at_most(
@@ -155,7 +161,9 @@ def _parts(parts: dict[str, Any], pace: float | None) -> Iterator[Bar]:
         "KB",
         stalled,
     )
-    yield _grown(parts, "stored", "throughput at 10^6 stored messages, compared with empty", "stored", 1_000_000)
+    yield _grown(
+        parts, "stored", "throughput at 10^6 stored messages, compared with empty", "stored", 1_000_000
+    )
     yield _grown(parts, "members", "throughput at 10^4 absent members, compared with none", "absent", 10_000)
     yield from _processes(parts.get("processes", {}))
     yield from _acks(acks, pace)
@@ -181,7 +189,11 @@ def _grown(parts: dict[str, Any], part: str, what: str, size: str, must: int) ->
 def _processes(found: dict[str, Any]) -> Iterator[Bar]:
     rows = found.get("rows") or [{}]
     for row in rows:
-        what = f"two processes compared with one ({row['scenario']})" if row else "two processes compared with one"
+        what = (
+            f"two processes compared with one ({row['scenario']})"
+            if row
+            else "two processes compared with one"
+        )
         bar = _at_least(what, 1.6, row.get("ratio"), "x", found)
         if bar.met is False:
             used = row["one_cpu"]

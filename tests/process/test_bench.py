@@ -285,7 +285,7 @@ def test_more_than_a_million_deliveries_a_second_stay_within_the_plot() -> None:
 def test_the_page_keeps_what_is_written_by_hand_and_renews_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page, details = tmp_path / "performance.md", tmp_path / "measurements.md"
+    page, details = tmp_path / "performance.md", tmp_path / "measurements-results.md"
     for name, path in (("PAGE", page), ("DETAILS", details)):
         path.write_text(f"By hand.\n{pages.MARK}\nof an earlier run")
         monkeypatch.setattr(pages, name, path)
