@@ -4,8 +4,8 @@
     python tools/prose.py PATH ...    these files and folders
     python tools/prose.py --count     the number of findings in each folder of the project
 
-Read are Markdown outside code, docstrings and comments of Python, comments of Lua, JavaScript and CSS, the English
-messages (`msgid`) of translations, and names of tests. Exit code 0: no findings, 1: findings.
+Read are Markdown outside code; docstrings, comments and messages of Python, and names of tests; comments of Lua,
+JavaScript and CSS; the English of translations (`msgid`). Exit code 0: no findings, 1: findings.
 """
 
 from __future__ import annotations
@@ -48,6 +48,16 @@ def documentation(text: str) -> Iterator[Passage]:
             yield node.lineno, node.name.replace("_", " ")
 
 
+def sentences(text: str) -> Iterator[Passage]:
+    """Yield the texts in code that have at least four words: messages to users, help of commands."""
+    nodes = list(ast.walk(ast.parse(text)))
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        value = node.value if isinstance(node, ast.Constant) and id(node) not in docstrings else None
+        if isinstance(value, str) and value.count(" ") >= 3:
+            yield node.lineno, value
+
+
 def comments(text: str, pattern: str) -> Iterator[Passage]:
     """Yield the comments; those on consecutive lines are one passage."""
     sign = re.compile(rf"(?:^|\s){pattern}")
@@ -74,6 +84,8 @@ def passages(path: Path) -> Iterator[Passage]:
         yield from messages(text)
     if path.suffix == ".py":
         yield from documentation(text)
+        if "tests" not in path.parts:
+            yield from sentences(text)
     if pattern := COMMENT.get(path.suffix):
         yield from comments(text, pattern)
 

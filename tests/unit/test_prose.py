@@ -46,12 +46,17 @@ def test_docstrings_comments_and_test_names_of_python_are_read(write: Check) -> 
     ]
 
 
+def test_messages_are_read_and_short_values_are_not(write: Check) -> None:
+    text = 'HELP = "one sweep, and then each minute"\nKEY = "of its own"\n'
+    assert write("command.py", text) == [(1, "each")]
+
+
 def test_comments_of_scripts_are_read(write: Check) -> None:
     assert write("x.lua", "-- deleted by itself\nlocal s = 'of its own'\n") == [(1, "by-itself")]
     assert write("x.js", "const s = 'goes';  // his page\n") == [(1, "he")]
 
 
-def test_messages_are_read_and_their_translations_are_not(write: Check) -> None:
+def test_translated_messages_are_read_and_their_translations_are_not(write: Check) -> None:
     text = 'msgid ""\n"Whoever missed "\n"it"\nmsgstr "goes"\n\nmsgid "A message"\nmsgid_plural "so many"\n'
     assert write("django.po", text) == [(1, "headless"), (7, "so-many")]
 
