@@ -53,9 +53,8 @@ def sentences(text: str) -> Iterator[Passage]:
     nodes = list(ast.walk(ast.parse(text)))
     docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     for node in nodes:
-        value = node.value if isinstance(node, ast.Constant) and id(node) not in docstrings else None
-        if isinstance(value, str) and value.count(" ") >= 3:
-            yield node.lineno, value
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield from [(node.lineno, node.value)] if node.value.count(" ") >= 3 else []
 
 
 def comments(text: str, pattern: str) -> Iterator[Passage]:
