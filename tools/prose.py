@@ -5,7 +5,7 @@
     python tools/prose.py --count     the number of findings in each folder of the project
 
 Read are Markdown outside code; docstrings, comments and messages of Python, and names of tests; comments of Lua,
-JavaScript and CSS; the English of translations (`msgid`). Exit code 0: no findings, 1: findings.
+JavaScript, CSS, TOML and make; the English of translations (`msgid`). Exit code 0: no findings, 1: findings.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ RULES = [
 
 CODE = re.compile(r"```.*?```|``.+?``|`[^`\n]+`|<!--.*?-->|\]\([^)\s]*\)|https?://\S+", re.DOTALL)
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-COMMENT = {
-    ".py": r"#:? ?(.*)",
+COMMENT = {  # by the end of a file's name
+    **dict.fromkeys([".py", ".toml", ".txt", "Makefile"], r"#:? ?(.*)"),
     ".lua": r"--+(?!\[) ?(.*)",
     ".js": r"(?://|/\*+|^ *\*) ?(.*)",
     ".css": r"(?:/\*+) ?(.*)",
@@ -85,7 +85,7 @@ def passages(path: Path) -> Iterator[Passage]:
         yield from documentation(text)
         if "tests" not in path.parts:
             yield from sentences(text)
-    if pattern := COMMENT.get(path.suffix):
+    if pattern := COMMENT.get(path.suffix or path.name):
         yield from comments(text, pattern)
 
 
@@ -105,7 +105,7 @@ def tracked(wanted: Iterable[str]) -> list[Path]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *wanted]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     names = [name for name in output.splitlines() if not name.startswith(tuple(CONFIG["skipped"]))]
-    paths = [ROOT / name for name in names if Path(name).suffix in {".md", ".po", *COMMENT}]
+    paths = [ROOT / name for name in names if name.endswith((".md", ".po", *COMMENT))]
     return [path for path in paths if path.is_file()]
 
 
