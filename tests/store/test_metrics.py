@@ -257,8 +257,8 @@ async def test_writing_to_it_is_refused() -> None:
     assert answer.status_code == 405
 
 
-def test_the_operations_page_names_every_number() -> None:
-    page = (BASE_DIR / "docs" / "operations.md").read_text()
+def test_the_metrics_page_names_every_number() -> None:
+    page = (BASE_DIR / "docs" / "reference" / "metrics.md").read_text()
     names = {name.partition("{")[0] for name in samples(metrics.page(SITE).decode())} | {"chat_refused_total"}
     own = {name for name in names if not name.startswith(("chat_process_", "chat_commit_batch_"))}
     assert {name for name in own | {"chat_commit_batch"} if f"`{name}`" not in page} == set()
