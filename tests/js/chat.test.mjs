@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Chat } from "../../static/js/chat.js";
-import { ServerClock } from "../../static/js/clock.js";
-import { entriesOf } from "../../static/js/entries.js";
-import { Outbox } from "../../static/js/outbox.js";
-import { MemoryStore } from "../../static/js/outbox-store.js";
-import { Tombstones } from "../../static/js/tombstones.js";
-import * as words from "../../static/js/words.js";
-import { FakeClock, settle } from "./clock.mjs";
+import { Chat } from "../../static/js/model/chat.js";
+import { ServerClock } from "../../static/js/model/server-clock.js";
+import { entriesOf } from "../../static/js/model/timeline-entries.js";
+import { Outbox } from "../../static/js/model/outbox.js";
+import { MemoryStore } from "../../static/js/device/outbox-store.js";
+import { Tombstones } from "../../static/js/model/tombstones.js";
+import * as words from "../../static/js/phrases.js";
+import { FakeClock, settle } from "./fake-clock.mjs";
 
 const ADA = { id: 1, name: "ada" };
 const GRACE = { id: 2, name: "grace" };

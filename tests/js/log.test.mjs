@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { RoomLog } from "../../static/js/log.js";
+import { RoomLog } from "../../static/js/model/log.js";
 
 const NEVER = Number.MAX_SAFE_INTEGER;
 const message = (seq, fields = {}) => ({ type: "message", room: "r", epoch: "e", seq, id: `m${seq}`, from: { id: 2, name: "grace" }, body: `${seq}`, sent_at: 0, expires_at: NEVER, ...fields });

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Outbox } from "../../static/js/outbox.js";
-import { MemoryStore } from "../../static/js/outbox-store.js";
-import { FakeClock, settle } from "./clock.mjs";
+import { Outbox } from "../../static/js/model/outbox.js";
+import { MemoryStore } from "../../static/js/device/outbox-store.js";
+import { FakeClock, settle } from "./fake-clock.mjs";
 
 const LIMITS = { id_s: 86_400 };
 const HOUR = 3600;

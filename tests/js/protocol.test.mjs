@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import * as protocol from "../../static/js/protocol.js";
+import * as protocol from "../../static/js/model/protocol.js";
 
 const message = { type: "message", room: "r", epoch: "e", seq: 7, id: "a", from: { id: 1, name: "ada" }, body: "hi", sent_at: 1, expires_at: 2 };
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Socket, backoffBound } from "../../static/js/socket.js";
-import { FakeClock, settle } from "./clock.mjs";
+import { Socket, backoffBound } from "../../static/js/model/socket.js";
+import { FakeClock, settle } from "./fake-clock.mjs";
 
 function world({ status = 204, random = () => 1 } = {}) {
   const clock = new FakeClock();

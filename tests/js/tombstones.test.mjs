@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Tombstones } from "../../static/js/tombstones.js";
-import { FakeClock, settle } from "./clock.mjs";
+import { Tombstones } from "../../static/js/model/tombstones.js";
+import { FakeClock, settle } from "./fake-clock.mjs";
 
 const DAY = 86_400_000;
 

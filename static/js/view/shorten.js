@@ -2,11 +2,11 @@
  * Shortening what is already in a room: a step of its own beside the lifetime of new messages. First the server counts, then
  * whoever has seen the count says yes.
  */
-import * as api from "./api.js";
+import * as api from "../http/api.js";
 import { find, setText } from "./dom.js";
-import { fill, gettext, ngettext } from "./i18n.js";
-import { fillLifetimes } from "./lifetime.js";
-import * as words from "./words.js";
+import { fill, gettext, ngettext } from "../i18n.js";
+import { fillLifetimes } from "./lifetime-picker.js";
+import * as words from "../phrases.js";
 
 export class Shorten {
   #form = find("[data-shorten]");

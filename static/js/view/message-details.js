@@ -1,9 +1,9 @@
 /** The message details: its times, and each recipient with what is known of them; asked again while it is open. */
-import * as api from "./api.js";
+import * as api from "../http/api.js";
 import { avatar, el, fillWith, find, reach, ring } from "./dom.js";
-import { fill, gettext, ngettext } from "./i18n.js";
-import { SEGMENTS_MOST, segments } from "./ladder.js";
-import * as words from "./words.js";
+import { fill, gettext, ngettext } from "../i18n.js";
+import { SEGMENTS_MOST, segments } from "../model/delivery-state.js";
+import * as words from "../phrases.js";
 
 const AGAIN_MS = 5000;
 const ATTEMPTS_MOST = 8;

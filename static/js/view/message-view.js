@@ -2,11 +2,11 @@
  * One message on the screen. The markup is the template's; this puts words and states into it and never looks at
  * anything but the entry it is given (entries.js). Nothing is parsed as markup.
  */
-import { parts } from "./body.js";
+import { parts } from "../model/message-text.js";
 import { avatar, button, el, find, hidden, icon, iconButton, reach, reachBar, setAttribute, setRing, setText } from "./dom.js";
-import { fill, gettext, ngettext } from "./i18n.js";
-import { SEGMENTS_MOST, segments } from "./ladder.js";
-import * as words from "./words.js";
+import { fill, gettext, ngettext } from "../i18n.js";
+import { SEGMENTS_MOST, segments } from "../model/delivery-state.js";
+import * as words from "../phrases.js";
 
 const TICKS = { sending: "sending", waiting: "sending", sent: "sent", delivered: "delivered", read: "read", failed: "failed" };
 let ids = 0;

@@ -3,9 +3,9 @@
  * Pure: everything that is known goes in, a list of entries with stable keys comes out. An entry's `shown` is all that the
  * view needs, and only when it differs is anything on the screen touched.
  */
-import { fill, gettext, ngettext } from "./i18n.js";
-import { offersExtend, outboxState, stateOf } from "./ladder.js";
-import * as words from "./words.js";
+import { fill, gettext, ngettext } from "../i18n.js";
+import { offersExtend, outboxState, stateOf } from "./delivery-state.js";
+import * as words from "../phrases.js";
 
 const RUN_MS = 10 * 60_000; // a run of one author keeps one avatar
 

@@ -1,10 +1,10 @@
 /** The list of rooms, and what the search finds beyond it. */
-import * as api from "./api.js";
+import * as api from "../http/api.js";
 import { avatar, el, find, hidden, icon, setAttribute, setText } from "./dom.js";
-import { fill, gettext } from "./i18n.js";
-import { codePoints } from "./protocol.js";
-import { stateOf } from "./ladder.js";
-import * as words from "./words.js";
+import { fill, gettext } from "../i18n.js";
+import { codePoints } from "../model/protocol.js";
+import { stateOf } from "../model/delivery-state.js";
+import * as words from "../phrases.js";
 
 const SEARCH_AFTER_MS = 250;
 const NINETY_NINE = 99;

@@ -1,8 +1,8 @@
 /** Making a room. */
-import * as api from "./api.js";
+import * as api from "../http/api.js";
 import { find, setText } from "./dom.js";
-import { fillLifetimes } from "./lifetime.js";
-import * as words from "./words.js";
+import { fillLifetimes } from "./lifetime-picker.js";
+import * as words from "../phrases.js";
 
 export class NewRoom {
   #sheet = find("#new-room");

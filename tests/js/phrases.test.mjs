@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import * as words from "../../static/js/words.js";
+import * as words from "../../static/js/phrases.js";
 
 const S = 1000, MIN = 60 * S, H = 60 * MIN, D = 24 * H;
 

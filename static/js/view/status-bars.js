@@ -1,7 +1,7 @@
 /** The two bars: connection above the timeline, not sent above the composer. The first hides the second. */
 import { button, el, find, findAll, icon, live, setAttribute, setText } from "./dom.js";
-import { fill, gettext, ngettext } from "./i18n.js";
-import * as words from "./words.js";
+import { fill, gettext, ngettext } from "../i18n.js";
+import * as words from "../phrases.js";
 
 const SHOWN_AFTER_MS = 700; // a reconnect that is over before a reader has noticed needs no bar
 const BACK_MS = 2000;

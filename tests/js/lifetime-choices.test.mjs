@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { choices } from "../../static/js/lifetime.js";
+import { choices } from "../../static/js/view/lifetime-picker.js";
 
 test("the menu lists the presets, the room's own and the longest, and allows what is within both bounds", () => {
   const listed = choices({ own: 600, least: 60, longest: 86_400 });

@@ -1,7 +1,7 @@
 /** What this person likes here: appearance and the Enter key. Logging out asks first when something was not sent yet. */
 import { find, findAll, setAttribute } from "./dom.js";
-import { gettext } from "./i18n.js";
-import * as words from "./words.js";
+import { gettext } from "../i18n.js";
+import * as words from "../phrases.js";
 
 const YEAR_S = 365 * 86_400;
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { parts } from "../../static/js/body.js";
+import { parts } from "../../static/js/model/message-text.js";
 
 const kinds = (text) => parts(text).map(({ kind, text: shown }) => [kind, shown]);
 

@@ -1,7 +1,7 @@
 /** The head of the open room, and the line under its timeline: who is typing, what is still on the way. */
 import { avatar, el, find, fillWith, setAttribute, setText } from "./dom.js";
-import { fill, gettext, ngettext } from "./i18n.js";
-import * as words from "./words.js";
+import { fill, gettext, ngettext } from "../i18n.js";
+import * as words from "../phrases.js";
 
 const FACES = 3;
 

@@ -3,10 +3,10 @@
  * count, never a pop-up.
  */
 import { button, el, fillWith, find, findAll, icon, setAttribute, setText } from "./dom.js";
-import { expiringText, othersWhoLack } from "./entries.js";
-import { fill, gettext, ngettext } from "./i18n.js";
-import { offersExtend } from "./ladder.js";
-import * as words from "./words.js";
+import { expiringText, othersWhoLack } from "../model/timeline-entries.js";
+import { fill, gettext, ngettext } from "../i18n.js";
+import { offersExtend } from "../model/delivery-state.js";
+import * as words from "../phrases.js";
 
 const NAMES_MOST = 3; // in a headline
 const ROOMS_MOST = 5; // of a summary

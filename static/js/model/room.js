@@ -1,5 +1,5 @@
 /** One room as this page knows it: what it is called, its log, who is there, how far own messages have come. No DOM. */
-import { mergeReceipt, onTheWay } from "./ladder.js";
+import { mergeReceipt, onTheWay } from "./delivery-state.js";
 import { RoomLog } from "./log.js";
 
 const TYPING_MS = 6000; // frames come each 3 s while somebody types

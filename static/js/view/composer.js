@@ -3,9 +3,9 @@
  * holds it.
  */
 import { find, live, setAttribute, setIcon, setText } from "./dom.js";
-import { fill, gettext, ngettext } from "./i18n.js";
-import { cleanBody, codePoints } from "./protocol.js";
-import * as words from "./words.js";
+import { fill, gettext, ngettext } from "../i18n.js";
+import { cleanBody, codePoints } from "../model/protocol.js";
+import * as words from "../phrases.js";
 
 const COUNT_FROM = 200; // code points left when the counter appears
 const IME_KEY = 229; // what old browsers report for a key that the input method took

@@ -1,7 +1,7 @@
 /** The lifetime a message will have: the chip in the composer and its menu. Holds for one message, then the room's again. */
 import { el, find, setAttribute, setText } from "./dom.js";
-import { fill, gettext } from "./i18n.js";
-import * as words from "./words.js";
+import { fill, gettext } from "../i18n.js";
+import * as words from "../phrases.js";
 
 export const PRESETS = [30, 300, 3600, 28_800, 86_400, 604_800, 2_419_200]; // s
 const UNITS = [[1, () => gettext("seconds")], [60, () => gettext("minutes")], [3600, () => gettext("hours")], [86_400, () => gettext("days")]];

@@ -3,13 +3,13 @@
  * been read. Frames of the screen decide when it draws; what is drawn is decided in entries.js.
  */
 import { el, find, ring, setAttribute, setText } from "./dom.js";
-import { entriesOf, expiringText, waitingText } from "./entries.js";
-import { fill, gettext } from "./i18n.js";
-import { offerAt, offersExtend } from "./ladder.js";
+import { entriesOf, expiringText, waitingText } from "../model/timeline-entries.js";
+import { fill, gettext } from "../i18n.js";
+import { offerAt, offersExtend } from "../model/delivery-state.js";
 import { MessageView } from "./message-view.js";
-import { Roving } from "./roving.js";
-import { Tombstones } from "./tombstones.js";
-import * as words from "./words.js";
+import { Roving } from "./roving-focus.js";
+import { Tombstones } from "../model/tombstones.js";
+import * as words from "../phrases.js";
 
 const NEAR_BOTTOM = 48; // px
 const NEAR_TOP = 600;

@@ -1,10 +1,10 @@
 /** About a room: its name, topic and lifetimes for those who may change them, its members, muting and leaving. */
-import * as api from "./api.js";
+import * as api from "../http/api.js";
 import { avatar, button, el, fillWith, find, setText } from "./dom.js";
-import { fill, gettext } from "./i18n.js";
-import { fillLifetimes } from "./lifetime.js";
+import { fill, gettext } from "../i18n.js";
+import { fillLifetimes } from "./lifetime-picker.js";
 import { Shorten } from "./shorten.js";
-import * as words from "./words.js";
+import * as words from "../phrases.js";
 
 export class About {
   #page;
