@@ -25,7 +25,7 @@ function world({ store = new MemoryStore(), clock = new FakeClock(), leads = tru
     newId: () => `id${++n}`,
     on: { changed() {}, settled: (item, frame) => settled.push([item.id, frame.seq]) },
   });
-  if (leads) outbox.lead();
+  if (leads) outbox.becomeSender();
   const write = (body, fields = {}) => outbox.add({ room: "r", body, life_s: HOUR, ...fields });
   const accept = (id, fields = {}) => outbox.sent({ id, room: "r", seq: 1, ...fields });
   const refuse = (id, code, fields = {}) => outbox.refused({ id, code, retryable: false, ...fields });

@@ -66,13 +66,13 @@ test("each failure waits longer and ten healthy seconds start anew", () => {
   for (const wait of [500, 1000, 2000]) {
     w.last.accept();
     w.last.end(1006);
-    assert.equal(w.socket.state.retry_at - w.clock.now(), wait);
+    assert.equal(w.socket.state.retryAt - w.clock.now(), wait);
     w.clock.advance(wait);
   }
   w.last.accept();
   w.clock.advance(10_000);
   w.last.end(1012);
-  assert.equal(w.socket.state.retry_at - w.clock.now(), 500);
+  assert.equal(w.socket.state.retryAt - w.clock.now(), 500);
 });
 
 for (const code of [4400, 4429]) {
@@ -85,7 +85,7 @@ for (const code of [4400, 4429]) {
     w.last.accept();
     w.clock.advance(20_000);
     w.last.end(code);
-    assert.equal(w.socket.state.retry_at - w.clock.now(), 1000);
+    assert.equal(w.socket.state.retryAt - w.clock.now(), 1000);
   });
 }
 
@@ -191,7 +191,7 @@ test("bye bounds the next wait", () => {
   w.last.accept();
   w.last.say({ type: "bye", code: 1012, after_ms: 3000 });
   w.last.end(1012);
-  assert.equal(w.socket.state.retry_at - w.clock.now(), 1500);
+  assert.equal(w.socket.state.retryAt - w.clock.now(), 1500);
 });
 
 test("a silent connection is asked and, without an answer, dropped", () => {

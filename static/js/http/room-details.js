@@ -1,101 +1,113 @@
 /**
- * What the socket does not say and the page asks over HTTP: a room's members, how its lifetime was changed, who still lacks a
- * message, and receipts of messages that everybody has (the server tells at once only what is not complete).
+ * What the socket does not send and the page loads over HTTP: a room's members, the changes of its lifetime, the recipients to
+ * whom a message is undelivered, and the receipts of completely delivered messages (the server sends only incomplete ones at
+ * once).
  */
 import * as api from "./api.js";
 
-const RECEIPTS_COME_MS = 2000; // those that come by themselves are gathered for a second
-const RECEIPTS_ASKED_MOST = 20;
-const DIRECT_ASKED_MOST = 30;
-const NAMES_MOST = 3;
+/** @import { Chat } from "../model/chat.js" */
+/** @import { Room } from "../model/room.js" */
+/** @import { Recipient } from "./api.js" */
 
-export class Learner {
+const RECEIPTS_AFTER_MS = 2000; // the server collects the receipts that it sends for a second
+const MAX_RECEIPTS = 20;
+const MAX_DIRECT_ROOMS = 30;
+const MAX_NAMES = 3;
+
+export class RoomDetails {
   #chat;
-  #is_open;
-  #learned;
-  #lacking = new Map(); // "room|seq" -> {delivered, people}: as of so many deliveries
-  #receipts_timer = null;
-  #direct_timer = null;
+  #isOpen;
+  #changed;
+  /** @type {Map<string, {delivered: number, people: Recipient[] | null}>} */
+  #undelivered = new Map(); // "room|seq" -> the first recipients, as of a count of deliveries
+  #receiptsTimer = 0;
+  #directTimer = 0;
 
-  /** isOpen(room): it is in sight. learned(room): something new is known of it. */
-  constructor({ chat, isOpen, learned }) {
+  /**
+   * isOpen(room): the user sees it. changed(room): something about it was loaded.
+   *
+   * @param {{chat: Chat, isOpen: (room: Room) => boolean, changed: (room: Room) => void}} parts
+   */
+  constructor({ chat, isOpen, changed }) {
     this.#chat = chat;
-    this.#is_open = isOpen;
-    this.#learned = learned;
+    this.#isOpen = isOpen;
+    this.#changed = changed;
   }
 
-  async members(room) {
+  /** @param {Room} room */
+  async loadMembers(room) {
     const { members, total } = await api.members(room.id);
     room.members = members;
-    room.members_total = total;
-    this.#learned(room);
+    room.membersTotal = total;
+    this.#changed(room);
   }
 
-  /** Who changed the room's lifetime, and when, unless nothing can have changed since it was asked. */
-  async lifetimes(room) {
-    if (room.lifetimes_known) return;
-    room.lifetimes_known = true;
+  /** Load the changes of the room's lifetime, unless they are up to date. @param {Room} room */
+  async loadLifetimes(room) {
+    if (room.lifetimesKnown) return;
+    room.lifetimesKnown = true;
     try {
       room.lifetimes = (await api.lifetimes(room.id)).lifetimes;
     } catch {
-      room.lifetimes_known = false; // the next look asks again
+      room.lifetimesKnown = false; // loaded when the room is shown again
       return;
     }
-    this.#learned(room);
+    this.#changed(room);
   }
 
-  /** The first of those who lack a message, [{name, reason, attempts}], as far as they were asked for. */
-  lacking(room, seq) {
-    return this.#lacking.get(`${room.id}|${seq}`)?.people ?? null;
+  /** The first recipients to whom a message is undelivered, or null when they are not loaded. @param {Room} room @param {number} seq */
+  undelivered(room, seq) {
+    return this.#undelivered.get(`${room.id}|${seq}`)?.people ?? null;
   }
 
-  /** Ask who lacks a message, once for each count of deliveries. */
-  async askLacking(room, seq) {
-    const place = `${room.id}|${seq}`;
-    const known = this.#lacking.get(place);
+  /** Load them, once for each count of deliveries. @param {Room} room @param {number} seq */
+  async loadUndelivered(room, seq) {
+    const key = `${room.id}|${seq}`;
+    const known = this.#undelivered.get(key);
     const delivered = room.receipts.get(seq)?.delivered ?? 0;
     if (known?.delivered === delivered) return;
-    this.#lacking.set(place, { delivered, people: known?.people ?? null });
+    this.#undelivered.set(key, { delivered, people: known?.people ?? null });
     const answer = await api.recipients(room.id, seq).catch(() => null);
     if (!answer) return;
-    const people = answer.recipients.filter((one) => one.state === "waiting");
-    this.#lacking.set(place, { delivered, people: people.slice(0, NAMES_MOST) });
-    this.#learned(room);
+    const people = answer.recipients.filter(({ state }) => state === "waiting");
+    this.#undelivered.set(key, { delivered, people: people.slice(0, MAX_NAMES) });
+    this.#changed(room);
   }
 
-  /** How far the open room's own messages have come, newest first. */
-  receipts(room) {
-    clearTimeout(this.#receipts_timer);
-    this.#receipts_timer = setTimeout(async () => {
-      for (const message of room.untold.slice(0, RECEIPTS_ASKED_MOST)) {
-        if (!this.#is_open(room) || !(await this.#receipt(room, message))) return;
+  /** Load missing receipts of the open room's own messages, newest first. @param {Room} room */
+  loadReceipts(room) {
+    clearTimeout(this.#receiptsTimer);
+    this.#receiptsTimer = setTimeout(async () => {
+      for (const { seq } of room.withoutReceipt.slice(0, MAX_RECEIPTS)) {
+        if (!this.#isOpen(room) || !(await this.#loadReceipt(room, seq))) return;
       }
-    }, RECEIPTS_COME_MS);
+    }, RECEIPTS_AFTER_MS);
   }
 
-  /** Direct rooms: who the partner is, for face and presence, and whether the last word was read. */
-  async direct() {
-    clearTimeout(this.#direct_timer);
-    this.#direct_timer = setTimeout(() => this.#lastWords(), RECEIPTS_COME_MS);
-    for (const room of this.#directRooms()) if (!room.members) await this.members(room).catch(() => {});
+  /** For direct rooms: the partner, for name and presence, and the receipt of the last message. */
+  async loadDirectRooms() {
+    clearTimeout(this.#directTimer);
+    this.#directTimer = setTimeout(() => this.#loadLastReceipts(), RECEIPTS_AFTER_MS);
+    for (const room of this.#directRooms()) if (!room.members) await this.loadMembers(room).catch(() => {});
   }
 
-  async #lastWords() {
+  async #loadLastReceipts() {
     for (const room of this.#directRooms()) {
       const last = room.log.list.at(-1);
-      if (last && room.isOwn(last) && !room.receipts.has(last.seq)) await this.#receipt(room, last);
+      if (last && room.isOwn(last) && !room.receipts.has(last.seq)) await this.#loadReceipt(room, last.seq);
     }
   }
 
-  async #receipt(room, { seq }) {
-    const known = await api.recipients(room.id, seq).catch(() => null);
-    if (!known) return false;
-    if (!room.receipts.has(seq)) room.takeReceipts([[seq, known.delivered, known.read, known.total]]);
-    this.#learned(room);
+  /** @param {Room} room @param {number} seq */
+  async #loadReceipt(room, seq) {
+    const answer = await api.recipients(room.id, seq).catch(() => null);
+    if (!answer) return false;
+    if (!room.receipts.has(seq)) room.takeReceipts([[seq, answer.delivered, answer.read, answer.total]]);
+    this.#changed(room);
     return true;
   }
 
   #directRooms() {
-    return [...this.#chat.rooms.values()].filter((room) => room.kind === "direct" && !room.left).slice(0, DIRECT_ASKED_MOST);
+    return [...this.#chat.rooms.values()].filter((room) => room.kind === "direct" && !room.left).slice(0, MAX_DIRECT_ROOMS);
   }
 }

@@ -1,8 +1,10 @@
 /**
- * Acknowledgements, gathered for 250 ms: one frame settles all rooms. In a hidden tab timers are throttled, so there they
- * leave from the receive handler.
+ * Acknowledgements, collected for 250 ms: one frame acknowledges for all rooms. Browsers slow down the timers of a hidden
+ * tab, so a hidden tab sends them at the end of the receive handler.
  */
 import { ack } from "./protocol.js";
+
+/** @import { AckRow, Clock } from "./protocol.js" */
 
 export const ACK_AFTER_MS = 250;
 
@@ -11,9 +13,14 @@ export class Acks {
   #send;
   #clock;
   #hidden;
+  /** @type {any} */
   #timer = null;
 
-  /** collect: () => [{room, epoch, delivered?, read?}], what is due now. */
+  /**
+   * collect(): the rows that are due now.
+   *
+   * @param {{collect: () => AckRow[], send: (frame: object) => void, clock: Clock, hidden: () => boolean}} parts
+   */
   constructor({ collect, send, clock, hidden }) {
     this.#collect = collect;
     this.#send = send;
@@ -27,10 +34,9 @@ export class Acks {
   }
 
   flush() {
-    this.#clock.clear(this.#timer);
-    this.#timer = null;
-    const rooms = this.#collect();
-    if (rooms.length) this.#send(ack(rooms));
+    this.disconnected();
+    const rows = this.#collect();
+    if (rows.length) this.#send(ack(rows));
   }
 
   /** The end of the receive handler. */

@@ -1,46 +1,71 @@
 /**
- * Messages of this user that the server has not accepted yet. One waits here from the key stroke until `sent`.
+ * This user's messages that the server has not accepted yet. A message waits here from the key press until `sent`.
  *
  *   1. add      written to the device first, then shown, then sent
- *   2. pump     the first of each room goes out, one unanswered send a room, so a room's order survives any failure
- *   3. settled  `sent`, or the message itself comes back: gone from the device
- *   4. delayed  a retryable error: the same id again after the server's wait, in the room's order
- *   5. failed   a final error, too old to repeat unasked, or in flight at three closes in a row: set aside for its
- *               user to retry, edit or delete; it no longer holds up the room
+ *   2. pump     the first message of each room is sent, one unanswered per room, so a room keeps its order after any failure
+ *   3. settled  `sent` arrives, or the message itself: deleted from the device
+ *   4. delayed  a retryable error: sent again with the same id after the server's wait, in the room's order
+ *   5. failed   a final error, too old to be sent without asking, or in flight at three closes in a row: its user can retry,
+ *               edit or delete it; it no longer holds up the room
  *
- * All tabs write to the same device store; the one that holds the lock sends. Knows no socket and no DOM.
+ * All tabs write to the same device store; the tab that holds the lock sends. Knows no socket and no DOM.
  */
 import { CLOSE } from "./protocol.js";
 
-const CLOSES_MOST = 3;
+/** @import { Clock, Frame } from "./protocol.js" */
+
+/**
+ * A message in the outbox, as it is stored on the device. ttl: its own lifetime in seconds, null for the room's. life_s: the
+ * lifetime it will have. order: ascending as written. not_before: epoch ms. closes: closes in a row while it was in flight.
+ *
+ * @typedef {{
+ *   id: string, room: string, body: string, ttl: number | null, reply_to: number | null, life_s: number, created_at: number,
+ *   order: number, state: "waiting" | "failed", reason: string | null, not_before: number, closes: number,
+ * }} OutboxItem
+ * @typedef {{room: string, body: string, ttl: number | null, reply_to: number | null, life_s: number}} NewMessage
+ * @typedef {{all: () => Promise<OutboxItem[]>, put: (item: OutboxItem) => Promise<void>, delete: (id: string) => Promise<void>}} OutboxStore
+ */
+
+const MAX_CLOSES = 3;
 const RETRY_MS = 1000;
-const JITTER = 0.25; // of the wait, on top: many pages were told the same moment
+const JITTER = 0.25; // of the wait, added to it: many pages were given the same moment
 const OWN_REASONS = Object.freeze({ OLD: "too_old", STUCK: "cannot_be_sent", BIG: "body_too_long" });
 
 export class Outbox {
+  /** @type {Map<string, OutboxItem>} */
   items = new Map();
   #store;
   #transmit;
   #clock;
   #random;
-  #new_id;
+  #newId;
   #on;
+  /** @type {{id_s: number} | null} */
   #limits = null;
-  #sends = false;
-  #in_flight = new Map(); // room -> id
+  #isSender = false;
+  /** @type {Map<string, string>} */
+  #inFlight = new Map(); // room -> id
+  /** @type {any} */
   #timer = null;
-  #being_stored = new Set(); // ids that another tab's word must not take away
+  /** @type {Set<string>} */
+  #beingStored = new Set(); // ids that a reload must not remove
 
   /**
-   * store: {all, put, delete} async. transmit(item): "sent", "offline" or "too_big". clock: {now, set, clear}.
-   * on: {changed(room), settled(item, sent)}.
+   * @param {{
+   *   store: OutboxStore,
+   *   transmit: (item: OutboxItem) => "sent" | "offline" | "too_big",
+   *   clock: Clock,
+   *   random?: () => number,
+   *   newId: () => string,
+   *   on: {changed: (room: string) => void, settled: (item: OutboxItem, sent: Frame) => void},
+   * }} parts
    */
   constructor({ store, transmit, clock, random = Math.random, newId, on }) {
     this.#store = store;
     this.#transmit = transmit;
     this.#clock = clock;
     this.#random = random;
-    this.#new_id = newId;
+    this.#newId = newId;
     this.#on = on;
   }
 
@@ -54,13 +79,13 @@ export class Outbox {
   async reload() {
     const rooms = new Set(this.#rooms());
     const kept = new Map((await this.#store.all()).map((item) => [item.id, item]));
-    for (const id of this.items.keys()) if (!kept.has(id) && !this.#being_stored.has(id)) this.#forget(id);
+    for (const id of this.items.keys()) if (!kept.has(id) && !this.#beingStored.has(id)) this.#forget(id);
     for (const [id, item] of kept) this.items.set(id, { ...item });
     for (const room of new Set([...rooms, ...this.#rooms()])) this.#on.changed(room);
     this.pump();
   }
 
-  /** Ascending by the order in which they were written. */
+  /** In the order in which they were written. @param {string} room */
   inRoom(room) {
     return [...this.items.values()].filter((item) => item.room === room).sort((a, b) => a.order - b.order);
   }
@@ -69,15 +94,17 @@ export class Outbox {
     return [...this.items.values()].filter((item) => item.state === "failed");
   }
 
+  /** @param {string} id */
   isInFlight(id) {
-    return [...this.#in_flight.values()].includes(id);
+    return [...this.#inFlight.values()].includes(id);
   }
 
-  /** life_s: the lifetime it will have, its own or the room's. Resolves when the device holds it. */
+  /** Resolves when the device holds it. @param {NewMessage} message @returns {Promise<OutboxItem>} */
   async add({ room, body, ttl, reply_to, life_s }) {
     const now = this.#clock.now();
     const order = Math.max(now, ...[...this.items.values()].map((item) => item.order + 1));
-    const item = { id: this.#new_id(), room, body, ttl, reply_to, life_s, created_at: now, order, state: "waiting", reason: null, not_before: 0, closes: 0 };
+    /** @type {OutboxItem} */
+    const item = { id: this.#newId(), room, body, ttl, reply_to, life_s, created_at: now, order, state: "waiting", reason: null, not_before: 0, closes: 0 };
     this.items.set(item.id, item);
     this.#on.changed(room);
     await this.#put(item);
@@ -86,28 +113,31 @@ export class Outbox {
   }
 
   /** Only the tab that holds the lock sends. */
-  lead() {
-    this.#sends = true;
+  becomeSender() {
+    this.#isSender = true;
     this.pump();
   }
 
+  /** @param {{id_s: number}} limits */
   connected(limits) {
     this.#limits = limits;
     this.pump();
   }
 
-  /** code: of the close. What was in flight is in doubt, and goes again under its own id. */
+  /** The messages in flight are in doubt and are sent again with the same id. @param {number} code  of the close */
   disconnected(code) {
-    this.#limits = null;
-    const flying = [...this.#in_flight.values()].map((id) => this.items.get(id)).filter(Boolean);
-    this.#in_flight.clear();
-    for (const item of flying) {
+    this./** @type {{id_s: number} | null} */
+  #limits = null;
+    const inDoubt = [...this.#inFlight.values()].map((id) => this.items.get(id)).filter((item) => item !== undefined);
+    this.#inFlight.clear();
+    for (const item of inDoubt) {
       item.closes += 1;
-      if (code === CLOSE.TOO_BIG || item.closes >= CLOSES_MOST) this.#fail(item, OWN_REASONS.STUCK);
+      if (code === CLOSE.TOO_BIG || item.closes >= MAX_CLOSES) this.#fail(item, OWN_REASONS.STUCK);
       else this.#save(item);
     }
   }
 
+  /** @param {Frame} frame */
   sent(frame) {
     const item = this.items.get(frame.id);
     if (!item || item.room !== frame.room) return;
@@ -118,32 +148,34 @@ export class Outbox {
     this.pump();
   }
 
-  /** An `error` that names one of ours; false when it is not about the outbox. */
+  /** Handle an `error` for one of these messages; false when it is for none of them. @param {Frame} frame */
   refused(frame) {
     const item = this.items.get(frame.id);
     if (!item) return false;
-    this.#land(item);
+    this.#release(item);
     if (frame.retryable) this.#delay(item, frame);
     else this.#fail(item, frame.code);
     this.pump();
     return true;
   }
 
-  /** The user says yes. What may be stored already under an old id, and what is too old, gets a new one. */
+  /** The user retries. A message that is too old, or whose id may be stored already, gets a new id. @param {string} id */
   async retry(id) {
     const item = this.items.get(id);
     if (item?.state !== "failed") return;
-    const anew = [OWN_REASONS.OLD, "id_reused"].includes(item.reason) || this.#tooOld(item, this.#clock.now());
+    const needsNewId = item.reason === OWN_REASONS.OLD || item.reason === "id_reused" || this.#tooOld(item, this.#clock.now());
+    /** @type {OutboxItem} */
     const again = { ...item, state: "waiting", reason: null, not_before: 0, closes: 0 };
-    if (anew) Object.assign(again, { id: this.#new_id(), created_at: this.#clock.now() });
-    if (anew) this.items.delete(id);
+    if (needsNewId) Object.assign(again, { id: this.#newId(), created_at: this.#clock.now() });
+    if (needsNewId) this.items.delete(id);
     this.items.set(again.id, again);
     this.#on.changed(item.room);
     await this.#put(again);
-    if (anew) await this.#store.delete(id);
+    if (needsNewId) await this.#store.delete(id);
     this.pump();
   }
 
+  /** @param {string} id */
   async discard(id) {
     const item = this.items.get(id);
     if (!item) return;
@@ -154,16 +186,16 @@ export class Outbox {
   }
 
   pump() {
-    if (!this.#sends || !this.#limits) return;
+    if (!this.#isSender || !this.#limits) return;
     let soonest = Infinity;
     for (const room of this.#rooms()) soonest = Math.min(soonest, this.#pumpRoom(room));
     this.#clock.clear(this.#timer);
     if (soonest < Infinity) this.#timer = this.#clock.set(() => this.pump(), Math.max(0, soonest - this.#clock.now()));
   }
 
-  /** Send the room's first; return when to look again. */
+  /** Send the room's first message; return when to try again, epoch ms. @param {string} room */
   #pumpRoom(room) {
-    if (this.#in_flight.has(room)) return Infinity;
+    if (this.#inFlight.has(room)) return Infinity;
     const now = this.#clock.now();
     for (const item of this.inRoom(room)) {
       if (item.state !== "waiting") continue;
@@ -178,17 +210,19 @@ export class Outbox {
         this.#fail(item, OWN_REASONS.BIG);
         continue;
       }
-      this.#in_flight.set(room, item.id);
+      this.#inFlight.set(room, item.id);
       return Infinity;
     }
     return Infinity;
   }
 
+  /** @param {OutboxItem} item @param {number} now */
   #tooOld(item, now) {
-    const age_s = (now - item.created_at) / 1000;
-    return age_s > Math.min(this.#limits?.id_s ?? Infinity, item.life_s ?? Infinity);
+    const ageS = (now - item.created_at) / 1000;
+    return ageS > Math.min(this.#limits?.id_s ?? Infinity, item.life_s ?? Infinity);
   }
 
+  /** @param {OutboxItem} item @param {Frame} refusal */
   #delay(item, { code, retry_after_ms }) {
     const wait = (retry_after_ms ?? RETRY_MS) * (1 + JITTER * this.#random());
     item.reason = code;
@@ -197,31 +231,36 @@ export class Outbox {
     this.#save(item);
   }
 
+  /** @param {OutboxItem} item @param {string} reason */
   #fail(item, reason) {
     item.state = "failed";
     item.reason = reason;
     this.#save(item);
   }
 
+  /** @param {OutboxItem} item */
   #save(item) {
     this.#put(item);
     this.#on.changed(item.room);
   }
 
+  /** @param {OutboxItem} item */
   async #put(item) {
-    this.#being_stored.add(item.id);
+    this.#beingStored.add(item.id);
     await this.#store.put({ ...item });
-    this.#being_stored.delete(item.id);
+    this.#beingStored.delete(item.id);
   }
 
-  #land(item) {
-    if (this.#in_flight.get(item.room) === item.id) this.#in_flight.delete(item.room);
+  /** Let the room's next message be sent. @param {OutboxItem} item */
+  #release(item) {
+    if (this.#inFlight.get(item.room) === item.id) this.#inFlight.delete(item.room);
   }
 
+  /** @param {string} id */
   #forget(id) {
     const item = this.items.get(id);
     this.items.delete(id);
-    if (item) this.#land(item);
+    if (item) this.#release(item);
   }
 
   #rooms() {

@@ -1,30 +1,30 @@
 /**
- * The server's time on this machine: a browser whose clock is an hour wrong still shows right lifetimes, also when somebody
- * sets that clock back while the page runs. The steady clock of a browser may stand still while the machine sleeps, so of the
- * two the one that says later is right.
+ * The server's time on this machine. A browser whose clock is an hour wrong still shows correct lifetimes, also when someone
+ * sets that clock back while the page is open. The browser's steady clock may stand still while the machine sleeps, so the
+ * later of the two clocks is used.
  */
 export class ServerClock {
   #local;
   #steady;
-  #server_ms;
-  #local_ms;
-  #steady_ms;
+  #serverMs = 0;
+  #localMs = 0;
+  #steadyMs = 0;
 
-  /** local: epoch ms of this machine; steady: ms that nobody sets. */
+  /** local: epoch ms of this machine. steady: ms of a clock that nobody can set. */
   constructor(local = () => Date.now(), steady = local) {
     this.#local = local;
     this.#steady = steady;
     this.set(local());
   }
 
-  /** Take over `welcome.now`, epoch ms. */
-  set(server_now_ms) {
-    this.#server_ms = server_now_ms;
-    this.#local_ms = this.#local();
-    this.#steady_ms = this.#steady();
+  /** Set it to `welcome.now`, epoch ms. @param {number} serverNowMs */
+  set(serverNowMs) {
+    this.#serverMs = serverNowMs;
+    this.#localMs = this.#local();
+    this.#steadyMs = this.#steady();
   }
 
   now() {
-    return this.#server_ms + Math.round(Math.max(this.#local() - this.#local_ms, this.#steady() - this.#steady_ms));
+    return this.#serverMs + Math.round(Math.max(this.#local() - this.#localMs, this.#steady() - this.#steadyMs));
   }
 }

@@ -1,49 +1,66 @@
 /**
- * Where a message is written: keys, drafts, length, reply and edit. The text leaves the box only when the device's outbox
- * holds it.
+ * The message box: keys, drafts, length, reply and edit. The draft is deleted only when the device's outbox holds the message.
  */
-import { find, live, setAttribute, setIcon, setText } from "./dom.js";
+import { find, announce, setAttribute, setIcon, setText } from "./dom.js";
 import { fill, gettext, ngettext } from "../i18n.js";
 import { cleanBody, codePoints } from "../model/protocol.js";
-import * as words from "../phrases.js";
+import * as phrases from "../phrases.js";
 
-const COUNT_FROM = 200; // code points left when the counter appears
-const IME_KEY = 229; // what old browsers report for a key that the input method took
+/** @import { Chat } from "../model/chat.js" */
+/** @import { LifetimePicker } from "./lifetime-picker.js" */
+/** @import { Message } from "../model/protocol.js" */
+/** @import { NewMessage } from "../model/outbox.js" */
+/** @import { Preferences } from "../device/preferences.js" */
+/** @import { Room } from "../model/room.js" */
+
+/** @typedef {{kind: "reply" | "edit", message: Message}} Context */
+
+const COUNT_FROM = 200; // the counter appears when so many code points are left
+const IME_KEY = 229; // the keyCode that old browsers report for a key of an input method
 
 export class Composer {
-  #page;
+  #chat;
   #lifetime;
-  #keep;
+  #preferences;
+  #sendMessage;
+  /** @type {Room | null} */
   #room = null;
-  #context = null; // {kind: "reply"|"edit", message}
+  /** @type {Context | null} */
+  #context = null;
   #form = find("[data-composer]");
   #text = find("#message-text");
   #label = find('label[for="message-text"]');
   #hint = find("#message-hint");
   #count = find("[data-count]", this.#form);
-  #send = find(".send", this.#form);
+  #sendButton = find(".send", this.#form);
   #quote = find("[data-context]", this.#form);
   #closed = find("[data-closed]");
 
-  /** page: {chat, send({room, body, ttl, reply_to, life_s}) -> Promise, lastOwn() -> message|null, edited(message)}. */
-  constructor({ page, lifetime, keep }) {
-    this.#page = page;
+  /**
+   * send(message): resolves when the device holds it.
+   *
+   * @param {{chat: Chat, lifetime: LifetimePicker, preferences: Preferences, send: (message: NewMessage) => Promise<any>}} parts
+   */
+  constructor({ chat, lifetime, preferences, send }) {
+    this.#chat = chat;
     this.#lifetime = lifetime;
-    this.#keep = keep;
-    this.#form.addEventListener("submit", (event) => {
+    this.#preferences = preferences;
+    this.#sendMessage = send;
+    this.#form.addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       this.#submit();
     });
     this.#text.addEventListener("input", () => this.#typed());
-    this.#text.addEventListener("keydown", (event) => this.#key(event));
+    this.#text.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.#handleKey(event));
     find("[data-cancel]", this.#quote).addEventListener("click", () => this.#cancel());
   }
 
+  /** @param {Room} room */
   open(room) {
     this.#saveDraft();
     this.#room = room;
     this.#context = null;
-    this.#text.value = this.#keep.draft(room.id);
+    this.#text.value = this.#preferences.draft(room.id);
     this.refresh();
   }
 
@@ -53,82 +70,84 @@ export class Composer {
     if (!room) return;
     this.#form.hidden = room.left;
     this.#closed.hidden = !room.left;
-    this.#lifetime.show(room, this.#page.chat.limits);
-    this.#describe();
-    this.#measure();
+    this.#lifetime.show(room, this.#chat.limits);
+    this.#renderContext();
+    this.#renderCount();
   }
 
   focus() {
     this.#text.focus({ preventScroll: true });
   }
 
+  /** @param {Message} message */
   reply(message) {
-    this.#set({ kind: "reply", message });
+    this.#setContext({ kind: "reply", message });
   }
 
+  /** @param {Message} message */
   edit(message) {
     if (this.#context?.kind !== "edit") this.#saveDraft();
     this.#text.value = message.body;
-    this.#set({ kind: "edit", message });
+    this.#setContext({ kind: "edit", message });
     this.#text.setSelectionRange(message.body.length, message.body.length);
   }
 
-  /** Take back the text of one that was not sent. */
-  take(body) {
+  /** Put back the text of an unsent message. @param {string} body */
+  restore(body) {
     this.#text.value = body;
-    this.#set(null);
+    this.#setContext(null);
     this.#saveDraft();
   }
 
-  /** An edit was refused: its text is not lost while nothing else is being written. */
+  /** An edit was refused: put its text back, unless the user is writing something else. @param {Room} room @param {string} body */
   giveBack(room, body) {
     if (room !== this.#room || this.#context || this.#text.value) return;
     this.#text.value = body;
-    this.#measure();
+    this.#renderCount();
     this.#saveDraft();
   }
 
-  /** These messages are over: none of them is answered, edited or quoted any more. */
+  /** These messages have ended: a reply to one of them, or its edit, is cancelled. @param {Message[]} messages */
   ended(messages) {
-    const about = this.#context?.message;
-    if (!about || !messages.some(({ seq }) => seq === about.seq)) return;
-    const had_focus = this.#form.contains(document.activeElement);
-    if (this.#context.kind === "edit") this.#text.value = this.#keep.draft(this.#room.id);
+    const context = this.#context;
+    if (!context || !messages.some(({ seq }) => seq === context.message.seq)) return;
+    const hadFocus = this.#form.contains(document.activeElement);
+    if (context.kind === "edit") this.#loadDraft();
     this.#context = null;
-    this.#describe();
-    this.#measure();
-    live(gettext("This message is gone"));
-    if (had_focus) this.focus();
+    this.#renderContext();
+    this.#renderCount();
+    announce(gettext("This message is gone"));
+    if (hadFocus) this.focus();
   }
 
-  #set(context) {
+  /** @param {Context | null} context */
+  #setContext(context) {
     this.#context = context;
-    this.#describe();
-    this.#measure();
+    this.#renderContext();
+    this.#renderCount();
     this.focus();
   }
 
   #cancel() {
-    if (this.#context?.kind === "edit") this.#text.value = this.#keep.draft(this.#room.id);
-    this.#set(null);
+    if (this.#context?.kind === "edit") this.#loadDraft();
+    this.#setContext(null);
   }
 
-  #describe() {
-    const { name } = this.#room;
+  #renderContext() {
     const context = this.#context;
     const author = context?.message.from?.name ?? "";
-    const own = context?.message.from?.id === this.#page.chat.me.id;
-    const whom = own ? gettext("yourself") : author;
-    const label = context?.kind === "reply" ? fill(gettext("Reply to %(name)s"), { name: whom }) : fill(gettext("Message to %(name)s"), { name });
+    const own = context?.message.from?.id === this.#chat.me.id;
+    const recipient = own ? gettext("yourself") : author;
+    const label = context?.kind === "reply" ? fill(gettext("Reply to %(name)s"), { name: recipient }) : fill(gettext("Message to %(name)s"), { name: this.#room?.name ?? "" });
     setText(this.#label, label);
     setAttribute(this.#text, "placeholder", label);
     this.#quote.hidden = !context;
-    setIcon(this.#send, context?.kind === "edit" ? "sent" : "send");
-    setAttribute(find("svg", this.#send), "class", context?.kind === "edit" ? "tick" : "icon");
-    setAttribute(this.#send, "aria-label", context?.kind === "edit" ? gettext("Save") : gettext("Send"));
+    setIcon(this.#sendButton, context?.kind === "edit" ? "sent" : "send");
+    setAttribute(find("svg", this.#sendButton), "class", context?.kind === "edit" ? "tick" : "icon");
+    setAttribute(this.#sendButton, "aria-label", context?.kind === "edit" ? gettext("Save") : gettext("Send"));
     if (!context) for (const place of [find("b", this.#quote), find(".quote span", this.#quote)]) setText(place, "");
     if (context) {
-      setText(find("b", this.#quote), context.kind === "edit" ? gettext("Editing") : fill(gettext("Replying to %(name)s"), { name: whom }));
+      setText(find("b", this.#quote), context.kind === "edit" ? gettext("Editing") : fill(gettext("Replying to %(name)s"), { name: recipient }));
       setText(find(".quote span", this.#quote), context.message.body);
       setAttribute(find("[data-cancel]", this.#quote), "aria-label", context.kind === "edit" ? gettext("Stop editing") : gettext("Cancel the reply"));
     }
@@ -137,29 +156,34 @@ export class Composer {
   }
 
   get #entersNewline() {
-    return this.#keep.get("enter") === "newline";
+    return this.#preferences.enterKey === "newline";
   }
 
   #typed() {
-    this.#measure();
+    this.#renderCount();
     if (this.#context?.kind !== "edit") this.#saveDraft();
-    if (this.#text.value.trim()) this.#page.chat.typing(this.#room.id);
+    if (this.#room && this.#text.value.trim()) this.#chat.typing(this.#room.id);
   }
 
-  #measure() {
+  #renderCount() {
     const length = codePoints(cleanBody(this.#text.value));
-    const left = this.#page.chat.limits.body - length;
+    const left = this.#chat.limits.body - length;
     this.#count.hidden = left > COUNT_FROM;
     setAttribute(this.#count, "data-state", left < 0 ? "over" : null);
-    setText(this.#count, left < 0 ? fill(ngettext("%(n)s too many", "%(n)s too many", -left), { n: words.number(-left) }) : fill(ngettext("%(n)s left", "%(n)s left", left), { n: words.number(left) }));
-    this.#send.disabled = length === 0 || left < 0;
+    setText(this.#count, left < 0 ? fill(ngettext("%(n)s too many", "%(n)s too many", -left), { n: phrases.number(-left) }) : fill(ngettext("%(n)s left", "%(n)s left", left), { n: phrases.number(left) }));
+    this.#sendButton.disabled = length === 0 || left < 0;
+  }
+
+  #loadDraft() {
+    if (this.#room) this.#text.value = this.#preferences.draft(this.#room.id);
   }
 
   #saveDraft() {
-    if (this.#room && this.#context?.kind !== "edit") this.#keep.setDraft(this.#room.id, this.#text.value);
+    if (this.#room && this.#context?.kind !== "edit") this.#preferences.setDraft(this.#room.id, this.#text.value);
   }
 
-  #key(event) {
+  /** @param {KeyboardEvent} event */
+  #handleKey(event) {
     if (event.isComposing || event.keyCode === IME_KEY) return;
     if (event.key === "Escape" && this.#context) {
       event.preventDefault();
@@ -173,8 +197,9 @@ export class Composer {
     this.#submit();
   }
 
+  /** @param {KeyboardEvent} event */
   #editLast(event) {
-    const message = this.#page.lastOwn();
+    const message = this.#room?.lastOwn;
     if (!message) return;
     event.preventDefault();
     this.edit(message);
@@ -182,32 +207,33 @@ export class Composer {
 
   async #submit() {
     const body = cleanBody(this.#text.value);
-    if (!body || codePoints(body) > this.#page.chat.limits.body) return;
+    if (!body || codePoints(body) > this.#chat.limits.body) return;
     const context = this.#context;
-    if (context?.kind === "edit") return this.#save(context.message, body);
     const room = this.#room;
-    const sending = { room: room.id, body, ttl: this.#lifetime.ttl, reply_to: context?.message.seq ?? null, life_s: this.#lifetime.life };
+    if (!room) return;
+    if (context?.kind === "edit") return this.#saveEdit(room, context.message, body);
+    const message = { room: room.id, body, ttl: this.#lifetime.ttl, reply_to: context?.message.seq ?? null, life_s: this.#lifetime.life };
     this.#text.value = "";
     this.#context = null;
     this.#lifetime.reset();
-    this.#describe();
-    this.#measure();
+    this.#renderContext();
+    this.#renderCount();
     try {
-      await this.#page.send(sending);
+      await this.#sendMessage(message);
     } catch {
-      // The device refused to keep it: the text goes back to its writer.
+      // The device refused to store it: the text is put back.
       if (!this.#text.value) this.#text.value = body;
-      this.#measure();
+      this.#renderCount();
       return;
     }
     if (room === this.#room) this.#saveDraft();
-    else this.#keep.setDraft(room.id, "");
+    else this.#preferences.setDraft(room.id, "");
   }
 
-  #save(message, body) {
-    this.#text.value = this.#keep.draft(this.#room.id);
-    this.#set(null);
-    if (body === message.body) return;
-    this.#page.edited(message, body);
+  /** @param {Room} room @param {Message} message @param {string} body */
+  #saveEdit(room, message, body) {
+    this.#loadDraft();
+    this.#setContext(null);
+    if (body !== message.body) this.#chat.edit(room, message.seq, body);
   }
 }

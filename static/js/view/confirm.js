@@ -1,8 +1,13 @@
-/** A question before what cannot be undone. */
+/** A dialog that asks before an action that cannot be undone. */
 import { find, setText } from "./dom.js";
 
-/** Resolves to true only for yes; Esc is no. */
-export function ask({ title, effect, yes }) {
+/**
+ * Resolves to true only if the user confirms; Esc does not. yes: the text of the button.
+ *
+ * @param {{title: string, effect?: string, yes: string}} question
+ * @returns {Promise<boolean>}
+ */
+export function confirmAction({ title, effect, yes }) {
   const dialog = find("[data-confirm]");
   setText(find("h2", dialog), title);
   setText(find("[data-effect]", dialog), effect ?? "");

@@ -1,75 +1,78 @@
-/** The lifetime a message will have: the chip in the composer and its menu. Holds for one message, then the room's again. */
+/** The lifetime of the next message: the chip in the composer and its menu. A choice is valid for one message. */
 import { el, find, setAttribute, setText } from "./dom.js";
 import { fill, gettext } from "../i18n.js";
-import * as words from "../phrases.js";
+import { choices, presetsUpTo } from "../model/lifetime-choices.js";
+import * as phrases from "../phrases.js";
 
-export const PRESETS = [30, 300, 3600, 28_800, 86_400, 604_800, 2_419_200]; // s
+/** @import { Room } from "../model/room.js" */
+
+/** @typedef {{ttl_min: number, ttl_max: number}} Limits */
+
+/** @type {[number, () => string][]} */
 const UNITS = [[1, () => gettext("seconds")], [60, () => gettext("minutes")], [3600, () => gettext("hours")], [86_400, () => gettext("days")]];
 
-/** What the menu lists, ascending: the presets from the shortest allowed on, the room's own and the longest allowed. */
-export function choices({ own, least, longest }) {
-  return [...new Set([...PRESETS, own, longest])].filter((seconds) => seconds >= least).sort((a, b) => a - b).map((seconds) => ({
-    seconds,
-    allowed: seconds <= longest,
-    note: seconds > longest ? "over" : seconds === own ? "own" : seconds === longest ? "longest" : null,
-  }));
-}
-
-/** Fill a select with lifetimes up to `longest`, keeping `current` even when it is none of the presets. */
+/**
+ * Fill a select with the lifetimes up to `longest` and with `current`, both in seconds.
+ *
+ * @param {HTMLSelectElement} select
+ * @param {{current: number, longest: number}} bounds
+ */
 export function fillLifetimes(select, { current, longest }) {
-  const listed = [...new Set([...PRESETS.filter((seconds) => seconds <= longest), current])].sort((a, b) => a - b);
-  select.replaceChildren(...listed.map((seconds) => el("option", { value: seconds }, words.duration(seconds))));
+  select.replaceChildren(...presetsUpTo({ current, longest }).map((seconds) => el("option", { value: seconds }, phrases.duration(seconds))));
   select.value = String(current);
 }
 
-export class Lifetime {
+export class LifetimePicker {
   #root = find("[data-lifetime]");
   #chip = find("summary", this.#root);
   #list = find("[data-choices]", this.#root);
+  /** @type {any} */
   #custom = null;
-  #room = null;
-  #limits;
+  /** @type {Pick<Room, "ttl" | "ttl_max" | "tracked">} */
+  #room = { ttl: 0, ttl_max: 0, tracked: true };
+  /** @type {Limits} */
+  #limits = { ttl_min: 0, ttl_max: 0 };
+  /** @type {number | null} */
   #chosen = null; // s, null: the room's
-  #changed;
-  #retention_s;
+  #retentionS;
 
-  /** retention_s: how long the text of what somebody missed is kept for a resend. */
-  constructor({ retention_s, changed }) {
-    this.#changed = changed;
-    this.#retention_s = retention_s;
+  /** retentionS: how long the text of a missed message is kept for a resend. @param {{retentionS: number}} settings */
+  constructor({ retentionS }) {
+    this.#retentionS = retentionS;
     this.#root.addEventListener("toggle", () => this.#root.open && this.#opened());
-    this.#root.addEventListener("keydown", (event) => this.#key(event));
-    document.addEventListener("pointerdown", (event) => {
-      if (this.#root.open && !this.#root.contains(event.target)) this.#root.open = false;
+    this.#root.addEventListener("keydown", (/** @type {any} */ event) => this.#handleKey(event));
+    document.addEventListener("pointerdown", ({ target }) => {
+      if (this.#root.open && !this.#root.contains(target)) this.#root.open = false;
     });
-    this.#root.addEventListener("focusout", (event) => {
+    this.#root.addEventListener("focusout", (/** @type {FocusEvent} */ event) => {
       if (this.#root.open && event.relatedTarget && !this.#root.contains(event.relatedTarget)) this.#root.open = false;
     });
   }
 
+  /** @param {Room} room @param {Limits} limits */
   show(room, limits) {
     if (room !== this.#room) this.#chosen = null;
     const same = room === this.#room;
     this.#room = room;
     this.#limits = limits;
-    if (!same || !this.#root.open) this.#draw(); // who chooses just now keeps what is half typed
-    this.#label();
-    setText(find("[data-after]", this.#root), this.#whatComesAfter());
+    if (!same || !this.#root.open) this.#draw(); // an open menu keeps a half typed lifetime
+    this.#renderChip();
+    setText(find("[data-after]", this.#root), this.#consequence());
   }
 
-  #whatComesAfter() {
+  #consequence() {
     if (!this.#room.tracked) return gettext("Starts when it is sent. This room is not tracked: nobody is told who missed it, and its text is not kept.");
-    const told = gettext("Starts when it is sent. Whoever has not got it by then is named to you.");
-    const kept = this.#retention_s > 0 ? fill(gettext("If somebody missed it, its text is kept for %(life)s, so that you can resend it."), { life: words.duration(this.#retention_s).replaceAll(" ", "\u00a0") }) : gettext("Its text is not kept after that.");
-    return words.sentences(told, kept);
+    const report = gettext("Starts when it is sent. Whoever has not got it by then is named to you.");
+    const retention = this.#retentionS > 0 ? fill(gettext("If somebody missed it, its text is kept for %(life)s, so that you can resend it."), { life: phrases.duration(this.#retentionS).replaceAll(" ", "\u00a0") }) : gettext("Its text is not kept after that.");
+    return phrases.sentences(report, retention);
   }
 
-  /** Seconds for `send`; null for the room's own. */
+  /** The message's own lifetime in seconds; null for the room's. */
   get ttl() {
     return this.#chosen;
   }
 
-  /** Seconds, whichever applies. */
+  /** The lifetime that it will have, in seconds. */
   get life() {
     return this.#chosen ?? this.#room.ttl;
   }
@@ -77,7 +80,7 @@ export class Lifetime {
   reset() {
     this.#chosen = null;
     this.#draw();
-    this.#label();
+    this.#renderChip();
   }
 
   get #longest() {
@@ -88,10 +91,10 @@ export class Lifetime {
     const notes = { over: gettext("over the maximum"), own: gettext("the room’s"), longest: gettext("the longest here") };
     const listed = choices({ own: this.#room.ttl, least: this.#limits.ttl_min, longest: this.#longest });
     const known = listed.some(({ seconds }) => seconds === this.life);
-    const line = ({ seconds, allowed, note }) => el("label", { class: "choice" }, el("input", { type: "radio", name: "ttl", value: seconds, disabled: !allowed, on: { change: () => this.#choose(seconds) } }), el("span", { class: "choice-text" }, words.duration(seconds)), note && el("small", {}, notes[note]));
+    const lineOf = (/** @type {ReturnType<typeof choices>[number]} */ { seconds, allowed, note }) => el("label", { class: "choice" }, el("input", { type: "radio", name: "ttl", value: seconds, disabled: !allowed, on: { change: () => this.#choose(seconds) } }), el("span", { class: "choice-text" }, phrases.duration(seconds)), note && el("small", {}, notes[note]));
     this.#custom = this.#customFields();
-    const custom = el("label", { class: "choice" }, el("input", { type: "radio", name: "ttl", value: "custom", on: { change: () => this.#askCustom() } }), el("span", { class: "choice-text" }, known ? gettext("Custom…") : fill(gettext("Custom: %(life)s"), { life: words.duration(this.life) })));
-    this.#list.replaceChildren(...listed.map(line), custom, this.#custom);
+    const custom = el("label", { class: "choice" }, el("input", { type: "radio", name: "ttl", value: "custom", on: { change: () => this.#askCustom() } }), el("span", { class: "choice-text" }, known ? gettext("Custom…") : fill(gettext("Custom: %(life)s"), { life: phrases.duration(this.life) })));
+    this.#list.replaceChildren(...listed.map(lineOf), custom, this.#custom);
     const current = this.#list.querySelector(known ? `input[value="${this.life}"]` : 'input[value="custom"]');
     current.checked = true;
   }
@@ -101,9 +104,9 @@ export class Lifetime {
     const unit = el("select", { "aria-label": gettext("Unit") }, UNITS.map(([size, name]) => el("option", { value: size, selected: size === 60 }, name())));
     const error = el("p", { class: "field-error", id: "custom-ttl-error", role: "status" });
     const use = el("button", { class: "button", type: "button", on: { click: () => this.#useCustom(amount, unit, error) } }, gettext("Use"));
-    amount.addEventListener("keydown", (event) => {
+    amount.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       if (event.key !== "Enter") return;
-      event.preventDefault(); // not the message
+      event.preventDefault(); // do not send the message
       this.#useCustom(amount, unit, error);
     });
     return el("div", { class: "field", hidden: true }, el("div", { class: "field-row" }, amount, unit, use), error);
@@ -114,28 +117,29 @@ export class Lifetime {
     find("input", this.#custom).focus();
   }
 
+  /** @param {HTMLInputElement} amount @param {HTMLSelectElement} unit @param {HTMLElement} error */
   #useCustom(amount, unit, error) {
     const seconds = Math.round(Number(amount.value) * Number(unit.value));
     const { ttl_min } = this.#limits;
     if (!Number.isSafeInteger(seconds) || seconds < ttl_min || seconds > this.#longest) {
       setAttribute(amount, "aria-invalid", "true");
-      setText(error, words.lifetimeBounds(ttl_min, this.#longest));
+      setText(error, phrases.lifetimeBounds(ttl_min, this.#longest));
       return;
     }
     this.#choose(seconds);
     this.#close();
   }
 
+  /** @param {number} seconds */
   #choose(seconds) {
     this.#chosen = seconds === this.#room.ttl ? null : seconds;
-    this.#label();
-    this.#changed();
+    this.#renderChip();
   }
 
-  #label() {
-    const life = words.duration(this.life);
+  #renderChip() {
+    const life = phrases.duration(this.life);
     setAttribute(this.#chip, "data-changed", this.#chosen !== null);
-    setText(find("summary > span", this.#root), this.#chosen === null ? life : fill(gettext("%(life)s, this message"), { life: words.shortDuration(this.#chosen) }));
+    setText(find("summary > span", this.#root), this.#chosen === null ? life : fill(gettext("%(life)s, this message"), { life: phrases.shortDuration(this.#chosen) }));
     setAttribute(this.#chip, "aria-label", fill(this.#chosen === null ? gettext("Lifetime of this message: %(life)s, the room’s. Change") : gettext("Lifetime of this message: %(life)s. Change"), { life }));
   }
 
@@ -144,7 +148,8 @@ export class Lifetime {
     (this.#list.querySelector("input:checked") ?? this.#list.querySelector("input")).focus();
   }
 
-  #key(event) {
+  /** @param {any} event */
+  #handleKey(event) {
     if (!this.#root.open) return;
     const radio = event.target.matches?.('input[type="radio"]');
     if (event.key === "Escape" || (event.key === "Enter" && radio)) {

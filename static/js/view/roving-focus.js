@@ -1,50 +1,55 @@
 /**
- * The keyboard in the log: one message is in the tab order, arrows move between them, right and Enter go to what can be
- * done with one, Esc comes back.
+ * The keyboard in the log: one message is in the tab order, arrow keys move between messages, right and Enter go to a message's
+ * buttons, Esc returns to the message.
  */
-import { find, setAttribute } from "./dom.js";
+import { find, findAll, setAttribute } from "./dom.js";
 
-const DOABLE = ".actions button, .aside button, .tombstone-who ~ button:not([hidden])";
+const BUTTONS = ".actions button, .aside button, .tombstone-who ~ button:not([hidden])";
 
-export class Roving {
+export class RovingFocus {
   #log;
+  /** @type {HTMLElement | null} */
   #current = null;
 
+  /** @param {HTMLElement} log */
   constructor(log) {
     this.#log = log;
-    log.addEventListener("keydown", (event) => this.#key(event));
-    log.addEventListener("focusin", ({ target }) => this.#focused(target.closest("article")));
+    log.addEventListener("keydown", (event) => this.#handleKey(event));
+    log.addEventListener("focusin", (/** @type {any} */ { target }) => this.#focused(target.closest("article")));
   }
 
   forget() {
     this.#current = null;
   }
 
-  /** After a change of the log: the one that had the focus last, else the newest, is in the tab order. */
+  /** After a change of the log: the message that had the focus last, or else the newest, is in the tab order. */
   update() {
     const articles = this.#articles;
-    const current = articles.includes(this.#current) ? this.#current : articles.at(-1);
-    for (const one of articles) setAttribute(one, "tabindex", one === current ? 0 : -1);
+    const current = articles.find((article) => article === this.#current) ?? articles.at(-1);
+    for (const article of articles) setAttribute(article, "tabindex", article === current ? 0 : -1);
   }
 
-  /** The focus must not fall to the top of the page with an element that goes. */
+  /** Move the focus from an element that is about to be removed, so that it does not fall to the top of the page. @param {HTMLElement} element */
   leave(element) {
     const articles = this.#articles;
-    const at = articles.indexOf(element);
-    (articles[at + 1] ?? articles[at - 1] ?? find("#message-text")).focus({ preventScroll: true });
+    const index = articles.indexOf(element);
+    (articles[index + 1] ?? articles[index - 1] ?? find("#message-text")).focus({ preventScroll: true });
   }
 
+  /** @returns {HTMLElement[]} */
   get #articles() {
-    return [...this.#log.querySelectorAll("article")];
+    return findAll("article", this.#log);
   }
 
+  /** @param {HTMLElement | null} article */
   #focused(article) {
     if (!article) return;
     this.#current = article;
     this.update();
   }
 
-  #key(event) {
+  /** @param {any} event */
+  #handleKey(event) {
     const article = event.target.closest("article");
     if (!article || event.altKey || event.ctrlKey || event.metaKey) return;
     const toolbar = event.target.closest(".actions");
@@ -55,21 +60,23 @@ export class Roving {
     next.focus();
   }
 
+  /** @param {any} event @param {HTMLElement} article @param {HTMLElement} toolbar @returns {HTMLElement | null} */
   #inToolbar({ key, target }, article, toolbar) {
-    const buttons = [...toolbar.querySelectorAll("button")];
-    const at = buttons.indexOf(target);
-    if (key === "ArrowRight") return buttons[(at + 1) % buttons.length];
-    if (key === "ArrowLeft") return buttons[at - 1] ?? article;
+    const buttons = findAll("button", toolbar);
+    const index = buttons.indexOf(target);
+    if (key === "ArrowRight") return buttons[(index + 1) % buttons.length];
+    if (key === "ArrowLeft") return buttons[index - 1] ?? article;
     return key === "Escape" ? article : null;
   }
 
+  /** @param {any} event @param {HTMLElement} article @returns {HTMLElement | null} */
   #inLog({ key, target }, article) {
     const articles = this.#articles;
-    const at = articles.indexOf(article);
-    if (key === "ArrowDown") return articles[at + 1] ?? article;
-    if (key === "ArrowUp") return articles[at - 1] ?? article;
+    const index = articles.indexOf(article);
+    if (key === "ArrowDown") return articles[index + 1] ?? article;
+    if (key === "ArrowUp") return articles[index - 1] ?? article;
     if (key === "Home") return articles[0];
-    if (key === "End") return articles.at(-1);
-    return target === article && (key === "ArrowRight" || key === "Enter") ? article.querySelector(DOABLE) : null;
+    if (key === "End") return articles.at(-1) ?? null;
+    return target === article && (key === "ArrowRight" || key === "Enter") ? article.querySelector(BUTTONS) : null;
   }
 }

@@ -1,97 +1,105 @@
 /**
- * Shortening what is already in a room: a step of its own beside the lifetime of new messages. First the server counts, then
- * whoever has seen the count says yes.
+ * Shortening the lifetime of the messages that are already in a room, separate from the lifetime of new messages. First the
+ * server counts the messages, then the user confirms.
  */
 import * as api from "../http/api.js";
 import { find, setText } from "./dom.js";
 import { fill, gettext, ngettext } from "../i18n.js";
 import { fillLifetimes } from "./lifetime-picker.js";
-import * as words from "../phrases.js";
+import * as phrases from "../phrases.js";
+
+/** @import { Room } from "../model/room.js" */
+/** @import { Shortening } from "../http/api.js" */
 
 export class Shorten {
   #form = find("[data-shorten]");
-  #found = find("[data-found]", this.#form);
-  #look = find("[data-look]", this.#form);
-  #yes = find("[data-yes]", this.#form);
-  #no = find("[data-no]", this.#form);
+  #result = find("[data-found]", this.#form);
+  #countButton = find("[data-look]", this.#form);
+  #confirmButton = find("[data-yes]", this.#form);
+  #cancelButton = find("[data-no]", this.#form);
   #failed;
+  /** @type {Room | null} */
   #room = null;
-  #turn = 0; // what an answer belongs to: the room or the choice may be another one by then
+  #requests = 0; // an answer counts only if no later request, room or choice has replaced its request
 
-  /** failed(error|null): what the server refused. */
+  /** failed(error): the server's refusal, or null. @param {{failed: (error: any) => void}} parts */
   constructor({ failed }) {
     this.#failed = failed;
-    this.#form.addEventListener("submit", (event) => {
+    this.#form.addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       this.#count();
     });
-    this.#form.elements.ttl.addEventListener("change", () => this.#begin());
-    this.#yes.addEventListener("click", () => this.#do());
-    this.#no.addEventListener("click", () => {
-      this.#begin();
-      this.#look.focus();
+    this.#form.elements.ttl.addEventListener("change", () => this.#reset());
+    this.#confirmButton.addEventListener("click", () => this.#shorten());
+    this.#cancelButton.addEventListener("click", () => {
+      this.#reset();
+      this.#countButton.focus();
     });
   }
 
-  set hidden(is) {
-    this.#form.hidden = is;
+  /** @param {boolean} hidden */
+  set hidden(hidden) {
+    this.#form.hidden = hidden;
   }
 
-  /** longest: in seconds. */
+  /** longest: in seconds. @param {Room} room @param {number} longest */
   open(room, longest) {
     this.#room = room;
     fillLifetimes(this.#form.elements.ttl, { current: room.ttl, longest });
-    this.#begin();
+    this.#reset();
   }
 
   get #ttl() {
     return Number(this.#form.elements.ttl.value);
   }
 
-  #begin() {
-    this.#turn += 1;
-    this.#say("");
+  #reset() {
+    this.#requests += 1;
+    this.#showResult("");
     this.#offer(0);
   }
 
   async #count() {
-    const found = await this.#ask(true);
-    if (!found) return;
-    if (found.shortened === 0) return this.#say(gettext("No message there would end sooner."));
-    this.#say(words.sentences(words.wouldShorten(found), gettext("Whoever misses one because of it is named to its sender.")));
-    this.#offer(found.shortened);
-    this.#no.focus(); // what cannot be undone is not where Enter was just pressed
+    const counts = await this.#request(true);
+    if (!counts) return;
+    if (counts.shortened === 0) return this.#showResult(gettext("No message there would end sooner."));
+    this.#showResult(phrases.sentences(phrases.wouldShorten(counts), gettext("Whoever misses one because of it is named to its sender.")));
+    this.#offer(counts.shortened);
+    this.#cancelButton.focus(); // so that a second Enter does not start what cannot be undone
   }
 
-  async #do() {
-    const done = await this.#ask(false);
-    if (!done) return;
-    this.#say(words.hasShortened(done));
+  async #shorten() {
+    const counts = await this.#request(false);
+    if (!counts) return;
+    this.#showResult(phrases.hasShortened(counts));
     this.#offer(0);
-    this.#look.focus();
+    this.#countButton.focus();
   }
 
-  /** The server's answer, null when it refused or nobody waits for it any more. */
-  async #ask(dry_run) {
-    const turn = ++this.#turn;
+  /** Returns null when the server refused or a later request replaced this one. @param {boolean} dry_run @returns {Promise<Shortening | null>} */
+  async #request(dry_run) {
+    if (!this.#room) return null;
+    const request = ++this.#requests;
     this.#failed(null);
     try {
       const answer = await api.shorten(this.#room.id, { ttl: this.#ttl, dry_run });
-      return turn === this.#turn ? answer : null;
+      return request === this.#requests ? answer : null;
     } catch (error) {
-      if (turn === this.#turn) this.#failed(error);
+      if (request === this.#requests) this.#failed(error);
       return null;
     }
   }
 
+  /** @param {number} n */
   #offer(n) {
-    this.#look.hidden = n > 0;
-    this.#yes.hidden = this.#no.hidden = n === 0;
-    setText(this.#yes, fill(ngettext("Shorten %(n)s message", "Shorten %(n)s messages", n), { n: words.number(n) }));
+    this.#countButton.hidden = n > 0;
+    this.#confirmButton.hidden = this.#cancelButton.hidden = n === 0;
+    setText(this.#confirmButton, fill(ngettext("Shorten %(n)s message", "Shorten %(n)s messages", n), { n: phrases.number(n) }));
   }
 
-  #say(text) {
-    this.#found.hidden = !text;
-    setText(this.#found, text);
+  /** @param {string} text */
+  #showResult(text) {
+    this.#result.hidden = !text;
+    setText(this.#result, text);
   }
 }

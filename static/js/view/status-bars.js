@@ -1,112 +1,133 @@
-/** The two bars: connection above the timeline, not sent above the composer. The first hides the second. */
-import { button, el, find, findAll, icon, live, setAttribute, setText } from "./dom.js";
+/** The two bars: the connection above the timeline, the unsent messages above the composer. The first hides the second. */
+import { confirmAction } from "./confirm.js";
+import { button, el, find, findAll, icon, announce, setAttribute, setText } from "./dom.js";
 import { fill, gettext, ngettext } from "../i18n.js";
-import * as words from "../phrases.js";
+import * as phrases from "../phrases.js";
 
-const SHOWN_AFTER_MS = 700; // a reconnect that is over before a reader has noticed needs no bar
-const BACK_MS = 2000;
-const COUNT_FROM_S = 5; // under it the seconds would only flicker
+/** @import { Clock } from "../model/protocol.js" */
+/** @import { Outbox, OutboxItem } from "../model/outbox.js" */
+/** @import { Room } from "../model/room.js" */
+/** @import { Socket, SocketState } from "../model/socket.js" */
 
-export class Bars {
-  #page;
+/** @typedef {{icon: [string, string], head: string, text: string, action?: [string, () => void] | null, state?: string | null}} BarContent */
+
+const SHOWN_AFTER_MS = 700; // a shorter reconnect is not worth a bar
+const BACK_SHOWN_MS = 2000;
+const MIN_COUNTDOWN_S = 5; // a shorter countdown would only flicker
+
+export class StatusBars {
+  #socket;
+  #outbox;
+  #clock;
+  #currentRoom;
   #bars = findAll("[data-connection]");
-  #not_sent = find("[data-not-sent]");
+  #notSent = find("[data-not-sent]");
+  /** @type {SocketState} */
   #state = { name: "connecting" };
-  #lost_at = null;
-  #kept = 0;
-  #was_open = false;
-  #timer = null;
-  #back_timer = null;
-  #spoken = false;
-  #drains = false; // what was kept is on its way since the connection is back
+  /** @type {number | null} */
+  #lostAt = null;
+  #kept = 0; // messages that waited when the connection was lost
+  #wasOpen = false;
+  #timer = 0;
+  #backTimer = 0;
+  #announced = false;
+  #sendsKept = false; // the connection is back and the kept messages are being sent
   #drawn = "";
 
-  /** page: {socket, outbox, clock, currentRoom(), ask(question)}. */
-  constructor(page) {
-    this.#page = page;
-    find("[data-retry-all]").addEventListener("click", () => this.#each((item) => page.outbox.retry(item.id)));
+  /** @param {{socket: Socket, outbox: Outbox, clock: Clock, currentRoom: () => Room | null}} parts */
+  constructor({ socket, outbox, clock, currentRoom }) {
+    this.#socket = socket;
+    this.#outbox = outbox;
+    this.#clock = clock;
+    this.#currentRoom = currentRoom;
+    find("[data-retry-all]").addEventListener("click", () => this.#forEachFailed((item) => outbox.retry(item.id)));
     find("[data-delete-all]").addEventListener("click", () => this.#deleteAll());
   }
 
-  /** state: of the socket. */
+  /** @param {SocketState} state */
   connection(state) {
     this.#state = state;
     if (state.name === "open") this.#back();
-    else this.#lost_at ??= this.#page.clock.now();
+    else this.#lostAt ??= this.#clock.now();
     this.#draw();
   }
 
   #back() {
-    const was_shown = this.#spoken;
-    this.#lost_at = null;
-    this.#spoken = false;
-    this.#was_open = true;
-    clearTimeout(this.#back_timer);
-    if (!was_shown) return this.#hide();
-    this.#sayBack("");
-    this.#drains = this.#kept > 0;
+    const wasShown = this.#announced;
+    this.#lostAt = null;
+    this.#announced = false;
+    this.#wasOpen = true;
+    clearTimeout(this.#backTimer);
+    if (!wasShown) return this.#hide();
+    this.#showBack("");
+    this.#sendsKept = this.#kept > 0;
     this.outbox();
   }
 
-  #sayBack(text) {
-    this.#say({ state: "back", icon: ["delivered", "tick"], head: gettext("Connected again."), text });
-    clearTimeout(this.#back_timer);
-    this.#back_timer = setTimeout(() => this.#hide(), BACK_MS);
+  /** @param {string} text */
+  #showBack(text) {
+    this.#show({ state: "back", icon: ["delivered", "tick"], head: gettext("Connected again."), text });
+    clearTimeout(this.#backTimer);
+    this.#backTimer = setTimeout(() => this.#hide(), BACK_SHOWN_MS);
   }
 
   #waiting() {
-    return [...this.#page.outbox.items.values()].filter((item) => item.state === "waiting").length;
+    return [...this.#outbox.items.values()].filter((item) => item.state === "waiting").length;
   }
 
   #draw() {
     clearTimeout(this.#timer);
     if (this.#state.name === "open") return;
-    if (this.#state.name === "ended") return this.#ended(this.#state.why);
-    const waited = this.#page.clock.now() - this.#lost_at;
-    const patience = this.#was_open ? SHOWN_AFTER_MS : 3 * SHOWN_AFTER_MS;
+    if (this.#state.name === "ended") return this.#showEnded(this.#state.why ?? "");
+    const waited = this.#clock.now() - (this.#lostAt ?? 0);
+    const patience = this.#wasOpen ? SHOWN_AFTER_MS : 3 * SHOWN_AFTER_MS;
     if (waited < patience) {
       this.#timer = setTimeout(() => this.#draw(), patience - waited + 5);
       return;
     }
-    clearTimeout(this.#back_timer);
+    clearTimeout(this.#backTimer);
     this.#kept = this.#waiting();
-    this.#lost();
+    this.#showLost();
   }
 
-  #lost() {
-    const left_ms = this.#state.name === "waiting" ? this.#state.retry_at - this.#page.clock.now() : 0;
-    const seconds = Math.ceil(left_ms / 1000);
-    const counts = seconds >= COUNT_FROM_S;
+  #showLost() {
+    const leftMs = this.#state.name === "waiting" ? (this.#state.retryAt ?? 0) - this.#clock.now() : 0;
+    const seconds = Math.ceil(leftMs / 1000);
+    const counts = seconds >= MIN_COUNTDOWN_S;
     const sentence = gettext("Your messages are kept and will be sent.");
     const text = counts ? fill(gettext("%(kept)s Trying again in %(n)s s."), { kept: sentence, n: seconds }) : fill(gettext("%(kept)s Trying again…"), { kept: sentence });
-    this.#say({ icon: ["lost", "icon"], head: gettext("Connection lost."), text, action: counts ? [gettext("Try now"), () => this.#page.socket.wake()] : null });
-    if (!this.#spoken) live(`${gettext("Connection lost.")} ${sentence}`);
-    this.#spoken = true;
-    this.#timer = setTimeout(() => this.#draw(), counts ? left_ms % 1000 || 1000 : 1000);
+    this.#show({ icon: ["lost", "icon"], head: gettext("Connection lost."), text, action: counts ? [gettext("Try now"), () => this.#socket.wake()] : null });
+    if (!this.#announced) announce(`${gettext("Connection lost.")} ${sentence}`);
+    this.#announced = true;
+    this.#timer = setTimeout(() => this.#draw(), counts ? leftMs % 1000 || 1000 : 1000);
   }
 
-  #ended(why) {
-    const says = {
+  /** @param {string} why */
+  #showEnded(why) {
+    /** @type {Record<string, BarContent>} */
+    const contents = {
       logged_out: { icon: ["private", "icon"], head: gettext("You were logged out."), text: gettext("Your drafts and unsent messages are kept on this device."), action: [gettext("Log in"), () => location.assign(`/accounts/login/?next=${encodeURIComponent(location.pathname)}`)] },
       outdated: { icon: ["retry", "icon"], head: gettext("This page is out of date."), text: gettext("Load it again to go on. Nothing is lost."), action: [gettext("Load again"), () => location.reload()] },
       banned: { icon: ["private", "icon"], head: gettext("You may not use this chat any more."), text: gettext("Your drafts and unsent messages are kept on this device."), action: null },
-    }[why];
-    this.#say(says);
-    if (!this.#spoken) live(`${says.head} ${says.text}`);
-    this.#spoken = true;
+    };
+    const content = contents[why];
+    this.#show(content);
+    if (!this.#announced) announce(`${content.head} ${content.text}`);
+    this.#announced = true;
   }
 
-  #say({ state = null, icon: [name, kind], head, text, action = null }) {
+  /** @param {BarContent} content */
+  #show({ state = null, icon: [name, kind], head, text, action = null }) {
     const fingerprint = JSON.stringify([state, head, text, action?.[0]]);
     if (fingerprint === this.#drawn) return;
     this.#drawn = fingerprint;
     for (const bar of this.#bars) {
       setAttribute(bar, "data-state", state);
       const old = find("button", bar);
-      const keeps = old && action && old.textContent === action[0];
-      const say = el("p", {}, el("b", {}, head), ` ${text}`);
-      if (keeps) find("p", bar).replaceWith(say); // the button keeps its focus while the seconds run
-      else bar.replaceChildren(icon(name, kind), say, ...(action ? [button(...action)] : []));
+      const keepsButton = old && action && old.textContent === action[0];
+      const line = el("p", {}, el("b", {}, head), ` ${text}`);
+      if (keepsButton) find("p", bar).replaceWith(line); // the button keeps its focus during the countdown
+      else bar.replaceChildren(icon(name, kind), line, ...(action ? [button(...action)] : []));
       bar.hidden = false;
     }
     this.#showNotSent();
@@ -121,32 +142,34 @@ export class Bars {
   // ---- not sent
 
   #failed() {
-    const room = this.#page.currentRoom();
-    return room ? this.#page.outbox.inRoom(room.id).filter((item) => item.state === "failed") : [];
+    const room = this.#currentRoom();
+    return room ? this.#outbox.inRoom(room.id).filter((item) => item.state === "failed") : [];
   }
 
+  /** The outbox or the open room changed. */
   outbox() {
-    if (this.#drains && this.#state.name === "open" && this.#waiting() === 0) {
-      this.#drains = false;
+    if (this.#sendsKept && this.#state.name === "open" && this.#waiting() === 0) {
+      this.#sendsKept = false;
       const n = this.#kept;
-      this.#sayBack(fill(ngettext("%(n)s kept message was sent.", "%(n)s kept messages were sent.", n), { n }));
+      this.#showBack(fill(ngettext("%(n)s kept message was sent.", "%(n)s kept messages were sent.", n), { n }));
     }
     this.#showNotSent();
   }
 
   #showNotSent() {
     const failed = this.#failed();
-    const lost = this.#state.name !== "open" && this.#spoken;
-    this.#not_sent.hidden = failed.length === 0 || lost;
-    if (failed.length) setText(find("p", this.#not_sent), words.messagesNotSent(failed.length));
+    const lost = this.#state.name !== "open" && this.#announced;
+    this.#notSent.hidden = failed.length === 0 || lost;
+    if (failed.length) setText(find("p", this.#notSent), phrases.messagesNotSent(failed.length));
   }
 
-  async #each(action) {
+  /** @param {(item: OutboxItem) => Promise<void>} action */
+  async #forEachFailed(action) {
     for (const item of this.#failed()) await action(item);
   }
 
   async #deleteAll() {
-    const yes = await this.#page.ask({ title: gettext("Delete what was not sent?"), effect: words.messagesNotSent(this.#failed().length), yes: gettext("Delete all") });
-    if (yes) await this.#each((item) => this.#page.outbox.discard(item.id));
+    const yes = await confirmAction({ title: gettext("Delete what was not sent?"), effect: phrases.messagesNotSent(this.#failed().length), yes: gettext("Delete all") });
+    if (yes) await this.#forEachFailed((item) => this.#outbox.discard(item.id));
   }
 }
