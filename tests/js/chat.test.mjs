@@ -53,7 +53,7 @@ function world({ top = 0, delivered = 0, read = 0, unread = 0 } = {}) {
   return Object.assign(w, { chat, outbox, tombstones, info, room: () => chat.rooms.get("r") });
 }
 
-test("acknowledgements of a quarter of a second leave as one", () => {
+test("acknowledgements of 250 ms are sent as one", () => {
   const w = world();
   w.welcome();
   for (const seq of [1, 2, 3]) w.chat.receive(w.message(seq));
@@ -63,7 +63,7 @@ test("acknowledgements of a quarter of a second leave as one", () => {
   assert.deepEqual(w.sent, [{ type: "ack", rooms: [{ room: "r", epoch: "e", delivered: 3 }] }]);
 });
 
-test("a hidden tab acknowledges from the receive handler, once for all that came", () => {
+test("a hidden tab acknowledges from the receive handler, once for all frames", () => {
   const w = world();
   w.welcome();
   w.hidden = true;
@@ -72,7 +72,7 @@ test("a hidden tab acknowledges from the receive handler, once for all that came
   assert.deepEqual(w.sent, [{ type: "ack", rooms: [{ room: "r", epoch: "e", delivered: 3 }] }]);
 });
 
-test("what was read goes with the acknowledgement and never above what is held", () => {
+test("the read cursor is sent with the acknowledgement and never above the last message", () => {
   const w = world();
   w.welcome();
   w.chat.receive(w.message(1));
@@ -93,14 +93,14 @@ test("unread counts others' messages above what was read, and mentions by whole 
   assert.deepEqual([w.room().unread.count, w.room().mentions], [1, 0]);
 });
 
-test("what the log does not reach down to is counted by the server", () => {
+test("messages below the log are counted by the server", () => {
   const w = world({ top: 50, delivered: 50, read: 10, unread: 40 });
   w.welcome();
   w.chat.receive(w.message(51));
   assert.deepEqual(w.room().unread, { count: 41, atLeast: false });
 });
 
-test("a receipt never goes back", () => {
+test("a receipt never goes backwards", () => {
   const w = world();
   w.welcome();
   w.chat.receive(w.message(1, { from: ADA }));
@@ -109,7 +109,7 @@ test("a receipt never goes back", () => {
   assert.deepEqual(w.room().receipts.get(1), { delivered: 3, read: 1, total: 5 });
 });
 
-test("the message itself settles the outbox when sent was lost", async () => {
+test("the message itself settles the outbox if `sent` was lost", async () => {
   const w = world();
   w.welcome();
   const item = await w.outbox.add({ room: "r", body: "mine", life_s: 3600 });
@@ -118,7 +118,7 @@ test("the message itself settles the outbox when sent was lost", async () => {
   assert.equal(w.room().accepted.size, 0);
 });
 
-test("sent before the message keeps it in sight, once", async () => {
+test("a `sent` before the message keeps it shown, once", async () => {
   const w = world();
   w.welcome();
   const item = await w.outbox.add({ room: "r", body: "mine", life_s: 3600 });
@@ -128,7 +128,7 @@ test("sent before the message keeps it in sight, once", async () => {
   assert.deepEqual([w.room().accepted.size, w.room().log.list.length], [0, 1]);
 });
 
-test("a duplicate of what has long expired leaves nothing behind", async () => {
+test("a duplicate of an expired message leaves nothing behind", async () => {
   const w = world({ top: 9, delivered: 9, read: 9 });
   w.welcome();
   const item = await w.outbox.add({ room: "r", body: "mine", life_s: 3600 });
@@ -153,7 +153,7 @@ test("an own message that expires leaves a tombstone with counts and without its
   assert.equal(kept.includes("secret"), false);
 });
 
-test("tombstones are gone after a day", () => {
+test("tombstones are removed after a day", () => {
   const w = world();
   w.welcome();
   w.tombstones.put({ room: "r", epoch: "e", seq: 1, ended_at: w.clock.now(), why: "expired" });
@@ -173,7 +173,7 @@ test("a notice names who missed it on the tombstone, until dismissed in the list
   assert.equal(w.chat.tombstones(w.room()).length, 1);
 });
 
-test("a resend is asked once, repeated with its id after a cut, and its answer dismisses the notice", () => {
+test("a resend is sent once, repeated with its id after a lost connection, and its answer dismisses the notice", () => {
   const w = world();
   w.welcome();
   w.chat.receive(notice());
@@ -189,7 +189,7 @@ test("a resend is asked once, repeated with its id after a cut, and its answer d
   assert.equal(w.chat.notices.size, 0);
 });
 
-test("a notice put aside while the connection is away stays away, and the server hears of it at the next connect", () => {
+test("a notice dismissed without a connection stays dismissed, and the server is told at the next connect", () => {
   const w = world();
   w.welcome();
   w.chat.receive(notice());
@@ -208,7 +208,7 @@ test("a notice put aside while the connection is away stays away, and the server
   assert.equal(w.sent.length, 1);
 });
 
-test("a notice put aside on another device while this one was away goes when it is not repeated", () => {
+test("a notice dismissed on another device is removed when it is not repeated after a connect", () => {
   const w = world();
   w.welcome();
   w.chat.receive(notice());
@@ -221,7 +221,7 @@ test("a notice put aside on another device while this one was away goes when it 
   assert.deepEqual([...w.chat.notices.keys()], ["n2"]);
 });
 
-test("a dismissal that is refused for now is asked again, one that is refused for good is forgotten", () => {
+test("a dismissal with a retryable refusal is sent again, one with a final refusal is dropped", () => {
   const w = world();
   w.welcome();
   w.chat.receive(notice());
@@ -235,7 +235,7 @@ test("a dismissal that is refused for now is asked again, one that is refused fo
   assert.deepEqual(w.types(), ["dismiss", "dismiss"]);
 });
 
-test("a hundred notices put aside at once are asked for twenty at a time", () => {
+test("a hundred notices dismissed at once are sent at most twenty at a time", () => {
   const w = world();
   w.welcome();
   const told = Array.from({ length: 100 }, (_, i) => ({ ...notice({ seq: i + 1 }), notice: `n${i}` }));
@@ -249,7 +249,7 @@ test("a hundred notices put aside at once are asked for twenty at a time", () =>
   assert.deepEqual([w.sent.length, new Set(w.sent.map((frame) => frame.notice)).size, w.chat.notices.size], [120, 100, 0]);
 });
 
-test("what another device or the staff sent again cannot be resent here", () => {
+test("a message that another device or the staff resent cannot be resent here", () => {
   const w = world();
   w.welcome();
   w.chat.receive(notice());
@@ -259,7 +259,7 @@ test("what another device or the staff sent again cannot be resent here", () => 
   assert.equal(w.chat.notices.get("n1").data.resendable, false);
 });
 
-test("a tombstone names five and counts the rest, so that many of them fit the device", () => {
+test("a tombstone names five recipients and counts the rest, so that many tombstones fit into the storage", () => {
   const w = world();
   w.welcome();
   const missing = Array.from({ length: 100 }, (_, i) => ({ user: i, name: `user ${i}`, reason: "offline", attempts: 0 }));
@@ -268,7 +268,7 @@ test("a tombstone names five and counts the rest, so that many of them fit the d
   assert.deepEqual([tombstone.missing.length, tombstone.missing_total], [5, 240]);
 });
 
-test("a resend that can never happen is not offered again", () => {
+test("a resend with a final refusal is not offered again", () => {
   const w = world();
   w.welcome();
   w.chat.receive(notice());
@@ -277,7 +277,7 @@ test("a resend that can never happen is not offered again", () => {
   assert.deepEqual([w.chat.tombstones(w.room())[0].resendable, w.chat.notices.get("n1").data.problem], [false, "too_late"]);
 });
 
-test("a refused resend says why on the tombstone", () => {
+test("a refused resend shows the reason on the tombstone", () => {
   const w = world();
   w.welcome();
   w.chat.receive(notice());
@@ -288,7 +288,7 @@ test("a refused resend says why on the tombstone", () => {
   assert.equal(w.chat.isResending("r", 1), false);
 });
 
-test("an edit in doubt is asked again, and a refused one tells where", () => {
+test("an unanswered edit is sent again, and a refused one names its message", () => {
   const w = world();
   w.welcome();
   w.chat.receive(w.message(1, { from: ADA }));
@@ -302,7 +302,7 @@ test("an edit in doubt is asked again, and a refused one tells where", () => {
   assert.equal(w.chat.isChanging("r", 1), false);
 });
 
-test("an own deletion is known for one also when a sync brings it", () => {
+test("an own deletion is recognized also when a sync brings it", () => {
   const w = world();
   w.welcome();
   w.chat.receive(w.message(1, { from: ADA }));
@@ -312,7 +312,7 @@ test("an own deletion is known for one also when a sync brings it", () => {
   assert.deepEqual(w.chat.tombstones(w.room()).map(({ why, own_doing }) => [why, own_doing]), [["deleted", true]]);
 });
 
-test("a deletion in doubt that turns out to be done is no problem", () => {
+test("an unanswered deletion that was done already is no problem", () => {
   const w = world();
   w.welcome();
   w.chat.receive(w.message(1, { from: ADA }));
@@ -324,7 +324,7 @@ test("a deletion in doubt that turns out to be done is no problem", () => {
   assert.equal(w.chat.isChanging("r", 1), false);
 });
 
-test("an own deletion leaves a tombstone that says so", () => {
+test("an own deletion leaves a tombstone that is marked as such", () => {
   const w = world();
   w.welcome();
   w.chat.receive(w.message(1, { from: ADA }));
@@ -333,7 +333,7 @@ test("an own deletion leaves a tombstone that says so", () => {
   assert.deepEqual(w.chat.tombstones(w.room()).map(({ why, own_doing }) => [why, own_doing]), [["deleted", true]]);
 });
 
-test("what cannot be shown is rejected, held and acknowledged", () => {
+test("an unreadable message is rejected, held and acknowledged", () => {
   const w = world();
   w.welcome();
   w.chat.receive({ ...w.message(1), body: "", unshowable: true });
@@ -342,7 +342,7 @@ test("what cannot be shown is rejected, held and acknowledged", () => {
   assert.equal(w.sent.at(-1).rooms[0].delivered, 1);
 });
 
-test("a gap is synced at once and a refused sync after the server's wait", () => {
+test("a gap is synced at once, and a refused sync is repeated after the server's wait", () => {
   const w = world();
   w.welcome();
   w.chat.receive(w.message(2));
@@ -354,7 +354,7 @@ test("a gap is synced at once and a refused sync after the server's wait", () =>
   assert.deepEqual(w.types(), ["sync", "sync"]);
 });
 
-test("removed from a room: nothing more is said or taken for it, and joining again starts anew", () => {
+test("after a removal no frame is sent or received for the room, and joining again starts from the beginning", () => {
   const w = world();
   w.welcome();
   w.chat.receive(w.message(1));
@@ -366,7 +366,7 @@ test("removed from a room: nothing more is said or taken for it, and joining aga
   assert.deepEqual([w.room().left, w.room().log.last], [false, 5]);
 });
 
-test("how the lifetime was changed is asked again after a change and after a cut", () => {
+test("the lifetime changes are loaded again after a change and after a lost connection", () => {
   const w = world();
   w.welcome();
   w.room().lifetimesKnown = true;
@@ -379,7 +379,7 @@ test("how the lifetime was changed is asked again after a change and after a cut
   assert.equal(w.room().lifetimesKnown, false);
 });
 
-test("a room is tracked unless it says otherwise", () => {
+test("a room is tracked unless its frame has `tracked: false`", () => {
   const w = world();
   w.welcome();
   assert.equal(w.room().tracked, true);
@@ -387,7 +387,7 @@ test("a room is tracked unless it says otherwise", () => {
   assert.equal(w.room().tracked, false);
 });
 
-test("a clock that the next welcome sets right ends what is over", () => {
+test("messages expire when the next welcome corrects the clock", () => {
   const w = world();
   w.welcome();
   w.chat.receive(w.message(1, { from: ADA, expires_at: w.clock.now() + HOUR }));
@@ -406,7 +406,7 @@ function lines(w, more = {}) {
 
 const kinds = (list) => list.map(({ kind, seq }) => (kind === "message" || kind === "tombstone" ? `${kind} ${seq}` : kind));
 
-test("days, divider, messages, tombstones and the outbox stand in their order", async () => {
+test("days, divider, messages, tombstones and the outbox are in order", async () => {
   const w = world();
   w.welcome();
   w.chat.receive(w.message(1));
@@ -418,7 +418,7 @@ test("days, divider, messages, tombstones and the outbox stand in their order", 
   assert.deepEqual(kinds(lines(w, { divider: 3 })), ["day", "message 1", "tombstone 2", "since", "message 3", "outbox"]);
 });
 
-test("a run of one author keeps one face, broken by a quote, a divider or ten minutes", () => {
+test("consecutive messages of one author share an avatar until a quote, a divider or ten minutes", () => {
   const w = world();
   w.welcome();
   for (const seq of [1, 2]) w.chat.receive(w.message(seq));
@@ -428,7 +428,7 @@ test("a run of one author keeps one face, broken by a quote, a divider or ten mi
   assert.deepEqual(lines(w).filter(({ kind }) => kind === "message").map(({ shown }) => shown.follows), [false, true, false, false]);
 });
 
-test("a quote never outlives the text it quotes", () => {
+test("a quote never outlives the quoted text", () => {
   const w = world();
   w.welcome();
   w.chat.receive(w.message(1, { body: "secret", expires_at: w.clock.now() + 10 }));
@@ -438,7 +438,7 @@ test("a quote never outlives the text it quotes", () => {
   assert.equal(JSON.stringify(lines(w).at(-1).shown.quote).includes("secret"), false);
 });
 
-test("extend is offered at four fifths of a life while somebody lacks it, and names them when known", () => {
+test("an extension is offered after four fifths of a life while the message is undelivered, with names when they are known", () => {
   const w = world();
   w.welcome();
   w.chat.receive(w.message(1, { from: ADA }));
@@ -455,7 +455,7 @@ test("extend is offered at four fifths of a life while somebody lacks it, and na
   assert.equal(lines(w).at(-1).shown.aside, null);
 });
 
-test("a machine that slept past an expiry has the text in no line when it wakes", async () => {
+test("a machine that slept past an expiry does not show the text when it wakes", async () => {
   const w = world();
   w.welcome();
   w.chat.receive(w.message(1, { body: "secret of grace", expires_at: w.clock.now() + 10 }));
@@ -468,7 +468,7 @@ test("a machine that slept past an expiry has the text in no line when it wakes"
 });
 
 for (const wrong of [-HOUR, HOUR]) {
-  test(`a browser clock that is ${wrong} ms wrong shows the lives that the server means`, () => {
+  test(`a browser clock that is ${wrong} ms wrong shows the server's lifetimes`, () => {
     const server_now = 1_000_000_000;
     let local = server_now + wrong;
     const serverClock = new ServerClock(() => local);
@@ -479,7 +479,7 @@ for (const wrong of [-HOUR, HOUR]) {
   });
 }
 
-test("a clock that is set back while the page runs, and one that stood still in a sleep, prolong no life", () => {
+test("a clock that is set back, or that stood still during a sleep, does not prolong a life", () => {
   let [local, steady] = [5_000_000, 0];
   const serverClock = new ServerClock(() => local, () => steady);
   serverClock.set(1_000_000_000);
@@ -493,7 +493,7 @@ test("a clock that is set back while the page runs, and one that stood still in 
 
 const change = (at, fields = {}) => ({ at, by: GRACE, from: 3600, to: 60, ...fields });
 
-test("a change of lifetime stands where its time falls", () => {
+test("a lifetime change stands between the messages where its time falls", () => {
   const w = world();
   w.welcome();
   const start = w.clock.now();
@@ -505,7 +505,7 @@ test("a change of lifetime stands where its time falls", () => {
   assert.deepEqual(kinds(lines(w)), ["day", "event", "message 1", "message 2", "event", "message 3", "event"]);
 });
 
-test("a change from before what is loaded comes with its page", () => {
+test("a lifetime change from before the loaded messages comes with its page", () => {
   const w = world({ top: 9, delivered: 9, read: 9 });
   w.welcome();
   w.chat.receive(w.message(10));
@@ -516,7 +516,7 @@ test("a change from before what is loaded comes with its page", () => {
   assert.deepEqual(kinds(lines(w)), ["day", "event", "message 10"]);
 });
 
-test("a change that waits for the connection says so beside its message", () => {
+test("a change that waits for the connection is marked at its message", () => {
   const w = world();
   w.welcome();
   w.chat.receive(w.message(1, { from: ADA }));

@@ -28,7 +28,7 @@ test("each folder imports only from the folders below it", () => {
   assert.deepEqual(wrong, []);
 });
 
-test("every import names a script that is there", () => {
+test("every import names an existing script", () => {
   const missing = names.flatMap((name) => [...importsOf(name), ...typesOf(name)].filter((path) => !sources.has(path)).map((path) => `${name} imports ${path}`));
   assert.deepEqual(missing, []);
 });

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { choices, extensionOf, presetsUpTo } from "../../static/js/model/lifetime-choices.js";
 
-test("the menu lists the presets, the room's own and the longest, and allows what is within both bounds", () => {
+test("the menu lists the presets, the room's own and the longest lifetime, and allows those within both bounds", () => {
   const listed = choices({ own: 600, least: 60, longest: 86_400 });
   assert.deepEqual(listed.map(({ seconds, allowed, note }) => [seconds, allowed, note]), [
     [300, true, null],

@@ -8,21 +8,21 @@ for (const text of ["<script>alert(1)</script>", "javascript:alert(1)", "JAVASCR
   test(`${text} stays text`, () => assert.deepEqual(parts(text).every(({ kind }) => kind === "text"), true));
 }
 
-test("addresses become links, without the sentence's own signs", () => {
+test("addresses become links, without the punctuation of the sentence", () => {
   assert.deepEqual(kinds("See https://example.org/a_(b)?x=1#y, or (http://b.example)."), [
     ["text", "See "], ["link", "https://example.org/a_(b)?x=1#y"], ["text", ", or ("], ["link", "http://b.example"], ["text", ")."],
   ]);
 });
 
-test("an address ends where Chinese text goes on", () => {
+test("an address ends at Chinese punctuation", () => {
   assert.deepEqual(kinds("见https://example.org/路径，谢谢"), [["text", "见"], ["link", "https://example.org/路径"], ["text", "，谢谢"]]);
 });
 
-test("mentions and code", () => {
+test("mentions and code are parts of their own kind", () => {
   assert.deepEqual(kinds("@ada run `a <b>` @小林。"), [["mention", "@ada"], ["text", " run "], ["code", "a <b>"], ["text", " "], ["mention", "@小林"], ["text", "。"]]);
 });
 
-test("nothing is lost", () => {
+test("the parts contain the whole text", () => {
   const text = "a @b `c` https://d.example/e. `f";
   assert.equal(parts(text).map(({ kind, text: shown }) => (kind === "code" ? `\`${shown}\`` : shown)).join(""), text);
 });

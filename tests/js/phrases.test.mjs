@@ -8,7 +8,7 @@ for (const [ms, text] of [[28 * D - S, "4 weeks"], [7 * D - S, "7 days"], [6 * D
   test(`${ms} ms left reads ${text}`, () => assert.equal(phrases.remaining(ms), text));
 }
 
-test("the words change once a minute, then once a second", () => {
+test("the remaining time changes once a minute, then once a second", () => {
   assert.equal(phrases.nextTick(57 * MIN + 5 * S), 5 * S);
   assert.equal(phrases.nextTick(MIN + 5), 5);
   assert.equal(phrases.nextTick(30 * S + 20), 20);
@@ -19,12 +19,12 @@ for (const [seconds, text] of [[30, "30 seconds"], [90, "90 seconds"], [3600, "1
   test(`${seconds} s is called ${text}`, () => assert.equal(phrases.duration(seconds), text));
 }
 
-test("every error of the contract has words of its own or a plain sentence", () => {
+test("every error of the contract has its own sentence or a general one", () => {
   for (const code of ["body_too_long", "body_empty", "bad_ttl", "not_member", "forbidden"]) assert.match(phrases.notSent(code), /^Not sent: /);
   assert.equal(phrases.notSent("something_new"), "Not sent");
 });
 
-test("who is typing, from one to many", () => {
+test("the typing line names one, two or more people", () => {
   assert.equal(phrases.typing(["Grace"]), "Grace is typing");
   assert.equal(phrases.typing(["Grace", "小林"]), "Grace and 小林 are typing");
   assert.equal(phrases.typing(["Grace", "小林", "a", "b", "c"]), "Grace, 小林 and 3 others are typing");

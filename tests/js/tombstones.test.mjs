@@ -17,7 +17,7 @@ class CountingStorage {
 
 const tombstone = (clock, seq, fields = {}) => ({ room: "r", epoch: "e", seq, ended_at: clock.now(), why: "expired", ...fields });
 
-test("many at once are written once", async () => {
+test("many tombstones at once are written once", async () => {
   const clock = new FakeClock();
   const storage = new CountingStorage();
   const tombstones = new Tombstones({ storage, user: 1, now: clock.now });
@@ -27,7 +27,7 @@ test("many at once are written once", async () => {
   assert.equal(new Tombstones({ storage, user: 1, now: clock.now }).inRoom("r", "e").length, 100);
 });
 
-test("what two tabs learn is kept of both", async () => {
+test("the tombstones of two tabs are merged", async () => {
   const clock = new FakeClock();
   const storage = new CountingStorage();
   const [one, other] = [1, 2].map(() => new Tombstones({ storage, user: 1, now: clock.now }));
@@ -38,7 +38,7 @@ test("what two tabs learn is kept of both", async () => {
   assert.deepEqual(new Tombstones({ storage, user: 1, now: clock.now }).inRoom("r", "e").map(({ seq }) => seq), [1, 2]);
 });
 
-test("one is gone a day after the end of its message, to the millisecond", () => {
+test("a tombstone is removed a day after the end of its message, to the millisecond", () => {
   const clock = new FakeClock();
   const tombstones = new Tombstones({ storage: new CountingStorage(), user: 1, now: clock.now });
   tombstones.put(tombstone(clock, 1));
@@ -58,7 +58,7 @@ test("the newest thousand are kept", async () => {
   assert.deepEqual([kept.length, kept[0].seq], [1000, 2]);
 });
 
-test("a device that refuses to store costs only the memory of it", async () => {
+test("a storage that refuses loses tombstones only at a reload", async () => {
   const clock = new FakeClock();
   const refuse = () => {
     throw new Error("full");

@@ -321,10 +321,9 @@ export class Timeline {
   /** @param {Entry} entry */
   #viewOf(entry) {
     const old = this.#views.get(entry.key);
-    const shown = JSON.stringify(entry.shown);
     const isMessage = MESSAGE_KINDS.includes(entry.kind);
-    if (old && (isMessage || old.shown === shown)) return old;
-    const view = isMessage ? new MessageView({ templates: this.#templates, act: (name, target) => this.#act(name, target) }) : { element: lineOf(entry), shown };
+    if (old && (isMessage || old.shown === JSON.stringify(entry.shown))) return old;
+    const view = isMessage ? new MessageView({ templates: this.#templates, act: this.#act }) : { element: lineOf(entry), shown: JSON.stringify(entry.shown) };
     if (old) old.element.replaceWith(view.element);
     this.#views.set(entry.key, view);
     return view;
