@@ -90,9 +90,9 @@ export class Room {
 
   /** Move the read cursor to what the user has seen; true when it moved. @param {number} seq */
   see(seq) {
-    const upto = Math.min(seq, this.log.last);
-    if (upto <= this.read) return false;
-    this.read = upto;
+    const read = Math.min(seq, this.log.last);
+    if (read <= this.read) return false;
+    this.read = read;
     return true;
   }
 

@@ -31,7 +31,7 @@ export class RoomList {
   #isDrawing = false;
   #search = find("#room-search");
   /** @type {{rooms: PublicRoom[], people: FoundPerson[]}} */
-  #found = { rooms: [], people: [] };
+  #results = { rooms: [], people: [] };
   #query = "";
   #searches = 0;
 
@@ -81,9 +81,9 @@ export class RoomList {
     this.#fill("rooms", rooms.filter((room) => room.kind !== "direct").map((room) => this.#row(room)));
     this.#fill("direct", rooms.filter((room) => room.kind === "direct").map((room) => this.#row(room)));
     const isMember = (/** @type {string} */ id) => chat.rooms.get(id)?.left === false;
-    const open = wanted ? this.#found.rooms.filter((room) => !room.joined && !isMember(room.room)) : [];
+    const open = wanted ? this.#results.rooms.filter((room) => !room.joined && !isMember(room.room)) : [];
     const partners = new Set(rooms.filter((room) => room.kind === "direct").map((room) => room.partner?.user));
-    const people = wanted ? this.#found.people.filter(({ user }) => user !== chat.me.id && !partners.has(user)) : [];
+    const people = wanted ? this.#results.people.filter(({ user }) => user !== chat.me.id && !partners.has(user)) : [];
     this.#fill("public", open.map((room) => this.#joinRow(room)));
     this.#fill("people", people.map((person) => this.#personRow(person)));
     find("[data-nothing-found]").hidden = !(wanted && this.#query === wanted && !rooms.length && !open.length && !people.length);
@@ -115,7 +115,7 @@ export class RoomList {
     const now = this.#serverClock.now();
     const last = room.log.list.at(-1) ?? null;
     const unsent = this.#outbox.inRoom(room.id);
-    const at = lastAt(room, this.#outbox);
+    const writtenAt = lastAt(room, this.#outbox);
     const unread = room.unread;
     const partner = room.partner;
     return {
@@ -125,7 +125,7 @@ export class RoomList {
       online: room.kind === "direct" && room.hasPresence ? [...room.online].some((user) => user !== room.me.id) : null,
       current: room.id === this.#currentId(),
       muted: Boolean(room.muted),
-      when: at ? [new Date(at).toISOString(), phrases.shortDate(at, now)] : null,
+      when: writtenAt ? [new Date(writtenAt).toISOString(), phrases.shortDate(writtenAt, now)] : null,
       unread: unread.count,
       atLeast: unread.atLeast,
       mentions: room.mentions,
@@ -192,19 +192,19 @@ export class RoomList {
     const query = this.#search.value.trim();
     const search = ++this.#searches;
     if (!query) {
-      this.#found = { rooms: [], people: [] };
+      this.#results = { rooms: [], people: [] };
       return this.draw();
     }
     const [rooms, people] = await Promise.all([api.publicRooms(query).catch(() => ({ rooms: [] })), api.people(query).catch(() => ({ people: [] }))]);
     if (search !== this.#searches) return;
-    this.#found = { rooms: rooms.rooms, people: people.people };
+    this.#results = { rooms: rooms.rooms, people: people.people };
     this.#query = query.toLocaleLowerCase();
     this.draw();
   }
 
   #clear() {
     this.#search.value = "";
-    this.#found = { rooms: [], people: [] };
+    this.#results = { rooms: [], people: [] };
     this.draw();
   }
 
