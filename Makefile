@@ -42,7 +42,8 @@ check: $(VENV)/.ready-dev ## format, lint, English, types, import contract, migr
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory scripts; \
 	else echo "No node here: the page's scripts (static/js) were not checked."; fi
 
-scripts: node_modules/.package-lock.json ## check the page's scripts: types, order of imports; part of check
+scripts: node_modules/.package-lock.json ## check the page's scripts: format, types, order of imports; part of check
+	node_modules/.bin/prettier --check static/js tests/js
 	node_modules/.bin/tsc
 	node --test tests/js/layers.test.mjs
 

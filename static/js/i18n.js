@@ -1,6 +1,13 @@
 /** The site's script catalogue (/jsi18n/), or plain English where none is loaded, as under node --test. */
 
-/** What the catalogue's script defines. @type {{gettext?: (text: string) => string, ngettext?: (one: string, many: string, n: number) => string, document?: Document, navigator?: Navigator}} */
+/**
+ * What the catalogue's script defines.
+ *
+ * @type {{
+ *   gettext?: (text: string) => string, ngettext?: (one: string, many: string, n: number) => string, document?: Document,
+ *   navigator?: Navigator,
+ * }}
+ */
 const page = globalThis;
 
 /** @param {string} text */

@@ -97,7 +97,13 @@ function count(unit, n) {
 }
 
 /** @type {["second" | "minute" | "hour" | "day" | "week", number][]} */
-const UNITS = [["week", 7 * 86_400], ["day", 86_400], ["hour", 3600], ["minute", 60], ["second", 1]];
+const UNITS = [
+  ["week", 7 * 86_400],
+  ["day", 86_400],
+  ["hour", 3600],
+  ["minute", 60],
+  ["second", 1],
+];
 
 /** A lifetime in the largest unit that divides it: 1 week, 8 hours, 90 seconds. @param {number} seconds */
 export function duration(seconds) {
@@ -160,7 +166,10 @@ export function notSent(code, limit = 4000) {
 
 /** Why a message waits until it is sent again automatically. @param {string | null} code @param {number} seconds */
 export function waitsFor(code, seconds) {
-  if (code === "rate_limited") return seconds > 0 ? fill(gettext("Too many messages at once. Trying again in %(n)s s"), { n: seconds }) : gettext("Too many messages at once. Trying again");
+  if (code === "rate_limited")
+    return seconds > 0
+      ? fill(gettext("Too many messages at once. Trying again in %(n)s s"), { n: seconds })
+      : gettext("Too many messages at once. Trying again");
   if (code) return gettext("The server cannot store messages just now. Trying again");
   return gettext("Waiting for the connection");
 }
@@ -198,11 +207,15 @@ export function notResent(code) {
 }
 
 /** The bounds of an allowed lifetime, in seconds. @param {number} least @param {number} most */
-export const lifetimeBounds = (least, most) => fill(gettext("From %(least)s to %(most)s"), { least: duration(least), most: duration(most) });
+export const lifetimeBounds = (least, most) =>
+  fill(gettext("From %(least)s to %(most)s"), { least: duration(least), most: duration(most) });
 
 /** What shortening would do to the messages that are there. @param {{looked: number, shortened: number, ended: number}} counts */
 export function wouldShorten({ looked, shortened, ended }) {
-  const all = fill(ngettext("%(n)s of %(looked)s messages would end sooner.", "%(n)s of %(looked)s messages would end sooner.", shortened), { n: number(shortened), looked: number(looked) });
+  const all = fill(
+    ngettext("%(n)s of %(looked)s messages would end sooner.", "%(n)s of %(looked)s messages would end sooner.", shortened),
+    { n: number(shortened), looked: number(looked) },
+  );
   return ended ? sentences(all, fill(ngettext("%(n)s of them at once.", "%(n)s of them at once.", ended), { n: number(ended) })) : all;
 }
 
@@ -232,13 +245,20 @@ export function typing(people) {
   if (people.length === 1) return fill(gettext("%(name)s is typing"), { name: people[0] });
   if (people.length === 2) return fill(gettext("%(first)s and %(second)s are typing"), { first: people[0], second: people[1] });
   const others = people.length - 2;
-  return fill(ngettext("%(first)s, %(second)s and %(n)s other are typing", "%(first)s, %(second)s and %(n)s others are typing", others), { first: people[0], second: people[1], n: others, all: people.length });
+  return fill(ngettext("%(first)s, %(second)s and %(n)s other are typing", "%(first)s, %(second)s and %(n)s others are typing", others), {
+    first: people[0],
+    second: people[1],
+    n: others,
+    all: people.length,
+  });
 }
 
 /** @param {{delivered?: number, total?: number}} counts */
 export function reached({ delivered = 0, total }) {
   if (!total) return null;
-  return delivered >= total ? fill(gettext("reached all %(total)s"), { total }) : fill(gettext("reached %(delivered)s of %(total)s"), { delivered, total });
+  return delivered >= total
+    ? fill(gettext("reached all %(total)s"), { total })
+    : fill(gettext("reached %(delivered)s of %(total)s"), { delivered, total });
 }
 
 /** @param {number} n */

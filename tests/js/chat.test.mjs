@@ -32,19 +32,65 @@ function world({ top = 0, delivered = 0, read = 0, unread = 0 } = {}) {
   const newId = () => `id${++ids}`;
   const chat = new Chat({ me: ADA, clock, serverClock, newId, tombstones, hidden: () => w.hidden });
   const transmit = (frame) => w.up && sent.push(frame) > 0;
-  const outbox = new Outbox({ store: new MemoryStore(), clock, newId, random: () => 0, transmit: (item) => (transmit({ type: "send", id: item.id, room: item.room, body: item.body }) ? "sent" : "offline"), on: { changed() {}, settled: (item, frame) => chat.settled(item, frame) } });
+  const outbox = new Outbox({
+    store: new MemoryStore(),
+    clock,
+    newId,
+    random: () => 0,
+    transmit: (item) => (transmit({ type: "send", id: item.id, room: item.room, body: item.body }) ? "sent" : "offline"),
+    on: { changed() {}, settled: (item, frame) => chat.settled(item, frame) },
+  });
   outbox.becomeSender();
   chat.join({ outbox, transmit });
   for (const name of ["room", "rooms", "notices", "problem", "left"]) chat.on(name, (detail) => events.push([name, detail]));
-  const info = { room: "r", name: "Atlas", kind: "public", role: "member", epoch: "e", top, rev: 0, delivered, read, unread, ttl: 3600, ttl_max: 86_400, online: [1, 2] };
+  const info = {
+    room: "r",
+    name: "Atlas",
+    kind: "public",
+    role: "member",
+    epoch: "e",
+    top,
+    rev: 0,
+    delivered,
+    read,
+    unread,
+    ttl: 3600,
+    ttl_max: 86_400,
+    online: [1, 2],
+  };
   w.welcome = (rooms = [info]) => {
     chat.greeting();
     chat.receive({ type: "welcome", v: 1, connection: "c", user: ADA, now: clock.now(), store: "s", limits: LIMITS, rooms });
     outbox.connected(LIMITS);
     chat.connected();
-    for (const { room, delivered: from } of rooms) chat.receive({ type: "resumed", room, epoch: "e", ok: true, from, upto: from, top: from, rev: 0, more: false, messages: [], gone: [], changed: [] });
+    for (const { room, delivered: from } of rooms)
+      chat.receive({
+        type: "resumed",
+        room,
+        epoch: "e",
+        ok: true,
+        from,
+        upto: from,
+        top: from,
+        rev: 0,
+        more: false,
+        messages: [],
+        gone: [],
+        changed: [],
+      });
   };
-  w.message = (seq, fields = {}) => ({ type: "message", room: "r", epoch: "e", seq, id: `m${seq}`, from: GRACE, body: `body ${seq}`, sent_at: clock.now(), expires_at: clock.now() + HOUR, ...fields });
+  w.message = (seq, fields = {}) => ({
+    type: "message",
+    room: "r",
+    epoch: "e",
+    seq,
+    id: `m${seq}`,
+    from: GRACE,
+    body: `body ${seq}`,
+    sent_at: clock.now(),
+    expires_at: clock.now() + HOUR,
+    ...fields,
+  });
   w.types = () => sent.map(({ type }) => type);
   w.cut = () => {
     chat.disconnected();
@@ -122,7 +168,16 @@ test("a `sent` before the message keeps it shown, once", async () => {
   const w = world();
   w.welcome();
   const item = await w.outbox.add({ room: "r", body: "mine", life_s: 3600 });
-  w.chat.receive({ type: "sent", id: item.id, room: "r", epoch: "e", seq: 1, sent_at: w.clock.now(), expires_at: w.clock.now() + HOUR, duplicate: false });
+  w.chat.receive({
+    type: "sent",
+    id: item.id,
+    room: "r",
+    epoch: "e",
+    seq: 1,
+    sent_at: w.clock.now(),
+    expires_at: w.clock.now() + HOUR,
+    duplicate: false,
+  });
   assert.deepEqual([...w.room().accepted.keys()], [item.id]);
   w.chat.receive(w.message(1, { id: item.id, from: ADA, body: "mine" }));
   assert.deepEqual([w.room().accepted.size, w.room().log.list.length], [0, 1]);
@@ -161,7 +216,27 @@ test("tombstones are removed after a day", () => {
   assert.deepEqual(w.chat.tombstones(w.room()), []);
 });
 
-const notice = (fields = {}, dismissed = false) => ({ type: "notice", notice: "n1", kind: "undelivered", at: 1, dismissed, data: { room: "r", epoch: "e", seq: 1, id: "x", sent_at: 1_000_000, expired_at: 1_000_000, delivered: 1, total: 2, missing: [{ user: 3, name: "bob", reason: "offline", attempts: 0 }], missing_total: 1, resendable: true, ...fields } });
+const notice = (fields = {}, dismissed = false) => ({
+  type: "notice",
+  notice: "n1",
+  kind: "undelivered",
+  at: 1,
+  dismissed,
+  data: {
+    room: "r",
+    epoch: "e",
+    seq: 1,
+    id: "x",
+    sent_at: 1_000_000,
+    expired_at: 1_000_000,
+    delivered: 1,
+    total: 2,
+    missing: [{ user: 3, name: "bob", reason: "offline", attempts: 0 }],
+    missing_total: 1,
+    resendable: true,
+    ...fields,
+  },
+});
 
 test("a notice names who missed it on the tombstone, until dismissed in the list", () => {
   const w = world();
@@ -182,8 +257,20 @@ test("a resend is sent once, repeated with its id after a lost connection, and i
   w.cut();
   w.welcome();
   const asked = w.sent.filter(({ type }) => type === "resend");
-  assert.deepEqual(asked.map(({ id }) => id), [asked[0].id, asked[0].id]);
-  w.chat.receive({ type: "sent", id: asked[0].id, room: "r", epoch: "e", seq: 7, sent_at: w.clock.now(), expires_at: w.clock.now() + HOUR, duplicate: false });
+  assert.deepEqual(
+    asked.map(({ id }) => id),
+    [asked[0].id, asked[0].id],
+  );
+  w.chat.receive({
+    type: "sent",
+    id: asked[0].id,
+    room: "r",
+    epoch: "e",
+    seq: 7,
+    sent_at: w.clock.now(),
+    expires_at: w.clock.now() + HOUR,
+    duplicate: false,
+  });
   assert.equal(w.chat.tombstones(w.room())[0].resent_at, w.clock.now());
   assert.deepEqual(w.sent.at(-1), { type: "dismiss", notice: "n1" });
   assert.equal(w.chat.notices.size, 0);
@@ -242,7 +329,8 @@ test("a hundred notices dismissed at once are sent at most twenty at a time", ()
   for (const one of told) w.chat.receive(one);
   for (const one of told) w.chat.dismiss(one.notice);
   assert.equal(w.sent.length, 20);
-  for (let i = 0; i < 20; i += 1) w.chat.receive({ type: "error", code: "rate_limited", retryable: true, of: "dismiss", retry_after_ms: 500 });
+  for (let i = 0; i < 20; i += 1)
+    w.chat.receive({ type: "error", code: "rate_limited", retryable: true, of: "dismiss", retry_after_ms: 500 });
   w.clock.advance(500);
   assert.equal(w.sent.length, 40);
   for (const one of told) w.chat.receive({ ...one, dismissed: true });
@@ -295,7 +383,10 @@ test("an unanswered edit is sent again, and a refused one names its message", ()
   w.chat.edit(w.room(), 1, "better");
   w.cut();
   w.welcome([{ ...w.info, delivered: 1, top: 1 }]);
-  assert.deepEqual(w.sent.filter(({ type }) => type === "edit").map(({ body }) => body), ["better", "better"]);
+  assert.deepEqual(
+    w.sent.filter(({ type }) => type === "edit").map(({ body }) => body),
+    ["better", "better"],
+  );
   w.chat.receive({ type: "error", code: "too_late", retryable: false, of: "edit", room: "r", seq: 1 });
   const [, problem] = w.events.find(([name]) => name === "problem");
   assert.deepEqual([problem.seq, problem.code, problem.of, problem.body], [1, "too_late", "edit", "better"]);
@@ -308,8 +399,24 @@ test("an own deletion is recognized also when a sync brings it", () => {
   w.chat.receive(w.message(1, { from: ADA }));
   w.chat.delete(w.room(), 1);
   w.chat.receive({ type: "deleted", room: "r", epoch: "e", rev: 2, seq: 1 }); // rev 1 was not heard
-  w.chat.receive({ type: "resumed", room: "r", epoch: "e", ok: true, from: 1, upto: 1, top: 1, rev: 2, more: false, messages: [], gone: [[1, "deleted"]], changed: [] });
-  assert.deepEqual(w.chat.tombstones(w.room()).map(({ why, own_doing }) => [why, own_doing]), [["deleted", true]]);
+  w.chat.receive({
+    type: "resumed",
+    room: "r",
+    epoch: "e",
+    ok: true,
+    from: 1,
+    upto: 1,
+    top: 1,
+    rev: 2,
+    more: false,
+    messages: [],
+    gone: [[1, "deleted"]],
+    changed: [],
+  });
+  assert.deepEqual(
+    w.chat.tombstones(w.room()).map(({ why, own_doing }) => [why, own_doing]),
+    [["deleted", true]],
+  );
 });
 
 test("an unanswered deletion that was done already is no problem", () => {
@@ -320,7 +427,10 @@ test("an unanswered deletion that was done already is no problem", () => {
   w.cut();
   w.welcome([{ ...w.info, delivered: 1, top: 1 }]);
   w.chat.receive({ type: "error", code: "no_such_message", retryable: false, of: "delete", room: "r", seq: 1 });
-  assert.equal(w.events.some(([name]) => name === "problem"), false);
+  assert.equal(
+    w.events.some(([name]) => name === "problem"),
+    false,
+  );
   assert.equal(w.chat.isChanging("r", 1), false);
 });
 
@@ -330,7 +440,10 @@ test("an own deletion leaves a tombstone that is marked as such", () => {
   w.chat.receive(w.message(1, { from: ADA }));
   w.chat.delete(w.room(), 1);
   w.chat.receive({ type: "deleted", room: "r", epoch: "e", rev: 1, seq: 1 });
-  assert.deepEqual(w.chat.tombstones(w.room()).map(({ why, own_doing }) => [why, own_doing]), [["deleted", true]]);
+  assert.deepEqual(
+    w.chat.tombstones(w.room()).map(({ why, own_doing }) => [why, own_doing]),
+    [["deleted", true]],
+  );
 });
 
 test("an unreadable message is rejected, held and acknowledged", () => {
@@ -392,7 +505,16 @@ test("messages expire when the next welcome corrects the clock", () => {
   w.welcome();
   w.chat.receive(w.message(1, { from: ADA, expires_at: w.clock.now() + HOUR }));
   w.chat.greeting();
-  w.chat.receive({ type: "welcome", v: 1, connection: "c", user: ADA, now: w.clock.now() + HOUR, store: "s", limits: LIMITS, rooms: [{ ...w.info, delivered: 1, top: 1 }] });
+  w.chat.receive({
+    type: "welcome",
+    v: 1,
+    connection: "c",
+    user: ADA,
+    now: w.clock.now() + HOUR,
+    store: "s",
+    limits: LIMITS,
+    rooms: [{ ...w.info, delivered: 1, top: 1 }],
+  });
   assert.equal(w.room().log.list.length, 0);
   assert.equal(w.chat.tombstones(w.room()).length, 1);
 });
@@ -401,7 +523,26 @@ test("messages expire when the next welcome corrects the clock", () => {
 
 function lines(w, more = {}) {
   const room = w.room();
-  return entriesOf({ room, now: w.clock.now(), localNow: w.clock.now(), me: ADA, online: true, limit: 4000, outbox: w.outbox.inRoom("r"), inFlight: () => true, tombstones: w.chat.tombstones(room), leaving: [], divider: null, linked: null, problems: new Map(), undelivered: () => null, extended: new Map(), resending: () => false, changing: (seq) => w.chat.isChanging("r", seq), ...more });
+  return entriesOf({
+    room,
+    now: w.clock.now(),
+    localNow: w.clock.now(),
+    me: ADA,
+    online: true,
+    limit: 4000,
+    outbox: w.outbox.inRoom("r"),
+    inFlight: () => true,
+    tombstones: w.chat.tombstones(room),
+    leaving: [],
+    divider: null,
+    linked: null,
+    problems: new Map(),
+    undelivered: () => null,
+    extended: new Map(),
+    resending: () => false,
+    changing: (seq) => w.chat.isChanging("r", seq),
+    ...more,
+  });
 }
 
 const kinds = (list) => list.map(({ kind, seq }) => (kind === "message" || kind === "tombstone" ? `${kind} ${seq}` : kind));
@@ -425,7 +566,12 @@ test("consecutive messages of one author share an avatar until a quote, a divide
   w.chat.receive(w.message(3, { reply_to: 1 }));
   w.clock.advance(600_000);
   w.chat.receive(w.message(4));
-  assert.deepEqual(lines(w).filter(({ kind }) => kind === "message").map(({ shown }) => shown.follows), [false, true, false, false]);
+  assert.deepEqual(
+    lines(w)
+      .filter(({ kind }) => kind === "message")
+      .map(({ shown }) => shown.follows),
+    [false, true, false, false],
+  );
 });
 
 test("a quote never outlives the quoted text", () => {
@@ -450,7 +596,12 @@ test("an extension is offered after four fifths of a life while the message is u
   assert.equal(aside("bob", "carol"), "Expires in 12 min, not with bob and carol yet");
   assert.equal(aside("bob"), "Expires in 12 min, not with bob and 1 more yet", "one who lacks it is counted where he is not named");
   w.chat.receive({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 3]] });
-  assert.deepEqual(lines(w, { undelivered: () => [{ name: "bob" }] }).at(-1).shown.aside, { kind: "expiring", icon: "warning", text: "Expires in 12 min, not with bob yet", actions: ["extend"] });
+  assert.deepEqual(lines(w, { undelivered: () => [{ name: "bob" }] }).at(-1).shown.aside, {
+    kind: "expiring",
+    icon: "warning",
+    text: "Expires in 12 min, not with bob yet",
+    actions: ["extend"],
+  });
   w.chat.receive({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 2]] });
   assert.equal(lines(w).at(-1).shown.aside, null);
 });
@@ -460,7 +611,16 @@ test("a machine that slept past an expiry does not show the text when it wakes",
   w.welcome();
   w.chat.receive(w.message(1, { body: "secret of grace", expires_at: w.clock.now() + 10 }));
   const item = await w.outbox.add({ room: "r", body: "secret of ada", life_s: 3600 });
-  w.chat.receive({ type: "sent", id: item.id, room: "r", epoch: "e", seq: 2, sent_at: w.clock.now(), expires_at: w.clock.now() + 10, duplicate: false });
+  w.chat.receive({
+    type: "sent",
+    id: item.id,
+    room: "r",
+    epoch: "e",
+    seq: 2,
+    sent_at: w.clock.now(),
+    expires_at: w.clock.now() + 10,
+    duplicate: false,
+  });
   assert.match(JSON.stringify(lines(w)), /secret of grace.*secret of ada/);
   w.clock.advance(HOUR); // no timer of the page has run
   w.chat.expire([w.room()]); // what the timeline does before it draws
@@ -481,7 +641,10 @@ for (const wrong of [-HOUR, HOUR]) {
 
 test("a clock that is set back, or that stood still during a sleep, does not prolong a life", () => {
   let [local, steady] = [5_000_000, 0];
-  const serverClock = new ServerClock(() => local, () => steady);
+  const serverClock = new ServerClock(
+    () => local,
+    () => steady,
+  );
   serverClock.set(1_000_000_000);
   steady += 60_000;
   local += 60_000 - HOUR; // set back

@@ -15,7 +15,12 @@ test("a new id is a random UUID of version 4, with and without crypto.randomUUID
 
 function storage() {
   const values = new Map();
-  return { values, getItem: (key) => values.get(key) ?? null, setItem: (key, value) => values.set(key, value), removeItem: (key) => values.delete(key) };
+  return {
+    values,
+    getItem: (key) => values.get(key) ?? null,
+    setItem: (key, value) => values.set(key, value),
+    removeItem: (key) => values.delete(key),
+  };
 }
 
 test("preferences are stored for each user, and empty ones are deleted", () => {

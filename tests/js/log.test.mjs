@@ -3,8 +3,33 @@ import { test } from "node:test";
 import { RoomLog } from "../../static/js/model/log.js";
 
 const NEVER = Number.MAX_SAFE_INTEGER;
-const message = (seq, fields = {}) => ({ type: "message", room: "r", epoch: "e", seq, id: `m${seq}`, from: { id: 2, name: "grace" }, body: `${seq}`, sent_at: 0, expires_at: NEVER, ...fields });
-const resumed = (from, upto, fields = {}) => ({ type: "resumed", room: "r", epoch: "e", ok: true, from, upto, top: upto, rev: 0, more: false, messages: [], gone: [], changed: [], ...fields });
+const message = (seq, fields = {}) => ({
+  type: "message",
+  room: "r",
+  epoch: "e",
+  seq,
+  id: `m${seq}`,
+  from: { id: 2, name: "grace" },
+  body: `${seq}`,
+  sent_at: 0,
+  expires_at: NEVER,
+  ...fields,
+});
+const resumed = (from, upto, fields = {}) => ({
+  type: "resumed",
+  room: "r",
+  epoch: "e",
+  ok: true,
+  from,
+  upto,
+  top: upto,
+  rev: 0,
+  more: false,
+  messages: [],
+  gone: [],
+  changed: [],
+  ...fields,
+});
 
 function open({ delivered = 0, rev = 0, now = () => 0 } = {}) {
   const log = new RoomLog({ room: "r", place: { epoch: "e", delivered, rev }, now });
@@ -151,7 +176,10 @@ test("the room removes a message at its own expires_at", () => {
   const log = open();
   log.message(message(1, { expires_at: 50 }));
   log.message(message(2, { expires_at: 60 }));
-  assert.deepEqual(log.expireUntil(50).removed.map(({ message: { seq }, reason }) => [seq, reason]), [[1, "expired"]]);
+  assert.deepEqual(
+    log.expireUntil(50).removed.map(({ message: { seq }, reason }) => [seq, reason]),
+    [[1, "expired"]],
+  );
 });
 
 test("pages are loaded downwards from the start of the log, one at a time", () => {
@@ -170,7 +198,13 @@ test("a page from before an edit or a deletion does not bring the old text back"
   log.edited({ room: "r", epoch: "e", rev: 1, seq: 2, body: "new" });
   log.deleted({ room: "r", epoch: "e", rev: 2, seq: 3 });
   log.history({ room: "r", epoch: "e", before: 4, messages: [message(1), message(2), message(3)], more: false });
-  assert.deepEqual(log.list.map(({ seq, body }) => [seq, body]), [[1, "1"], [2, "new"]]);
+  assert.deepEqual(
+    log.list.map(({ seq, body }) => [seq, body]),
+    [
+      [1, "1"],
+      [2, "new"],
+    ],
+  );
 });
 
 test("a position above the last syncs", () => {
@@ -216,7 +250,20 @@ class Server {
   append(mine, jump) {
     const before = this.top;
     this.top += jump;
-    if (!mine) return { type: "resumed", room: "r", epoch: this.epoch, ok: true, from: before, upto: this.top, top: this.top, rev: this.rev, more: false, messages: [], gone: [] };
+    if (!mine)
+      return {
+        type: "resumed",
+        room: "r",
+        epoch: this.epoch,
+        ok: true,
+        from: before,
+        upto: this.top,
+        top: this.top,
+        rev: this.rev,
+        more: false,
+        messages: [],
+        gone: [],
+      };
     const one = message(this.top, { epoch: this.epoch, ...(jump > 1 ? { after: before } : {}) });
     this.messages.set(this.top, one);
     return one;
@@ -245,7 +292,21 @@ class Server {
   }
 
   read({ epoch, since, rev = null }, limit) {
-    const refused = { type: "resumed", room: "r", epoch: this.epoch, ok: false, why: "epoch", from: since, upto: 0, top: this.top, rev: this.rev, more: false, messages: [], gone: [], changed: [] };
+    const refused = {
+      type: "resumed",
+      room: "r",
+      epoch: this.epoch,
+      ok: false,
+      why: "epoch",
+      from: since,
+      upto: 0,
+      top: this.top,
+      rev: this.rev,
+      more: false,
+      messages: [],
+      gone: [],
+      changed: [],
+    };
     if (epoch !== this.epoch || since > this.top) return refused;
     const after = [...this.messages.values()].filter(({ seq }) => seq > since).sort((a, b) => a.seq - b.seq);
     const messages = after.slice(0, limit);
@@ -254,9 +315,20 @@ class Server {
     const cut = news.slice(0, limit);
     const touched = [...new Set(cut.map(({ seq }) => seq))];
     const reached = news.length > cut.length ? cut.at(-1).rev : this.rev;
-    return { type: "resumed", room: "r", epoch: this.epoch, ok: true, from: since, upto, top: this.top, rev: reached, more: upto < this.top || news.length > cut.length, messages,
+    return {
+      type: "resumed",
+      room: "r",
+      epoch: this.epoch,
+      ok: true,
+      from: since,
+      upto,
+      top: this.top,
+      rev: reached,
+      more: upto < this.top || news.length > cut.length,
+      messages,
       gone: touched.filter((seq) => !this.messages.has(seq)).map((seq) => [seq, "deleted"]),
-      changed: touched.filter((seq) => this.messages.has(seq)).map((seq) => this.messages.get(seq)) };
+      changed: touched.filter((seq) => this.messages.has(seq)).map((seq) => this.messages.get(seq)),
+    };
   }
 
   acknowledge({ epoch, delivered }) {
@@ -291,7 +363,10 @@ function walk(seed) {
     if (log.epoch !== server.epoch) return;
     for (const one of server.messages.values()) {
       assert.ok(one.seq > log.last || log.messages.has(one.seq), `seed ${seed}: ${one.seq} was passed over`);
-      assert.ok(one.seq > server.delivered || shown.has(`${server.epoch}|${one.seq}`), `seed ${seed}: ${one.seq} was acknowledged and never held`);
+      assert.ok(
+        one.seq > server.delivered || shown.has(`${server.epoch}|${one.seq}`),
+        `seed ${seed}: ${one.seq} was acknowledged and never held`,
+      );
     }
   };
   const connect = () => {
@@ -327,7 +402,24 @@ function walk(seed) {
   after();
   connect();
   for (let step = 0; step < 120; step += 1) {
-    const name = pick(["append", "append", "append", "edit", "delete", "deliver", "deliver", "deliver", "deliver", "answer", "answer", "again", "cut", "connect", "position", "lose"]);
+    const name = pick([
+      "append",
+      "append",
+      "append",
+      "edit",
+      "delete",
+      "deliver",
+      "deliver",
+      "deliver",
+      "deliver",
+      "answer",
+      "answer",
+      "again",
+      "cut",
+      "connect",
+      "position",
+      "lose",
+    ]);
     trace.push(name);
     steps[name]();
   }

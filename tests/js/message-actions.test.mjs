@@ -5,7 +5,16 @@ import { MessageActions } from "../../static/js/view/message-actions.js";
 /** Actions whose parts write down each call as [part, method, ...arguments]. */
 function world() {
   const calls = [];
-  const part = (name) => new Proxy({}, { get: (_, method) => (...args) => void calls.push([name, method, ...args]) });
+  const part = (name) =>
+    new Proxy(
+      {},
+      {
+        get:
+          (_, method) =>
+          (...args) =>
+            void calls.push([name, method, ...args]),
+      },
+    );
   const message = { seq: 7, body: "hello" };
   const room = { id: "r", log: { messages: new Map([[7, message]]) } };
   const parts = Object.fromEntries(["chat", "outbox", "timeline", "composer", "messageDetails"].map((name) => [name, part(name)]));
@@ -23,7 +32,10 @@ test("the quote in an unsent message leads to the quoted message, and the unsent
 test("editing an unsent message takes it out of the outbox and into the message box", async () => {
   const w = world();
   await w.actions.act("edit", { kind: "outbox", key: "own:x", seq: Infinity, item: { id: "x", body: "unsent" } });
-  assert.deepEqual(w.made(), [["outbox", "discard", "x"], ["composer", "restore", "unsent"]]);
+  assert.deepEqual(w.made(), [
+    ["outbox", "discard", "x"],
+    ["composer", "restore", "unsent"],
+  ]);
 });
 
 test("an action gets the message as it is now", () => {

@@ -29,7 +29,20 @@ function world({ store = new MemoryStore(), clock = new FakeClock(), leads = tru
   const write = (body, fields = {}) => outbox.add({ room: "r", body, life_s: HOUR, ...fields });
   const accept = (id, fields = {}) => outbox.sent({ id, room: "r", seq: 1, ...fields });
   const refuse = (id, code, fields = {}) => outbox.refused({ id, code, retryable: false, ...fields });
-  return { outbox, store, clock, sent, line, settled, write, accept, refuse, get bodies() { return sent.map(({ body }) => body); } };
+  return {
+    outbox,
+    store,
+    clock,
+    sent,
+    line,
+    settled,
+    write,
+    accept,
+    refuse,
+    get bodies() {
+      return sent.map(({ body }) => body);
+    },
+  };
 }
 
 test("a message is on the device before it is sent", async () => {
@@ -64,7 +77,10 @@ test("a message in doubt is sent again first, with the same id", async () => {
   await w.write("two");
   w.outbox.disconnected(1006);
   w.outbox.connected(LIMITS);
-  assert.deepEqual(w.sent.map(({ id }) => id), ["id1", "id1"]);
+  assert.deepEqual(
+    w.sent.map(({ id }) => id),
+    ["id1", "id1"],
+  );
 });
 
 test("a reload finds the messages that were not accepted, in order", async () => {
@@ -117,7 +133,10 @@ test("a final error fails one message and the room continues", async () => {
   await w.write("two");
   w.refuse("id1", "body_too_long");
   assert.deepEqual(w.bodies, ["one", "two"]);
-  assert.deepEqual(w.outbox.failed.map(({ id, reason }) => [id, reason]), [["id1", "body_too_long"]]);
+  assert.deepEqual(
+    w.outbox.failed.map(({ id, reason }) => [id, reason]),
+    [["id1", "body_too_long"]],
+  );
 });
 
 test("a message older than its own lifetime is never sent without asking, and a retry gives it a new id", async () => {
@@ -128,8 +147,14 @@ test("a message older than its own lifetime is never sent without asking, and a 
   assert.deepEqual(w.bodies, []);
   assert.equal(w.outbox.failed[0].reason, "too_old");
   await w.outbox.retry("id1");
-  assert.deepEqual(w.sent.map(({ id }) => id), ["id2"]);
-  assert.deepEqual((await w.store.all()).map(({ id }) => id), ["id2"]);
+  assert.deepEqual(
+    w.sent.map(({ id }) => id),
+    ["id2"],
+  );
+  assert.deepEqual(
+    (await w.store.all()).map(({ id }) => id),
+    ["id2"],
+  );
 });
 
 test("a message older than the store's memory of ids is never sent without asking", async () => {
@@ -191,7 +216,10 @@ test("a failed message is retried with its id; a reused id is replaced", async (
   await w.outbox.retry("id1");
   w.refuse("id1", "id_reused");
   await w.outbox.retry("id1");
-  assert.deepEqual(w.sent.map(({ id }) => id), ["id1", "id1", "id2"]);
+  assert.deepEqual(
+    w.sent.map(({ id }) => id),
+    ["id1", "id1", "id2"],
+  );
 });
 
 test("a tab without the lock stores and does not send", async () => {

@@ -22,7 +22,15 @@ function world({ status = 204, random = () => 1 } = {}) {
     }
     accept() {
       this.onopen();
-      this.say({ type: "welcome", connection: "c", user: { id: 1, name: "ada" }, now: 5, store: "s", limits: { frame: 65_536 }, rooms: [] });
+      this.say({
+        type: "welcome",
+        connection: "c",
+        user: { id: 1, name: "ada" },
+        now: 5,
+        store: "s",
+        limits: { frame: 65_536 },
+        rooms: [],
+      });
     }
     say(frame) {
       this.onmessage({ data: JSON.stringify(frame) });
@@ -45,7 +53,18 @@ function world({ status = 204, random = () => 1 } = {}) {
     user: 1,
     on: { state() {}, frame: (frame) => frames.push(frame), closed: (code) => closed.push(code) },
   });
-  return { clock, sockets, socket, asked, closed, frames, answer, get last() { return sockets.at(-1); } };
+  return {
+    clock,
+    sockets,
+    socket,
+    asked,
+    closed,
+    frames,
+    answer,
+    get last() {
+      return sockets.at(-1);
+    },
+  };
 }
 
 test("`hello` is the first frame and names the rooms", () => {
@@ -89,7 +108,10 @@ for (const code of [4400, 4429]) {
   });
 }
 
-for (const [code, why] of [[4503, "banned"], [4504, "outdated"]]) {
+for (const [code, why] of [
+  [4503, "banned"],
+  [4504, "outdated"],
+]) {
   test(`${code} ends the connection with its reason`, () => {
     const w = world();
     w.socket.connect();
@@ -136,7 +158,15 @@ test("another user's session does not serve this user's page", () => {
   const w = world();
   w.socket.connect();
   w.last.onopen();
-  const welcome = { type: "welcome", connection: "c", user: { id: 2, name: "grace" }, now: 5, store: "s", limits: { frame: 65_536 }, rooms: [] };
+  const welcome = {
+    type: "welcome",
+    connection: "c",
+    user: { id: 2, name: "grace" },
+    now: 5,
+    store: "s",
+    limits: { frame: 65_536 },
+    rooms: [],
+  };
   w.last.onmessage({ data: JSON.stringify([welcome, { type: "typing", room: "r", user: 3 }]) });
   assert.deepEqual(w.frames, []);
   assert.equal(w.socket.send([{ type: "ping", n: 1 }]), false);

@@ -35,7 +35,10 @@ test("the tombstones of two tabs are merged", async () => {
   await settle();
   other.put(tombstone(clock, 2));
   await settle();
-  assert.deepEqual(new Tombstones({ storage, user: 1, now: clock.now }).inRoom("r", "e").map(({ seq }) => seq), [1, 2]);
+  assert.deepEqual(
+    new Tombstones({ storage, user: 1, now: clock.now }).inRoom("r", "e").map(({ seq }) => seq),
+    [1, 2],
+  );
 });
 
 test("a tombstone is removed a day after the end of its message, to the millisecond", () => {

@@ -84,7 +84,8 @@ export class Refresh {
   #show(response, text) {
     this.#isOver = response.status === 403;
     this.#showStatus(this.#isOver ? "over" : response.ok ? "live" : "silent");
-    if (response.ok) merge(this.content, /** @type {Node} */ (new DOMParser().parseFromString(`<div>${text}</div>`, "text/html").body.firstChild));
+    if (response.ok)
+      merge(this.content, /** @type {Node} */ (new DOMParser().parseFromString(`<div>${text}</div>`, "text/html").body.firstChild));
     if (this.#hasEnded()) this.#end();
   }
 
@@ -104,7 +105,12 @@ export class Refresh {
   }
 }
 
-/** Make the children of `old` equal to those of `fresh`, and touch only those that differ. @param {Node} old @param {Node} fresh */
+/**
+ * Make the children of `old` equal to those of `fresh`, and touch only those that differ.
+ *
+ * @param {Node} old
+ * @param {Node} fresh
+ */
 export function merge(old, fresh) {
   const before = [...old.childNodes];
   const after = [...fresh.childNodes];

@@ -1,4 +1,8 @@
-/** A random UUID (version 4), also on a page without HTTPS, where the browser does not offer `crypto.randomUUID`. @param {Pick<Crypto, "getRandomValues"> & {randomUUID?: () => string}} crypto */
+/**
+ * A random UUID (version 4), also on a page without HTTPS, where the browser does not offer `crypto.randomUUID`.
+ *
+ * @param {Pick<Crypto, "getRandomValues"> & {randomUUID?: () => string}} crypto
+ */
 export function newId(crypto = globalThis.crypto) {
   if (crypto.randomUUID) return crypto.randomUUID();
   const bytes = crypto.getRandomValues(new Uint8Array(16));

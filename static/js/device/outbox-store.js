@@ -86,7 +86,13 @@ export async function openOutboxStore(user, indexedDB = globalThis.indexedDB) {
   }
 }
 
-/** The same store, which calls `changed` after each change. @param {OutboxStore} store @param {() => void} changed @returns {OutboxStore} */
+/**
+ * The same store, which calls `changed` after each change.
+ *
+ * @param {OutboxStore} store
+ * @param {() => void} changed
+ * @returns {OutboxStore}
+ */
 export function notifying(store, changed) {
   return {
     all: () => store.all(),

@@ -5,7 +5,10 @@
  * @typedef {import("../model/room.js").LifetimeChange} LifetimeChange
  *
  * next_at: epoch ms of the next attempt.
- * @typedef {{user: number, name: string, state: "waiting" | "delivered" | "read", reason: string | null, attempts: number | null, next_at: number | null}} Recipient
+ * @typedef {{
+ *   user: number, name: string, state: "waiting" | "delivered" | "read", reason: string | null, attempts: number | null,
+ *   next_at: number | null,
+ * }} Recipient
  * @typedef {{recipients: Recipient[], delivered: number, read: number, total: number}} Recipients
  * @typedef {{room: string, name: string, topic: string, members: number, joined: boolean}} PublicRoom
  * @typedef {{user: number, name: string}} FoundPerson
@@ -40,7 +43,11 @@ async function call(method, path, data) {
     response = await fetch(path, {
       method,
       credentials: "same-origin",
-      headers: { Accept: "application/json", ...(method === "GET" ? {} : { "X-CSRFToken": csrfToken() }), ...(data ? { "Content-Type": "application/json" } : {}) },
+      headers: {
+        Accept: "application/json",
+        ...(method === "GET" ? {} : { "X-CSRFToken": csrfToken() }),
+        ...(data ? { "Content-Type": "application/json" } : {}),
+      },
       body: data ? JSON.stringify(data) : undefined,
     });
   } catch {
@@ -90,7 +97,9 @@ const CHECK_TIMEOUT_MS = 10_000;
 /** The HTTP status of the check address; 0 when there is no answer in time. */
 export async function checkStatus() {
   try {
-    return (await fetch("/ws/chat/check/", { credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(CHECK_TIMEOUT_MS) })).status;
+    return (
+      await fetch("/ws/chat/check/", { credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(CHECK_TIMEOUT_MS) })
+    ).status;
   } catch {
     return 0;
   }

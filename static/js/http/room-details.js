@@ -55,7 +55,12 @@ export class RoomDetails {
     this.#changed(room);
   }
 
-  /** The first recipients to whom a message is undelivered, or null when they are not loaded. @param {Room} room @param {number} seq */
+  /**
+   * The first recipients to whom a message is undelivered, or null when they are not loaded.
+   *
+   * @param {Room} room
+   * @param {number} seq
+   */
   undelivered(room, seq) {
     return this.#undelivered.get(`${room.id}|${seq}`)?.people ?? null;
   }

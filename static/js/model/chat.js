@@ -26,7 +26,10 @@ import * as protocol from "./protocol.js";
  * @typedef {{room: Room | undefined, seq: number, code: string, of: string, body?: string}} Problem
  *
  * rooms: the list changed, or the counts in it. welcome: the connection is established.
- * @typedef {{welcome: null, rooms: null, notices: null, room: RoomChanges, problem: Problem, left: {room: Room}, presence: {room: Room}, typing: {room: Room}}} ChatEvents
+ * @typedef {{
+ *   welcome: null, rooms: null, notices: null, room: RoomChanges, problem: Problem, left: {room: Room}, presence: {room: Room},
+ *   typing: {room: Room},
+ * }} ChatEvents
  */
 
 const PAGE = 50;
@@ -436,7 +439,10 @@ export class Chat extends Emitter {
   }
 
   #collectAcks() {
-    return [...this.rooms.values()].filter((room) => !room.left).map((room) => room.takeAck()).filter((row) => row !== null);
+    return [...this.rooms.values()]
+      .filter((room) => !room.left)
+      .map((room) => room.takeAck())
+      .filter((row) => row !== null);
   }
 
   /** @param {Room} room @param {Message} message */
@@ -460,7 +466,21 @@ export class Chat extends Emitter {
     const { room, epoch, seq, id, sent_at, expired_at, delivered, total, missing, missing_total, resendable } = data;
     const known = this.rooms.get(room);
     if (!known) return;
-    this.#tombstones.put({ room, epoch, seq, id, sent_at, ended_at: expired_at, why: "expired", delivered, total, missing: missing.slice(0, MAX_NAMED), missing_total, resendable, notice });
+    this.#tombstones.put({
+      room,
+      epoch,
+      seq,
+      id,
+      sent_at,
+      ended_at: expired_at,
+      why: "expired",
+      delivered,
+      total,
+      missing: missing.slice(0, MAX_NAMED),
+      missing_total,
+      resendable,
+      notice,
+    });
     this.emit("room", { ...noChanges(), room: known });
   }
 
@@ -488,7 +508,10 @@ export class Chat extends Emitter {
 
   /** @param {Frame} frame */
   #changeRefused(frame) {
-    const key = [...this.#changes.keys()].find((candidate) => candidate.startsWith(`${frame.of}|${frame.room ?? ""}`) && (frame.seq === undefined || candidate.endsWith(`|${frame.seq}`)));
+    const key = [...this.#changes.keys()].find(
+      (candidate) =>
+        candidate.startsWith(`${frame.of}|${frame.room ?? ""}`) && (frame.seq === undefined || candidate.endsWith(`|${frame.seq}`)),
+    );
     if (!key) return;
     const request = this.#changes.get(key);
     if (frame.retryable) return this.#later(frame.retry_after_ms, () => this.#changes.has(key) && this.#transmit(request));
@@ -504,7 +527,10 @@ export class Chat extends Emitter {
     if (!request) return;
     if (frame.retryable) return this.#later(frame.retry_after_ms, () => this.#resends.has(request.id) && this.#transmit(request));
     this.#resends.delete(frame.id);
-    this.#noteResend(request.room, request.seq, { problem: frame.code, ...(NEVER_RESENT.includes(frame.code) ? { resendable: false } : {}) });
+    this.#noteResend(request.room, request.seq, {
+      problem: frame.code,
+      ...(NEVER_RESENT.includes(frame.code) ? { resendable: false } : {}),
+    });
     this.emit("notices", null);
     this.#emitRoom(request.room);
   }
@@ -529,7 +555,13 @@ export class Chat extends Emitter {
     if (message.resends) this.#noteResend(room.id, message.resends, { resent_at: message.sent_at, problem: null, resendable: false });
   }
 
-  /** Add the outcome of an expired message's resend. @param {string} room @param {number} seq @param {Partial<Tombstone>} outcome */
+  /**
+   * Add the outcome of an expired message's resend.
+   *
+   * @param {string} room
+   * @param {number} seq
+   * @param {Partial<Tombstone>} outcome
+   */
   #noteResend(room, seq, outcome) {
     if (this.#tombstones.get(room, seq)) this.#tombstones.put({ room, seq, ...outcome });
     for (const { data } of this.#noticesOf(room, seq)) Object.assign(data, outcome);

@@ -49,7 +49,11 @@ export function mergeReceipt(old, [, delivered, read, total]) {
 export function segments({ delivered, read, total }, undelivered = "waiting") {
   const deliveredSegments = Math.min(delivered, total);
   const readSegments = Math.min(read, deliveredSegments);
-  return [...Array(readSegments).fill("read"), ...Array(deliveredSegments - readSegments).fill("delivered"), ...Array(total - deliveredSegments).fill(undelivered)];
+  return [
+    ...Array(readSegments).fill("read"),
+    ...Array(deliveredSegments - readSegments).fill("delivered"),
+    ...Array(total - deliveredSegments).fill(undelivered),
+  ];
 }
 
 /** @param {Receipt | undefined} receipt @returns {receipt is Receipt} */

@@ -9,11 +9,14 @@ export const PRESETS = [30, 300, 3600, 28_800, 86_400, 604_800, 2_419_200];
  * @returns {{seconds: number, allowed: boolean, note: "over" | "own" | "longest" | null}[]}
  */
 export function choices({ own, least, longest }) {
-  return [...new Set([...PRESETS, own, longest])].filter((seconds) => seconds >= least).sort((a, b) => a - b).map((seconds) => ({
-    seconds,
-    allowed: seconds <= longest,
-    note: seconds > longest ? "over" : seconds === own ? "own" : seconds === longest ? "longest" : null,
-  }));
+  return [...new Set([...PRESETS, own, longest])]
+    .filter((seconds) => seconds >= least)
+    .sort((a, b) => a - b)
+    .map((seconds) => ({
+      seconds,
+      allowed: seconds <= longest,
+      note: seconds > longest ? "over" : seconds === own ? "own" : seconds === longest ? "longest" : null,
+    }));
 }
 
 /** The presets up to `longest`, and `current` even when it is none of them. @param {{current: number, longest: number}} bounds */

@@ -13,7 +13,9 @@
  * What one frame changed. reason: "expired", "deleted", or "epoch" for another life of the log. left: the user is no longer a
  * member.
  *
- * @typedef {{added: Message[], changed: Message[], removed: {message: Message, reason: string}[], reset: boolean, left: boolean}} LogChanges
+ * @typedef {{
+ *   added: Message[], changed: Message[], removed: {message: Message, reason: string}[], reset: boolean, left: boolean,
+ * }} LogChanges
  */
 
 const MAX_HELD = 1000; // a `sync` brings the rest again
@@ -248,7 +250,12 @@ export class RoomLog {
     this.paging = null;
   }
 
-  /** Another life of the log: the messages of the old one mean nothing in it. @param {string} epoch @param {LogChanges} changes */
+  /**
+   * Another life of the log: the messages of the old one mean nothing in it.
+   *
+   * @param {string} epoch
+   * @param {LogChanges} changes
+   */
   #restart(epoch, changes) {
     changes.removed = this.list.map((message) => ({ message, reason: "epoch" }));
     this.#start(epoch, 0, null);

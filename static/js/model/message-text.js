@@ -24,7 +24,12 @@ export function parts(text) {
   return result;
 }
 
-/** length: of the source, which may be longer than the text. @param {RegExpMatchArray} match @returns {(TextPart & {length: number}) | null} */
+/**
+ * length: of the source, which may be longer than the text.
+ *
+ * @param {RegExpMatchArray} match
+ * @returns {(TextPart & {length: number}) | null}
+ */
 function read([whole, address, code, name]) {
   if (code !== undefined) return { kind: "code", text: code, length: whole.length };
   if (name !== undefined) return { kind: "mention", text: whole, length: whole.length };

@@ -23,7 +23,9 @@ import { CLOSE } from "./protocol.js";
  *   order: number, state: "waiting" | "failed", reason: string | null, not_before: number, closes: number,
  * }} OutboxItem
  * @typedef {{room: string, body: string, ttl: number | null, reply_to: number | null, life_s: number}} NewMessage
- * @typedef {{all: () => Promise<OutboxItem[]>, put: (item: OutboxItem) => Promise<void>, delete: (id: string) => Promise<void>}} OutboxStore
+ * @typedef {{
+ *   all: () => Promise<OutboxItem[]>, put: (item: OutboxItem) => Promise<void>, delete: (id: string) => Promise<void>,
+ * }} OutboxStore
  */
 
 const MAX_CLOSES = 3;
@@ -104,7 +106,20 @@ export class Outbox {
     const now = this.#clock.now();
     const order = Math.max(now, ...[...this.items.values()].map((item) => item.order + 1));
     /** @type {OutboxItem} */
-    const item = { id: this.#newId(), room, body, ttl, reply_to, life_s, created_at: now, order, state: "waiting", reason: null, not_before: 0, closes: 0 };
+    const item = {
+      id: this.#newId(),
+      room,
+      body,
+      ttl,
+      reply_to,
+      life_s,
+      created_at: now,
+      order,
+      state: "waiting",
+      reason: null,
+      not_before: 0,
+      closes: 0,
+    };
     this.items.set(item.id, item);
     this.#on.changed(room);
     await this.#put(item);
@@ -126,8 +141,7 @@ export class Outbox {
 
   /** The messages in flight are in doubt and are sent again with the same id. @param {number} code  of the close */
   disconnected(code) {
-    this./** @type {{id_s: number} | null} */
-  #limits = null;
+    this./** @type {{id_s: number} | null} */ #limits = null;
     const inDoubt = [...this.#inFlight.values()].map((id) => this.items.get(id)).filter((item) => item !== undefined);
     this.#inFlight.clear();
     for (const item of inDoubt) {

@@ -37,7 +37,10 @@ export const CLOSE = Object.freeze({
   OUTDATED: 4504,
 });
 
-/** The limits until `welcome` brings others. `body` in code points, `frame` in bytes, `unsent` in messages, the rest in seconds. */
+/**
+ * The limits until `welcome` brings others. `body` in code points, `frame` in bytes, `unsent` in messages, the rest in
+ * seconds.
+ */
 export const DEFAULT_LIMITS = Object.freeze({
   body: 4000,
   frame: 64 * 1024,
@@ -72,7 +75,11 @@ export function cleanBody(text) {
     .trim();
 }
 
-/** Encode a frame or an array of frames; null when the server would close the socket because of its size. @param {object} frames */
+/**
+ * Encode a frame or an array of frames; null when the server would close the socket because of its size.
+ *
+ * @param {object} frames
+ */
 export function encode(frames, limit = DEFAULT_LIMITS.frame) {
   const text = JSON.stringify(frames);
   // A code unit is at most 3 bytes of UTF-8, so most frames need no exact count.
@@ -130,20 +137,69 @@ const nullable = (check) => (value) => value === null || check(value);
 const optional = (check) => (value) => value === undefined || nullable(check)(value);
 
 const PLACE = { room: isText, epoch: isText, seq: isWhole };
-const MESSAGE = { seq: isWhole, id: isText, from: isPerson, body: isText, sent_at: isWhole, expires_at: isWhole, reply_to: optional(isWhole), edited_at: optional(isWhole), resends: optional(isWhole) };
-const ROOM = { room: isText, name: isText, kind: isText, role: isText, epoch: isText, top: isWhole, rev: isWhole, delivered: isWhole, read: isWhole, unread: isWhole, ttl: isWhole, ttl_max: isWhole, tracked: optional(isFlag), online: optional(isList) };
+const MESSAGE = {
+  seq: isWhole,
+  id: isText,
+  from: isPerson,
+  body: isText,
+  sent_at: isWhole,
+  expires_at: isWhole,
+  reply_to: optional(isWhole),
+  edited_at: optional(isWhole),
+  resends: optional(isWhole),
+};
+const ROOM = {
+  room: isText,
+  name: isText,
+  kind: isText,
+  role: isText,
+  epoch: isText,
+  top: isWhole,
+  rev: isWhole,
+  delivered: isWhole,
+  read: isWhole,
+  unread: isWhole,
+  ttl: isWhole,
+  ttl_max: isWhole,
+  tracked: optional(isFlag),
+  online: optional(isList),
+};
 
 const MISSED = { user: isWhole, name: isText, reason: isText, attempts: optional(isWhole) };
 /** @type {Record<string, Record<string, Check>>} */
 const NOTICES = {
-  undelivered: { room: isText, epoch: isText, seq: isWhole, id: isText, sent_at: isWhole, expired_at: isWhole, delivered: isWhole, total: isWhole, missing: isList, missing_total: isWhole, resendable: isFlag },
+  undelivered: {
+    room: isText,
+    epoch: isText,
+    seq: isWhole,
+    id: isText,
+    sent_at: isWhole,
+    expired_at: isWhole,
+    delivered: isWhole,
+    total: isWhole,
+    missing: isList,
+    missing_total: isWhole,
+    resendable: isFlag,
+  },
   summary: { messages: isWhole, from_at: isWhole, to_at: isWhole, rooms: isObject },
 };
 
 /** @type {Record<string, Record<string, Check>>} */
 const SHAPES = {
   welcome: { connection: isText, user: isPerson, now: isWhole, store: isText, limits: isObject, rooms: isList },
-  resumed: { room: isText, epoch: nullable(isText), ok: isFlag, from: isWhole, upto: isWhole, top: isWhole, rev: isWhole, more: isFlag, messages: isList, gone: isList, changed: optional(isList) },
+  resumed: {
+    room: isText,
+    epoch: nullable(isText),
+    ok: isFlag,
+    from: isWhole,
+    upto: isWhole,
+    top: isWhole,
+    rev: isWhole,
+    more: isFlag,
+    messages: isList,
+    gone: isList,
+    changed: optional(isList),
+  },
   sent: { id: isText, room: isText, epoch: isText, seq: isWhole, sent_at: isWhole, expires_at: isWhole, duplicate: isFlag },
   message: { ...PLACE, ...MESSAGE, after: optional(isWhole) },
   receipt: { room: isText, epoch: isText, receipts: isList },
@@ -164,11 +220,24 @@ const SHAPES = {
 /** @param {any} frame @param {Record<string, Check>} shape */
 const fits = (frame, shape) => Object.entries(shape).every(([field, check]) => check(frame[field]));
 
-/** Return the message, or one that cannot be shown when only its place can be read, else null. @param {any} message @returns {Message | null} */
+/**
+ * Return the message, or one that cannot be shown when only its place can be read, else null.
+ *
+ * @param {any} message
+ * @returns {Message | null}
+ */
 function showable(message) {
   if (!isObject(message) || !isWhole(message.seq)) return null;
   if (fits(message, MESSAGE)) return message;
-  return { seq: message.seq, id: "", from: isPerson(message.from) ? message.from : null, body: "", sent_at: isWhole(message.sent_at) ? message.sent_at : 0, expires_at: isWhole(message.expires_at) ? message.expires_at : Number.MAX_SAFE_INTEGER, unshowable: true };
+  return {
+    seq: message.seq,
+    id: "",
+    from: isPerson(message.from) ? message.from : null,
+    body: "",
+    sent_at: isWhole(message.sent_at) ? message.sent_at : 0,
+    expires_at: isWhole(message.expires_at) ? message.expires_at : Number.MAX_SAFE_INTEGER,
+    unshowable: true,
+  };
 }
 
 /** @type {Check} */
@@ -181,28 +250,54 @@ function check(frame) {
   if (!isObject(frame) || !Object.hasOwn(SHAPES, frame.type)) return null;
   if (frame.type === "message" && fits(frame, PLACE)) {
     const message = showable(frame);
-    return message?.unshowable ? { ...message, type: "message", room: frame.room, epoch: frame.epoch, after: isWhole(frame.after) ? frame.after : undefined } : frame;
+    return message?.unshowable
+      ? { ...message, type: "message", room: frame.room, epoch: frame.epoch, after: isWhole(frame.after) ? frame.after : undefined }
+      : frame;
   }
   if (!fits(frame, SHAPES[frame.type])) return null;
-  if (frame.type === "welcome") return { ...frame, rooms: frame.rooms.filter((/** @type {any} */ room) => isObject(room) && fits(room, ROOM)) };
+  if (frame.type === "welcome")
+    return { ...frame, rooms: frame.rooms.filter((/** @type {any} */ room) => isObject(room) && fits(room, ROOM)) };
   if (frame.type === "room" && !frame.removed && !fits(frame, ROOM)) return null;
-  if (frame.type === "resumed") return { ...frame, messages: readable(frame.messages), changed: frame.changed ? readable(frame.changed) : undefined, gone: frame.gone.filter(isPair) };
+  if (frame.type === "resumed")
+    return {
+      ...frame,
+      messages: readable(frame.messages),
+      changed: frame.changed ? readable(frame.changed) : undefined,
+      gone: frame.gone.filter(isPair),
+    };
   if (frame.type === "history") return { ...frame, messages: readable(frame.messages) };
-  if (frame.type === "receipt") return { ...frame, receipts: frame.receipts.filter((/** @type {any} */ row) => isList(row) && row.length >= 4 && row.every(isWhole)) };
+  if (frame.type === "receipt")
+    return { ...frame, receipts: frame.receipts.filter((/** @type {any} */ row) => isList(row) && row.length >= 4 && row.every(isWhole)) };
   if (frame.type === "notice") return noticeOf(frame);
   if (frame.type === "expired") return { ...frame, seqs: frame.seqs.filter(isWhole) };
   return frame;
 }
 
-/** A notice of an unknown kind is dropped, because it cannot be shown. A dismissed one needs only its name. @param {any} frame @returns {Frame | null} */
+/**
+ * A notice of an unknown kind is dropped, because it cannot be shown. A dismissed one needs only its name.
+ *
+ * @param {any} frame
+ * @returns {Frame | null}
+ */
 function noticeOf(frame) {
   if (frame.dismissed) return frame;
   if (!Object.hasOwn(NOTICES, frame.kind) || !fits(frame.data, NOTICES[frame.kind])) return null;
   if (frame.kind === "summary") return frame;
-  return { ...frame, data: { ...frame.data, missing: frame.data.missing.filter((/** @type {any} */ recipient) => isObject(recipient) && fits(recipient, MISSED)) } };
+  return {
+    ...frame,
+    data: {
+      ...frame.data,
+      missing: frame.data.missing.filter((/** @type {any} */ recipient) => isObject(recipient) && fits(recipient, MISSED)),
+    },
+  };
 }
 
-/** Parse one WebSocket text: the frames in it that are known and well formed, in order. @param {string} data @returns {Frame[]} */
+/**
+ * Parse one WebSocket text: the frames in it that are known and well formed, in order.
+ *
+ * @param {string} data
+ * @returns {Frame[]}
+ */
 export function parse(data) {
   let value;
   try {

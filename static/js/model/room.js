@@ -56,7 +56,15 @@ export class Room {
   /** info: the room object of `welcome` or `room`. @param {RoomInfo} info */
   update(info) {
     if (this.ttl !== info.ttl) this.lifetimesKnown = false;
-    Object.assign(this, { name: info.name, kind: info.kind, role: info.role, ttl: info.ttl, ttl_max: info.ttl_max, tracked: info.tracked ?? true, topic: info.topic ?? this.topic });
+    Object.assign(this, {
+      name: info.name,
+      kind: info.kind,
+      role: info.role,
+      ttl: info.ttl,
+      ttl_max: info.ttl_max,
+      tracked: info.tracked ?? true,
+      topic: info.topic ?? this.topic,
+    });
     this.left = false;
     this.read = Math.max(this.read, info.read);
     this.readSent = Math.max(this.readSent, info.read);
@@ -125,10 +133,23 @@ export class Room {
     return this.log.list.findLast((message) => this.isOwn(message) && message.expires_at > this.now()) ?? null;
   }
 
-  /** An own message was accepted before it came back: keep showing it, with its seq. @param {OutboxItem} item @param {Frame} sent */
+  /**
+   * An own message was accepted before it came back: keep showing it, with its seq.
+   *
+   * @param {OutboxItem} item
+   * @param {Frame} sent
+   */
   accept(item, sent) {
     if (sent.epoch !== this.log.epoch || this.log.messages.has(sent.seq) || sent.seq <= this.log.last) return;
-    this.accepted.set(item.id, { id: item.id, seq: sent.seq, from: this.me, body: item.body, sent_at: sent.sent_at, expires_at: sent.expires_at, reply_to: item.reply_to });
+    this.accepted.set(item.id, {
+      id: item.id,
+      seq: sent.seq,
+      from: this.me,
+      body: item.body,
+      sent_at: sent.sent_at,
+      expires_at: sent.expires_at,
+      reply_to: item.reply_to,
+    });
   }
 
   /** Remove the accepted messages that have come back or have expired. */

@@ -10,7 +10,11 @@ import { CLOSE, encode, hello, mayReconnect, mayResetBackoff, parse, ping } from
 
 /** @import { Clock, Frame } from "./protocol.js" */
 
-/** retryAt: epoch ms. why: of "ended". @typedef {{name: "idle" | "connecting" | "open" | "waiting" | "ended", retryAt?: number, why?: string}} SocketState */
+/**
+ * retryAt: epoch ms. why: of "ended".
+ *
+ * @typedef {{name: "idle" | "connecting" | "open" | "waiting" | "ended", retryAt?: number, why?: string}} SocketState
+ */
 
 const HEALTHY_MS = 10_000;
 const WELCOME_TIMEOUT_MS = 15_000;

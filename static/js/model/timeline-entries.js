@@ -108,37 +108,46 @@ function messageEntry(message, context) {
 function tombstoneEntry(tombstone, { resending, linked }) {
   const { seq, id, sent_at, why, missing, resendable, resent_at } = tombstone;
   const missed = why === "expired" && Boolean(missing?.length);
-  const shown = { seq, own: true, tombstone, linked: linked === seq, resendable: Boolean(missed && resendable && !resent_at), resending: resending(seq) };
+  const shown = {
+    seq,
+    own: true,
+    tombstone,
+    linked: linked === seq,
+    resendable: Boolean(missed && resendable && !resent_at),
+    resending: resending(seq),
+  };
   return { kind: "tombstone", key: id ? `own:${id}` : `seq:${seq}`, seq, at: sent_at, tombstone, own: true, author: "tombstone", shown };
 }
 
 /** @param {Context} context @returns {Entry[]} */
 function outboxEntries(context) {
   const { outbox, online, inFlight, me, room } = context;
-  return outbox.filter((item) => !room.accepted.has(item.id)).map((item) => {
-    const state = outboxState(item, inFlight(item.id), online);
-    const shown = {
-      seq: null,
-      own: true,
-      author: me,
-      me: me.name,
-      body: item.body,
-      unshowable: false,
-      sent_at: item.created_at,
-      expires_at: 0,
-      expiresTitle: null,
-      resent: false,
-      edited: false,
-      state,
-      stateText: phrases.stateText(item.reason && state === "waiting" ? "sending" : state),
-      receipt: null,
-      quote: quoteOf(item, context),
-      linked: false,
-      actions: [],
-      aside: outboxAside(item, state, context),
-    };
-    return { kind: "outbox", key: `own:${item.id}`, seq: Infinity, at: item.created_at, item, own: true, author: me.id, shown };
-  });
+  return outbox
+    .filter((item) => !room.accepted.has(item.id))
+    .map((item) => {
+      const state = outboxState(item, inFlight(item.id), online);
+      const shown = {
+        seq: null,
+        own: true,
+        author: me,
+        me: me.name,
+        body: item.body,
+        unshowable: false,
+        sent_at: item.created_at,
+        expires_at: 0,
+        expiresTitle: null,
+        resent: false,
+        edited: false,
+        state,
+        stateText: phrases.stateText(item.reason && state === "waiting" ? "sending" : state),
+        receipt: null,
+        quote: quoteOf(item, context),
+        linked: false,
+        actions: [],
+        aside: outboxAside(item, state, context),
+      };
+      return { kind: "outbox", key: `own:${item.id}`, seq: Infinity, at: item.created_at, item, own: true, author: me.id, shown };
+    });
 }
 
 /** @param {OutboxItem} item @param {string} state @param {Context} context @returns {Aside | null} */
@@ -155,7 +164,8 @@ export const waitingText = (item, localNow) => phrases.waitsFor(item.reason, Mat
 function quoteOf({ reply_to }, { room, me, now }) {
   if (!reply_to) return null;
   const quoted = room.log.messages.get(reply_to) ?? [...room.accepted.values()].find(({ seq }) => seq === reply_to);
-  if (quoted && quoted.expires_at > now) return { seq: reply_to, author: quoted.from?.id === me.id ? gettext("You") : quoted.from?.name ?? "", text: quoted.body };
+  if (quoted && quoted.expires_at > now)
+    return { seq: reply_to, author: quoted.from?.id === me.id ? gettext("You") : (quoted.from?.name ?? ""), text: quoted.body };
   // Messages below the floor are not loaded; a message above it that is not here has expired.
   if (reply_to <= room.log.floor && room.log.hasMore) return { seq: reply_to, author: "", text: gettext("An earlier message") };
   return { seq: reply_to, gone: true, author: "", text: gettext("This message has expired") };
@@ -186,10 +196,19 @@ function asideOf(message, receipt, context) {
   if (problem) return problem;
   const { now, undelivered, extended, online, changing } = context;
   if (!online && changing(message.seq)) return { kind: "waiting", icon: "lost", text: phrases.stateText("waiting"), actions: [] };
-  if (offersExtend(message, receipt, now)) return { kind: "expiring", icon: "warning", text: expiringText(message, receipt, undelivered(message.seq), now), actions: ["extend"] };
+  if (offersExtend(message, receipt, now))
+    return { kind: "expiring", icon: "warning", text: expiringText(message, receipt, undelivered(message.seq), now), actions: ["extend"] };
   const extension = extended.get(message.seq);
   if (!extension) return null;
-  return { kind: "waiting", icon: "extend", text: fill(gettext("Extended by %(by)s, until %(time)s"), { by: phrases.duration(extension.by), time: phrases.clockTime(extension.until) }), actions: [] };
+  return {
+    kind: "waiting",
+    icon: "extend",
+    text: fill(gettext("Extended by %(by)s, until %(time)s"), {
+      by: phrases.duration(extension.by),
+      time: phrases.clockTime(extension.until),
+    }),
+    actions: [],
+  };
 }
 
 /**
@@ -204,7 +223,15 @@ export function expiringText(message, receipt, people, now) {
   const left = phrases.remaining(message.expires_at - now);
   const others = people?.length ? unnamed(receipt, people) : 0;
   const values = { left, names: phrases.names(people?.map(({ name }) => name) ?? [], { more: others > 0 }), n: phrases.number(others) };
-  if (others) return fill(ngettext("Expires in %(left)s, not with %(names)s and %(n)s more yet", "Expires in %(left)s, not with %(names)s and %(n)s more yet", others), values);
+  if (others)
+    return fill(
+      ngettext(
+        "Expires in %(left)s, not with %(names)s and %(n)s more yet",
+        "Expires in %(left)s, not with %(names)s and %(n)s more yet",
+        others,
+      ),
+      values,
+    );
   if (people?.length) return fill(gettext("Expires in %(left)s, not with %(names)s yet"), values);
   return fill(gettext("Expires in %(left)s, delivered %(delivered)s/%(total)s"), { left, ...receipt });
 }
@@ -228,11 +255,19 @@ function withDividers(entries, { divider, now }) {
     const iso = phrases.isoDay(at);
     /** @type {string} */
     const entryDay = day !== null && iso < day ? day : iso; // two clocks may disagree about midnight; days never go back
-    if (entryDay !== day) result.push({ kind: "day", key: `day${entryDay}`, seq, at, shown: { iso: entryDay, text: phrases.dayName(at, now) } });
+    if (entryDay !== day)
+      result.push({ kind: "day", key: `day${entryDay}`, seq, at, shown: { iso: entryDay, text: phrases.dayName(at, now) } });
     const isFirstNew = !divided && divider !== null && seq >= divider && !entry.own && entry.kind === "message";
     if (isFirstNew) result.push({ kind: "since", key: "since", seq, at, shown: { text: gettext("New messages") } });
     divided ||= isFirstNew;
-    if (entry.kind !== "event" && entry.kind !== "tombstone") entry.shown.follows = entryDay === day && !isFirstNew && before !== null && before.author === entry.author && at - before.at < RUN_MS && !entry.shown.quote;
+    if (entry.kind !== "event" && entry.kind !== "tombstone")
+      entry.shown.follows =
+        entryDay === day &&
+        !isFirstNew &&
+        before !== null &&
+        before.author === entry.author &&
+        at - before.at < RUN_MS &&
+        !entry.shown.quote;
     result.push(entry);
     day = entryDay;
     before = entry.kind === "message" || entry.kind === "outbox" ? entry : null;

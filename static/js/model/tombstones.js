@@ -33,7 +33,10 @@ export class Tombstones {
    * storage: as localStorage; with null they are lost with the page. later(action): run it after the current task, so that
    * many changes are written once.
    *
-   * @param {{storage: Pick<Storage, "getItem" | "setItem"> | null, user: number, now: () => number, later?: (action: () => void) => void}} parts
+   * @param {{
+   *   storage: Pick<Storage, "getItem" | "setItem"> | null, user: number, now: () => number,
+   *   later?: (action: () => void) => void,
+   * }} parts
    */
   constructor({ storage, user, now, later = (action) => queueMicrotask(action) }) {
     this.#storage = storage;
@@ -46,7 +49,9 @@ export class Tombstones {
   /** @param {string} room @param {string} epoch */
   inRoom(room, epoch) {
     this.#sweep();
-    return [...this.#tombstones.values()].filter((tombstone) => tombstone.room === room && tombstone.epoch === epoch).sort((a, b) => a.seq - b.seq);
+    return [...this.#tombstones.values()]
+      .filter((tombstone) => tombstone.room === room && tombstone.epoch === epoch)
+      .sort((a, b) => a.seq - b.seq);
   }
 
   /** @param {string} room @param {number} seq */

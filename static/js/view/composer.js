@@ -99,7 +99,12 @@ export class Composer {
     this.#saveDraft();
   }
 
-  /** An edit was refused: put its text back, unless the user is writing something else. @param {Room} room @param {string} body */
+  /**
+   * An edit was refused: put its text back, unless the user is writing something else.
+   *
+   * @param {Room} room
+   * @param {string} body
+   */
   giveBack(room, body) {
     if (room !== this.#room || this.#context || this.#text.value) return;
     this.#text.value = body;
@@ -138,7 +143,10 @@ export class Composer {
     const author = context?.message.from?.name ?? "";
     const own = context?.message.from?.id === this.#chat.me.id;
     const recipient = own ? gettext("yourself") : author;
-    const label = context?.kind === "reply" ? fill(gettext("Reply to %(name)s"), { name: recipient }) : fill(gettext("Message to %(name)s"), { name: this.#room?.name ?? "" });
+    const label =
+      context?.kind === "reply"
+        ? fill(gettext("Reply to %(name)s"), { name: recipient })
+        : fill(gettext("Message to %(name)s"), { name: this.#room?.name ?? "" });
     setText(this.#label, label);
     setAttribute(this.#text, "placeholder", label);
     this.#quote.hidden = !context;
@@ -147,11 +155,20 @@ export class Composer {
     setAttribute(this.#sendButton, "aria-label", context?.kind === "edit" ? gettext("Save") : gettext("Send"));
     if (!context) for (const place of [find("b", this.#quote), find(".quote span", this.#quote)]) setText(place, "");
     if (context) {
-      setText(find("b", this.#quote), context.kind === "edit" ? gettext("Editing") : fill(gettext("Replying to %(name)s"), { name: recipient }));
+      setText(
+        find("b", this.#quote),
+        context.kind === "edit" ? gettext("Editing") : fill(gettext("Replying to %(name)s"), { name: recipient }),
+      );
       setText(find(".quote span", this.#quote), context.message.body);
-      setAttribute(find("[data-cancel]", this.#quote), "aria-label", context.kind === "edit" ? gettext("Stop editing") : gettext("Cancel the reply"));
+      setAttribute(
+        find("[data-cancel]", this.#quote),
+        "aria-label",
+        context.kind === "edit" ? gettext("Stop editing") : gettext("Cancel the reply"),
+      );
     }
-    const keys = this.#entersNewline ? gettext("Ctrl+Enter sends, Enter starts a new line") : gettext("Enter sends, Shift+Enter starts a new line");
+    const keys = this.#entersNewline
+      ? gettext("Ctrl+Enter sends, Enter starts a new line")
+      : gettext("Enter sends, Shift+Enter starts a new line");
     setText(this.#hint, context ? gettext("Esc cancels") : keys);
   }
 
@@ -170,7 +187,12 @@ export class Composer {
     const left = this.#chat.limits.body - length;
     this.#count.hidden = left > COUNT_FROM;
     setAttribute(this.#count, "data-state", left < 0 ? "over" : null);
-    setText(this.#count, left < 0 ? fill(ngettext("%(n)s too many", "%(n)s too many", -left), { n: phrases.number(-left) }) : fill(ngettext("%(n)s left", "%(n)s left", left), { n: phrases.number(left) }));
+    setText(
+      this.#count,
+      left < 0
+        ? fill(ngettext("%(n)s too many", "%(n)s too many", -left), { n: phrases.number(-left) })
+        : fill(ngettext("%(n)s left", "%(n)s left", left), { n: phrases.number(left) }),
+    );
     this.#sendButton.disabled = length === 0 || left < 0;
   }
 

@@ -20,7 +20,12 @@ export class ExpiryTimer {
   #notices;
   #ticker;
 
-  /** @param {{chat: Chat, clock: Clock, serverClock: ServerClock, timeline: Timeline, messageDetails: MessageDetails, notices: Notices}} parts */
+  /**
+   * @param {{
+   *   chat: Chat, clock: Clock, serverClock: ServerClock, timeline: Timeline, messageDetails: MessageDetails,
+   *   notices: Notices,
+   * }} parts
+   */
   constructor({ chat, clock, serverClock, timeline, messageDetails, notices }) {
     this.#chat = chat;
     this.#serverClock = serverClock;

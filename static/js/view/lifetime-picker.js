@@ -9,7 +9,12 @@ import * as phrases from "../phrases.js";
 /** @typedef {{ttl_min: number, ttl_max: number}} Limits */
 
 /** @type {[number, () => string][]} */
-const UNITS = [[1, () => gettext("seconds")], [60, () => gettext("minutes")], [3600, () => gettext("hours")], [86_400, () => gettext("days")]];
+const UNITS = [
+  [1, () => gettext("seconds")],
+  [60, () => gettext("minutes")],
+  [3600, () => gettext("hours")],
+  [86_400, () => gettext("days")],
+];
 
 /**
  * Fill a select with the lifetimes up to `longest` and with `current`, both in seconds.
@@ -18,7 +23,9 @@ const UNITS = [[1, () => gettext("seconds")], [60, () => gettext("minutes")], [3
  * @param {{current: number, longest: number}} bounds
  */
 export function fillLifetimes(select, { current, longest }) {
-  select.replaceChildren(...presetsUpTo({ current, longest }).map((seconds) => el("option", { value: seconds }, phrases.duration(seconds))));
+  select.replaceChildren(
+    ...presetsUpTo({ current, longest }).map((seconds) => el("option", { value: seconds }, phrases.duration(seconds))),
+  );
   select.value = String(current);
 }
 
@@ -61,9 +68,15 @@ export class LifetimePicker {
   }
 
   #consequence() {
-    if (!this.#room.tracked) return gettext("Starts when it is sent. This room is not tracked: nobody is told who missed it, and its text is not kept.");
+    if (!this.#room.tracked)
+      return gettext("Starts when it is sent. This room is not tracked: nobody is told who missed it, and its text is not kept.");
     const report = gettext("Starts when it is sent. Whoever has not got it by then is named to you.");
-    const retention = this.#retentionS > 0 ? fill(gettext("If somebody missed it, its text is kept for %(life)s, so that you can resend it."), { life: phrases.duration(this.#retentionS).replaceAll(" ", "\u00a0") }) : gettext("Its text is not kept after that.");
+    const retention =
+      this.#retentionS > 0
+        ? fill(gettext("If somebody missed it, its text is kept for %(life)s, so that you can resend it."), {
+            life: phrases.duration(this.#retentionS).replaceAll(" ", "\u00a0"),
+          })
+        : gettext("Its text is not kept after that.");
     return phrases.sentences(report, retention);
   }
 
@@ -91,19 +104,51 @@ export class LifetimePicker {
     const notes = { over: gettext("over the maximum"), own: gettext("the room’s"), longest: gettext("the longest here") };
     const listed = choices({ own: this.#room.ttl, least: this.#limits.ttl_min, longest: this.#longest });
     const known = listed.some(({ seconds }) => seconds === this.life);
-    const lineOf = (/** @type {ReturnType<typeof choices>[number]} */ { seconds, allowed, note }) => el("label", { class: "choice" }, el("input", { type: "radio", name: "ttl", value: seconds, disabled: !allowed, on: { change: () => this.#choose(seconds) } }), el("span", { class: "choice-text" }, phrases.duration(seconds)), note && el("small", {}, notes[note]));
+    const lineOf = (/** @type {ReturnType<typeof choices>[number]} */ { seconds, allowed, note }) =>
+      el(
+        "label",
+        { class: "choice" },
+        el("input", { type: "radio", name: "ttl", value: seconds, disabled: !allowed, on: { change: () => this.#choose(seconds) } }),
+        el("span", { class: "choice-text" }, phrases.duration(seconds)),
+        note && el("small", {}, notes[note]),
+      );
     this.#custom = this.#customFields();
-    const custom = el("label", { class: "choice" }, el("input", { type: "radio", name: "ttl", value: "custom", on: { change: () => this.#askCustom() } }), el("span", { class: "choice-text" }, known ? gettext("Custom…") : fill(gettext("Custom: %(life)s"), { life: phrases.duration(this.life) })));
+    const custom = el(
+      "label",
+      { class: "choice" },
+      el("input", { type: "radio", name: "ttl", value: "custom", on: { change: () => this.#askCustom() } }),
+      el(
+        "span",
+        { class: "choice-text" },
+        known ? gettext("Custom…") : fill(gettext("Custom: %(life)s"), { life: phrases.duration(this.life) }),
+      ),
+    );
     this.#list.replaceChildren(...listed.map(lineOf), custom, this.#custom);
     const current = this.#list.querySelector(known ? `input[value="${this.life}"]` : 'input[value="custom"]');
     current.checked = true;
   }
 
   #customFields() {
-    const amount = el("input", { type: "number", min: 1, step: 1, inputmode: "numeric", "aria-label": gettext("How long"), "aria-describedby": "custom-ttl-error", id: "custom-ttl" });
-    const unit = el("select", { "aria-label": gettext("Unit") }, UNITS.map(([size, name]) => el("option", { value: size, selected: size === 60 }, name())));
+    const amount = el("input", {
+      type: "number",
+      min: 1,
+      step: 1,
+      inputmode: "numeric",
+      "aria-label": gettext("How long"),
+      "aria-describedby": "custom-ttl-error",
+      id: "custom-ttl",
+    });
+    const unit = el(
+      "select",
+      { "aria-label": gettext("Unit") },
+      UNITS.map(([size, name]) => el("option", { value: size, selected: size === 60 }, name())),
+    );
     const error = el("p", { class: "field-error", id: "custom-ttl-error", role: "status" });
-    const use = el("button", { class: "button", type: "button", on: { click: () => this.#useCustom(amount, unit, error) } }, gettext("Use"));
+    const use = el(
+      "button",
+      { class: "button", type: "button", on: { click: () => this.#useCustom(amount, unit, error) } },
+      gettext("Use"),
+    );
     amount.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       if (event.key !== "Enter") return;
       event.preventDefault(); // do not send the message
@@ -139,8 +184,20 @@ export class LifetimePicker {
   #renderChip() {
     const life = phrases.duration(this.life);
     setAttribute(this.#chip, "data-changed", this.#chosen !== null);
-    setText(find("summary > span", this.#root), this.#chosen === null ? life : fill(gettext("%(life)s, this message"), { life: phrases.shortDuration(this.#chosen) }));
-    setAttribute(this.#chip, "aria-label", fill(this.#chosen === null ? gettext("Lifetime of this message: %(life)s, the room’s. Change") : gettext("Lifetime of this message: %(life)s. Change"), { life }));
+    setText(
+      find("summary > span", this.#root),
+      this.#chosen === null ? life : fill(gettext("%(life)s, this message"), { life: phrases.shortDuration(this.#chosen) }),
+    );
+    setAttribute(
+      this.#chip,
+      "aria-label",
+      fill(
+        this.#chosen === null
+          ? gettext("Lifetime of this message: %(life)s, the room’s. Change")
+          : gettext("Lifetime of this message: %(life)s. Change"),
+        { life },
+      ),
+    );
   }
 
   #opened() {

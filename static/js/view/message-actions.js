@@ -74,14 +74,21 @@ export class MessageActions {
 
   /** @param {Room} room @param {Message} message */
   async #delete(room, message) {
-    const yes = await confirmAction({ title: gettext("Delete this message?"), effect: gettext("It disappears for everybody in the room."), yes: gettext("Delete") });
+    const yes = await confirmAction({
+      title: gettext("Delete this message?"),
+      effect: gettext("It disappears for everybody in the room."),
+      yes: gettext("Delete"),
+    });
     if (yes) this.#chat.delete(room, message.seq);
   }
 
   /** @param {Room} room @param {Message} message */
   async #copyLink(room, message) {
     const address = new URL(`/r/${encodeURIComponent(room.id)}/${message.seq}/`, location.href).href;
-    const copied = await navigator.clipboard?.writeText(address).then(() => true, () => false);
+    const copied = await navigator.clipboard?.writeText(address).then(
+      () => true,
+      () => false,
+    );
     if (copied) announce(gettext("Link copied"));
     else history.replaceState(null, "", address); // without a clipboard the address bar shows it
   }

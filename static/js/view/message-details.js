@@ -64,7 +64,10 @@ export class MessageDetails {
     clearTimeout(this.#timer);
     if (!this.#room || !this.#message) return;
     const request = ++this.#requests;
-    const answer = await api.recipients(this.#room.id, this.#message.seq).then((recipients) => ({ recipients }), (error) => ({ error }));
+    const answer = await api.recipients(this.#room.id, this.#message.seq).then(
+      (recipients) => ({ recipients }),
+      (error) => ({ error }),
+    );
     if (request !== this.#requests || !this.#message) return;
     this.#answer = answer;
     this.#draw();
@@ -86,12 +89,32 @@ export class MessageDetails {
     const now = this.#serverClock.now();
     const left = message.expires_at - now;
     const percent = Math.round(Math.max(0, Math.min(100, (100 * left) / (message.expires_at - message.sent_at))));
-    fillWith(this.#place,
+    fillWith(
+      this.#place,
       el("p", { class: "details-text", dir: "auto" }, message.body),
-      el("dl", { class: "details-facts" },
-        el("dt", {}, gettext("Sent")), el("dd", {}, el("time", { datetime: new Date(message.sent_at).toISOString() }, phrases.clockSeconds(message.sent_at))),
-        el("dt", {}, gettext("Expires")), el("dd", {}, el("span", { class: "left" }, ring(percent), el("span", {}, fill(gettext("%(time)s, in %(left)s"), { time: phrases.clockSeconds(message.expires_at), left: phrases.remaining(left) }))))),
-      this.#recipients(room, now));
+      el(
+        "dl",
+        { class: "details-facts" },
+        el("dt", {}, gettext("Sent")),
+        el("dd", {}, el("time", { datetime: new Date(message.sent_at).toISOString() }, phrases.clockSeconds(message.sent_at))),
+        el("dt", {}, gettext("Expires")),
+        el(
+          "dd",
+          {},
+          el(
+            "span",
+            { class: "left" },
+            ring(percent),
+            el(
+              "span",
+              {},
+              fill(gettext("%(time)s, in %(left)s"), { time: phrases.clockSeconds(message.expires_at), left: phrases.remaining(left) }),
+            ),
+          ),
+        ),
+      ),
+      this.#recipients(room, now),
+    );
   }
 
   /** @param {Room} room @param {number} now */
@@ -100,13 +123,27 @@ export class MessageDetails {
     if (!answer) return [el("p", { role: "status" }, gettext("Asking who has it…"))];
     if ("error" in answer) return [el("p", { class: "form-error", role: "status" }, phrases.refused(answer.error.code))];
     const { total, delivered, read } = answer.recipients;
-    const group = (/** @type {string} */ title, /** @type {string} */ state, /** @type {number} */ count) => this.#group(title, count, answer.recipients.recipients.filter((recipient) => recipient.state === state), room, now);
+    const group = (/** @type {string} */ title, /** @type {string} */ state, /** @type {number} */ count) =>
+      this.#group(
+        title,
+        count,
+        answer.recipients.recipients.filter((recipient) => recipient.state === state),
+        room,
+        now,
+      );
     return [
       total > 0 && total <= MAX_SEGMENTS && reach(segments(answer.recipients), "large"),
       ...group(gettext("Still trying"), "waiting", total - delivered),
       ...group(gettext("Delivered"), "delivered", delivered - read),
       ...group(gettext("Read"), "read", read),
-      total === 0 && el("p", {}, room.tracked ? gettext("Nobody else is to have this message.") : gettext("This room is not tracked: who has this message is not known.")),
+      total === 0 &&
+        el(
+          "p",
+          {},
+          room.tracked
+            ? gettext("Nobody else is to have this message.")
+            : gettext("This room is not tracked: who has this message is not known."),
+        ),
     ];
   }
 
@@ -116,9 +153,17 @@ export class MessageDetails {
     const others = count - people.length;
     return [
       el("h3", { class: "details-title" }, title, el("span", {}, phrases.number(count))),
-      el("ul", {},
+      el(
+        "ul",
+        {},
         people.map((recipient) => this.#person(recipient, room, now)),
-        others > 0 && el("li", { class: "recipient" }, el("small", {}, fill(ngettext("and %(n)s more", "and %(n)s more", others), { n: phrases.number(others) })))),
+        others > 0 &&
+          el(
+            "li",
+            { class: "recipient" },
+            el("small", {}, fill(ngettext("and %(n)s more", "and %(n)s more", others), { n: phrases.number(others) })),
+          ),
+      ),
     ];
   }
 
@@ -128,7 +173,14 @@ export class MessageDetails {
     const online = room.hasPresence ? room.online.has(user) : null;
     const presence = online === null ? null : online ? "online" : "offline";
     const waiting = state === "waiting";
-    return el("li", { class: "recipient" }, avatar({ id: user, name }, { presence }), el("b", { dir: "auto" }, name), waiting && el("small", {}, stillTrying(recipient, online)), waiting && this.#next(recipient, now));
+    return el(
+      "li",
+      { class: "recipient" },
+      avatar({ id: user, name }, { presence }),
+      el("b", { dir: "auto" }, name),
+      waiting && el("small", {}, stillTrying(recipient, online)),
+      waiting && this.#next(recipient, now),
+    );
   }
 
   /** @param {Recipient} recipient @param {number} now */

@@ -69,7 +69,8 @@ export class MessageView {
       if (focused) fresh.focus({ preventScroll: true });
     }
     this.element = fresh;
-    for (const part of ["author", "text", "facts", "aside-text"]) setAttribute(this.#part(part) ?? fresh, "id", this.#part(part) ? `${this.id}-${part}` : null);
+    for (const part of ["author", "text", "facts", "aside-text"])
+      setAttribute(this.#part(part) ?? fresh, "id", this.#part(part) ? `${this.id}-${part}` : null);
     if (entry.kind === "tombstone") this.#part("resend").addEventListener("click", () => this.act("resend", this.entry));
   }
 
@@ -87,7 +88,11 @@ export class MessageView {
     setAttribute(element, "data-follows", shown.follows);
     setAttribute(element, "data-state", shown.unshowable ? "unknown" : shown.state);
     setAttribute(element, "data-linked", shown.linked);
-    setAttribute(element, "aria-labelledby", ["author", "text", "facts", ...(shown.aside ? ["aside-text"] : [])].map((part) => `${this.id}-${part}`).join(" "));
+    setAttribute(
+      element,
+      "aria-labelledby",
+      ["author", "text", "facts", ...(shown.aside ? ["aside-text"] : [])].map((part) => `${this.id}-${part}`).join(" "),
+    );
     this.#showAuthor(shown);
     this.#showQuote(shown.quote);
     this.#showText(shown);
@@ -115,7 +120,12 @@ export class MessageView {
       place.hidden = true;
       return;
     }
-    const fresh = el(quote.gone ? "span" : "a", { class: "quote", "data-state": quote.gone && "gone", href: quote.gone ? null : `#m${quote.seq}`, dir: "auto" }, quote.author && el("b", {}, quote.author), el("span", {}, quote.text));
+    const fresh = el(
+      quote.gone ? "span" : "a",
+      { class: "quote", "data-state": quote.gone && "gone", href: quote.gone ? null : `#m${quote.seq}`, dir: "auto" },
+      quote.author && el("b", {}, quote.author),
+      el("span", {}, quote.text),
+    );
     if (!quote.gone) fresh.addEventListener("click", (/** @type {Event} */ event) => this.#follow(event, quote.seq));
     place.replaceWith(fresh);
   }
@@ -130,7 +140,13 @@ export class MessageView {
   #showText({ body, unshowable, author, me }) {
     const place = this.#part("text");
     setAttribute(place, "dir", "auto");
-    if (unshowable) return setText(place, author.name ? fill(gettext("This message cannot be shown here. %(name)s has been told."), { name: author.name }) : gettext("This message cannot be shown here."));
+    if (unshowable)
+      return setText(
+        place,
+        author.name
+          ? fill(gettext("This message cannot be shown here. %(name)s has been told."), { name: author.name })
+          : gettext("This message cannot be shown here."),
+      );
     place.replaceChildren(...parts(body).map((part) => textPart(part, me)));
   }
 
@@ -149,7 +165,12 @@ export class MessageView {
     place.hidden = !state;
     if (!state) return;
     setAttribute(place, "title", stateText);
-    if (state === "delivering") place.replaceChildren(reachOf(receipt), el("span", { "aria-hidden": "true" }, `${receipt.delivered}/${receipt.total}`), hidden(stateText));
+    if (state === "delivering")
+      place.replaceChildren(
+        reachOf(receipt),
+        el("span", { "aria-hidden": "true" }, `${receipt.delivered}/${receipt.total}`),
+        hidden(stateText),
+      );
     else place.replaceChildren(icon(TICKS[state], "tick"), hidden(stateText));
   }
 
@@ -161,8 +182,18 @@ export class MessageView {
     if (bar.dataset.for === actions.join()) return;
     bar.dataset.for = actions.join();
     /** @type {Record<string, string>} */
-    const labels = { reply: gettext("Reply"), edit: gettext("Edit"), details: gettext("Message details"), link: gettext("Copy link"), delete: gettext("Delete") };
-    bar.replaceChildren(...actions.map((/** @type {string} */ name) => iconButton(name, labels[name], () => this.act(name, this.entry), { tabindex: -1, "data-action": name })));
+    const labels = {
+      reply: gettext("Reply"),
+      edit: gettext("Edit"),
+      details: gettext("Message details"),
+      link: gettext("Copy link"),
+      delete: gettext("Delete"),
+    };
+    bar.replaceChildren(
+      ...actions.map((/** @type {string} */ name) =>
+        iconButton(name, labels[name], () => this.act(name, this.entry), { tabindex: -1, "data-action": name }),
+      ),
+    );
   }
 
   /** @param {any} aside */
@@ -178,7 +209,11 @@ export class MessageView {
     const bar = this.#part("aside-actions");
     if (bar.dataset.for === aside.actions.join()) return;
     bar.dataset.for = aside.actions.join();
-    bar.replaceChildren(...aside.actions.map((/** @type {string} */ name) => button(labels[name], () => this.act(name, this.entry), { kind: "plain", "data-action": name })));
+    bar.replaceChildren(
+      ...aside.actions.map((/** @type {string} */ name) =>
+        button(labels[name], () => this.act(name, this.entry), { kind: "plain", "data-action": name }),
+      ),
+    );
   }
 
   /** @param {{tombstone: Tombstone, seq: number, resending: boolean, resendable: boolean, linked: boolean}} shown */
@@ -188,7 +223,11 @@ export class MessageView {
     setAttribute(this.element, "data-linked", linked);
     const head = find(".tombstone-head", this.element);
     const headline = headlineOf(tombstone);
-    head.replaceChildren(icon(tombstone.why === "deleted" ? "delete" : "ended", "icon-small"), el("span", { "data-part": "head" }, headline), ...reachOfTombstone(tombstone));
+    head.replaceChildren(
+      icon(tombstone.why === "deleted" ? "delete" : "ended", "icon-small"),
+      el("span", { "data-part": "head" }, headline),
+      ...reachOfTombstone(tombstone),
+    );
     const who = this.#part("who");
     const sentence = missedSentence(tombstone);
     who.hidden = !sentence;
@@ -199,8 +238,15 @@ export class MessageView {
     send.disabled = resending;
     const total = tombstone.missing_total ?? 0;
     const many = total > (tombstone.missing?.length ?? 0);
-    setText(find("span", send), many ? fill(ngettext("Resend to %(n)s", "Resend to %(n)s", total), { n: phrases.number(total) }) : gettext("Resend to them"));
-    setAttribute(this.element, "aria-label", `${fill(gettext("Your message of %(time)s:"), { time: phrases.clockTime(tombstone.sent_at) })} ${headline}. ${who.textContent}`.trim());
+    setText(
+      find("span", send),
+      many ? fill(ngettext("Resend to %(n)s", "Resend to %(n)s", total), { n: phrases.number(total) }) : gettext("Resend to them"),
+    );
+    setAttribute(
+      this.element,
+      "aria-label",
+      `${fill(gettext("Your message of %(time)s:"), { time: phrases.clockTime(tombstone.sent_at) })} ${headline}. ${who.textContent}`.trim(),
+    );
   }
 }
 
@@ -238,14 +284,22 @@ function missedSentence({ why, missing, missing_total, resent_at }) {
   const others = (missing_total ?? 0) - missing.length;
   if (resent_at) return resentSentence(missing, others, resent_at);
   const people = missing.map((recipient) => [bold(recipient.name), fill(gettext(" (%(reason)s)"), { reason: phrases.reason(recipient) })]);
-  if (others > 0) return withNodes(ngettext("Never reached %(names)s and %(n)s more.", "Never reached %(names)s and %(n)s more.", others), { names: joined(people), n: phrases.number(others) });
+  if (others > 0)
+    return withNodes(ngettext("Never reached %(names)s and %(n)s more.", "Never reached %(names)s and %(n)s more.", others), {
+      names: joined(people),
+      n: phrases.number(others),
+    });
   return withNodes(gettext("Never reached %(names)s."), { names: joined(people) });
 }
 
 /** @param {Missed[]} missing @param {number} others @param {number} resentAt */
 function resentSentence(missing, others, resentAt) {
   const values = { names: joined(missing.map(({ name }) => [bold(name)])), n: phrases.number(others), time: phrases.clockTime(resentAt) };
-  if (others > 0) return withNodes(ngettext("Resent to %(names)s and %(n)s more at %(time)s.", "Resent to %(names)s and %(n)s more at %(time)s.", others), values);
+  if (others > 0)
+    return withNodes(
+      ngettext("Resent to %(names)s and %(n)s more at %(time)s.", "Resent to %(names)s and %(n)s more at %(time)s.", others),
+      values,
+    );
   return withNodes(gettext("Resent to %(names)s at %(time)s."), values);
 }
 

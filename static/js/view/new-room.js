@@ -24,7 +24,12 @@ export class NewRoom {
       const { name, kind, members, ttl } = this.#form.elements;
       const people = members.value.split(/[\s,，;；]+/).filter(Boolean);
       try {
-        const { room } = await api.createRoom({ name: name.value.trim(), kind: kind.value, ttl: Number(ttl.value), ...(people.length ? { members: people } : {}) });
+        const { room } = await api.createRoom({
+          name: name.value.trim(),
+          kind: kind.value,
+          ttl: Number(ttl.value),
+          ...(people.length ? { members: people } : {}),
+        });
         this.#form.reset();
         this.#sheet.hidePopover();
         open(room);

@@ -70,13 +70,27 @@ export class Notices {
     const count = [...groups.values()].reduce((sum, list) => sum + list.length, 0) + offers.length + summaries.length;
     this.#renderBells(count);
     if (!this.#sheet.matches(":popover-open")) return;
-    const stateOf = (/** @type {Frame} */ { notice, data }) => [notice, data.problem, data.resendable, this.#chat.isResending(data.room, data.seq)];
-    const fingerprint = JSON.stringify([[...groups].map(([room, list]) => [this.#roomName(room), list.map(stateOf)]), offers.map(({ message, title }) => [message.seq, title]), summaries]);
+    const stateOf = (/** @type {Frame} */ { notice, data }) => [
+      notice,
+      data.problem,
+      data.resendable,
+      this.#chat.isResending(data.room, data.seq),
+    ];
+    const fingerprint = JSON.stringify([
+      [...groups].map(([room, list]) => [this.#roomName(room), list.map(stateOf)]),
+      offers.map(({ message, title }) => [message.seq, title]),
+      summaries,
+    ]);
     if (fingerprint === this.#drawn) return;
     this.#drawn = fingerprint;
     this.#nothing.hidden = count > 0;
     const hadFocus = this.#list.contains(document.activeElement);
-    fillWith(this.#list, offers.map((offer) => this.#offer(offer)), [...groups].map(([room, list]) => (list.length === 1 ? this.#undelivered(list[0]) : this.#group(room, list))), summaries.map((notice) => this.#summary(notice)));
+    fillWith(
+      this.#list,
+      offers.map((offer) => this.#offer(offer)),
+      [...groups].map(([room, list]) => (list.length === 1 ? this.#undelivered(list[0]) : this.#group(room, list))),
+      summaries.map((notice) => this.#summary(notice)),
+    );
     if (hadFocus) find("button", this.#list)?.focus() ?? find(".sheet-head button", this.#sheet).focus();
   }
 
@@ -86,7 +100,11 @@ export class Notices {
       const badge = find(".count", bell);
       badge.hidden = count === 0;
       setText(badge, count > MAX_COUNT ? `${MAX_COUNT}+` : String(count));
-      setAttribute(bell, "aria-label", count ? fill(ngettext("Notices, %(n)s new", "Notices, %(n)s new", count), { n: count }) : gettext("Notices"));
+      setAttribute(
+        bell,
+        "aria-label",
+        count ? fill(ngettext("Notices, %(n)s new", "Notices, %(n)s new", count), { n: count }) : gettext("Notices"),
+      );
     }
   }
 
@@ -129,20 +147,46 @@ export class Notices {
   #undelivered(notice) {
     const { data } = notice;
     return this.#article("undelivered", "missed", headline(data), [
-      el("p", { class: "notice-where" }, fill(gettext("%(room)s, sent %(sent)s, expired %(expired)s"), { room: this.#roomName(data.room), sent: this.#when(data.sent_at), expired: this.#when(data.expired_at) })),
+      el(
+        "p",
+        { class: "notice-where" },
+        fill(gettext("%(room)s, sent %(sent)s, expired %(expired)s"), {
+          room: this.#roomName(data.room),
+          sent: this.#when(data.sent_at),
+          expired: this.#when(data.expired_at),
+        }),
+      ),
       missingPeople(data),
       data.problem && el("p", { class: "field-error" }, phrases.notResent(data.problem)),
-      el("div", { class: "notice-actions" }, data.resendable && this.#resendButton([notice]), button(gettext("Dismiss"), () => this.#chat.dismiss(notice.notice))),
+      el(
+        "div",
+        { class: "notice-actions" },
+        data.resendable && this.#resendButton([notice]),
+        button(gettext("Dismiss"), () => this.#chat.dismiss(notice.notice)),
+      ),
     ]);
   }
 
   /** @param {string} room @param {Frame[]} notices */
   #group(room, notices) {
-    const people = new Map(notices.flatMap(({ data }) => data.missing.map((/** @type {Missed} */ { user, name }) => /** @type {[number, string]} */ ([user, name]))));
+    const people = new Map(
+      notices.flatMap(({ data }) =>
+        data.missing.map((/** @type {Missed} */ { user, name }) => /** @type {[number, string]} */ ([user, name])),
+      ),
+    );
     const [first] = people.values();
     const others = Math.max(people.size, ...notices.map(({ data }) => data.missing_total)) - 1;
     const values = { n: phrases.number(notices.length), room: this.#roomName(room), name: first, others: phrases.number(others) };
-    const title = others ? fill(ngettext("%(n)s messages in %(room)s expired before %(name)s and %(others)s other had them", "%(n)s messages in %(room)s expired before %(name)s and %(others)s others had them", others), values) : fill(gettext("%(n)s messages in %(room)s expired before %(name)s had them"), values);
+    const title = others
+      ? fill(
+          ngettext(
+            "%(n)s messages in %(room)s expired before %(name)s and %(others)s other had them",
+            "%(n)s messages in %(room)s expired before %(name)s and %(others)s others had them",
+            others,
+          ),
+          values,
+        )
+      : fill(gettext("%(n)s messages in %(room)s expired before %(name)s had them"), values);
     const resendable = notices.filter(({ data }) => data.resendable);
     const list = el("details", { open: this.#openGroups.has(room) }, el("summary", { class: "notice-where" }, gettext("Each of them")));
     const unfold = () => list.open && list.children.length === 1 && list.append(...notices.map((notice) => this.#undelivered(notice)));
@@ -153,7 +197,12 @@ export class Notices {
       unfold(); // a hundred messages with a hundred names each are made only when they are shown
     });
     return this.#article("undelivered", "missed", title, [
-      el("div", { class: "notice-actions" }, resendable.length > 0 && this.#resendButton(resendable), button(gettext("Dismiss all"), () => notices.forEach(({ notice }) => this.#chat.dismiss(notice)))),
+      el(
+        "div",
+        { class: "notice-actions" },
+        resendable.length > 0 && this.#resendButton(resendable),
+        button(gettext("Dismiss all"), () => notices.forEach(({ notice }) => this.#chat.dismiss(notice))),
+      ),
       list,
     ]);
   }
@@ -162,19 +211,46 @@ export class Notices {
   #summary({ notice, data: { messages, from_at, to_at, rooms } }) {
     const counts = Object.entries(/** @type {Record<string, number>} */ (rooms)).sort(([, a], [, b]) => b - a);
     const others = counts.length - MAX_ROOMS;
-    return this.#article("undelivered", "missed", fill(ngettext("%(n)s older message did not reach everybody", "%(n)s older messages did not reach everybody", messages), { n: phrases.number(messages) }), [
-      el("p", { class: "notice-where" }, fill(gettext("expired between %(from)s and %(to)s"), { from: this.#when(from_at), to: this.#when(to_at) })),
-      el("ul", { class: "people" }, counts.slice(0, MAX_ROOMS).map(([room, n]) => el("li", {}, el("b", { dir: "auto" }, this.#roomName(room)), el("span", {}, phrases.number(n)))), others > 0 && andMore(others)),
-      el("div", { class: "notice-actions" }, button(gettext("Dismiss"), () => this.#chat.dismiss(notice))),
-    ]);
+    return this.#article(
+      "undelivered",
+      "missed",
+      fill(ngettext("%(n)s older message did not reach everybody", "%(n)s older messages did not reach everybody", messages), {
+        n: phrases.number(messages),
+      }),
+      [
+        el(
+          "p",
+          { class: "notice-where" },
+          fill(gettext("expired between %(from)s and %(to)s"), { from: this.#when(from_at), to: this.#when(to_at) }),
+        ),
+        el(
+          "ul",
+          { class: "people" },
+          counts
+            .slice(0, MAX_ROOMS)
+            .map(([room, n]) => el("li", {}, el("b", { dir: "auto" }, this.#roomName(room)), el("span", {}, phrases.number(n)))),
+          others > 0 && andMore(others),
+        ),
+        el(
+          "div",
+          { class: "notice-actions" },
+          button(gettext("Dismiss"), () => this.#chat.dismiss(notice)),
+        ),
+      ],
+    );
   }
 
   /** @param {Frame[]} notices */
   #resendButton(notices) {
     const chat = this.#chat;
     const busy = notices.every(({ data }) => chat.isResending(data.room, data.seq));
-    const total = notices.length === 1 ? notices[0].data.missing_total ?? 0 : 0;
-    const text = notices.length > 1 ? gettext("Resend all") : total > notices[0].data.missing.length ? fill(ngettext("Resend to %(n)s", "Resend to %(n)s", total), { n: phrases.number(total) }) : gettext("Resend to them");
+    const total = notices.length === 1 ? (notices[0].data.missing_total ?? 0) : 0;
+    const text =
+      notices.length > 1
+        ? gettext("Resend all")
+        : total > notices[0].data.missing.length
+          ? fill(ngettext("Resend to %(n)s", "Resend to %(n)s", total), { n: phrases.number(total) })
+          : gettext("Resend to them");
     return button(text, () => notices.forEach(({ data }) => chat.resend(data)), { kind: "primary", disabled: busy });
   }
 
@@ -184,20 +260,34 @@ export class Notices {
     return this.#article("expiring", "warning", title, [
       el("p", { class: "notice-where" }, fill(gettext("%(room)s, sent %(sent)s"), { room: room.name, sent: this.#when(message.sent_at) })),
       el("p", { class: "notice-text", dir: "auto" }, message.body.slice(0, 200)),
-      people?.length && el("ul", { class: "people" }, people.map((recipient) => el("li", {}, el("b", { dir: "auto" }, recipient.name), el("span", {}, phrases.undelivered(recipient)))), others > 0 && andMore(others)),
-      el("div", { class: "notice-actions" },
+      people?.length &&
+        el(
+          "ul",
+          { class: "people" },
+          people.map((recipient) => el("li", {}, el("b", { dir: "auto" }, recipient.name), el("span", {}, phrases.undelivered(recipient)))),
+          others > 0 && andMore(others),
+        ),
+      el(
+        "div",
+        { class: "notice-actions" },
         button(fill(gettext("Extend by %(life)s"), { life: by }), () => this.#extend(room, message), { kind: "primary" }),
         button(gettext("Dismiss"), () => {
           this.#dismissed.add(key);
           this.render();
-        })),
+        }),
+      ),
     ]);
   }
 
   /** @param {string} kind @param {string} sign @param {string} title @param {any[]} content */
   #article(kind, sign, title, content) {
     const id = `notice-${Notices.#ids++}`;
-    return el("article", { class: "notice", "data-kind": kind, "aria-labelledby": id }, icon(sign), el("div", {}, el("h3", { id }, title), content));
+    return el(
+      "article",
+      { class: "notice", "data-kind": kind, "aria-labelledby": id },
+      icon(sign),
+      el("div", {}, el("h3", { id }, title), content),
+    );
   }
 
   static #ids = 0;
@@ -211,12 +301,21 @@ export class Notices {
 
 /** The recipients who missed it and why; a long list is folded. @param {{missing: Missed[], missing_total: number}} data */
 function missingPeople({ missing, missing_total }) {
-  const row = (/** @type {Missed} */ recipient) => el("li", {}, el("b", { dir: "auto" }, recipient.name), el("span", {}, phrases.longReason(recipient)));
+  const row = (/** @type {Missed} */ recipient) =>
+    el("li", {}, el("b", { dir: "auto" }, recipient.name), el("span", {}, phrases.longReason(recipient)));
   const unnamedCount = missing_total - missing.length;
   const last = unnamedCount > 0 && andMore(unnamedCount);
   const shown = el("ul", { class: "people" }, missing.slice(0, MAX_LISTED).map(row), missing.length <= MAX_LISTED && last);
   if (missing.length <= MAX_LISTED) return shown;
-  return [shown, el("details", {}, el("summary", { class: "notice-where" }, more(missing_total - MAX_LISTED)), el("ul", { class: "people" }, missing.slice(MAX_LISTED).map(row), last))];
+  return [
+    shown,
+    el(
+      "details",
+      {},
+      el("summary", { class: "notice-where" }, more(missing_total - MAX_LISTED)),
+      el("ul", { class: "people" }, missing.slice(MAX_LISTED).map(row), last),
+    ),
+  ];
 }
 
 /** @param {number} n */
@@ -234,5 +333,8 @@ function headline({ missing, missing_total }) {
   const shown = missing.slice(0, MAX_NAMES).map(({ name }) => name);
   const others = (missing_total ?? missing.length) - shown.length;
   if (others <= 0) return fill(gettext("Never reached %(names)s"), { names: phrases.names(shown) });
-  return fill(ngettext("Never reached %(names)s and %(n)s more", "Never reached %(names)s and %(n)s more", others), { names: phrases.names(shown, { more: true }), n: phrases.number(others) });
+  return fill(ngettext("Never reached %(names)s and %(n)s more", "Never reached %(names)s and %(n)s more", others), {
+    names: phrases.names(shown, { more: true }),
+    n: phrases.number(others),
+  });
 }

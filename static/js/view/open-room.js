@@ -46,10 +46,15 @@ export class OpenRoom {
   }
 
   get room() {
-    return this.#id === null ? null : this.#chat.rooms.get(this.#id) ?? null;
+    return this.#id === null ? null : (this.#chat.rooms.get(this.#id) ?? null);
   }
 
-  /** push: into the browser's history. seq: of a message to show. @param {string} id @param {{push?: boolean, seq?: number | null}} options */
+  /**
+   * push: into the browser's history. seq: of a message to show.
+   *
+   * @param {string} id
+   * @param {{push?: boolean, seq?: number | null}} options
+   */
   open(id, { push = true, seq = null } = {}) {
     if (push && (id !== this.#id || this.#app.dataset.view !== "room")) history.pushState(null, "", `/r/${encodeURIComponent(id)}/`);
     this.#wanted = { room: id, seq };

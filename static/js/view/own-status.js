@@ -19,7 +19,10 @@ export class OwnStatus {
 
   /** @param {SocketState} state */
   renderState({ name }) {
-    setText(find("[data-me-state]"), name === "open" ? gettext("Online") : name === "connecting" ? gettext("Connecting") : gettext("Offline"));
+    setText(
+      find("[data-me-state]"),
+      name === "open" ? gettext("Online") : name === "connecting" ? gettext("Connecting") : gettext("Offline"),
+    );
     fillWith(find("[data-me-avatar]"), avatar(this.#chat.me, { presence: name === "open" ? "online" : "offline" }));
   }
 }

@@ -24,6 +24,10 @@ export class PageTitle {
     const base = name ? `${name} · ${gettext("Chat")}` : gettext("Chat");
     const title = unread ? `(${unread > MAX_COUNT ? `${MAX_COUNT}+` : unread}) ${base}` : base;
     if (document.title !== title) document.title = title;
-    setAttribute(find("[data-back]"), "aria-label", unread ? `${gettext("Back to rooms")}, ${phrases.unread(unread)}` : gettext("Back to rooms"));
+    setAttribute(
+      find("[data-back]"),
+      "aria-label",
+      unread ? `${gettext("Back to rooms")}, ${phrases.unread(unread)}` : gettext("Back to rooms"),
+    );
   }
 }

@@ -29,7 +29,16 @@ export class RoomHead {
     setText(this.#name, room.name);
     setText(this.#line, this.#lineOf(room));
     setText(find("span", this.#ttl), phrases.duration(room.ttl));
-    setAttribute(this.#ttl, "aria-label", fill(room.moderates ? gettext("Lifetime of new messages in this room: %(life)s. Change") : gettext("Lifetime of new messages in this room: %(life)s"), { life: phrases.duration(room.ttl) }));
+    setAttribute(
+      this.#ttl,
+      "aria-label",
+      fill(
+        room.moderates
+          ? gettext("Lifetime of new messages in this room: %(life)s. Change")
+          : gettext("Lifetime of new messages in this room: %(life)s"),
+        { life: phrases.duration(room.ttl) },
+      ),
+    );
     this.#renderFaces(room);
     this.typing(room);
     this.onTheWay(room);
@@ -58,11 +67,21 @@ export class RoomHead {
     const rest = (room.membersTotal ?? 0) - shown.length;
     const fingerprint = JSON.stringify([shown.map(({ user }) => user), rest]);
     const namesOf = (/** @type {Member[]} */ people) => phrases.names(people.slice(0, MAX_NAMES).map(({ name }) => name));
-    const label = [gettext("Members"), online.length ? fill(gettext("%(names)s online"), { names: namesOf(online) }) : "", offline.length ? fill(gettext("%(names)s offline"), { names: namesOf(offline) }) : ""].filter(Boolean).join("; ");
+    const label = [
+      gettext("Members"),
+      online.length ? fill(gettext("%(names)s online"), { names: namesOf(online) }) : "",
+      offline.length ? fill(gettext("%(names)s offline"), { names: namesOf(offline) }) : "",
+    ]
+      .filter(Boolean)
+      .join("; ");
     setAttribute(this.#members, "aria-label", label);
     if (this.#members.dataset.shown === fingerprint) return;
     this.#members.dataset.shown = fingerprint;
-    fillWith(this.#members, shown.map(({ user, name }) => avatar({ id: user, name }, { size: "small" })), rest > 0 && el("span", { class: "avatar", "data-size": "small", "data-tint": "5", "aria-hidden": "true" }, `+${rest}`));
+    fillWith(
+      this.#members,
+      shown.map(({ user, name }) => avatar({ id: user, name }, { size: "small" })),
+      rest > 0 && el("span", { class: "avatar", "data-size": "small", "data-tint": "5", "aria-hidden": "true" }, `+${rest}`),
+    );
   }
 
   /** @param {Room} room */
@@ -76,6 +95,10 @@ export class RoomHead {
   onTheWay(room) {
     const n = room.onTheWay.length;
     this.#onTheWay.hidden = n === 0;
-    if (n) setText(find("[data-count]", this.#onTheWay), fill(ngettext("%(n)s still on the way", "%(n)s still on the way", n), { n: phrases.number(n) }));
+    if (n)
+      setText(
+        find("[data-count]", this.#onTheWay),
+        fill(ngettext("%(n)s still on the way", "%(n)s still on the way", n), { n: phrases.number(n) }),
+      );
   }
 }

@@ -76,16 +76,30 @@ export class RoomList {
   render() {
     const wanted = this.#search.value.trim().toLocaleLowerCase();
     const chat = this.#chat;
-    const rooms = [...chat.rooms.values()].filter((room) => (!room.left || room.id === this.#currentId()) && room.name.toLocaleLowerCase().includes(wanted));
+    const rooms = [...chat.rooms.values()].filter(
+      (room) => (!room.left || room.id === this.#currentId()) && room.name.toLocaleLowerCase().includes(wanted),
+    );
     rooms.sort((a, b) => lastAt(b, this.#outbox) - lastAt(a, this.#outbox) || a.name.localeCompare(b.name));
-    this.#fill("rooms", rooms.filter((room) => room.kind !== "direct").map((room) => this.#row(room)));
-    this.#fill("direct", rooms.filter((room) => room.kind === "direct").map((room) => this.#row(room)));
+    this.#fill(
+      "rooms",
+      rooms.filter((room) => room.kind !== "direct").map((room) => this.#row(room)),
+    );
+    this.#fill(
+      "direct",
+      rooms.filter((room) => room.kind === "direct").map((room) => this.#row(room)),
+    );
     const isMember = (/** @type {string} */ id) => chat.rooms.get(id)?.left === false;
     const open = wanted ? this.#results.rooms.filter((room) => !room.joined && !isMember(room.room)) : [];
     const partners = new Set(rooms.filter((room) => room.kind === "direct").map((room) => room.partner?.user));
     const people = wanted ? this.#results.people.filter(({ user }) => user !== chat.me.id && !partners.has(user)) : [];
-    this.#fill("public", open.map((room) => this.#joinRow(room)));
-    this.#fill("people", people.map((person) => this.#personRow(person)));
+    this.#fill(
+      "public",
+      open.map((room) => this.#joinRow(room)),
+    );
+    this.#fill(
+      "people",
+      people.map((person) => this.#personRow(person)),
+    );
     find("[data-nothing-found]").hidden = !(wanted && this.#query === wanted && !rooms.length && !open.length && !people.length);
     find("[data-empty-app]").hidden = chat.rooms.size > 0;
   }
@@ -103,7 +117,18 @@ export class RoomList {
   #row(room) {
     const shown = this.#shown(room);
     const fingerprint = JSON.stringify(shown);
-    const row = this.#rows.get(room.id) ?? { element: el("li", {}, el("a", { class: "room-link", href: `/r/${encodeURIComponent(room.id)}/`, on: { click: (/** @type {MouseEvent} */ event) => this.#click(event, room.id) } })), shown: "" };
+    const row = this.#rows.get(room.id) ?? {
+      element: el(
+        "li",
+        {},
+        el("a", {
+          class: "room-link",
+          href: `/r/${encodeURIComponent(room.id)}/`,
+          on: { click: (/** @type {MouseEvent} */ event) => this.#click(event, room.id) },
+        }),
+      ),
+      shown: "",
+    };
     this.#rows.set(room.id, row);
     if (row.shown !== fingerprint) this.#renderRow(row.element.firstChild, room, shown);
     row.shown = fingerprint;
@@ -152,7 +177,10 @@ export class RoomList {
     const body = last.body.slice(0, 120);
     if (room.isOwn(last) && room.kind === "direct") return { kind: "own", state: stateOf(room.receipts.get(last.seq)), text: body };
     if (room.kind === "direct") return { kind: "plain", text: body };
-    return { kind: "plain", text: fill(gettext("%(name)s: %(text)s"), { name: room.isOwn(last) ? gettext("You") : last.from?.name ?? "", text: body }) };
+    return {
+      kind: "plain",
+      text: fill(gettext("%(name)s: %(text)s"), { name: room.isOwn(last) ? gettext("You") : (last.from?.name ?? ""), text: body }),
+    };
   }
 
   /** @param {Element} link @param {Room} room @param {any} shown */
@@ -160,10 +188,24 @@ export class RoomList {
     setAttribute(link, "aria-current", shown.current ? "page" : null);
     setAttribute(link, "data-unread", shown.unread > 0 && !shown.muted);
     const presence = shown.online === null ? null : shown.online ? "online" : "offline";
-    const face = shown.kind === "direct" ? avatar({ id: shown.partner ?? codePoints(room.id + shown.name), name: shown.name }, { presence }) : el("span", { class: "avatar", "data-kind": "room", "aria-hidden": "true" }, icon(shown.kind === "private" ? "private" : "public"));
+    const face =
+      shown.kind === "direct"
+        ? avatar({ id: shown.partner ?? codePoints(room.id + shown.name), name: shown.name }, { presence })
+        : el(
+            "span",
+            { class: "avatar", "data-kind": "room", "aria-hidden": "true" },
+            icon(shown.kind === "private" ? "private" : "public"),
+          );
     link.replaceChildren(
       face,
-      el("span", { class: "room-name" }, el("span", { dir: "auto" }, shown.name), shown.muted && icon("mute", "icon-small"), shown.muted && hidden(gettext(", muted")), presence && hidden(presence === "online" ? gettext(", online") : gettext(", offline"))),
+      el(
+        "span",
+        { class: "room-name" },
+        el("span", { dir: "auto" }, shown.name),
+        shown.muted && icon("mute", "icon-small"),
+        shown.muted && hidden(gettext(", muted")),
+        presence && hidden(presence === "online" ? gettext(", online") : gettext(", offline")),
+      ),
       shown.when ? el("time", { class: "room-when", datetime: shown.when[0] }, shown.when[1]) : el("span", { class: "room-when" }),
       previewElement(shown.preview, shown.name),
       el("span", { class: "room-counts" }, countsOf(shown)),
@@ -172,20 +214,38 @@ export class RoomList {
 
   /** @param {PublicRoom} room */
   #joinRow(room) {
-    return el("li", {}, el("a", { class: "room-link", href: `/r/${encodeURIComponent(room.room)}/`, on: { click: (/** @type {Event} */ event) => this.#join(event, room) } },
-      el("span", { class: "avatar", "data-kind": "room", "aria-hidden": "true" }, icon("public")),
-      el("span", { class: "room-name" }, el("span", { dir: "auto" }, room.name)),
-      el("span", { class: "room-when" }, gettext("Join")),
-      el("span", { class: "room-preview" }, el("span", { dir: "auto" }, room.topic || phrases.membersLine(room.members, null)))));
+    return el(
+      "li",
+      {},
+      el(
+        "a",
+        {
+          class: "room-link",
+          href: `/r/${encodeURIComponent(room.room)}/`,
+          on: { click: (/** @type {Event} */ event) => this.#join(event, room) },
+        },
+        el("span", { class: "avatar", "data-kind": "room", "aria-hidden": "true" }, icon("public")),
+        el("span", { class: "room-name" }, el("span", { dir: "auto" }, room.name)),
+        el("span", { class: "room-when" }, gettext("Join")),
+        el("span", { class: "room-preview" }, el("span", { dir: "auto" }, room.topic || phrases.membersLine(room.members, null))),
+      ),
+    );
   }
 
   /** @param {FoundPerson} person */
   #personRow(person) {
-    return el("li", {}, el("a", { class: "room-link", href: "#", on: { click: (/** @type {Event} */ event) => this.#openDirect(event, person) } },
-      avatar({ id: person.user, name: person.name }),
-      el("span", { class: "room-name" }, el("span", { dir: "auto" }, person.name)),
-      el("span", { class: "room-when" }),
-      el("span", { class: "room-preview" }, el("span", {}, gettext("Write to them alone")))));
+    return el(
+      "li",
+      {},
+      el(
+        "a",
+        { class: "room-link", href: "#", on: { click: (/** @type {Event} */ event) => this.#openDirect(event, person) } },
+        avatar({ id: person.user, name: person.name }),
+        el("span", { class: "room-name" }, el("span", { dir: "auto" }, person.name)),
+        el("span", { class: "room-when" }),
+        el("span", { class: "room-preview" }, el("span", {}, gettext("Write to them alone"))),
+      ),
+    );
   }
 
   async #startSearch() {
@@ -195,7 +255,10 @@ export class RoomList {
       this.#results = { rooms: [], people: [] };
       return this.draw();
     }
-    const [rooms, people] = await Promise.all([api.publicRooms(query).catch(() => ({ rooms: [] })), api.people(query).catch(() => ({ people: [] }))]);
+    const [rooms, people] = await Promise.all([
+      api.publicRooms(query).catch(() => ({ rooms: [] })),
+      api.people(query).catch(() => ({ people: [] })),
+    ]);
     if (search !== this.#searches) return;
     this.#results = { rooms: rooms.rooms, people: people.people };
     this.#query = query.toLocaleLowerCase();
@@ -255,18 +318,53 @@ function lastAt(room, outbox) {
 /** @param {Preview} preview @param {string} name */
 function previewElement({ kind, text, state }, name) {
   /** @type {Record<string, string>} */
-  const labels = { read: gettext("Read: "), delivered: gettext("Delivered: "), sent: fill(gettext("Sent, waits for %(name)s: "), { name }) };
+  const labels = {
+    read: gettext("Read: "),
+    delivered: gettext("Delivered: "),
+    sent: fill(gettext("Sent, waits for %(name)s: "), { name }),
+  };
   if (kind === "failed") return el("span", { class: "room-preview", "data-state": "failed" }, icon("failed", "tick"), el("span", {}, text));
-  if (kind === "draft") return el("span", { class: "room-preview" }, icon("draft", "icon-small"), el("span", { dir: "auto" }, el("b", {}, gettext("Draft")), ` ${text}`));
-  if (kind === "own") return el("span", { class: "room-preview" }, icon(state === "delivering" ? "sent" : state ?? "sent", "tick"), hidden(labels[state ?? "sent"] ?? labels.sent), el("span", { dir: "auto" }, text));
+  if (kind === "draft")
+    return el(
+      "span",
+      { class: "room-preview" },
+      icon("draft", "icon-small"),
+      el("span", { dir: "auto" }, el("b", {}, gettext("Draft")), ` ${text}`),
+    );
+  if (kind === "own")
+    return el(
+      "span",
+      { class: "room-preview" },
+      icon(state === "delivering" ? "sent" : (state ?? "sent"), "tick"),
+      hidden(labels[state ?? "sent"] ?? labels.sent),
+      el("span", { dir: "auto" }, text),
+    );
   return el("span", { class: "room-preview" }, el("span", { dir: "auto" }, text));
 }
 
 /** @param {{mentions: number, unread: number, atLeast: boolean}} shown */
 function countsOf({ mentions, unread, atLeast }) {
   const counts = [];
-  if (mentions) counts.push(hidden(", "), el("span", { class: "count", "data-kind": "mention" }, el("span", { "aria-hidden": "true" }, `@${mentions}`), hidden(phrases.mentions(mentions))));
-  if (unread) counts.push(hidden(", "), el("span", { class: "count" }, el("span", { "aria-hidden": "true" }, unread > MAX_COUNT || atLeast ? `${MAX_COUNT}+` : String(unread)), hidden(phrases.unread(unread))));
+  if (mentions)
+    counts.push(
+      hidden(", "),
+      el(
+        "span",
+        { class: "count", "data-kind": "mention" },
+        el("span", { "aria-hidden": "true" }, `@${mentions}`),
+        hidden(phrases.mentions(mentions)),
+      ),
+    );
+  if (unread)
+    counts.push(
+      hidden(", "),
+      el(
+        "span",
+        { class: "count" },
+        el("span", { "aria-hidden": "true" }, unread > MAX_COUNT || atLeast ? `${MAX_COUNT}+` : String(unread)),
+        hidden(phrases.unread(unread)),
+      ),
+    );
   return counts;
 }
 

@@ -33,11 +33,16 @@ export class RoomSettings {
     this.#chat = chat;
     this.#roomDetails = roomDetails;
     this.#currentRoom = currentRoom;
-    this.#sheet.addEventListener("toggle", (/** @type {any} */ event) => (event.newState === "open" ? this.#opened() : (this.#room = null)));
+    this.#sheet.addEventListener("toggle", (/** @type {any} */ event) =>
+      event.newState === "open" ? this.#opened() : (this.#room = null),
+    );
     this.#form.addEventListener("submit", (/** @type {Event} */ event) => this.#save(event));
     this.#add.addEventListener("submit", (/** @type {Event} */ event) => this.#addMember(event));
     find("[data-leave]", this.#sheet).addEventListener("click", () => this.#leave());
-    find("[data-mute] input", this.#sheet).addEventListener("change", (/** @type {any} */ { target }) => this.#room && setMuted(this.#room, target.checked));
+    find("[data-mute] input", this.#sheet).addEventListener(
+      "change",
+      (/** @type {any} */ { target }) => this.#room && setMuted(this.#room, target.checked),
+    );
   }
 
   #opened() {
@@ -62,23 +67,47 @@ export class RoomSettings {
     const topic = find("[data-topic]", this.#sheet);
     topic.hidden = !room.topic || !this.#form.hidden;
     setText(topic, room.topic);
-    fillWith(find("[data-room-facts]", this.#sheet), ...(this.#form.hidden ? [el("dt", {}, gettext("Lifetime of new messages")), el("dd", {}, phrases.duration(room.ttl)), el("dt", {}, gettext("Longest lifetime here")), el("dd", {}, phrases.duration(room.ttl_max))] : []));
+    fillWith(
+      find("[data-room-facts]", this.#sheet),
+      ...(this.#form.hidden
+        ? [
+            el("dt", {}, gettext("Lifetime of new messages")),
+            el("dd", {}, phrases.duration(room.ttl)),
+            el("dt", {}, gettext("Longest lifetime here")),
+            el("dd", {}, phrases.duration(room.ttl_max)),
+          ]
+        : []),
+    );
     find("[data-mute] input", this.#sheet).checked = Boolean(room.muted);
     find("[data-leave]", this.#sheet).hidden = direct || room.left;
     setText(find("[data-members-count]", this.#sheet), room.membersTotal === null ? "" : phrases.number(room.membersTotal));
-    fillWith(find("[data-member-list]", this.#sheet), (room.members ?? []).map((member) => this.#member(room, member)));
+    fillWith(
+      find("[data-member-list]", this.#sheet),
+      (room.members ?? []).map((member) => this.#member(room, member)),
+    );
   }
 
   /** @param {Room} room @param {Member} member */
   #member(room, { user, name, role }) {
     const online = room.hasPresence ? room.online.has(user) : null;
     const removable = room.moderates && room.kind !== "direct" && role === "member" && user !== this.#chat.me.id && !room.left;
-    const facts = [role !== "member" && phrases.role(role), online === true && gettext("online"), online === false && gettext("offline")].filter(Boolean);
-    return el("li", { class: "recipient" },
+    const facts = [
+      role !== "member" && phrases.role(role),
+      online === true && gettext("online"),
+      online === false && gettext("offline"),
+    ].filter(Boolean);
+    return el(
+      "li",
+      { class: "recipient" },
       avatar({ id: user, name }, { presence: online === null ? null : online ? "online" : "offline" }),
       el("b", { dir: "auto" }, user === this.#chat.me.id ? fill(gettext("%(name)s (you)"), { name }) : name),
       facts.length > 0 && el("small", {}, facts.join(gettext(", "))),
-      removable && button(gettext("Remove"), () => this.#remove(user, name), { kind: "plain", "aria-label": fill(gettext("Remove %(name)s"), { name }) }));
+      removable &&
+        button(gettext("Remove"), () => this.#remove(user, name), {
+          kind: "plain",
+          "aria-label": fill(gettext("Remove %(name)s"), { name }),
+        }),
+    );
   }
 
   /** @param {Room} room */
@@ -90,11 +119,14 @@ export class RoomSettings {
     fillLifetimes(elements.ttl, { current: room.ttl, longest });
     fillLifetimes(elements.ttl_max, { current: room.ttl_max, longest });
     this.#shorten.open(room, longest);
-    api.roomDetails(room.id).then(({ topic }) => {
-      if (this.#room?.id !== room.id) return;
-      this.#room.topic = topic;
-      elements.topic.value ||= topic;
-    }, () => {});
+    api.roomDetails(room.id).then(
+      ({ topic }) => {
+        if (this.#room?.id !== room.id) return;
+        this.#room.topic = topic;
+        elements.topic.value ||= topic;
+      },
+      () => {},
+    );
   }
 
   /** @param {Event} event */
@@ -132,7 +164,15 @@ export class RoomSettings {
   /** @param {number} user @param {string} name */
   async #remove(user, name) {
     const room = this.#room;
-    if (!room || !(await confirmAction({ title: fill(gettext("Remove %(name)s from this room?"), { name }), effect: gettext("What they have not received yet is reported as “left the room”."), yes: gettext("Remove") }))) return;
+    if (
+      !room ||
+      !(await confirmAction({
+        title: fill(gettext("Remove %(name)s from this room?"), { name }),
+        effect: gettext("What they have not received yet is reported as “left the room”."),
+        yes: gettext("Remove"),
+      }))
+    )
+      return;
     await this.#try(async () => {
       await api.removeMember(room.id, user);
       await this.#roomDetails.loadMembers(room);
@@ -141,7 +181,15 @@ export class RoomSettings {
 
   async #leave() {
     const room = this.#room;
-    if (!room || !(await confirmAction({ title: fill(gettext("Leave %(name)s?"), { name: room.name }), effect: gettext("What you sent stays until it expires."), yes: gettext("Leave") }))) return;
+    if (
+      !room ||
+      !(await confirmAction({
+        title: fill(gettext("Leave %(name)s?"), { name: room.name }),
+        effect: gettext("What you sent stays until it expires."),
+        yes: gettext("Leave"),
+      }))
+    )
+      return;
     await this.#try(async () => {
       await api.leaveRoom(room.id);
       this.#sheet.matches(":popover-open") && this.#sheet.hidePopover();

@@ -29,7 +29,11 @@ export class RovingFocus {
     for (const article of articles) setAttribute(article, "tabindex", article === current ? 0 : -1);
   }
 
-  /** Move the focus from an element that is about to be removed, so that it does not fall to the top of the page. @param {HTMLElement} element */
+  /**
+   * Move the focus from an element that is about to be removed, so that it does not fall to the top of the page.
+   *
+   * @param {HTMLElement} element
+   */
   leave(element) {
     const articles = this.#articles;
     const index = articles.indexOf(element);

@@ -76,7 +76,12 @@ export class Shorten {
     this.#countButton.focus();
   }
 
-  /** Returns null when the server refused or a later request replaced this one. @param {boolean} dry_run @returns {Promise<Shortening | null>} */
+  /**
+   * Returns null when the server refused or a later request replaced this one.
+   *
+   * @param {boolean} dry_run
+   * @returns {Promise<Shortening | null>}
+   */
   async #request(dry_run) {
     if (!this.#room) return null;
     const request = ++this.#requests;

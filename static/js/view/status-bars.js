@@ -9,7 +9,9 @@ import * as phrases from "../phrases.js";
 /** @import { Room } from "../model/room.js" */
 /** @import { Socket, SocketState } from "../model/socket.js" */
 
-/** @typedef {{icon: [string, string], head: string, text: string, action?: [string, () => void] | null, state?: string | null}} BarContent */
+/**
+ * @typedef {{icon: [string, string], head: string, text: string, action?: [string, () => void] | null, state?: string | null}} BarContent
+ */
 
 const SHOWN_AFTER_MS = 700; // a shorter reconnect is not worth a bar
 const BACK_SHOWN_MS = 2000;
@@ -95,8 +97,15 @@ export class StatusBars {
     const seconds = Math.ceil(leftMs / 1000);
     const counts = seconds >= MIN_COUNTDOWN_S;
     const sentence = gettext("Your messages are kept and will be sent.");
-    const text = counts ? fill(gettext("%(kept)s Trying again in %(n)s s."), { kept: sentence, n: seconds }) : fill(gettext("%(kept)s Trying again…"), { kept: sentence });
-    this.#show({ icon: ["lost", "icon"], head: gettext("Connection lost."), text, action: counts ? [gettext("Try now"), () => this.#socket.wake()] : null });
+    const text = counts
+      ? fill(gettext("%(kept)s Trying again in %(n)s s."), { kept: sentence, n: seconds })
+      : fill(gettext("%(kept)s Trying again…"), { kept: sentence });
+    this.#show({
+      icon: ["lost", "icon"],
+      head: gettext("Connection lost."),
+      text,
+      action: counts ? [gettext("Try now"), () => this.#socket.wake()] : null,
+    });
     if (!this.#announced) announce(`${gettext("Connection lost.")} ${sentence}`);
     this.#announced = true;
     this.#timer = setTimeout(() => this.#draw(), counts ? leftMs % 1000 || 1000 : 1000);
@@ -106,9 +115,24 @@ export class StatusBars {
   #showEnded(why) {
     /** @type {Record<string, BarContent>} */
     const contents = {
-      logged_out: { icon: ["private", "icon"], head: gettext("You were logged out."), text: gettext("Your drafts and unsent messages are kept on this device."), action: [gettext("Log in"), () => location.assign(`/accounts/login/?next=${encodeURIComponent(location.pathname)}`)] },
-      outdated: { icon: ["retry", "icon"], head: gettext("This page is out of date."), text: gettext("Load it again to go on. Nothing is lost."), action: [gettext("Load again"), () => location.reload()] },
-      banned: { icon: ["private", "icon"], head: gettext("You may not use this chat any more."), text: gettext("Your drafts and unsent messages are kept on this device."), action: null },
+      logged_out: {
+        icon: ["private", "icon"],
+        head: gettext("You were logged out."),
+        text: gettext("Your drafts and unsent messages are kept on this device."),
+        action: [gettext("Log in"), () => location.assign(`/accounts/login/?next=${encodeURIComponent(location.pathname)}`)],
+      },
+      outdated: {
+        icon: ["retry", "icon"],
+        head: gettext("This page is out of date."),
+        text: gettext("Load it again to go on. Nothing is lost."),
+        action: [gettext("Load again"), () => location.reload()],
+      },
+      banned: {
+        icon: ["private", "icon"],
+        head: gettext("You may not use this chat any more."),
+        text: gettext("Your drafts and unsent messages are kept on this device."),
+        action: null,
+      },
     };
     const content = contents[why];
     this.#show(content);
@@ -126,7 +150,8 @@ export class StatusBars {
       const old = find("button", bar);
       const keepsButton = old && action && old.textContent === action[0];
       const line = el("p", {}, el("b", {}, head), ` ${text}`);
-      if (keepsButton) find("p", bar).replaceWith(line); // the button keeps its focus during the countdown
+      if (keepsButton)
+        find("p", bar).replaceWith(line); // the button keeps its focus during the countdown
       else bar.replaceChildren(icon(name, kind), line, ...(action ? [button(...action)] : []));
       bar.hidden = false;
     }
@@ -169,7 +194,11 @@ export class StatusBars {
   }
 
   async #deleteAll() {
-    const yes = await confirmAction({ title: gettext("Delete what was not sent?"), effect: phrases.messagesNotSent(this.#failed().length), yes: gettext("Delete all") });
+    const yes = await confirmAction({
+      title: gettext("Delete what was not sent?"),
+      effect: phrases.messagesNotSent(this.#failed().length),
+      yes: gettext("Delete all"),
+    });
     if (yes) await this.#forEachFailed((item) => this.#outbox.discard(item.id));
   }
 }

@@ -125,7 +125,8 @@ export class Timeline {
       this.#isDrawing = false;
       this.render();
     };
-    if (document.hidden) setTimeout(run, 0); // a hidden tab gets no frames
+    if (document.hidden)
+      setTimeout(run, 0); // a hidden tab gets no frames
     else requestAnimationFrame(run);
   }
 
@@ -145,7 +146,12 @@ export class Timeline {
     this.draw();
   }
 
-  /** Show why an action was refused, long enough to read it; then the actions are offered again. @param {number} seq @param {string} code */
+  /**
+   * Show why an action was refused, long enough to read it; then the actions are offered again.
+   *
+   * @param {number} seq
+   * @param {string} code
+   */
   problem(seq, code) {
     const problem = { code };
     this.#problems.set(seq, problem);
@@ -162,7 +168,12 @@ export class Timeline {
     this.#problems.delete(seq);
   }
 
-  /** The user extends a message; the result is shown when the answer arrives. by: seconds. @param {Message} message @param {number} by */
+  /**
+   * The user extends a message; the result is shown when the answer arrives. by: seconds.
+   *
+   * @param {Message} message
+   * @param {number} by
+   */
   extending(message, by) {
     this.#extended.set(message.seq, { by, until: 0, from: message.expires_at });
   }
@@ -176,11 +187,23 @@ export class Timeline {
     const anchor = this.#anchor();
     const before = new Set(this.#entries.map(({ key }) => key));
     this.#entries = entriesOf({
-      room, now, localNow: this.#clock.now(), me: this.#chat.me, online: this.#isOnline(), limit: this.#chat.limits.body,
-      outbox: this.#outbox.inRoom(room.id), inFlight: (id) => this.#outbox.isInFlight(id), tombstones: this.#chat.tombstones(room),
-      leaving: [...this.#leaving.values()], divider: this.#divider, linked: this.#linked, problems: this.#problems,
-      undelivered: (seq) => this.#roomDetails.undelivered(room, seq), extended: new Map([...this.#extended].filter(([, { until }]) => until > 0)),
-      resending: (seq) => this.#chat.isResending(room.id, seq), changing: (seq) => this.#chat.isChanging(room.id, seq),
+      room,
+      now,
+      localNow: this.#clock.now(),
+      me: this.#chat.me,
+      online: this.#isOnline(),
+      limit: this.#chat.limits.body,
+      outbox: this.#outbox.inRoom(room.id),
+      inFlight: (id) => this.#outbox.isInFlight(id),
+      tombstones: this.#chat.tombstones(room),
+      leaving: [...this.#leaving.values()],
+      divider: this.#divider,
+      linked: this.#linked,
+      problems: this.#problems,
+      undelivered: (seq) => this.#roomDetails.undelivered(room, seq),
+      extended: new Map([...this.#extended].filter(([, { until }]) => until > 0)),
+      resending: (seq) => this.#chat.isResending(room.id, seq),
+      changing: (seq) => this.#chat.isChanging(room.id, seq),
     });
     this.#setAnnouncing(room, before);
     this.#updateElements(now);
@@ -213,7 +236,8 @@ export class Timeline {
       wait = Math.min(wait, phrases.nextTick(message.expires_at - now));
       const receipt = room.receipts.get(message.seq);
       if (!entry.own) continue;
-      if (offersExtend(message, receipt, now)) isStale ||= entry.shown.aside?.text !== expiringText(message, receipt, this.#roomDetails.undelivered(room, message.seq), now);
+      if (offersExtend(message, receipt, now))
+        isStale ||= entry.shown.aside?.text !== expiringText(message, receipt, this.#roomDetails.undelivered(room, message.seq), now);
       else if (now < offerAt(message)) wait = Math.min(wait, offerAt(message) - now);
     }
     if (isStale) this.draw();
@@ -254,7 +278,9 @@ export class Timeline {
     const { room } = this;
     if (!room || document.hidden || !this.#isSettled || this.#scroller.clientHeight === 0) return;
     const bottom = this.#scroller.getBoundingClientRect().bottom + 24;
-    const last = this.#entries.findLast((entry) => entry.kind === "message" && entry.seq < Infinity && this.#elementOf(entry)?.getBoundingClientRect().bottom <= bottom);
+    const last = this.#entries.findLast(
+      (entry) => entry.kind === "message" && entry.seq < Infinity && this.#elementOf(entry)?.getBoundingClientRect().bottom <= bottom,
+    );
     if (this.#atBottom()) this.#chat.read(room.id, room.log.last);
     else if (last) this.#chat.read(room.id, last.seq);
   }
@@ -323,7 +349,9 @@ export class Timeline {
     const old = this.#views.get(entry.key);
     const isMessage = MESSAGE_KINDS.includes(entry.kind);
     if (old && (isMessage || old.shown === JSON.stringify(entry.shown))) return old;
-    const view = isMessage ? new MessageView({ templates: this.#templates, act: this.#act }) : { element: lineOf(entry), shown: JSON.stringify(entry.shown) };
+    const view = isMessage
+      ? new MessageView({ templates: this.#templates, act: this.#act })
+      : { element: lineOf(entry), shown: JSON.stringify(entry.shown) };
     if (old) old.element.replaceWith(view.element);
     this.#views.set(entry.key, view);
     return view;
@@ -340,7 +368,22 @@ export class Timeline {
     const ended = this.#hadMessages || room.log.last > 0;
     const life = { life: phrases.duration(room.ttl) };
     setText(find("h3", this.#empty), ended ? gettext("All messages here have expired") : gettext("Nothing here yet"));
-    setText(find("p", this.#empty), ended ? fill(room.tracked ? gettext("New ones live for %(life)s. If one of yours missed somebody, it is in your notices.") : gettext("New ones live for %(life)s."), life) : fill(room.tracked ? gettext("What you write lives for %(life)s. It is delivered, or still being tried, or you are told who missed it.") : gettext("What you write lives for %(life)s. This room is not tracked: nobody is told who missed it."), life));
+    setText(
+      find("p", this.#empty),
+      ended
+        ? fill(
+            room.tracked
+              ? gettext("New ones live for %(life)s. If one of yours missed somebody, it is in your notices.")
+              : gettext("New ones live for %(life)s."),
+            life,
+          )
+        : fill(
+            room.tracked
+              ? gettext("What you write lives for %(life)s. It is delivered, or still being tried, or you are told who missed it.")
+              : gettext("What you write lives for %(life)s. This room is not tracked: nobody is told who missed it."),
+            life,
+          ),
+    );
     find("button", this.#empty).hidden = !ended || !room.tracked;
   }
 
@@ -354,7 +397,11 @@ export class Timeline {
     if (this.#scroller.scrollTop < NEAR_TOP_PX && this.#isSettled) this.#chat.page(room.id);
   }
 
-  /** A room opens at the message that a link names, or else at the first unread message, or else at the end. @param {Room} room */
+  /**
+   * A room opens at the message that a link names, or else at the first unread message, or else at the end.
+   *
+   * @param {Room} room
+   */
   #findFirstPosition(room) {
     if (this.#isSettled) return;
     const { log, unread } = room;
@@ -382,7 +429,8 @@ export class Timeline {
 
   /** @param {Room} room @param {number} now */
   #loadUndelivered(room, now) {
-    for (const message of room.onTheWay) if (offersExtend(message, room.receipts.get(message.seq), now)) this.#roomDetails.loadUndelivered(room, message.seq);
+    for (const message of room.onTheWay)
+      if (offersExtend(message, room.receipts.get(message.seq), now)) this.#roomDetails.loadUndelivered(room, message.seq);
   }
 
   /** @param {Message} message */
@@ -390,10 +438,13 @@ export class Timeline {
     if (!this.room || this.room.isOwn(message)) return; // a tombstone replaces an own message
     if (this.#serverClock.now() - message.expires_at > LATE_MS) return;
     this.#leaving.set(message.seq, message);
-    this.#clock.set(() => {
-      this.#leaving.delete(message.seq);
-      this.draw();
-    }, matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : FADE_MS);
+    this.#clock.set(
+      () => {
+        this.#leaving.delete(message.seq);
+        this.draw();
+      },
+      matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : FADE_MS,
+    );
   }
 
   /** @param {Message} message */
@@ -446,7 +497,10 @@ export class Timeline {
     this.#jump.hidden = this.#sticksToEnd || this.#atBottom();
     if (this.#jump.hidden || !this.room) return;
     const { count } = this.room.unread;
-    setText(find("span", this.#jump), count ? fill(gettext("Jump to latest (%(n)s)"), { n: phrases.number(count) }) : gettext("Jump to latest"));
+    setText(
+      find("span", this.#jump),
+      count ? fill(gettext("Jump to latest (%(n)s)"), { n: phrases.number(count) }) : gettext("Jump to latest"),
+    );
   }
 }
 
@@ -455,6 +509,13 @@ function lineOf({ kind, shown }) {
   if (kind === "day") return el("p", { class: "day" }, el("time", { datetime: shown.iso }, shown.text));
   if (kind === "since") return el("p", { class: "since" }, el("span", {}, shown.text));
   const values = { name: shown.by?.name ?? "", from: phrases.duration(shown.from), to: phrases.duration(shown.to) };
-  const text = shown.by ? gettext("%(name)s changed the lifetime from %(from)s to %(to)s") : gettext("The lifetime changed from %(from)s to %(to)s");
-  return el("div", { class: "event" }, el("p", {}, ring(), fill(text, values)), el("time", { datetime: new Date(shown.at).toISOString() }, phrases.clockTime(shown.at)));
+  const text = shown.by
+    ? gettext("%(name)s changed the lifetime from %(from)s to %(to)s")
+    : gettext("The lifetime changed from %(from)s to %(to)s");
+  return el(
+    "div",
+    { class: "event" },
+    el("p", {}, ring(), fill(text, values)),
+    el("time", { datetime: new Date(shown.at).toISOString() }, phrases.clockTime(shown.at)),
+  );
 }

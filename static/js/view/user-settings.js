@@ -52,7 +52,11 @@ export class UserSettings {
     form.addEventListener("submit", async (/** @type {Event} */ event) => {
       if (!this.#outbox.items.size) return;
       event.preventDefault();
-      const yes = await confirmAction({ title: gettext("Log out with messages not sent?"), effect: `${phrases.messagesNotSent(this.#outbox.items.size)}. ${gettext("They stay on this device until you log in here again.")}`, yes: gettext("Log out") });
+      const yes = await confirmAction({
+        title: gettext("Log out with messages not sent?"),
+        effect: `${phrases.messagesNotSent(this.#outbox.items.size)}. ${gettext("They stay on this device until you log in here again.")}`,
+        yes: gettext("Log out"),
+      });
       if (yes) form.submit();
     });
   }
