@@ -210,7 +210,7 @@ export function notResent(code) {
 export const lifetimeBounds = (least, most) =>
   fill(gettext("From %(least)s to %(most)s"), { least: duration(least), most: duration(most) });
 
-/** What shortening would do to the messages that are there. @param {{looked: number, shortened: number, ended: number}} counts */
+/** The effect that shortening would have on the messages of a room. @param {{looked: number, shortened: number, ended: number}} counts */
 export function wouldShorten({ looked, shortened, ended }) {
   const all = fill(
     ngettext("%(n)s of %(looked)s messages would end sooner.", "%(n)s of %(looked)s messages would end sooner.", shortened),
@@ -219,7 +219,7 @@ export function wouldShorten({ looked, shortened, ended }) {
   return ended ? sentences(all, fill(ngettext("%(n)s of them at once.", "%(n)s of them at once.", ended), { n: number(ended) })) : all;
 }
 
-/** What it did. @param {{shortened: number, ended: number}} counts */
+/** The effect that it had. @param {{shortened: number, ended: number}} counts */
 export function hasShortened({ shortened: n, ended }) {
   const all = fill(ngettext("%(n)s message ends sooner.", "%(n)s messages end sooner.", n), { n: number(n) });
   return ended ? sentences(all, fill(ngettext("%(n)s of them has ended.", "%(n)s of them have ended.", ended), { n: number(ended) })) : all;

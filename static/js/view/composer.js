@@ -15,7 +15,7 @@ import * as phrases from "../phrases.js";
 
 /** @typedef {{kind: "reply" | "edit", message: Message}} Context */
 
-const COUNT_FROM = 200; // the counter appears when so many code points are left
+const COUNT_FROM = 200; // the counter appears when this many code points are left
 const IME_KEY = 229; // the keyCode that old browsers report for a key of an input method
 
 export class Composer {

@@ -47,7 +47,7 @@ export class MessageActions {
     if (message) this.#actOnMessage(name, room, message);
   }
 
-  /** Extend a message by the length of its own life. @param {Room} room @param {Message} message */
+  /** Extend a message by the length of its life. @param {Room} room @param {Message} message */
   extend(room, message) {
     const { by, ttl } = this.#chat.extensionOf(room, message);
     if (room === this.#currentRoom()) this.#timeline.extending(message, by);

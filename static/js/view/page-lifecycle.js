@@ -1,4 +1,4 @@
-/** What the browser reports about the page itself: shown again, focused, closed, with or without a network. */
+/** The browser's events about the page itself: shown again, focused, closed, with or without a network. */
 
 /**
  * wake: the page is visible again, or the machine was asleep. leave: the page is about to be closed.

@@ -262,7 +262,7 @@ export class Timeline {
     return true;
   }
 
-  /** Go to a message that may not be loaded yet. @param {number} seq */
+  /** Go to a message, also when it is not loaded yet. @param {number} seq */
   link(seq) {
     if (!this.room) return;
     this.#linked = seq;
