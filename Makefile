@@ -11,7 +11,7 @@ PIP := $(IN_VENV)python -m pip install --disable-pip-version-check --no-input --
 CHECKING := DJANGO_SECRET_KEY=only-for-checking
 
 .DEFAULT_GOAL := help
-.PHONY: help run test proof e2e check bench clean
+.PHONY: help run test proof e2e check scripts bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -39,13 +39,24 @@ check: $(VENV)/.ready-dev ## format, lint, English, types, import contract, migr
 	$(CHECKING) $(IN_VENV)mypy
 	$(CHECKING) $(IN_VENV)lint-imports
 	$(CHECKING) $(IN_VENV)python manage.py makemigrations --check --dry-run
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory scripts; \
+	else echo "No node here: the page's scripts (static/js) were not checked."; fi
+
+scripts: node_modules/.package-lock.json ## check the page's scripts: format, types, order of imports; part of check
+	node_modules/.bin/prettier --check static/js tests/js
+	node_modules/.bin/tsc
+	node --test tests/js/layers.test.mjs
 
 bench: $(VENV)/.ready-dev ## compare this server with others
 	@exec bench/run $(ARGS)
 
 clean: ## delete generated files (never var/, which holds the messages)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/node_modules
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache node_modules bench/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+node_modules/.package-lock.json: package.json package-lock.json
+	npm ci --no-audit --no-fund
+	@touch $@
 
 $(VENV)/.ready: requirements.txt
 	@echo "Making the environment in $(VENV): once, and again when requirements change."
