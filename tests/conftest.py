@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -20,6 +22,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 from django_q.models import Schedule
 
+from chatsite import environment
 from chatsite.run import embedded_store
 from messaging.policy import Policy
 from messaging.store import Store, connections, open_store
@@ -60,6 +63,17 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
             others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
             with connection.cursor() as cursor:
                 cursor.execute(others)
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a new SQLite database, migrated once; copy it."""
+    path = tmp_path_factory.mktemp("migrated") / "db.sqlite3"
+    env = {**os.environ, "DJANGO_SETTINGS_MODULE": "chatsite.settings", "DATABASE_URL": f"sqlite:///{path}"}
+    subprocess.run(
+        [sys.executable, "manage.py", "migrate", "-v", "0"], cwd=environment.BASE_DIR, env=env, check=True
+    )
+    return path
 
 
 Rows = dict[str, list[tuple[Any, ...]]]
