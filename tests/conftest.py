@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -230,6 +231,40 @@ def new_site(transactional_db: None) -> Iterator[Callable[..., Site]]:
     for site in sites:
         shutil.rmtree(site.folder)
     assert faults == []
+
+
+@pytest.fixture(scope="session")
+def pool(django_db_setup: None, django_db_blocker: Any) -> Iterator[Callable[..., Site]]:
+    """Return a function that returns one site for each policy."""
+    sites: dict[str, Site] = {}
+
+    def site_of(**policy: Any) -> Site:
+        key = json.dumps(policy, sort_keys=True)
+        if key not in sites:
+            with django_db_blocker.unblock():
+                sites[key] = Site(Path(tempfile.mkdtemp(prefix="chat-site-")), **policy).start()
+        return sites[key]
+
+    yield site_of
+    for site in sites.values():
+        site.end()
+        shutil.rmtree(site.folder)
+
+
+@pytest.fixture
+def pooled_site(pool: Callable[..., Site], transactional_db: None) -> Iterator[Callable[..., Site]]:
+    """Return a function that returns a site with its own policy numbers, shared by all tests that break nothing."""
+    used: list[tuple[Site, int]] = []
+
+    def use(**policy: Any) -> Site:
+        site = pool(**policy)
+        used.append((site, len(site.faults())))
+        return site
+
+    yield use
+    for site, _ in used:
+        site.let_writes_end()
+    assert [fault for site, before in used for fault in site.faults()[before:]] == []
 
 
 @pytest.fixture
