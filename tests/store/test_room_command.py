@@ -91,7 +91,7 @@ def test_show_has_the_members_and_the_place_in_the_store() -> None:
 
 def test_show_does_without_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     room = run("create", "Lobby", "--owner", "ada")[0].strip()
-    monkeypatch.setattr(Log, "places", _away)
+    monkeypatch.setattr(Log, "positions", _away)
 
     out, err = run("show", room, "--json")
 
