@@ -12,7 +12,7 @@
 | TRUSTED_PROXY_COUNT | 1 for an https site, else 0 |
 | METRICS_TOKEN | none: `/metrics` is for this machine only |
 | MESSAGING_RATE_LIMIT_SCALE | 1 |
-| MESSAGING_NETS | on; off is for `manage.py drill --without-nets` only |
+| MESSAGING_RECOVERY | on; off is for `manage.py drill --without-recovery` only |
 
 Settings read it, and `manage.py` before them; it must not import Django's settings.
 """

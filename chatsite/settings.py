@@ -167,7 +167,7 @@ Q_CLUSTER = {
 # ── The product's own numbers: overrides of messaging/policy.py, units in the names ──
 MESSAGING: dict[str, Any] = {
     "rate_limit_scale": environment.positive("MESSAGING_RATE_LIMIT_SCALE", 1.0),
-    "nets": environment.flag("MESSAGING_NETS", default=True),
+    "recovery": environment.flag("MESSAGING_RECOVERY", default=True),
 }
 
 # ── Accounts ──

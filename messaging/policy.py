@@ -66,7 +66,7 @@ class Policy:
     claim_delay_s: int = 5  # acknowledgements may be in flight at expiry
     claim_max: int = 500  # rows looked at per claim or read
     job_deadline_s: float = 40.0
-    nets: bool = True  # the drill switches them off to prove that it can see
+    recovery: bool = True  # repair of lost messages; the drill switches it off to prove that it sees a loss
 
     # Pace
     ack_flush_s: float = 0.1  # acks of a process settle together

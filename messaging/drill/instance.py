@@ -116,7 +116,7 @@ class Instance:
         return {
             **plain,
             "DATA_DIR": str(self.folder / "data"),
-            "MESSAGING_NETS": "on" if self.plan.nets else "off",
+            "MESSAGING_RECOVERY": "on" if self.plan.recovery else "off",
             "PYTHONUNBUFFERED": "1",
         }
 

@@ -77,8 +77,8 @@ class TestSettings:
         assert policies.read({}) == POLICY
 
     def test_a_value_replaces_the_default(self) -> None:
-        assert policies.read({"ack_timeout_s": 2.5, "nets": False}) == dataclasses.replace(
-            POLICY, ack_timeout_s=2.5, nets=False
+        assert policies.read({"ack_timeout_s": 2.5, "recovery": False}) == dataclasses.replace(
+            POLICY, ack_timeout_s=2.5, recovery=False
         )
 
     def test_retention_alone_may_be_zero(self) -> None:
@@ -95,7 +95,7 @@ class TestSettings:
             {"attempts_max": -1},
             {"ack_timeout_s": float("nan")},
             {"ack_timeout_s": float("inf")},
-            {"nets": 1},
+            {"recovery": 1},
             {"send_rate": 50},
             {"send_rate": Rate(0, 300)},
             {"send_rate": Rate(float("nan"), 300)},
@@ -116,5 +116,5 @@ class TestSettings:
             policies.read(values)
 
     def test_every_problem_is_named_at_once(self) -> None:
-        sentences = list(policies.problems({"ttl_min_s": 0, "nets": "yes", "frame_max": None}))
+        sentences = list(policies.problems({"ttl_min_s": 0, "recovery": "yes", "frame_max": None}))
         assert len(sentences) == 3

@@ -336,7 +336,7 @@ ENVIRONMENT = {
     "EMAIL_URL",
     "DEFAULT_FROM_EMAIL",
     "MESSAGING_RATE_LIMIT_SCALE",
-    "MESSAGING_NETS",
+    "MESSAGING_RECOVERY",
 }
 
 
@@ -383,9 +383,9 @@ def test_the_rate_limit_scale_reaches_the_policy(tmp_path: Path) -> None:
     )
 
 
-def test_the_nets_are_on_unless_the_drill_says_otherwise(tmp_path: Path) -> None:
-    assert settings_with(tmp_path, "s.MESSAGING['nets']") == "True"
-    assert settings_with(tmp_path, "s.MESSAGING['nets']", MESSAGING_NETS="off") == "False"
+def test_recovery_is_on_unless_the_drill_turns_it_off(tmp_path: Path) -> None:
+    assert settings_with(tmp_path, "s.MESSAGING['recovery']") == "True"
+    assert settings_with(tmp_path, "s.MESSAGING['recovery']", MESSAGING_RECOVERY="off") == "False"
 
 
 # ── The log ──

@@ -94,7 +94,7 @@ class Command(BaseCommand):
             "--without-worker", action="store_true", help="run no jobs: with --ttl this must fail"
         )
         parser.add_argument(
-            "--without-nets", action="store_true", help="switch the server's repairs off: this must fail"
+            "--without-recovery", action="store_true", help="switch the server's recovery off: this must fail"
         )
         parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -193,7 +193,7 @@ def _plan(options: dict[str, Any]) -> Plan:
         kill=tuple(options["kill"]),
         seconds=float(options["seconds"]),
         seed=seed,
-        nets=not options["without_nets"],
+        recovery=not options["without_recovery"],
         processes=options["processes"],
         ttl=options["ttl"],
         worker=not options["without_worker"],
