@@ -1,8 +1,7 @@
 """Child processes: ordinary commands, each in a process group of its own, known by a mark in their environment.
 
 The mark (`CHAT_CHILD=<data directory>:<name>`) is inherited by whatever a child starts, so that after a `kill -9` of the
-supervisor or of a child everything left over is found, with no record that could be stale. Read from /proc; where there is
-none (macOS) only direct children are known.
+supervisor or of a child everything left over is found, with no record that could be stale.
 """
 
 from __future__ import annotations
@@ -11,8 +10,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 MARK = "CHAT_CHILD"
 POLL_S = 0.02
@@ -127,28 +129,26 @@ def mark(folder: Path, name: str) -> str:
 
 def marked(folder: Path, name: str = "") -> list[int]:
     """Return the pids of all processes that carry the mark of `folder`, and of `name` if given."""
-    wanted = f"{MARK}={mark(folder, name)}".encode()
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (place / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue  # ended meanwhile, or another user's
-        if any(entry == wanted if name else entry.startswith(wanted) for entry in environment):
-            found.append(int(place.name))
-    return [pid for pid in found if pid != os.getpid()]
+    wanted = mark(folder, name)
+    pids = []
+    for process in psutil.process_iter(["environ"]):
+        # None: another user's process, or one that has ended
+        value = (process.info["environ"] or {}).get(MARK, "")
+        if value == wanted if name else value.startswith(wanted):
+            pids.append(process.pid)
+    return [pid for pid in pids if pid != os.getpid()]
 
 
 def end(pids: Iterable[int], *, patience_s: float) -> None:
-    """Ask processes to stop, wait, and kill what is still there. They need not be children of this one."""
-    pids = list(pids)
-    if not pids:
+    """Stop processes: SIGTERM, a wait, then SIGKILL. They need not be children of this process."""
+    processes = list(_processes(pids))
+    if not processes:
         return
-    _send(pids, signal.SIGTERM if patience_s else signal.SIGKILL)
-    if patience_s and wait_for(lambda: not _alive(pids), deadline_s=patience_s):
+    _send(processes, signal.SIGTERM if patience_s else signal.SIGKILL)
+    if patience_s and wait_for(lambda: not _alive(processes), deadline_s=patience_s):
         return
-    _send(_alive(pids), signal.SIGKILL)
-    wait_for(lambda: not _alive(pids), deadline_s=2.0)
+    _send(_alive(processes), signal.SIGKILL)
+    wait_for(lambda: not _alive(processes), deadline_s=2.0)
 
 
 def wait_for(condition: Callable[[], bool], *, deadline_s: float) -> bool:
@@ -158,20 +158,24 @@ def wait_for(condition: Callable[[], bool], *, deadline_s: float) -> bool:
     return held
 
 
-def _send(pids: Iterable[int], number: signal.Signals) -> None:
+def _processes(pids: Iterable[int]) -> Iterator[psutil.Process]:
     for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
+        with suppress(psutil.NoSuchProcess):
+            yield psutil.Process(pid)
 
 
-def _alive(pids: Iterable[int]) -> list[int]:
-    return [pid for pid in pids if _state(pid) not in ("", "Z")]
+def _send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return ""
+def _alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return the processes that still run. `psutil.wait_procs` would reap children that `Popen` waits for."""
+    return [process for process in processes if _state(process) not in (None, psutil.STATUS_ZOMBIE)]
+
+
+def _state(process: psutil.Process) -> str | None:
+    with suppress(psutil.NoSuchProcess):
+        return process.status() if process.is_running() else None
+    return None
