@@ -40,6 +40,7 @@ KEY_KEEPERS = {
     "seed_demo",
 }  # they make a key where none is kept: what they sign must hold at the next start
 KEY_NEEDERS = {
+    "server",
     "worker",
     "qcluster",
     "runserver",

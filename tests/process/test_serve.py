@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 from websockets.exceptions import ConnectionClosed
@@ -25,7 +26,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
 from chatsite.environment import BASE_DIR
-from chatsite.run import children, serving
+from chatsite.run import children, embedded_store, server
 from tests.support.sites import KEPT
 
 START_DEADLINE_S = 60.0
@@ -149,13 +150,13 @@ def kill(pid: int) -> None:
 
 
 def parent_of(pid: int) -> int:
-    with contextlib.suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).ppid()
     return 0
 
 
 def command_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return " ".join(psutil.Process(pid).cmdline())
 
 
 # ── What runs ──
@@ -183,7 +184,7 @@ def _check_what_runs(served: Served) -> None:
     )
     assert os.getpgid(served.process.pid) not in set.union(*groups.values())
     commands = [command_of(pid) for pid in served.pids()]
-    for name in ("valkey-server", "uvicorn", "qcluster"):
+    for name in ("valkey-server", "manage.py server", "qcluster"):
         assert any(name in command for command in commands), name
     assert stat.S_IMODE(served.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((served.folder / "secret-key").stat().st_mode) == 0o600
@@ -227,14 +228,13 @@ def test_processes_share_one_listening_socket(folder: Path) -> None:
 
 
 def test_accepted_sockets_give_up_on_a_peer_that_is_gone_and_hold_little_for_one_that_does_not_read() -> None:
-    with serving._bind("127.0.0.1", 0) as listener:
+    with server.bind("127.0.0.1", 0) as listener:
         listener.listen()
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
             assert (
-                accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-                == serving.TCP_USER_TIMEOUT_MS
+                accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == server.TCP_USER_TIMEOUT_MS
             )
-            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= serving.SEND_BUFFER_BYTES
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= server.SEND_BUFFER_BYTES
 
 
 # ── Who cannot start ──
@@ -472,8 +472,8 @@ def test_a_live_store_of_unknown_origin_on_the_socket_is_ended_before_ours_start
     assert first.stop() < STOP_DEADLINE_S
     files = folder / "store"
     stranger = subprocess.Popen(
-        serving.embedded.command(
-            serving.embedded.find_server() or Path(), folder=files, socket=folder / "valkey.sock"
+        embedded_store.command(
+            embedded_store.find_server() or Path(), folder=files, socket=folder / "valkey.sock"
         ),
         stdout=subprocess.DEVNULL,
     )

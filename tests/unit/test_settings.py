@@ -270,7 +270,7 @@ def test_a_given_key_goes_before_the_kept_one(monkeypatch: pytest.MonkeyPatch) -
     assert environment.secret_key() == "given"
 
 
-@pytest.mark.parametrize("command", ["worker", "qcluster", "runserver"])
+@pytest.mark.parametrize("command", ["server", "worker", "qcluster", "runserver"])
 def test_another_server_does_not_start_without_a_key(command: str) -> None:
     environment.prepare_command(command)
     with pytest.raises(BadEnvironment, match="DJANGO_SECRET_KEY"):
