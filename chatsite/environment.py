@@ -23,6 +23,7 @@ import dataclasses
 import os
 import secrets
 import stat
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,10 @@ POSTGRES_PATIENCE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,  # ms
 }
+JOB_COMMANDS = {"worker", "qcluster"}
+JOBS_CONN_MAX_AGE_S = (
+    60  # the jobs run in few threads, query after query: a resend takes 50 ms instead of 140
+)
 METRICS_TOKEN_LEAST = 16  # characters; shorter ones can be guessed
 
 
@@ -155,6 +160,11 @@ def _host(part: SplitResult) -> str:
 def _port(part: SplitResult) -> str:
     usual = {"http": 80, "https": 443}[part.scheme]
     return "" if part.port in (None, usual) else f":{part.port}"
+
+
+def runs_jobs() -> bool:
+    """Return whether this process is a worker or its job cluster."""
+    return len(sys.argv) > 1 and sys.argv[1] in JOB_COMMANDS
 
 
 def database(*, folder: Path) -> dict[str, Any]:

@@ -117,10 +117,11 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;",
     }
 else:
-    at = MIDDLEWARE.index(
-        "django.contrib.sessions.middleware.SessionMiddleware"
-    )  # what comes before asks no database
-    MIDDLEWARE.insert(at, "chatsite.concurrency.few_at_once")
+    if environment.runs_jobs():
+        DATABASES["default"].setdefault("CONN_MAX_AGE", environment.JOBS_CONN_MAX_AGE_S)
+    # The middleware before the sessions does not use the database.
+    first_query = MIDDLEWARE.index("django.contrib.sessions.middleware.SessionMiddleware")
+    MIDDLEWARE.insert(first_query, "chatsite.concurrency.limit_requests")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # ── Store: messages, cache and channel layer each have a database of their own ──

@@ -343,10 +343,10 @@ ENVIRONMENT = {
 # ── The settings that follow ──
 
 
-def settings_with(tmp_path: Path, expression: str, **environ: str) -> str:
+def settings_with(tmp_path: Path, expression: str, *, command: str = "", **environ: str) -> str:
     """Return what `expression` over the settings gives in a process of its own."""
     ran = subprocess.run(
-        [sys.executable, "-c", f"from chatsite import settings as s; print({expression})"],
+        [sys.executable, "-c", f"from chatsite import settings as s; print({expression})", command],
         cwd=BASE_DIR,
         env={"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path), "DJANGO_SECRET_KEY": "x", **environ},
         capture_output=True,
@@ -375,6 +375,16 @@ def test_forwarded_headers_are_believed_only_behind_a_proxy(tmp_path: Path) -> N
         settings_with(tmp_path, header, SITE_URL="https://chat.example.org", TRUSTED_PROXY_COUNT="2")
         == "True 2"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "age_s"), [("worker", 60), ("qcluster", 60), ("server", 0), ("shell", 0)]
+)
+def test_on_postgresql_only_the_jobs_keep_their_connections(tmp_path: Path, command: str, age_s: int) -> None:
+    age = "s.DATABASES['default'].get('CONN_MAX_AGE', 0)"
+    url = "postgres://ada@db.example/chat"
+    assert settings_with(tmp_path, age, command=command, DATABASE_URL=url) == str(age_s)
+    assert settings_with(tmp_path, age, command=command, DATABASE_URL=f"{url}?conn_max_age=5") == "5"
 
 
 def test_the_rate_limit_scale_reaches_the_policy(tmp_path: Path) -> None:
