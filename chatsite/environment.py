@@ -25,6 +25,7 @@ import secrets
 import stat
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit, urlunsplit
@@ -119,6 +120,12 @@ def count(name: str, default: int) -> int:
     if not given.isascii() or not given.isdigit() or int(given) > 100:
         raise BadEnvironment(f"{name} must be a whole number from 0 to 100, not {given!r}.")
     return int(given)
+
+
+def version() -> str:
+    """Return the version of the product. Its only source is pyproject.toml."""
+    version: str = tomllib.loads((BASE_DIR / "pyproject.toml").read_text())["project"]["version"]
+    return version
 
 
 def local_site_url(port: int) -> str:

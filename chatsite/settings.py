@@ -14,6 +14,7 @@ from chatsite.environment import BASE_DIR
 
 django_stubs_ext.monkeypatch()  # `ModelAdmin[Room]` must also run
 
+VERSION = environment.version()
 DATA_DIR = environment.data_dir()
 SITE = environment.site()
 SITE_ORIGINS = SITE.origins  # the only `Origin`s that may open a socket
