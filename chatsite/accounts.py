@@ -14,7 +14,7 @@ from django.utils.translation import ngettext
 
 from messaging import demo
 
-MOST_DEMO_LOGINS = 5  # what fits under the card without scrolling
+MAX_DEMO_LOGINS = 5  # what fits under the card without scrolling
 
 
 class AccountAdapter(DefaultAccountAdapter):
@@ -52,5 +52,5 @@ def _demo_logins() -> list[dict[str, Any]]:
     note = demo.kept_note()
     if note is None:
         return []
-    people = [{"name": person.name, "password": person.password} for person in note.users[:MOST_DEMO_LOGINS]]
+    people = [{"name": person.name, "password": person.password} for person in note.users[:MAX_DEMO_LOGINS]]
     return [*people, {"name": note.staff.name, "password": note.staff.password, "staff": True}]

@@ -36,7 +36,7 @@ from django.core.exceptions import ImproperlyConfigured
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 # A unix socket's path has room for 108 bytes with its closing zero (sys/un.h); 104 on BSD.
-SOCKET_PATH_MAX_BYTES = 103
+MAX_SOCKET_PATH_BYTES = 103
 KEY_KEEPERS = {
     "serve",
     "seed_demo",
@@ -61,7 +61,7 @@ JOB_COMMANDS = {"worker", "qcluster"}
 JOBS_CONN_MAX_AGE_S = (
     60  # the jobs run in few threads, query after query: a resend takes 50 ms instead of 140
 )
-METRICS_TOKEN_LEAST = 16  # characters; shorter ones can be guessed
+MIN_METRICS_TOKEN_LENGTH = 16  # characters; shorter ones can be guessed
 
 
 class BadEnvironment(ImproperlyConfigured):
@@ -238,7 +238,7 @@ def socket_path(folder: Path) -> Path:
     """Return the embedded store's socket: in `folder`, else where `folder` says that it had to go."""
     path = folder / "valkey.sock"
     note = folder / "valkey.sock.path"
-    if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES and note.exists():
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES and note.exists():
         return Path(note.read_text().strip())
     return path
 
@@ -257,10 +257,13 @@ def metrics_token() -> str:
     """Return what a reader of `/metrics` must know, empty when only this machine may read."""
     token = os.environ.get("METRICS_TOKEN", "").strip()
     if token and (
-        len(token) < METRICS_TOKEN_LEAST or not token.isascii() or not token.isprintable() or " " in token
+        len(token) < MIN_METRICS_TOKEN_LENGTH
+        or not token.isascii()
+        or not token.isprintable()
+        or " " in token
     ):
         raise BadEnvironment(
-            f"METRICS_TOKEN must be at least {METRICS_TOKEN_LEAST} ASCII characters without spaces, or empty."
+            f"METRICS_TOKEN must be at least {MIN_METRICS_TOKEN_LENGTH} ASCII characters without spaces, or empty."
         )
     return token
 
@@ -307,7 +310,7 @@ def _keep_key(path: Path) -> str:
 
 
 def _prepare_socket(folder: Path) -> None:
-    if len(os.fsencode(folder / "valkey.sock")) <= SOCKET_PATH_MAX_BYTES:
+    if len(os.fsencode(folder / "valkey.sock")) <= MAX_SOCKET_PATH_BYTES:
         return
     if _is_private(socket_path(folder).parent):
         return
@@ -321,4 +324,4 @@ def _is_private(folder: Path) -> bool:
     except OSError:
         return False
     private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
-    return private and len(os.fsencode(folder)) <= SOCKET_PATH_MAX_BYTES - len("/valkey.sock")
+    return private and len(os.fsencode(folder)) <= MAX_SOCKET_PATH_BYTES - len("/valkey.sock")

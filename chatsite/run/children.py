@@ -19,9 +19,9 @@ import psutil
 MARK = "CHAT_CHILD"
 POLL_S = 0.02
 FIRST_WAIT_S = 0.2  # the first restart must be within a second
-LONGEST_WAIT_S = 30.0
+MAX_WAIT_S = 30.0
 HEALTHY_S = 60.0  # whoever ran this long begins again with the first wait
-LINE_MAX_BYTES = (
+MAX_LINE_BYTES = (
     4_000  # under PIPE_BUF with its prefix: a write to a pipe that has room is then never cut or blocked
 )
 
@@ -96,7 +96,7 @@ class Child:
         """Note when to start again and return the wait in seconds: 0.2, 0.4, 0.8 ... 30, from the start again once healthy."""
         now = time.monotonic()
         self.short_lives = 0 if now - self._started_mono_s > HEALTHY_S else self.short_lives
-        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**self.short_lives)
+        wait_s = min(MAX_WAIT_S, FIRST_WAIT_S * 2.0**self.short_lives)
         self.short_lives += 1
         self.due_mono_s = now + wait_s
         return wait_s
@@ -110,13 +110,13 @@ class Child:
         if written == b"" and not ended:
             self.close()
         *lines, self._unfinished = (self._unfinished + (written or b"")).split(b"\n")
-        while len(self._unfinished) > LINE_MAX_BYTES:
-            lines.append(self._unfinished[:LINE_MAX_BYTES])
-            self._unfinished = self._unfinished[LINE_MAX_BYTES:]
+        while len(self._unfinished) > MAX_LINE_BYTES:
+            lines.append(self._unfinished[:MAX_LINE_BYTES])
+            self._unfinished = self._unfinished[MAX_LINE_BYTES:]
         if ended and self._unfinished:
             lines.append(self._unfinished)
             self._unfinished = b""
-        return [line[:LINE_MAX_BYTES] for line in lines]
+        return [line[:MAX_LINE_BYTES] for line in lines]
 
     def close(self) -> None:
         if self.process is not None and self.process.stdout is not None:

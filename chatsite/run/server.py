@@ -20,7 +20,7 @@ TCP_USER_TIMEOUT_MS = 15_000
 SEND_BUFFER_BYTES = 128 * 1024
 BACKLOG = 2_048
 GRACE_S = 2  # for requests that are still open at a stop; `serve` stops everything in under 10 s
-FRAME_MAX_BYTES = 65_536  # as in docs/protocol.md
+MAX_FRAME_BYTES = 65_536  # as in docs/protocol.md
 
 FLAGS: dict[str, Any] = {
     "loop": "uvloop",
@@ -29,7 +29,7 @@ FLAGS: dict[str, Any] = {
     "http": "chatsite.websocket:HttpProtocol",
     "ws": "chatsite.websocket:DirectProtocol",
     "ws_per_message_deflate": False,
-    "ws_max_size": FRAME_MAX_BYTES,
+    "ws_max_size": MAX_FRAME_BYTES,
     "ws_ping_interval": 20.0,
     "ws_ping_timeout": 20.0,
     "backlog": BACKLOG,

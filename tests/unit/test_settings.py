@@ -228,7 +228,7 @@ def test_a_socket_path_too_long_for_the_kernel_goes_to_a_private_folder(
     monkeypatch.setenv("DATA_DIR", str(deep))
     environment.prepare_command("serve")
     path = environment.socket_path(environment.data_dir())
-    assert len(os.fsencode(path)) <= environment.SOCKET_PATH_MAX_BYTES
+    assert len(os.fsencode(path)) <= environment.MAX_SOCKET_PATH_BYTES
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     environment.prepare_command("serve")
     assert environment.socket_path(environment.data_dir()) == path, "a second start finds the same socket"
