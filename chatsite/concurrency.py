@@ -37,7 +37,7 @@ def limit_requests(get_response: View) -> View:
             try:
                 return await get_response(request)
             finally:
-                # In the request's own thread: it runs only after the work in that thread, also where the client has gone.
+                # In the request's own thread: it runs only after the work in that thread, also after the client has disconnected.
                 # Django itself would keep the connection until the client has read the last byte.
                 await sync_to_async(close_old_connections)()
 

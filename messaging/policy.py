@@ -79,7 +79,7 @@ class Policy:
     ack_flush_s: Number = 0.1  # the acknowledgements of a process are written together
     receipt_interval_s: Number = 1.0
     verb_deadline_s: Number = 4.0
-    stuck_send_s: Number = 15.0  # a socket is gone when one send takes longer
+    stuck_send_s: Number = 15.0  # a socket is closed when one send takes longer
 
     # Rates per connection; for a user four times that. The wire contract grants every user for `send` at least 50/s, burst 300.
     rate_limit_scale: Number = 1.0

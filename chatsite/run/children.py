@@ -1,7 +1,7 @@
-"""Child processes: ordinary commands, each in a process group of its own, known by a mark in their environment.
+"""Child processes: ordinary commands, each in a separate process group, with a mark in their environment.
 
-The mark (`CHAT_CHILD=<data directory>:<name>`) is inherited by whatever a child starts, so that after a `kill -9` of the
-supervisor or of a child everything left over is found, with no record that could be stale.
+Every process that a child starts inherits the mark (`CHAT_CHILD=<data directory>:<name>`). After a `kill -9` of the supervisor
+or of a child, all remaining processes are found by it, without a record that could be stale.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ MARK = "CHAT_CHILD"
 POLL_S = 0.02
 FIRST_WAIT_S = 0.2  # the first restart must be within a second
 MAX_WAIT_S = 30.0
-HEALTHY_S = 60.0  # whoever ran this long begins again with the first wait
+HEALTHY_S = 60.0  # a child that ran this long is restarted after the first wait again
 MAX_LINE_BYTES = (
-    4_000  # under PIPE_BUF with its prefix: a write to a pipe that has room is then never cut or blocked
+    4_000  # with its prefix under PIPE_BUF: a write to a pipe with free space is never cut or blocked
 )
 
 
 class Child:
-    """One command that is to run for as long as the supervisor does, or `once`, until it ends."""
+    """One command that runs as long as the supervisor does, or only `once`, until it ends."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Child:
         self._unfinished = b""
 
     def start(self) -> None:
-        end(marked(self._folder, self.name), patience_s=0)  # what a killed predecessor left behind
+        end(marked(self._folder, self.name), patience_s=0)  # processes that a killed predecessor left behind
         self.due_mono_s = None
         self._started_mono_s = time.monotonic()
         self._unfinished = b""
@@ -84,7 +84,7 @@ class Child:
             self.process.send_signal(number)
 
     def kill(self) -> None:
-        """End the child and all it started, at once."""
+        """Kill the child and all processes that it started."""
         if self.process is None:
             return
         if self.process.poll() is None:
@@ -93,7 +93,7 @@ class Child:
         end(marked(self._folder, self.name), patience_s=0)
 
     def restart_later(self) -> float:
-        """Note when to start again and return the wait in seconds: 0.2, 0.4, 0.8 ... 30, from the start again once healthy."""
+        """Set the time of the next start and return the wait in seconds: 0.2, 0.4, 0.8 ... 30. After a healthy run it is 0.2 again."""
         now = time.monotonic()
         self.short_lives = 0 if now - self._started_mono_s > HEALTHY_S else self.short_lives
         wait_s = min(MAX_WAIT_S, FIRST_WAIT_S * 2.0**self.short_lives)
@@ -102,11 +102,11 @@ class Child:
         return wait_s
 
     def read_lines(self) -> list[bytes]:
-        """Return the whole lines that the child wrote since; the last one also unfinished when the child has ended."""
+        """Return the complete lines since the last call; also an incomplete last line when the child has ended."""
         if self.process is None or self.process.stdout is None or self.process.stdout.closed:
             return []
         ended = self.process.poll() is not None
-        written = self.process.stdout.read()  # None: nothing yet; empty: it closed its output
+        written = self.process.stdout.read()  # None: no output yet; empty: the child closed its output
         if written == b"" and not ended:
             self.close()
         *lines, self._unfinished = (self._unfinished + (written or b"")).split(b"\n")

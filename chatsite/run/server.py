@@ -14,7 +14,7 @@ from django.conf import settings
 
 from chatsite.environment import BASE_DIR
 
-# A peer that acknowledges no byte for this long is gone. The kernel's default is 15 minutes.
+# A peer that acknowledges no byte for this long is disconnected. The kernel's default is 15 minutes.
 TCP_USER_TIMEOUT_MS = 15_000
 # The kernel's buffer for a peer that does not read. With the default 2.9 MB for each socket were measured.
 SEND_BUFFER_BYTES = 128 * 1024

@@ -1,10 +1,10 @@
-"""Everything on one machine: the store, the jobs and the server, started in this order and stopped in the reverse one.
+"""The whole site on one machine: the store, the jobs and the server, started in this order and stopped in the reverse order.
 
-1. Lock DATA_DIR; end what a killed predecessor left running; bind the port, so that a taken one is known before any work.
-2. Start the embedded store (unless REDIS_URL names one) and wait until it answers; refuse one that would lose messages.
-3. Migrate, install the schedules, collect static files, and on the first run make the demo.
-4. Listen; start the worker and the server processes; say where. Only then, on the first run, the demo's messages are made.
-5. Supervise until Ctrl-C or SIGTERM; then stop server (it says `bye`), worker and store, in under 10 s.
+1. Lock DATA_DIR; end the processes that a killed predecessor left; bind the port, so that an occupied port is reported before any work.
+2. Start the embedded store (unless REDIS_URL names one) and wait until it answers; refuse a store that would lose messages.
+3. Migrate, install the schedules, collect static files, and on the first run create the demo.
+4. Listen; start the worker and the server processes; print the address. Only then, on the first run, create the demo's messages.
+5. Supervise until Ctrl-C or SIGTERM; then stop the server (it sends `bye`), the worker and the store, in under 10 s.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from messaging.monitoring import health
 STORE_ANSWERS_WITHIN_S = 5.0
 STORE_TRIES = 3
 
-# How long each may take to stop; together with the sweep at the end under 10 s. The server closes its sockets after
-# `server.GRACE_S`, read or not; the jobs are safe to kill at any line; the store has answered nothing unsaved.
+# The time that each may take to stop; with the search for remaining processes under 10 s. The server closes its sockets after
+# `server.GRACE_S`, read or not; the jobs are safe to kill at any line; every answer of the store is saved.
 SERVER_PATIENCE_S = 4.0
 WORKER_PATIENCE_S = 3.5
 STORE_PATIENCE_S = 1.5
 STATES_PATIENCE_S = 0.5
 ORPHAN_PATIENCE_S = 5.0
 
-DEMO_LOG_INS = 3
+MAX_DEMO_LOGINS = 3
 
 
 class CannotServe(Exception):
-    """Serving is impossible; the text is one sentence for whoever started it."""
+    """Serving is impossible. The text is one sentence for the user."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class Options:
 
 
 def serve(options: Options) -> None:
-    """Run the site until it is told to stop. `CannotServe` says in a sentence why it cannot."""
+    """Run the site until a signal stops it. Raises `CannotServe`."""
     interrupt = Interrupt(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     folder = Path(settings.DATA_DIR)
     with _locked(folder):
@@ -93,14 +93,14 @@ def _start(supervisor: Supervisor, folder: Path, listener: socket.socket, option
         raise CannotServe(
             f"The database cannot be used (DATABASE_URL): {' '.join(str(error).split())}."
         ) from None
-    log_ins, new = _demo(supervisor) if options.seed else (None, False)
+    logins, new = _demo(supervisor) if options.seed else (None, False)
     connections.close_all()
     _listen(listener)
     if options.worker:
         supervisor.add(_worker(folder))
     supervisor.add(*_servers(folder, listener, options.processes))
     _wait_until_served(supervisor, listener)
-    _say_where(supervisor, log_ins)
+    _print_address(supervisor, logins)
     if new:
         supervisor.add(_states(folder))
 
@@ -126,7 +126,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _end_orphans(supervisor: Supervisor, folder: Path) -> None:
-    """End what a `serve` that was killed left running: first those who use the store, then the store."""
+    """End the processes that a killed `serve` left: first those that use the store, then the store."""
     store = marked(folder, "store")
     others = [pid for pid in marked(folder) if pid not in store]
     if store or others:
@@ -140,14 +140,14 @@ def _end_orphans(supervisor: Supervisor, folder: Path) -> None:
 
 
 def _end_store_on(path: Path) -> None:
-    """End a store without a mark that listens where ours is to listen (started by hand)."""
+    """End a store without a mark (started by hand) that listens on our socket."""
     if not path.exists():
         return
     with redis.Redis(unix_socket_path=str(path), socket_timeout=ORPHAN_PATIENCE_S) as client:
         try:
             client.shutdown()
         except redis.RedisError:
-            return  # nobody there
+            return  # nothing listens there
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -196,11 +196,11 @@ def _start_store(supervisor: Supervisor, folder: Path) -> None:
     supervisor.add(store)
     while not embedded_store.wait_until_ready(
         settings.STORE_URL, deadline_s=0.1
-    ):  # a big file takes its time to load
+    ):  # a big file takes long to load
         supervisor.turn(0)
         if store.short_lives > STORE_TRIES:
             raise CannotServe(
-                f"The store does not start; its own lines above say why. Its files are in {files}."
+                f"The store does not start; its log lines above give the reason. Its files are in {files}."
             )
     supervisor.turn(0)
 
@@ -227,15 +227,15 @@ def _prepare(supervisor: Supervisor) -> None:
 
 
 def _demo(supervisor: Supervisor) -> tuple[demo.Note | None, bool]:
-    """Make the demo on the first run of a site that only this machine reaches; return its log-ins on each run.
+    """Create the demo on the first run of a site that only this machine reaches. Return its logins on every run.
 
-    And whether its messages are still to be made: on the first run, and where that was broken off.
+    Also return whether its messages must still be created: on the first run, and after an interrupted attempt.
     """
     new = not get_user_model().objects.exists()
     if new:
         if not environment.site().local:
             return None, False
-        supervisor.say("Making the demo's people and rooms.")
+        supervisor.say("Creating the demo's users and rooms.")
     note = demo.seed_first_run()
     return note, note is not None and (new or bool(note.states)) and not note.states_done
 
@@ -254,7 +254,7 @@ def _worker(folder: Path) -> Child:
 
 
 def _states(folder: Path) -> Child:
-    """Return what makes a message of each state for the staff's first look, and keeps one of the demo's people connected."""
+    """Return the child that creates a message in each state, and keeps one demo user connected and silent."""
     command = [sys.executable, str(environment.BASE_DIR / "manage.py"), "seed_demo", "--states", "--force"]
     return Child(
         "demo",
@@ -293,26 +293,26 @@ def _wait_until_served(supervisor: Supervisor, listener: socket.socket) -> None:
 
 
 def _answers(host: str, port: int) -> bool:
-    asked = http.client.HTTPConnection(host, port, timeout=1.0)
+    client = http.client.HTTPConnection(host, port, timeout=1.0)
     try:
-        asked.request("GET", "/healthz", headers={"Host": urlsplit(environment.site().origins[0]).netloc})
-        asked.getresponse()
+        client.request("GET", "/healthz", headers={"Host": urlsplit(environment.site().origins[0]).netloc})
+        client.getresponse()
     except (OSError, http.client.HTTPException):
         return False
     finally:
-        asked.close()
+        client.close()
     return True
 
 
-def _say_where(supervisor: Supervisor, log_ins: demo.Note | None) -> None:
+def _print_address(supervisor: Supervisor, logins: demo.Note | None) -> None:
     address = environment.site().origins[0]
     supervisor.say(f"The chat is at {address}/")
-    if log_ins is None:
-        supervisor.say(f"Staff pages: {address}/admin/ (`manage.py createsuperuser` makes a log-in)")
+    if logins is None:
+        supervisor.say(f"Staff pages: {address}/admin/ (`manage.py createsuperuser` creates a login)")
     else:
-        for person in log_ins.users[:DEMO_LOG_INS]:
+        for person in logins.users[:MAX_DEMO_LOGINS]:
             supervisor.say(f"Log in as {person.name}, password {person.password}")
         supervisor.say(
-            f"Staff pages: {address}/admin/, log in as {log_ins.staff.name}, password {log_ins.staff.password}"
+            f"Staff pages: {address}/admin/, log in as {logins.staff.name}, password {logins.staff.password}"
         )
     supervisor.say("Ctrl-C stops everything; messages are kept.")

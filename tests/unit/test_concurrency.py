@@ -31,7 +31,7 @@ class Views:
         return HttpResponse(request.path_info)
 
 
-async def test_many_requests_are_answered_and_only_so_many_run_at_the_same_time() -> None:
+async def test_many_requests_are_answered_and_a_limited_number_runs_at_the_same_time() -> None:
     views = Views()
     view = limit_requests(views.answer)
     requests = [asyncio.ensure_future(view(RequestFactory().get(f"/{n}"))) for n in range(5 * MAX_REQUESTS)]
@@ -72,8 +72,8 @@ async def test_a_request_that_fails_or_is_cancelled_frees_its_place() -> None:
             await asyncio.gather(failing(RequestFactory().get("/")), return_exceptions=True)
 
 
-async def test_a_place_is_taken_until_the_work_in_the_thread_ends_although_the_client_has_gone() -> None:
-    """Users who press reload: the request before is cancelled, but its thread goes on."""
+async def test_a_place_is_taken_until_the_work_in_the_thread_ends_although_the_client_disconnected() -> None:
+    """Users who press reload: the request before is cancelled, but its thread continues."""
     working, started, may_end = [0, 0], threading.Semaphore(0), threading.Event()
     counting = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""The product's numbers: lifetimes, backoff, and what a setting may not be."""
+"""The product's numbers: lifetimes, backoff, and invalid settings."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TestRates:
         assert POLICY.send_rate.per_s >= 50
         assert POLICY.send_rate.burst >= 300
 
-    def test_one_number_scales_them_all(self) -> None:
+    def test_all_rates_are_scaled_by_one_number(self) -> None:
         scaled = dataclasses.replace(POLICY, rate_limit_scale=10.0)
         assert scaled.rate(Rate(50, 300)) == Rate(500, 3_000)
 

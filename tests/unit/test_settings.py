@@ -157,7 +157,7 @@ def test_a_postgres_url_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     )
 
 
-def test_what_a_postgres_url_says_of_its_connections_goes_first(
+def test_connection_options_of_a_postgres_url_replace_the_defaults(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgres://ada@db.example/chat?sslmode=require&connect_timeout=9")
@@ -221,7 +221,7 @@ def test_a_wrong_redis_url_is_refused_by_name(
         environment.store_urls(folder=tmp_path, count=1)
 
 
-def test_a_socket_path_too_long_for_the_kernel_goes_to_a_private_folder(
+def test_a_socket_path_too_long_for_the_kernel_is_moved_to_a_private_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     deep = tmp_path / ("d" * 60) / ("e" * 60)
@@ -263,7 +263,7 @@ def test_serve_makes_a_key_that_only_its_owner_can_read_and_keeps_it(monkeypatch
         assert environment.secret_key() == made, command
 
 
-def test_a_given_key_goes_before_the_kept_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_of_the_environment_replaces_the_kept_one(monkeypatch: pytest.MonkeyPatch) -> None:
     environment.prepare_command("serve")
     monkeypatch.setenv("DJANGO_SECRET_KEY", "given")
     environment.prepare_command("serve")
@@ -344,7 +344,7 @@ ENVIRONMENT = {
 
 
 def settings_with(tmp_path: Path, expression: str, *, command: str = "", **environ: str) -> str:
-    """Return what `expression` over the settings gives in a process of its own."""
+    """Return what `expression` over the settings gives in a separate process."""
     ran = subprocess.run(
         [sys.executable, "-c", f"from chatsite import settings as s; print({expression})", command],
         cwd=BASE_DIR,
@@ -416,5 +416,5 @@ def test_a_hostile_name_stays_on_its_line_and_moves_no_letter(hostile: str) -> N
         assert not any(char in written for char in "\x1b\u202e\u2028\x85")
 
 
-def test_a_log_line_says_what_it_was_given_by_name() -> None:
+def test_a_log_line_has_each_extra_value_with_its_name() -> None:
     assert line("accepted", room="r1", seq=7).endswith('INFO messaging accepted room="r1" seq=7')
