@@ -16,7 +16,7 @@ for name in (
     "TRUSTED_PROXY_COUNT",
     "METRICS_TOKEN",
     "MESSAGING_RATE_LIMIT_SCALE",
-    "MESSAGING_NETS",
+    "MESSAGING_RECOVERY",
     "EMAIL_URL",
 ):
     os.environ.pop(name, None)

@@ -70,8 +70,8 @@ async def check(request: HttpRequest) -> HttpResponse:
 @require_safe
 @never_cache
 async def healthz(request: HttpRequest) -> HttpResponse:
-    """Say that this process lives."""
-    return HttpResponse("ok\n", content_type="text/plain")
+    """Answer that this process is alive, with its version in the header `X-Chat-Version`."""
+    return HttpResponse("ok\n", content_type="text/plain", headers={"X-Chat-Version": settings.VERSION})
 
 
 @require_safe
