@@ -1,4 +1,4 @@
-"""The audit trail: who changed what and when. Times and numbers only, never a text; part of its caller's transaction."""
+"""Write the audit trail: every change, its time and who made it. Numbers only, never a text; part of the caller's transaction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.contrib.auth import get_user_model
 
 from .models import AuditEntry, DeadLetter, moment
 
-WRITTEN_AT_ONCE = 500
+ENTRIES_BATCH = 500
 
 Verb = AuditEntry.Verb
 
@@ -25,9 +25,9 @@ def note(
     rev: int | None = None,
     detail: Mapping[str, int | None] | None = None,
 ) -> None:
-    """Write down that `user` (None: a job or a command) did something. `detail` holds what else is a number."""
+    """Write one audit entry. `user` None: a job or a command made the change. `detail`: further numbers."""
     AuditEntry.objects.create(
-        **_signed(verb, now_ms, user),
+        **_common_fields(verb, now_ms, user),
         room_key=room_key,
         seq=seq,
         message_id=message_id,
@@ -37,15 +37,16 @@ def note(
 
 
 def note_letters(verb: str, letters: Iterable[DeadLetter], *, now_ms: int, user: int | None) -> None:
-    """Write down that `user` did the same to each of these dead letters."""
-    signed = _signed(verb, now_ms, user)
+    """Write an audit entry for each of these dead letters."""
+    fields = _common_fields(verb, now_ms, user)
     entries = [
-        AuditEntry(**signed, room_key=one.room_key, seq=one.seq, message_id=one.message_id) for one in letters
+        AuditEntry(**fields, room_key=letter.room_key, seq=letter.seq, message_id=letter.message_id)
+        for letter in letters
     ]
-    AuditEntry.objects.bulk_create(entries, batch_size=WRITTEN_AT_ONCE)
+    AuditEntry.objects.bulk_create(entries, batch_size=ENTRIES_BATCH)
 
 
-def _signed(verb: str, now_ms: int, user: int | None) -> dict[str, Any]:
+def _common_fields(verb: str, now_ms: int, user: int | None) -> dict[str, Any]:
     person = None if user is None else get_user_model().objects.filter(pk=user).first()
     return {
         "verb": Verb(verb),

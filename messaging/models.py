@@ -1,11 +1,11 @@
-"""What the database keeps: rooms, who may be in them, and what became of messages that not everybody had in time.
+"""The database: rooms, memberships, messages that expired before everyone received them, and what the staff did.
 
-Live messages are the store's, never here. Of one that expired before somebody had it a `DeadLetter` stays, with its text only as
-long as the policy says; `reports` writes them, `retention` ends them. Their `_key` columns are numbers and ids that outlive the row
-they name.
+Live messages are in the store, never here. A message that expired before everyone received it becomes a `DeadLetter`. Its text is kept
+for the time that the policy sets; `reports` writes dead letters, `retention` deletes them. Columns with `_key` hold ids that outlive
+the rows they refer to.
 
-A membership is written first here and then in the store (`join`); leaving marks the row, then the store's `leave`, then the
-row goes. A crash between two of these is repaired at the next `hello` or by the sweep. Knows nothing of Redis.
+A membership is written first here and then in the store (`join`). Leaving marks the row, then calls the store's `leave`, then
+deletes the row. A crash between two of these steps is repaired at the next `hello` or by the sweep. Knows nothing of Redis.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ PARTITIONS = 64  # fixed: a room's partition is part of its keys' names
 
 
 def partition_of(room: str) -> int:
-    """Return the partition of a new room: fixed from then on."""
+    """Return the partition of a new room, which never changes."""
     return zlib.crc32(room.encode()) % PARTITIONS
 
 
 def new_room_id() -> str:
-    """Return an id of 11 letters and digits (65 bits): short, because each Redis key of the room repeats it."""
+    """Return an id of 11 letters and digits (65 bits): short, because every Redis key of the room contains it."""
     return get_random_string(11)
 
 
 class Room(models.Model):
-    """A conversation; its log and cursors are the store's."""
+    """A conversation. Its log and cursors are in the store."""
 
     class Kind(models.TextChoices):
         PUBLIC = "public", _("public")
@@ -55,10 +55,10 @@ class Room(models.Model):
     tracked = models.BooleanField(
         _("tracked"),
         default=True,
-        help_text=_("Off: nobody owes an acknowledgement and nobody is reported missing."),
+        help_text=_("If off, acknowledgements are not expected, and missed messages are not reported."),
     )
     partition = models.PositiveSmallIntegerField(editable=False)
-    # The two members of a direct room, "low:high": one room a pair, whoever opens it first.
+    # The two members of a direct room, "low:high", so that each pair has one room.
     pair = models.CharField(max_length=50, null=True, blank=True, unique=True, editable=False)
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
 
@@ -78,7 +78,7 @@ class Room(models.Model):
 
 
 class Membership(models.Model):
-    """A user's right in a room. A row with `leaving_at` is on its way out and is never joined again."""
+    """A user's role in a room. A row with `leaving_at` is being removed and is never joined again."""
 
     class Role(models.TextChoices):
         OWNER = "owner", _("owner")
@@ -86,7 +86,7 @@ class Membership(models.Model):
         MEMBER = "member", _("member")
 
     room = models.ForeignKey(Room, models.CASCADE, related_name="memberships", verbose_name=_("room"))
-    # No constraint: a deleted user's rows are marked as leaving and stay until the store has been told (`signals`).
+    # No constraint: a deleted user's rows are marked as leaving and stay until the store has removed the member (`signals`).
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         models.DO_NOTHING,
@@ -114,7 +114,7 @@ class Membership(models.Model):
     def __str__(self) -> str:
         try:
             return f"{self.user} · {self.room}"
-        except ObjectDoesNotExist:  # the user was deleted, and this row waits for the store
+        except ObjectDoesNotExist:  # the user was deleted, and the store has not removed the member yet
             return f"{self.user_id} · {self.room}"
 
     @property
@@ -122,26 +122,26 @@ class Membership(models.Model):
         return self.role in (self.Role.OWNER, self.Role.MODERATOR)
 
 
-# ── What expired before everybody had it ──
+# ── Messages that expired before everyone received them ──
 
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def moment(ms: int) -> datetime:
-    """Return the moment of epoch ms of the store's clock, exactly. Raises OverflowError after the year 9999."""
+    """Return the exact time of epoch ms of the store's clock. Raises OverflowError after the year 9999."""
     return EPOCH + timedelta(milliseconds=ms)
 
 
 def epoch_ms(at: datetime) -> int:
-    """Return a moment in epoch ms."""
+    """Return a time in epoch ms."""
     return (at - EPOCH) // timedelta(milliseconds=1)
 
 
 class FormerUser(models.Model):
-    """The name of a deleted user, so that who missed a message can still be called by it."""
+    """The name of a deleted user, so that reports can still show it."""
 
-    user_key = models.BigIntegerField(_("user number"), unique=True)
+    user_key = models.BigIntegerField(_("user ID"), unique=True)
     name = models.CharField(_("user name"), max_length=150)
     deleted_at = models.DateTimeField(_("deleted"), db_index=True)
 
@@ -154,29 +154,29 @@ class FormerUser(models.Model):
 
 
 class DeadLetter(models.Model):
-    """A message that expired before everybody who owed it had it. Room and people are named as text too: they may go first."""
+    """A message that expired before every recipient acknowledged it. Also has the names, because room and users may be deleted before it."""
 
     class State(models.TextChoices):
         OPEN = "open", _("open")
         REQUEUED = "requeued", _("sent again")
         DISCARDED = "discarded", _("discarded")
 
-    # Derived from room, sender and message (`reports`): whoever reports it once more writes the same row.
+    # Derived from room, sender and message (`reports`), so that a second report writes the same row.
     id = models.UUIDField(primary_key=True, editable=False)
     room = models.ForeignKey(Room, models.SET_NULL, null=True, related_name="+", verbose_name=_("room"))
-    room_key = models.CharField(_("room number"), max_length=32)
+    room_key = models.CharField(_("room ID"), max_length=32)
     room_name = models.CharField(_("room name"), max_length=80, blank=True)
-    epoch = models.CharField(_("life of the log"), max_length=64)
+    epoch = models.CharField(_("log epoch"), max_length=64)
     seq = models.BigIntegerField(_("seq"))
-    message_id = models.CharField(_("message number"), max_length=64)
+    message_id = models.CharField(_("message ID"), max_length=64)
     sender = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("sender")
     )
-    sender_key = models.BigIntegerField(_("sender's number"))
+    sender_key = models.BigIntegerField(_("sender's ID"))
     sender_name = models.CharField(_("sender's name"), max_length=150)
     body = models.TextField(_("text"), null=True)  # NULL: not kept, or scrubbed
     reply_to = models.BigIntegerField(_("in reply to seq"), null=True)
-    resends = models.BigIntegerField(_("sends seq again"), null=True)
+    resends = models.BigIntegerField(_("resend of seq"), null=True)
     sent_at = models.DateTimeField(_("sent"))
     expired_at = models.DateTimeField(_("expired"))
     processed_at = models.DateTimeField(_("reported"))
@@ -189,11 +189,11 @@ class DeadLetter(models.Model):
     resolved_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("resolved by")
     )
-    resend_started_at = models.DateTimeField(_("resend begun"), null=True)
+    resend_started_at = models.DateTimeField(_("resend started"), null=True)
     answer = models.JSONField(_("sent again as"), null=True)  # {epoch, seq, sent_at, expires_at}
     fault = models.CharField(
-        _("set aside for"), max_length=100, blank=True
-    )  # an exception's class, never its words
+        _("quarantined because of"), max_length=100, blank=True
+    )  # the class of an exception, never its message
 
     class Meta:
         verbose_name = _("dead letter")
@@ -229,12 +229,12 @@ class DeadLetter(models.Model):
 
 
 class MissedRecipient(models.Model):
-    """One of those who missed a message; a dead letter has rows for the first 100, the others are in its `missing`."""
+    """A person who missed a message. A dead letter has rows for the first 100; the others are in its `missing`."""
 
     class Reason(models.TextChoices):
         OFFLINE = "offline", _("offline")
         NO_ACK = "no_ack", _("no answer")
-        CLIENT_REJECTED = "client_rejected", _("could not show it")
+        CLIENT_REJECTED = "client_rejected", _("could not display it")
         LEFT_ROOM = "left_room", _("left the room")
 
     dead_letter = models.ForeignKey(
@@ -243,7 +243,7 @@ class MissedRecipient(models.Model):
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("user")
     )
-    user_key = models.BigIntegerField(_("user number"))
+    user_key = models.BigIntegerField(_("user ID"))
     name = models.CharField(_("user name"), max_length=150)
     reason = models.CharField(_("reason"), max_length=20, choices=Reason)
     attempts = models.PositiveIntegerField(_("attempts"))
@@ -258,7 +258,7 @@ class MissedRecipient(models.Model):
 
 
 class Notice(models.Model):
-    """Something a user must be told, until he dismisses it. Holds no text of messages."""
+    """A notice that a user gets until they dismiss it. Contains no text of messages."""
 
     class Kind(models.TextChoices):
         UNDELIVERED = "undelivered", _("undelivered")
@@ -270,13 +270,13 @@ class Notice(models.Model):
     )
     kind = models.CharField(_("kind"), max_length=12, choices=Kind)
     at = models.DateTimeField(_("at"))
-    room_key = models.CharField(_("room number"), max_length=32, blank=True)
+    room_key = models.CharField(_("room ID"), max_length=32, blank=True)
     dead_letter = models.OneToOneField(
         DeadLetter, models.SET_NULL, null=True, related_name="notice", verbose_name=_("dead letter")
     )
     data = models.JSONField(
         _("data")
-    )  # as in the contract; of a summary {messages, from_at, to_at, rooms: {room: n}}
+    )  # as in docs/protocol.md; for a summary {messages, from_at, to_at, rooms: {room: n}}
     dismissed_at = models.DateTimeField(_("dismissed"), null=True)
 
     class Meta:
@@ -302,30 +302,30 @@ class Notice(models.Model):
 
 
 class AuditEntry(models.Model):
-    """Who changed what: times and numbers, never a text."""
+    """A change and who made it: times and numbers, never a text."""
 
     class Verb(models.TextChoices):
         EDIT = "edit", _("edited a message")
         DELETE = "delete", _("deleted a message")
-        EXTEND = "extend", _("extended a message's life")
-        SHORTEN = "shorten", _("shortened the lives of a room's messages")
+        EXTEND = "extend", _("extended a message's lifetime")
+        SHORTEN = "shorten", _("shortened the lifetimes of a room's messages")
         LIFETIME = "lifetime", _("changed a room's lifetime")
         RESEND = "resend", _("sent a message again")
         REQUEUE = "requeue", _("sent a dead letter again")
         DISCARD = "discard", _("discarded a dead letter")
-        UNDO_DISCARD = "undo_discard", _("took back a discard")
-        PRUNE = "prune", _("dropped open dead letters, there being too many")
+        UNDO_DISCARD = "undo_discard", _("undid a discard")
+        PRUNE = "prune", _("dropped open dead letters because there were too many")
 
     at = models.DateTimeField(_("at"), db_index=True)
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("user")
     )
-    user_key = models.BigIntegerField(_("user number"), null=True)
+    user_key = models.BigIntegerField(_("user ID"), null=True)
     user_name = models.CharField(_("user name"), max_length=150, blank=True)
-    verb = models.CharField(_("what was done"), max_length=12, choices=Verb)
-    room_key = models.CharField(_("room number"), max_length=32, blank=True)
+    verb = models.CharField(_("action"), max_length=12, choices=Verb)
+    room_key = models.CharField(_("room ID"), max_length=32, blank=True)
     seq = models.BigIntegerField(_("seq"), null=True)
-    message_id = models.CharField(_("message number"), max_length=64, blank=True)
+    message_id = models.CharField(_("message ID"), max_length=64, blank=True)
     rev = models.BigIntegerField(_("rev"), null=True)
     detail = models.JSONField(_("details"), default=dict)
 
@@ -339,14 +339,14 @@ class AuditEntry(models.Model):
         return f"{self.get_verb_display()} · {self.room_key}"
 
 
-# ── What the staff do to more rows than one request does ──
+# ── Staff actions on more rows than one request can handle ──
 
 
 class BulkAction(models.Model):
-    """One deed to many rows, done in steps by a job (`bulk`). Which rows: its portions. Nothing here holds a text."""
+    """One action on many rows, processed in chunks by a job (`admin.bulk_rows`). Its portions hold the keys. Contains no text of messages."""
 
     class State(models.TextChoices):
-        ASKED = "asked", _("not confirmed")  # the page that asks was shown
+        ASKED = "asked", _("not confirmed")  # its confirmation page was shown
         RUNNING = "running", _("running")
         DONE = "done", _("finished")
         STOPPED = "stopped", _("stopped")
@@ -355,20 +355,20 @@ class BulkAction(models.Model):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("user")
     )
     by_name = models.CharField(_("user name"), max_length=150)
-    # What is done, by the names of the list's model and of its action.
+    # The list and the action, by the name of the list's model and the name of the action.
     listed = models.CharField(_("list"), max_length=32)
-    verb = models.CharField(_("what was done"), max_length=16)
-    query = models.TextField(_("filter"), blank=True)  # of the list's address
-    given = models.JSONField(_("given"), default=dict)  # what the action's form gave
+    verb = models.CharField(_("action"), max_length=16)
+    query = models.TextField(_("filter"), blank=True)  # the query of the list's address
+    given = models.JSONField(_("form data"), default=dict)
     noted = models.CharField(
         max_length=200, blank=True
-    )  # what the log says of each row, in its starter's language
+    )  # the log entry of each row, in the language of its starter
     state = models.CharField(_("state"), max_length=8, choices=State, default=State.ASKED)
-    # Why it waits or was stopped, as a code: `unavailable`, `backlog_full`, `database_away`; `by_hand`, `no_right`.
+    # Why it is paused (`unavailable`, `backlog_full`, `database_away`) or was stopped (`by_hand`, `no_right`, `no_deed`).
     why = models.CharField(_("why"), max_length=20, blank=True)
     stopped_by = models.CharField(_("stopped by"), max_length=150, blank=True)
     total = models.PositiveIntegerField(_("rows"))
-    # Rows before `at` have an outcome; those from it up to `begun` may have been reached by whoever holds or held the claim.
+    # Rows before `at` have a result. Rows from `at` up to `begun` are reserved, and in doubt once their worker lost the claim.
     at = models.PositiveIntegerField(default=0)
     begun = models.PositiveIntegerField(default=0)
     done = models.PositiveIntegerField(_("done"), default=0)
@@ -376,7 +376,7 @@ class BulkAction(models.Model):
     failed = models.PositiveIntegerField(_("failed"), default=0)
     reasons = models.JSONField(_("reasons"), default=dict)  # {code: rows}
     left_out = models.JSONField(_("left out"), default=dict)  # {code: people}
-    asked_at = models.DateTimeField(_("asked"))
+    asked_at = models.DateTimeField(_("selected"))
     started_at = models.DateTimeField(_("started"), null=True)
     ended_at = models.DateTimeField(_("ended"), null=True)
     token = models.CharField(max_length=16, blank=True, editable=False)  # of the claim
@@ -395,9 +395,14 @@ class BulkAction(models.Model):
     def __str__(self) -> str:
         return f"{self.listed} · {self.verb} · {self.total}"
 
+    @property
+    def in_doubt(self) -> int:
+        """The number of rows that may have been changed without a recorded result."""
+        return self.begun - self.at
+
 
 class BulkPortion(models.Model):
-    """Keys of the rows of a bulk action from the `first` one on, separated by blanks. Goes when the action has ended."""
+    """The keys of rows of a bulk action, starting with row `first`, separated by spaces. Deleted when the action has ended."""
 
     action = models.ForeignKey(BulkAction, models.CASCADE, related_name="portions")
     first = models.PositiveIntegerField()
@@ -413,13 +418,13 @@ class BulkPortion(models.Model):
         return f"{self.action_id} · {self.first}"
 
 
-# ── Rows of the store, as the staff see them: no tables ──
+# ── Rows of the store on the staff's pages, without tables ──
 
 
 class UndeliveredRoom(models.Model):
-    """A room in which somebody has not acknowledged everything. `due_at`: when the sweep looks next."""
+    """A room in which a member has not acknowledged everything."""
 
-    room = models.CharField(_("room number"), max_length=32, primary_key=True)
+    room = models.CharField(_("room ID"), max_length=32, primary_key=True)
 
     class Meta:
         managed = False
@@ -440,8 +445,8 @@ class UndeliveredMember(models.Model):
     class Meta:
         managed = False
         default_permissions = ()
-        verbose_name = _("member behind")
-        verbose_name_plural = _("members behind")
+        verbose_name = _("undelivered member")
+        verbose_name_plural = _("undelivered members")
 
     def __str__(self) -> str:
         return self.place

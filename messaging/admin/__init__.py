@@ -1,13 +1,25 @@
 """The staff's pages in Django admin.
 
 1. `lists` shows rows of the database (read-only) and of the store (`store_rows`) as admin lists.
-2. An action asks for its permission, shows a page with the number of rows, and does the work (`actions`, `store_actions`,
-   `operations`). Each leaves an audit entry.
-3. More rows than one request can handle become a bulk action (`bulk_rows`), which the worker processes in batches (`bulk_job`).
+2. An action (`actions`, `letter_actions`, `store_actions`) asks for its permission, shows a confirmation page with the number of
+   rows, and changes the rows (`action_admin`, `operations`). Every action leaves a log entry; a changed message or room leaves an
+   audit entry.
+3. More rows than one request can handle become a bulk action (`bulk_start`, `bulk_rows`), which the worker processes in chunks
+   (`bulk_job`).
 4. `overview` is the front page.
 
 Django finds the pages by importing this package. Never imports `messaging.live`: the staff reach sockets through the store and
 control events.
 """
 
-from . import bulk_pages, letters, messages, rooms, undelivered  # noqa: F401  (registers the pages)
+from . import (  # noqa: F401  (registers the pages)
+    audit,
+    bulk_pages,
+    letters,
+    memberships,
+    messages,
+    notices,
+    rooms,
+    undelivered_members,
+    undelivered_rooms,
+)

@@ -1,22 +1,24 @@
-"""The job that does bulk actions, in steps: what was begun goes on each minute until it is done or stopped.
+"""The job that runs bulk actions in chunks. It runs every minute and continues each one until it is done or stopped.
 
-Claim an action, a lease -> is it to go on, and may its starter still? -> note up to where the next step reaches -> the deed ->
-note what became of its rows, with the log's entries, in one transaction -> the next step, at most 40 s, then the job queues itself again.
-A tick carries no data and may be lost: the next minute's goes on.
+1. Claim a bulk action, a lease.
+2. Check that its starter still has the permission, and reserve the next chunk.
+3. Run the action on the chunk.
+4. Record the results and the log entries in one transaction. Continue with 2, for at most 40 s; then the job queues itself again.
 
-Killed between a deed and its note, rows are in doubt. What happens to those is the deed's own (`Action.again`, `Action.whole`):
+A tick carries no data and may be lost: the next minute's tick continues. If the worker is killed between 3 and 4, the rows of the
+chunk are in doubt. What happens to them depends on the action (`Action.safe_to_repeat`, `Action.transactional`):
 
-| action | rows in a step | killed between deed and note |
+| action | rows in a chunk | killed between 3 and 4 |
 |---|---|---|
-| `send_again` | 1 | once more: the letter has its answer, nothing is sent; `requeued` counts as done |
-| `discard`, `take_back` | 200 | no such moment: deed and note are one transaction |
-| `delete` | 1 | once more: the store knows it is gone; `unknown` counts as done |
-| `lifetime` | 1 | once more: the same lifetime; shortening finds only what is left |
-| `retry` of rooms | 1 | once more: attempts are compared and set, so nothing is pushed twice |
-| `reset` | 100 | once more: counted anew is counted anew; `no_attempts` counts as done |
-| `retry` of members, `extend`, `close` | 100, 1, 1 | not again: failed, `cut_off`, for nobody knows whether they were done |
+| `send_again` | 1 | repeated: the letter has its answer, nothing is sent; `requeued` counts as done |
+| `discard`, `take_back` | 200 | not possible: 3 and 4 are one transaction |
+| `delete` | 1 | repeated: the store knows that the message is deleted; `unknown` counts as done |
+| `lifetime` | 1 | repeated: the lifetime is the same; shortening finds only the remaining messages |
+| `retry` of rooms | 1 | repeated: attempts are compared and set, so nothing is pushed twice |
+| `reset` | 100 | repeated: the attempts are reset already; `no_attempts` counts as done |
+| `retry` of members, `extend`, `close` | 100, 1, 1 | not repeated: failed with `cut_off`, because the outcome is unknown |
 
-A store that is away or full pauses an action where it stands: its rows wait, and the next minute tries again.
+A store that is away or full pauses a bulk action: its rows wait, and the next minute's tick tries again.
 """
 
 from __future__ import annotations
@@ -36,17 +38,17 @@ from messaging import jobs
 from messaging import policy as policies
 from messaging.bridge import in_database, run_verb
 from messaging.errors import BacklogFull, Unavailable
-from messaging.expiry.requeue import Result
+from messaging.expiry.requeue import Outcome, Result
 from messaging.models import BulkAction
 from messaging.store import clock_ms, open_store
 
 from . import bulk_rows
-from .actions import Action, ActionAdmin, deed_of, log_each
-from .bulk_rows import Became
-from .operations import Outcome
+from .action_admin import ActionAdmin, find_action
+from .actions import Action, log_each
+from .bulk_rows import ChunkResult
 
-WAITED_FOR = (Unavailable.code, BacklogFull.code, "database_away")  # what comes back by itself
-REST = 0.5  # of the time a step took, before the next: the chat shares the machine
+TEMPORARY = (Unavailable.code, BacklogFull.code, "database_away")  # failures that end without any help
+REST_SHARE = 0.5  # of the time a chunk took, before the next one: the chat shares the machine
 
 State = BulkAction.State
 
@@ -54,166 +56,183 @@ log = logging.getLogger(__name__)
 
 
 def carry_on() -> int:
-    """Go on with bulk actions for at most the deadline of a job; return how many rows were reached. The schedule calls this."""
+    """Run bulk actions for at most the deadline of a job; return the number of processed rows. The schedule calls this."""
     return run_verb(_carry_on)
 
 
 async def _carry_on() -> int:
-    """Give all of a run's crossings to the store one loop, whose connections stay open."""
+    """Run everything inside one event loop, so that the connections to the store stay open."""
     try:
         await open_store().now_ms()
     except Unavailable:
-        return 0  # everything waits
+        return 0  # every bulk action waits
     return await in_database(_run)
 
 
 def _run() -> int:
     deadline_mono_s = time.monotonic() + policies.current().job_deadline_s
-    bulk_rows.settle_stopped(run_verb(clock_ms))
-    paused: list[int] = []
+    bulk_rows.finish_stopped(run_verb(clock_ms))
+    handled: list[int] = []
     rows = 0
     while time.monotonic() < deadline_mono_s:
-        action = bulk_rows.claim(run_verb(clock_ms), policies.current().lease_s, but=paused)
-        if action is None:
+        bulk_action = bulk_rows.claim(run_verb(clock_ms), policies.current().lease_s, exclude=handled)
+        if bulk_action is None:
             return rows
         step("claimed")
-        before = action.at
-        _Run(action, deadline_mono_s).work()
-        rows += action.at - before
-        paused.append(action.pk)
-        ids = {"action": action.pk, "list": action.listed, "verb": action.verb, "state": action.state}
-        counts = {"done": action.done, "skipped": action.skipped, "failed": action.failed}
-        log.info("bulk action", extra={**ids, **counts, "rows": action.total})
+        before = bulk_action.at
+        _Run(bulk_action, deadline_mono_s).run()
+        rows += bulk_action.at - before
+        handled.append(bulk_action.pk)
+        _log_progress(bulk_action)
     jobs.run_soon("carry_on_bulk")
     return rows
 
 
-class _Overtaken(Exception):
-    """Another worker has the claim: what this one did not note is the other's."""
+def _log_progress(bulk_action: BulkAction) -> None:
+    log.info(
+        "bulk action",
+        extra={
+            "action": bulk_action.pk,
+            "list": bulk_action.listed,
+            "verb": bulk_action.verb,
+            "state": bulk_action.state,
+            "done": bulk_action.done,
+            "skipped": bulk_action.skipped,
+            "failed": bulk_action.failed,
+            "rows": bulk_action.total,
+        },
+    )
+
+
+class _ClaimLost(Exception):
+    """Another worker has the claim and will record the results."""
 
 
 class _Run:
-    """One worker's work on one action."""
+    """One worker's run of one bulk action."""
 
-    def __init__(self, action: BulkAction, deadline_mono_s: float) -> None:
-        self.action = action
+    def __init__(self, bulk_action: BulkAction, deadline_mono_s: float) -> None:
+        self.bulk_action = bulk_action
         self.deadline_mono_s = deadline_mono_s
-        self.lease_s = policies.current().lease_s
 
-    def work(self) -> None:
-        """Do step after step until all rows have an outcome, the time is over, somebody stopped it, or it has to wait."""
-        found = deed_of(self.action)
+    def run(self) -> None:
+        """Process chunks until every row has a result, the deadline passes, or the bulk action is stopped or has to wait."""
+        page_and_action = find_action(self.bulk_action)
         try:
-            while self.action.at < self.action.total:
-                begun_mono_s = time.monotonic()
-                if begun_mono_s >= self.deadline_mono_s:
-                    return bulk_rows.release(self.action, doubtful=self.action.begun - self.action.at)
-                if found is None:
-                    return self._stop("no_deed", self.action.begun - self.action.at)
-                if not self._step(*found):
+            while self.bulk_action.at < self.bulk_action.total:
+                chunk_mono_s = time.monotonic()
+                if chunk_mono_s >= self.deadline_mono_s:
+                    return bulk_rows.release(self.bulk_action)
+                if page_and_action is None:
+                    return self._stop("no_deed")
+                if not self._process_chunk(*page_and_action):
                     return None
-                time.sleep((time.monotonic() - begun_mono_s) * REST)
-            bulk_rows.end(self.action, run_verb(clock_ms))
-            self.action.refresh_from_db()
-        except _Overtaken:
-            log.warning("a bulk action was taken over by another worker", extra={"action": self.action.pk})
+                time.sleep((time.monotonic() - chunk_mono_s) * REST_SHARE)
+            bulk_rows.finish(self.bulk_action, run_verb(clock_ms))
+            self.bulk_action.refresh_from_db()
+        except _ClaimLost:
+            log.warning("another worker took over a bulk action", extra={"action": self.bulk_action.pk})
 
-    def _step(self, page: ActionAdmin, verb: Action) -> bool:
-        """Reach the next rows; False: there is nothing more to do now."""
-        action = self.action
-        doubtful = action.begun - action.at
-        upto = action.begun if doubtful else _upto(action, verb)
+    def _process_chunk(self, page: ActionAdmin, action: Action) -> bool:
+        """Process the next chunk; False: there is nothing more to do now."""
+        bulk_action = self.bulk_action
         try:
             now_ms = run_verb(_now_ms)
-        except Unavailable as fault:
-            return self._wait(fault.code, doubtful)
-        if not bulk_rows.begin(action, action.at if verb.whole else upto, now_ms, self.lease_s):
-            raise _Overtaken
-        if action.state != State.RUNNING:
-            bulk_rows.release(action, doubtful=doubtful)
+        except Unavailable as error:
+            return self._pause(error.code)
+        request = _request_of(bulk_action.by_id)
+        if request is None or not page.is_allowed(request, action):
+            self._stop("no_right")
             return False
-        request = _as(action.by_id)
-        if request is None or not page.may(request, verb):
-            self._stop("no_right", doubtful)
+        is_repeated = bulk_action.in_doubt > 0
+        end = bulk_action.begun if is_repeated else _chunk_end(bulk_action, action)
+        reserved_end = bulk_action.at if action.transactional else end
+        if not bulk_rows.reserve(bulk_action, reserved_end, now_ms, policies.current().lease_s):
+            bulk_rows.release(bulk_action)
             return False
-        step("begun")
-        keys = bulk_rows.keys_of(action, action.at, upto)
-        with transaction.atomic() if verb.whole else nullcontext():
-            outcomes, waits = _reach(verb, action, keys, doubtful)
-            step("reached")
+        step("reserved")
+        keys = bulk_rows.keys_of(bulk_action, bulk_action.at, end)
+        with transaction.atomic() if action.transactional else nullcontext():
+            outcomes, waits_for = _perform(action, bulk_action, keys, is_repeated=is_repeated)
+            step("performed")
             with transaction.atomic():
-                if not bulk_rows.note(action, _became(outcomes)):
-                    raise _Overtaken
-                done = [one.key for one in outcomes if one.result == Result.DONE]
-                log_each(request, page.logged(request, done), action.noted)
-                step("noting")
-        step("noted")
-        return not waits or self._wait(waits, len(keys) - len(outcomes))
+                if not bulk_rows.record(bulk_action, _chunk_result(outcomes)):
+                    raise _ClaimLost
+                done = [outcome.key for outcome in outcomes if outcome.result == Result.DONE]
+                log_each(request, page.rows_for_log(request, done), bulk_action.noted)
+                step("recording")
+        step("recorded")
+        return not waits_for or self._pause(waits_for)
 
-    def _wait(self, why: str, doubtful: int) -> bool:
-        bulk_rows.release(self.action, why=why, doubtful=doubtful)
-        log.warning("a bulk action waits", extra={"action": self.action.pk, "reason": why})
+    def _pause(self, reason: str) -> bool:
+        bulk_rows.release(self.bulk_action, waits_for=reason)
+        log.warning("a bulk action is paused", extra={"action": self.bulk_action.pk, "reason": reason})
         return False
 
-    def _stop(self, why: str, doubtful: int) -> None:
-        bulk_rows.release(self.action, doubtful=doubtful)
-        bulk_rows.stop(self.action, why=why, name="", now_ms=run_verb(clock_ms))
-        self.action.refresh_from_db()
+    def _stop(self, reason: str) -> None:
+        bulk_rows.release(self.bulk_action)
+        bulk_rows.stop(self.bulk_action, reason=reason, name="", now_ms=run_verb(clock_ms))
+        self.bulk_action.refresh_from_db()
 
 
 async def _now_ms() -> int:
     return await open_store().now_ms()
 
 
-def _upto(action: BulkAction, verb: Action) -> int:
-    """Return where the next step ends: within its portion."""
-    portion_ends = (action.at // bulk_rows.PORTION + 1) * bulk_rows.PORTION
-    return min(action.at + verb.step, portion_ends, action.total)
+def _chunk_end(bulk_action: BulkAction, action: Action) -> int:
+    """Return where the next chunk ends, which is never after its portion."""
+    portion_end = (bulk_action.at // bulk_rows.PORTION_KEYS + 1) * bulk_rows.PORTION_KEYS
+    return min(bulk_action.at + action.chunk_rows, portion_end, bulk_action.total)
 
 
-def _as(user: int | None) -> HttpRequest | None:
-    """Return a request of who started an action, as he stands now, to ask what he may."""
-    found = get_user_model().objects.filter(pk=user).first() if user else None
-    if found is None:
+def _request_of(user_id: int | None) -> HttpRequest | None:
+    """Return a request of the user who started a bulk action, to check their permissions as they are now."""
+    user = get_user_model().objects.filter(pk=user_id).first() if user_id else None
+    if user is None:
         return None
     request = HttpRequest()
-    request.user = found
+    request.user = user
     return request
 
 
-def _reach(verb: Action, action: BulkAction, keys: Sequence[str], doubtful: int) -> tuple[list[Outcome], str]:
-    """Do the deed; return what became of the rows up to the first that has to wait, and what that one waits for."""
-    if doubtful and verb.again is None:
+def _perform(
+    action: Action, bulk_action: BulkAction, keys: Sequence[str], *, is_repeated: bool
+) -> tuple[list[Outcome], str]:
+    """Run the action; return the outcomes before the first row that has to wait, and the reason why that row waits."""
+    if is_repeated and action.safe_to_repeat is None:
         return [Outcome(key, Result.FAILED, "cut_off") for key in keys], ""
     try:
-        found = {one.key: one for one in verb.do(action.by_id or 0, keys, action.given)}
+        results = action.perform(bulk_action.by_id or 0, keys, bulk_action.given)
     except (Unavailable, RedisError, OSError):
         return [], Unavailable.code
-    reached: list[Outcome] = []
-    waits = next((one.why for one in found.values() if _is_to_wait(one)), "")
+    by_key = {outcome.key: outcome for outcome in results}
+    waits_for = next((outcome.why for outcome in results if _has_to_wait(outcome)), "")
+    outcomes: list[Outcome] = []
     for key in keys:
-        one = found.get(key)
-        if (one is None and waits) or (one is not None and _is_to_wait(one)):
-            return reached, waits
-        one = one or Outcome(key, Result.SKIPPED, "unknown")
-        if doubtful and one.result == Result.SKIPPED and one.why in (verb.again or ()):
-            one = Outcome(key, Result.DONE)
-        reached.append(one)
-    return reached, ""
+        outcome = by_key.get(key)
+        if outcome is None:
+            if waits_for:  # the action ended at the row that has to wait
+                break
+            outcome = Outcome(key, Result.SKIPPED, "unknown")
+        elif _has_to_wait(outcome):
+            break
+        if is_repeated and outcome.result == Result.SKIPPED and outcome.why in (action.safe_to_repeat or ()):
+            outcome = Outcome(key, Result.DONE)
+        outcomes.append(outcome)
+    return outcomes, waits_for
 
 
-def _is_to_wait(one: Outcome) -> bool:
-    return one.result == Result.FAILED and one.why in WAITED_FOR
+def _has_to_wait(outcome: Outcome) -> bool:
+    return outcome.result == Result.FAILED and outcome.why in TEMPORARY
 
 
-def _became(outcomes: Sequence[Outcome]) -> Became:
-    counts = Counter(one.result.value for one in outcomes)
-    return Became(
-        **counts,
-        reasons=Counter(one.why for one in outcomes if one.why),
-        left_out=Counter(why for one in outcomes for why in one.left_out),
+def _chunk_result(outcomes: Sequence[Outcome]) -> ChunkResult:
+    return ChunkResult(
+        **Counter(outcome.result.value for outcome in outcomes),
+        reasons=Counter(outcome.why for outcome in outcomes if outcome.why),
+        left_out=Counter(why for outcome in outcomes for _user, why in outcome.left_out),
     )
 
 
 def step(name: str) -> None:
-    """Mark a place between two writes; a test that kills a worker there replaces this."""
+    """Do nothing: a test replaces this function to act between two writes of the job."""

@@ -1,6 +1,6 @@
-"""Bulk actions for the staff: which there are, how far one is, and stopping it.
+"""Bulk actions for the staff: a list, the progress of one, and its Stop button.
 
-Whoever may view the list sees them all; whoever may do an action sees those of that action and may stop them.
+Staff who may view the list see every bulk action. Staff who may run an action see its bulk actions and may stop them.
 """
 
 from __future__ import annotations
@@ -24,38 +24,43 @@ from messaging.models import BulkAction, epoch_ms
 from messaging.store import clock_ms, open_store
 
 from . import bulk_rows
-from .actions import deed_of, reasons
+from .action_admin import find_action
+from .actions import reasons_text
 from .formatting import clock, number
 from .lists import ReadOnly
 
-BAR = 1000  # units of the drawing
+BAR_WIDTH = 1000  # units of the drawing
 
-# What an action that runs waits for, and why one was stopped.
-WAITS: dict[str, str | Promise] = {
+# Why a running bulk action waits, and why one was stopped (`BulkAction.why`).
+PAUSED_TEXTS: dict[str, str | Promise] = {
     "unavailable": _(
-        "Paused: the store does not answer. It goes on by itself within a minute of its return."
+        "Paused: the store does not answer. The action continues automatically within a minute after the store is back."
     ),
-    "backlog_full": _("Paused: the store is full. It goes on by itself within a minute of there being room."),
+    "backlog_full": _(
+        "Paused: the store is full. The action continues automatically within a minute after there is space again."
+    ),
     "database_away": _(
-        "Paused: the database does not answer. It goes on by itself within a minute of its return."
+        "Paused: the database does not answer. The action continues automatically within a minute after the database is back."
     ),
 }
-STOPPED: dict[str, str | Promise] = {
-    "by_hand": _("Stopped by %(name)s. What is done stays done; the rest is as it was."),
+STOPPED_TEXTS: dict[str, str | Promise] = {
+    "by_hand": _("Stopped by %(name)s. Finished rows stay changed; the others are unchanged."),
     "no_right": _(
-        "Stopped: %(by)s may not do this any more. What is done stays done; the rest is as it was."
+        "Stopped: %(by)s no longer has the permission for this. Finished rows stay changed; the others are unchanged."
     ),
-    "no_deed": _("Stopped: this version has no such action. What is done stays done; the rest is as it was."),
+    "no_deed": _(
+        "Stopped: this version does not have this action. Finished rows stay changed; the others are unchanged."
+    ),
 }
-SIGNS = {"running": "waits", "done": "held", "stopped": "missed"}  # of `ops-state`
+STATE_KINDS = {"running": "waits", "done": "held", "stopped": "missed"}  # of `ops-state`
 
 State = BulkAction.State
 
 
 @admin.register(BulkAction)
 class BulkActionAdmin(ReadOnly, admin.ModelAdmin[BulkAction]):
-    empty_says = _("Nothing was done to more rows than one request does.")
-    list_display = ("what", "how", "progress", "by_name", "started_at", "ended_at")
+    empty_text = _("No bulk actions yet.")
+    list_display = ("action_label", "state_sign", "progress", "by_name", "started_at", "ended_at")
     list_filter = ("state", "started_at")
     search_fields = ("by_name",)
 
@@ -63,27 +68,28 @@ class BulkActionAdmin(ReadOnly, admin.ModelAdmin[BulkAction]):
         return super().get_queryset(request).exclude(state=State.ASKED)
 
     def has_view_permission(self, request: HttpRequest, obj: BulkAction | None = None) -> bool:
-        return super().has_view_permission(request) or (obj is not None and may(request, obj))
+        return super().has_view_permission(request) or (obj is not None and _is_allowed(request, obj))
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         return {}
 
-    @admin.display(description=_("what"))
-    def what(self, action: BulkAction) -> str:
-        return label(action)
+    @admin.display(description=_("action"))
+    def action_label(self, bulk_action: BulkAction) -> str:
+        return _label(bulk_action)
 
     @admin.display(description=_("state"), ordering="state")
-    def how(self, action: BulkAction) -> str:
-        said = (
-            gettext("paused") if action.state == State.RUNNING and action.why else action.get_state_display()
-        )
-        return format_html('<span class="ops-state" data-kind="{}">{}</span>', SIGNS[action.state], said)
+    def state_sign(self, bulk_action: BulkAction) -> str:
+        is_paused = bulk_action.state == State.RUNNING and bulk_action.why
+        text = gettext("paused") if is_paused else bulk_action.get_state_display()
+        kind = STATE_KINDS[bulk_action.state]
+        return format_html('<span class="ops-state" data-kind="{}">{}</span>', kind, text)
 
     @admin.display(description=_("rows"))
-    def progress(self, action: BulkAction) -> str:
-        return gettext("%(n)s of %(all)s") % {"n": number(action.at), "all": number(action.total)}
+    def progress(self, bulk_action: BulkAction) -> str:
+        counts = {"n": number(bulk_action.at), "all": number(bulk_action.total)}
+        return gettext("%(n)s of %(all)s") % counts
 
-    # One action
+    # One bulk action
 
     def get_urls(self) -> list[Any]:
         return [
@@ -98,121 +104,125 @@ class BulkActionAdmin(ReadOnly, admin.ModelAdmin[BulkAction]):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """Show how far an action is."""
-        action = self._seen(request, object_id)
+        """Show the progress of a bulk action."""
+        bulk_action = self._viewable(request, object_id)
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
-            "title": label(action),
-            "action": action,
-            **told(request, action),
+            "title": _label(bulk_action),
+            **_progress_context(request, bulk_action),
         }
         return TemplateResponse(request, "admin/messaging/bulkaction/progress.html", context)
 
     def progress_view(self, request: HttpRequest, key: int) -> HttpResponse:
         """Return the part of the page that changes."""
-        action = self._seen(request, str(key))
-        return TemplateResponse(request, "admin/messaging/bulkaction/_progress.html", told(request, action))
+        context = _progress_context(request, self._viewable(request, str(key)))
+        return TemplateResponse(request, "admin/messaging/bulkaction/_progress.html", context)
 
     def stop_view(self, request: HttpRequest, key: int) -> HttpResponse:
-        """Stop an action; who may do it may stop it."""
+        """Stop a bulk action. Needs the permission for its action."""
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
-        action = self._seen(request, str(key))
-        if not may(request, action):
+        bulk_action = self._viewable(request, str(key))
+        if not _is_allowed(request, bulk_action):
             raise PermissionDenied
         name, now_ms = request.user.get_username(), run_verb(clock_ms)
-        if bulk_rows.stop(action, why="by_hand", name=name, now_ms=now_ms):
-            bulk_rows.settle_stopped(now_ms)
-            self.log_change(request, action, gettext("stopped at %(n)s") % {"n": number(action.at)})
+        if bulk_rows.stop(bulk_action, reason="by_hand", name=name, now_ms=now_ms):
+            bulk_rows.finish_stopped(now_ms)
+            entry = gettext("stopped after %(n)s rows") % {"n": number(bulk_action.at)}
+            self.log_change(request, bulk_action, entry)
         else:
-            self.message_user(request, gettext("It had ended already."), messages.WARNING)
-        return HttpResponseRedirect(page_of(action))
+            self.message_user(request, gettext("This action has already ended."), messages.WARNING)
+        return HttpResponseRedirect(reverse("admin:messaging_bulkaction_change", args=[bulk_action.pk]))
 
-    def _seen(self, request: HttpRequest, key: str) -> BulkAction:
-        """Return an action. Raises Http404, PermissionDenied for whoever may not see it."""
-        action = self.get_object(request, key)
-        if not self.has_view_permission(request, action):
+    def _viewable(self, request: HttpRequest, key: str) -> BulkAction:
+        """Return a bulk action. Raises PermissionDenied, Http404."""
+        bulk_action = self.get_object(request, key)
+        if not self.has_view_permission(request, bulk_action):
             raise PermissionDenied
-        if action is None:
+        if bulk_action is None:
             raise Http404
-        return action
+        return bulk_action
 
 
-def may(request: HttpRequest, action: BulkAction) -> bool:
-    """Say whether somebody may do what a bulk action does."""
-    found = deed_of(action)
-    return found is not None and found[0].may(request, found[1])
+def _is_allowed(request: HttpRequest, bulk_action: BulkAction) -> bool:
+    """Return whether the user may run the action of a bulk action."""
+    page_and_action = find_action(bulk_action)
+    if page_and_action is None:
+        return False
+    page, action = page_and_action
+    return page.is_allowed(request, action)
 
 
-def label(action: BulkAction) -> str:
-    """Return what a bulk action does, in words."""
-    found = deed_of(action)
-    if found is None:
-        return str(action)
-    page, verb = found
-    return f"{page.opts.verbose_name_plural}: {verb.label}"
+def _label(bulk_action: BulkAction) -> str:
+    """Return the list and the action, as text."""
+    page_and_action = find_action(bulk_action)
+    if page_and_action is None:
+        return str(bulk_action)
+    page, action = page_and_action
+    return f"{page.opts.verbose_name_plural}: {action.label}"
 
 
-def page_of(action: BulkAction) -> str:
-    return reverse("admin:messaging_bulkaction_change", args=[action.pk])
-
-
-def told(request: HttpRequest, action: BulkAction) -> dict[str, Any]:
-    """Return what the part that changes shows."""
+def _progress_context(request: HttpRequest, bulk_action: BulkAction) -> dict[str, Any]:
+    """Return the template context of the part of the page that changes."""
     try:
         now_ms = run_verb(_now_ms)
     except Unavailable:
         now_ms = None
-    parts = [
-        ("all", gettext("done"), action.done),
-        ("way", gettext("skipped"), action.skipped),
-        ("told", gettext("failed"), action.failed),
-        ("deleted", gettext("as they were"), action.total - action.at),
-    ]
-    drawn, x = [], 0
-    for key, said, count in parts:
-        width = BAR * count // max(1, action.total)
-        drawn.append({"key": key, "label": said, "number": number(count), "x": x, "width": width})
-        x += width
+    counts = {"n": number(bulk_action.at), "all": number(bulk_action.total)}
     return {
-        "action": action,
-        "parts": drawn,
-        "percent": 100 * action.at // max(1, action.total),
-        "of": gettext("%(n)s of %(all)s rows") % {"n": number(action.at), "all": number(action.total)},
-        "said": _said(action, now_ms),
-        "kind": SIGNS[action.state],
-        "why": reasons(action.reasons),
-        "left_out": reasons(action.left_out),
-        "started": clock(action.started_at) if action.started_at else "",
-        "ended": clock(action.ended_at) if action.ended_at else "",
-        "rows": _rows_of(request, action),
-        "may_stop": action.state == State.RUNNING and may(request, action),
-        "over": action.state != State.RUNNING,
+        "action": bulk_action,
+        "parts": _bar_parts(bulk_action),
+        "percent": 100 * bulk_action.at // max(1, bulk_action.total),
+        "rows_text": gettext("%(n)s of %(all)s rows") % counts,
+        "state_text": _state_text(bulk_action, now_ms),
+        "kind": STATE_KINDS[bulk_action.state],
+        "reasons": reasons_text(bulk_action.reasons),
+        "left_out": reasons_text(bulk_action.left_out),
+        "started": clock(bulk_action.started_at) if bulk_action.started_at else "",
+        "ended": clock(bulk_action.ended_at) if bulk_action.ended_at else "",
+        "list_address": _list_address(request, bulk_action),
+        "may_stop": bulk_action.state == State.RUNNING and _is_allowed(request, bulk_action),
+        "is_over": bulk_action.state != State.RUNNING,
     }
+
+
+def _bar_parts(bulk_action: BulkAction) -> list[dict[str, Any]]:
+    parts, x = [], 0
+    for key, label, count in (
+        ("all", gettext("done"), bulk_action.done),
+        ("way", gettext("skipped"), bulk_action.skipped),
+        ("told", gettext("failed"), bulk_action.failed),
+        ("deleted", gettext("not processed"), bulk_action.total - bulk_action.at),
+    ):
+        width = BAR_WIDTH * count // max(1, bulk_action.total)
+        parts.append({"key": key, "label": label, "number": number(count), "x": x, "width": width})
+        x += width
+    return parts
 
 
 async def _now_ms() -> int:
     return await open_store().now_ms()
 
 
-def _said(action: BulkAction, now_ms: int | None) -> str:
-    """Return how an action stands, in a sentence. `now_ms` None: the store is away."""
-    if action.state == State.DONE:
+def _state_text(bulk_action: BulkAction, now_ms: int | None) -> str:
+    """Return the state of a bulk action as one sentence. `now_ms` None: the store is away."""
+    if bulk_action.state == State.DONE:
         return gettext("Finished.")
-    if action.state == State.STOPPED:
-        return str(STOPPED[action.why]) % {"name": action.stopped_by, "by": action.by_name}
-    if action.why or now_ms is None:
-        return str(WAITS[action.why or Unavailable.code])
-    if action.claimed_until is not None and epoch_ms(action.claimed_until) > now_ms:
-        return gettext("Under way.")
-    return gettext("Waits for a worker or for another bulk action: looked at again each minute.")
+    if bulk_action.state == State.STOPPED:
+        names = {"name": bulk_action.stopped_by, "by": bulk_action.by_name}
+        return str(STOPPED_TEXTS[bulk_action.why]) % names
+    if bulk_action.why or now_ms is None:
+        return str(PAUSED_TEXTS[bulk_action.why or Unavailable.code])
+    if bulk_action.claimed_until is not None and epoch_ms(bulk_action.claimed_until) > now_ms:
+        return gettext("Running.")
+    return gettext("Waiting for a worker or for another bulk action. Checked every minute.")
 
 
-def _rows_of(request: HttpRequest, action: BulkAction) -> str:
-    """Return the address of the list as it was filtered, for whoever may see it."""
-    found = deed_of(action)
-    if found is None or not found[0].has_view_or_change_permission(request):
+def _list_address(request: HttpRequest, bulk_action: BulkAction) -> str:
+    """Return the address of the list with its filters; '' without the permission to see it."""
+    page_and_action = find_action(bulk_action)
+    if page_and_action is None or not page_and_action[0].has_view_or_change_permission(request):
         return ""
-    page = reverse(f"admin:messaging_{action.listed}_changelist")
-    return f"{page}?{action.query}" if action.query else page
+    address = reverse(f"admin:messaging_{bulk_action.listed}_changelist")
+    return f"{address}?{bulk_action.query}" if bulk_action.query else address

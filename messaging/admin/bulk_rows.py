@@ -1,12 +1,15 @@
-"""Bulk actions as rows: what the staff do to more rows than one request does, so that a job does it and nothing does it twice.
+"""Bulk actions as rows of the database: every selected row is processed once, by one worker at a time.
 
-    asked (its keys are fixed) --start--> running --all have an outcome--> done
-                                             |--stop, or its starter lost the right--> stopped
+    asked (its keys are fixed) --start--> running --every row has a result--> done
+                                             |--stop, or its starter lost the permission--> stopped
 
-The keys lie in portions of 500, in the order in which they are done. One worker at a time holds the claim, a lease; before it
-reaches rows it notes up to where (`begun`), behind them what became of them (`at`, the counts). A claim that ran out therefore
-leaves between `at` and `begun` exactly the rows that may have been done; `bulk_job` says of each deed what becomes of those.
-Whoever was overtaken by another's claim notes nothing any more. Knows neither deeds nor pages.
+The keys are stored in portions of 500, in processing order. A worker claims a bulk action, a lease, and processes it in chunks:
+
+    reserve: `begun` = end of the chunk --> the action runs --> record: results are counted, `at` = end of the chunk
+
+Rows before `at` have a result. Rows from `at` up to `begun` are in doubt: they may have been changed, and no result was recorded.
+Only a worker that was killed or a store that went away leaves such rows; `bulk_job` decides what happens to them. A worker whose
+claim ran out and was taken by another one can neither reserve nor record. Knows neither actions nor pages.
 """
 
 from __future__ import annotations
@@ -19,20 +22,21 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import Q
 
 from messaging.models import BulkAction, BulkPortion, moment
 
-MOST = 100_000  # rows of one bulk action: as many as there are dead letters at most, whose page took 7 s to count them
-PORTION = 500  # keys in one row
+MAX_ROWS = 100_000  # of one bulk action: the maximum number of dead letters, which a page counts in 7 s
+PORTION_KEYS = 500  # in one row
+STOPPED_BATCH = 500
 
 State = BulkAction.State
 ENDED = (State.DONE, State.STOPPED)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Became:
-    """What became of some rows: how many of each, and {why: how many} of rows and of people left out."""
+class ChunkResult:
+    """The results of some rows: how many of each, {reason: rows} and {reason: people left out}."""
 
     done: int = 0
     skipped: int = 0
@@ -40,52 +44,63 @@ class Became:
     reasons: Mapping[str, int] = dataclasses.field(default_factory=dict)
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
+    @property
+    def rows(self) -> int:
+        return self.done + self.skipped + self.failed
 
-def ask(by: Any, listed: str, verb: str, keys: Sequence[str], *, query: str, now_ms: int) -> BulkAction:
-    """Fix the rows of an action that its page asks about. One question a person, list and action: an earlier one goes."""
+
+# ── By the pages ──
+
+
+def create(
+    user: Any, list_name: str, action_name: str, keys: Sequence[str], *, query: str, now_ms: int
+) -> BulkAction:
+    """Store the keys that a confirmation page is about. Replaces the user's earlier page for the same list and action."""
     with transaction.atomic():
-        BulkAction.objects.filter(by=by, listed=listed, verb=verb, state=State.ASKED).delete()
-        action = BulkAction.objects.create(
-            by=by,
-            by_name=by.get_username(),
-            listed=listed,
-            verb=verb,
+        BulkAction.objects.filter(by=user, listed=list_name, verb=action_name, state=State.ASKED).delete()
+        bulk_action = BulkAction.objects.create(
+            by=user,
+            by_name=user.get_username(),
+            listed=list_name,
+            verb=action_name,
             query=query,
             total=len(keys),
             asked_at=moment(now_ms),
         )
         BulkPortion.objects.bulk_create(
-            BulkPortion(action=action, first=first, keys=" ".join(keys[first : first + PORTION]))
-            for first in range(0, len(keys), PORTION)
+            BulkPortion(action=bulk_action, first=first, keys=" ".join(keys[first : first + PORTION_KEYS]))
+            for first in range(0, len(keys), PORTION_KEYS)
         )
-    return action
+    return bulk_action
 
 
-def start(action: BulkAction, given: Mapping[str, Any], noted: str, now_ms: int) -> bool:
-    """Let the job begin; False: it began before, or the question is gone. Idempotent."""
-    asked = BulkAction.objects.filter(pk=action.pk, state=State.ASKED)
-    return bool(asked.update(state=State.RUNNING, given=dict(given), noted=noted, started_at=moment(now_ms)))
+def start(bulk_action: BulkAction, form_data: Mapping[str, Any], log_text: str, now_ms: int) -> bool:
+    """Make a bulk action ready for the job; False: it was started before, or no longer exists. Idempotent."""
+    asked = BulkAction.objects.filter(pk=bulk_action.pk, state=State.ASKED)
+    return bool(
+        asked.update(state=State.RUNNING, given=dict(form_data), noted=log_text, started_at=moment(now_ms))
+    )
 
 
-def stop(action: BulkAction, *, why: str, name: str, now_ms: int) -> bool:
-    """End an action before its end: the rows under way get their outcome yet, those behind them stay as they are. Idempotent."""
-    running = BulkAction.objects.filter(pk=action.pk, state=State.RUNNING)
-    return bool(running.update(state=State.STOPPED, why=why, stopped_by=name, ended_at=moment(now_ms)))
+def stop(bulk_action: BulkAction, *, reason: str, name: str, now_ms: int) -> bool:
+    """Stop a bulk action: rows in progress still get a result, the others stay unchanged. Idempotent."""
+    running = BulkAction.objects.filter(pk=bulk_action.pk, state=State.RUNNING)
+    return bool(running.update(state=State.STOPPED, why=reason, stopped_by=name, ended_at=moment(now_ms)))
 
 
-def keys_of(action: BulkAction, start: int, stop: int) -> list[str]:
-    """Return the keys of rows of an action, by their places; none once it has ended and forgotten them."""
-    within = BulkPortion.objects.filter(action=action, first__gt=start - PORTION, first__lt=stop)
-    keys = [key for portion in within.order_by("first") for key in portion.keys.split(" ")]
-    before = start - start // PORTION * PORTION
-    return keys[before : before + stop - start]
+def keys_of(bulk_action: BulkAction, start: int, stop: int) -> list[str]:
+    """Return the keys of rows by their positions; none once the bulk action has ended and its keys are deleted."""
+    portions = BulkPortion.objects.filter(action=bulk_action, first__gt=start - PORTION_KEYS, first__lt=stop)
+    keys = [key for portion in portions.order_by("first") for key in portion.keys.split(" ")]
+    offset = start % PORTION_KEYS
+    return keys[offset : offset + stop - start]
 
 
 # ── By the job ──
 
 
-def claim(now_ms: int, lease_s: float, *, but: Collection[int] = ()) -> BulkAction | None:
-    """Take the first action that runs, those that wait for something last; None while another worker has one.
+def claim(now_ms: int, lease_s: float, *, exclude: Collection[int] = ()) -> BulkAction | None:
+    """Claim the first running bulk action, paused ones last; None while another worker has a claim.
 
     One at a time on the whole site: the worker's other process is for retries and expiry.
     """
@@ -93,74 +108,78 @@ def claim(now_ms: int, lease_s: float, *, but: Collection[int] = ()) -> BulkActi
     running = BulkAction.objects.filter(state=State.RUNNING)
     if running.filter(claimed_until__gt=now).exists():
         return None
-    for action in running.exclude(pk__in=but).order_by("why", "started_at", "pk")[:1]:
+    for bulk_action in running.exclude(pk__in=exclude).order_by("why", "started_at", "pk")[:1]:
         token = secrets.token_hex(8)
-        free = running.filter(Q(claimed_until=None) | Q(claimed_until__lte=now), pk=action.pk)
+        free = running.filter(Q(claimed_until=None) | Q(claimed_until__lte=now), pk=bulk_action.pk)
         if free.update(token=token, claimed_until=now + timedelta(seconds=lease_s), why=""):
-            return BulkAction.objects.get(pk=action.pk)
+            return BulkAction.objects.get(pk=bulk_action.pk)
     return None
 
 
-def begin(action: BulkAction, upto: int, now_ms: int, lease_s: float) -> bool:
-    """Note that the rows before `upto` are about to be reached; False: the claim is another's by now."""
-    return _change(action, begun=upto, claimed_until=moment(now_ms) + timedelta(seconds=lease_s))
+def reserve(bulk_action: BulkAction, end: int, now_ms: int, lease_s: float) -> bool:
+    """Reserve the rows before `end` and renew the claim; False: the claim is lost, or the bulk action was stopped."""
+    claimed_until = moment(now_ms) + timedelta(seconds=lease_s)
+    running = _claimed(bulk_action).filter(state=State.RUNNING)
+    return _refreshed(bulk_action, running.update(begun=end, claimed_until=claimed_until))
 
 
-def note(action: BulkAction, became: Became) -> bool:
-    """Note what became of the next rows; False: the claim is another's by now."""
-    upto = action.at + became.done + became.skipped + became.failed
-    return _change(
-        action,
-        at=upto,
-        begun=max(upto, action.begun),
-        done=action.done + became.done,
-        skipped=action.skipped + became.skipped,
-        failed=action.failed + became.failed,
-        reasons=_sum(action.reasons, became.reasons),
-        left_out=_sum(action.left_out, became.left_out),
+def record(bulk_action: BulkAction, result: ChunkResult) -> bool:
+    """Record the results of the next rows; False: the claim is lost."""
+    end = bulk_action.at + result.rows
+    changed = _claimed(bulk_action).update(
+        at=end,
+        begun=max(end, bulk_action.begun),
+        done=bulk_action.done + result.done,
+        skipped=bulk_action.skipped + result.skipped,
+        failed=bulk_action.failed + result.failed,
+        reasons=_sum(bulk_action.reasons, result.reasons),
+        left_out=_sum(bulk_action.left_out, result.left_out),
     )
+    return _refreshed(bulk_action, changed)
 
 
-def release(action: BulkAction, *, why: str = "", doubtful: int = 0) -> None:
-    """Give the claim up. `why`: what the action waits for; `doubtful`: how many of the next rows may have been reached."""
-    mine = BulkAction.objects.filter(pk=action.pk, token=action.token)
+def release(bulk_action: BulkAction, *, waits_for: str = "") -> None:
+    """Give up the claim. Reserved rows without a result stay in doubt."""
     with transaction.atomic():
-        mine.filter(state=State.RUNNING).update(why=why)
-        mine.update(begun=F("at") + doubtful, token="", claimed_until=None)
+        _claimed(bulk_action).filter(state=State.RUNNING).update(why=waits_for)
+        _claimed(bulk_action).update(token="", claimed_until=None)
 
 
-def end(action: BulkAction, now_ms: int) -> None:
-    """Note that every row has its outcome, and let go of the keys."""
-    mine = BulkAction.objects.filter(pk=action.pk, token=action.token)
+def finish(bulk_action: BulkAction, now_ms: int) -> None:
+    """End a bulk action whose rows all have a result, and delete its keys."""
     with transaction.atomic():
-        mine.filter(state=State.RUNNING).update(state=State.DONE, ended_at=moment(now_ms))
-        mine.update(token="", claimed_until=None)
-        BulkPortion.objects.filter(action=action, action__state__in=ENDED).delete()
+        _claimed(bulk_action).filter(state=State.RUNNING).update(state=State.DONE, ended_at=moment(now_ms))
+        _claimed(bulk_action).update(token="", claimed_until=None)
+        BulkPortion.objects.filter(action=bulk_action, action__state__in=ENDED).delete()
 
 
-def settle_stopped(now_ms: int) -> int:
-    """Let go of the keys of stopped actions whose claim has ended; rows in doubt count as failed, `cut_off`. Return how many."""
-    over = Q(claimed_until=None) | Q(claimed_until__lte=moment(now_ms))
-    stopped = BulkAction.objects.filter(over, state=State.STOPPED, portions__first=0)
-    settled = 0
-    for action in stopped[:PORTION]:
-        doubtful = action.begun - action.at
-        became = Became(failed=doubtful, reasons={"cut_off": doubtful})
+def finish_stopped(now_ms: int) -> int:
+    """Delete the keys of stopped bulk actions that no worker holds; rows in doubt count as failed. Return how many ended."""
+    free = Q(claimed_until=None) | Q(claimed_until__lte=moment(now_ms))
+    stopped = BulkAction.objects.filter(free, state=State.STOPPED, portions__first=0)
+    finished = 0
+    for bulk_action in stopped[:STOPPED_BATCH]:
+        in_doubt = bulk_action.in_doubt
         with transaction.atomic():
-            if doubtful and not note(action, became):
+            if in_doubt and not record(
+                bulk_action, ChunkResult(failed=in_doubt, reasons={"cut_off": in_doubt})
+            ):
                 continue
-            BulkPortion.objects.filter(action=action).delete()
-        settled += 1
-    return settled
+            BulkPortion.objects.filter(action=bulk_action).delete()
+        finished += 1
+    return finished
 
 
-def _change(action: BulkAction, **fields: Any) -> bool:
-    """Change an action's row while the claim is the one that was read with it, and read it again."""
-    if not BulkAction.objects.filter(pk=action.pk, token=action.token).update(**fields):
-        return False
-    action.refresh_from_db()
-    return True
+def _claimed(bulk_action: BulkAction) -> Any:
+    """Return the bulk action's row while its claim is the one that was read with it."""
+    return BulkAction.objects.filter(pk=bulk_action.pk, token=bulk_action.token)
 
 
-def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
-    return dict(Counter(one) + Counter(other))
+def _refreshed(bulk_action: BulkAction, changed: int) -> bool:
+    if changed:
+        bulk_action.refresh_from_db()
+    return bool(changed)
+
+
+def _sum(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+    return dict(Counter(first) + Counter(second))

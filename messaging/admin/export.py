@@ -1,7 +1,7 @@
-"""Dead letters as CSV, as the list's filters leave them: streamed in portions, without any text of a message.
+"""Dead letters as CSV, as filtered on the list: streamed in batches, without the text of any message.
 
-Names are other people's: a cell that a spreadsheet would take for a formula begins with an apostrophe. States and reasons are
-codes and times are UTC, in every language.
+Names come from users: a cell that a spreadsheet would take for a formula starts with an apostrophe. States and reasons are codes
+and times are UTC, in every language.
 """
 
 from __future__ import annotations
@@ -16,43 +16,47 @@ from django.db.models import Q, QuerySet
 from messaging.bridge import in_database
 from messaging.models import DeadLetter
 
-PORTION = 500  # letters read at once
+LETTERS_BATCH = 500  # in one query
 COLUMNS = (
     *("state", "room", "room_name", "seq", "message", "sender", "sender_name", "sent_at", "expired_at"),
     *("reached", "recipients", "missed", "missed_by", "resolved_at", "resolved_by", "set_aside_for"),
 )
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def cell(value: Any) -> str:
-    """Return a value as a spreadsheet shows it and never computes it."""
+    """Return a value as text that a spreadsheet shows and never computes."""
     if value is None:
         return ""
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%dT%H:%M:%SZ")
-    shown = str(value)
-    return f"'{shown}" if shown.startswith(FORMULA) else shown
+    text = str(value)
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 async def lines(letters: QuerySet[DeadLetter]) -> AsyncIterator[str]:
-    """Yield the file in parts, the newest letter first. Each portion goes on behind the last letter of the one before."""
+    """Yield the file in parts, newest letters first. Each batch continues after the last letter of the previous batch."""
     writer = csv.writer(_Echo())
-    yield "\ufeff" + writer.writerow(COLUMNS)  # without the mark spreadsheets take names for Latin-1
+    yield "\ufeff" + writer.writerow(
+        COLUMNS
+    )  # without the byte order mark, spreadsheets read names as Latin-1
     ordered = letters.order_by("-expired_at", "id").prefetch_related("missed_recipients", "resolved_by")
-    rest = ordered
+    remaining = ordered
     while True:
-        portion = await in_database(list, rest[:PORTION])
-        if portion:
-            yield "".join(writer.writerow([cell(value) for value in _row(letter)]) for letter in portion)
-        if len(portion) < PORTION:
+        batch = await in_database(list, remaining[:LETTERS_BATCH])
+        if batch:
+            yield "".join(writer.writerow([cell(value) for value in _row(letter)]) for letter in batch)
+        if len(batch) < LETTERS_BATCH:
             return
-        last = portion[-1]
-        behind = Q(expired_at__lt=last.expired_at) | Q(expired_at=last.expired_at, id__gt=last.id)
-        rest = ordered.filter(behind)
+        last = batch[-1]
+        remaining = ordered.filter(
+            Q(expired_at__lt=last.expired_at) | Q(expired_at=last.expired_at, id__gt=last.id)
+        )
 
 
 def _row(letter: DeadLetter) -> Sequence[Any]:
-    missed_by = "; ".join(f"{one.name} ({one.reason})" for one in letter.missed_recipients.all())
+    recipients = letter.missed_recipients.all()
+    missed_by = "; ".join(f"{recipient.name} ({recipient.reason})" for recipient in recipients)
     return (
         *(letter.state, letter.room_key, letter.room_name, letter.seq, letter.message_id),
         *(letter.sender_key, letter.sender_name, letter.sent_at, letter.expired_at),
@@ -62,7 +66,7 @@ def _row(letter: DeadLetter) -> Sequence[Any]:
 
 
 class _Echo:
-    """A file that gives back what is written to it."""
+    """A file that returns each line that is written to it."""
 
     def write(self, line: str) -> str:
         return line

@@ -1,7 +1,8 @@
-"""Numbers, times and states as the staff's pages show them: how long ago or ahead, the exact moment for whoever points at it."""
+"""Numbers, times and states as the staff's pages show them: relative times, with the exact time as a tooltip."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from django.utils import timezone
@@ -12,10 +13,11 @@ from django.utils.translation import gettext as _
 from messaging.models import epoch_ms, moment
 
 SOON_MS = 10 * 60_000
+MAX_NAMES = 3  # people listed in a row
 
 
 def age(seconds: float) -> str:
-    """Return a length of time in its largest unit."""
+    """Return a duration in its largest unit."""
     whole = int(seconds)
     if whole < 60:
         return _("%(n)s s") % {"n": whole}
@@ -27,51 +29,65 @@ def age(seconds: float) -> str:
 
 
 def lasting(seconds: int) -> str:
-    """Return a length of time exactly, in the largest unit that says it whole."""
-    for unit_s, said in ((86_400, _("%(n)s d")), (3_600, _("%(n)s h")), (60, _("%(n)s min"))):
+    """Return a duration exactly, in the largest unit without a remainder."""
+    for unit_s, text in ((86_400, _("%(n)s d")), (3_600, _("%(n)s h")), (60, _("%(n)s min"))):
         if seconds and seconds % unit_s == 0:
-            return said % {"n": number(seconds // unit_s)}
+            return text % {"n": number(seconds // unit_s)}
     return _("%(n)s s") % {"n": number(seconds)}
 
 
 def clock(at: datetime) -> str:
-    """Return the time of day, with its date when that is another one; always in UTC, and it says so."""
+    """Return the time in UTC, with its date unless it is today."""
     form = "H:i:s" if at.date() == datetime.now(UTC).date() else "Y-m-d H:i:s"
     return f"{date_format(at, form, use_l10n=False)} UTC"
 
 
 def number(count: int) -> str:
-    """Return a count with its thousands set off."""
+    """Return a number with separated thousands."""
     return f"{count:,}"
 
 
 def ago(at_ms: int, now_ms: int) -> str:
-    """Return how long ago something was, as HTML."""
+    """Return how long ago a time was, as HTML."""
     return timed(at_ms, _("%(age)s ago") % {"age": age(max(0, now_ms - at_ms) / 1000)})
 
 
 def since(at: datetime) -> str:
-    """Return how long ago a moment that the database keeps was, as HTML."""
+    """Return how long ago a time of the database was, as HTML."""
     return ago(epoch_ms(at), epoch_ms(timezone.now()))
 
 
 def ahead(at_ms: int, now_ms: int) -> str:
-    """Return in how long something will be, as HTML; `now` once it is due."""
+    """Return the time left until a time, as HTML; `now` when it is due."""
     left_s = (at_ms - now_ms) / 1000
     return timed(at_ms, _("in %(age)s") % {"age": age(left_s)} if left_s >= 1 else _("now"))
 
 
 def ends(at_ms: int, now_ms: int) -> str:
-    """Return in how long a life ends, as HTML; soon looks like it."""
-    said = ahead(at_ms, now_ms)
-    return format_html('<span class="ops-soon">{}</span>', said) if at_ms - now_ms < SOON_MS else said
+    """Return the time left until an expiry, as HTML; the last 10 minutes are highlighted."""
+    text = ahead(at_ms, now_ms)
+    return format_html('<span class="ops-soon">{}</span>', text) if at_ms - now_ms < SOON_MS else text
 
 
-def timed(at_ms: int, said: str) -> str:
-    """Return words that mean a moment, which they tell to whoever points at them, as HTML."""
-    return format_html('<time title="{}">{}</time>', clock(moment(at_ms)), said)
+def timed(at_ms: int, text: str) -> str:
+    """Return a text with an exact time as its tooltip, as HTML."""
+    return format_html('<time title="{}">{}</time>', clock(moment(at_ms)), text)
 
 
-def signed(kind: str, said: str) -> str:
-    """Return a state as a sign and a word, as HTML."""
-    return format_html('<span class="ops-state" data-kind="{}">{}</span>', kind, said)
+def signed(kind: str, text: str) -> str:
+    """Return a state as a symbol and a text, as HTML."""
+    return format_html('<span class="ops-state" data-kind="{}">{}</span>', kind, text)
+
+
+def with_names(text: str, names: Sequence[str], total: int) -> str:
+    """Return a text with the first of `total` names below it, as HTML."""
+    others = total - len(names)
+    shown = [*names, f"+{number(others)}"] if others > 0 else names
+    return format_html("{}<small>{}</small>", text, _(", ").join(shown))
+
+
+def missed_by(text: str, people: Sequence[tuple[str, str]], total: int) -> str:
+    """Return a text with the first people who missed a message below it, [(name, reason)] of `total`, as HTML."""
+    return with_names(
+        text, [_("%(name)s (%(why)s)") % {"name": name, "why": why} for name, why in people], total
+    )

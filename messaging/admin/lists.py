@@ -1,4 +1,4 @@
-"""What the staff's lists have in common: rows that are only looked at; those over the store, and what they say while it is away."""
+"""The common parts of the staff's lists: read-only rows, lists of store rows and their page while the store is away, filters."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.auth import get_user_model
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.translation import gettext_lazy as _
@@ -17,12 +18,12 @@ from messaging.models import Room
 from messaging.rooms.memberships import key_of
 from messaging.store.records import RoomKey
 
-from .actions import ActionAdmin
-from .store_rows import Reader, Rows
+from .action_admin import ActionAdmin
+from .store_rows import Reader, StoreQuerySet
 
 
 class ReadOnly:
-    """Rows that are looked at."""
+    """Rows that nobody adds, changes or deletes by hand."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -44,19 +45,19 @@ class StoreAdmin(ReadOnly, ActionAdmin):
     ordering = ("pk",)
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        return Rows(self.model, self.reader)
+        return StoreQuerySet(self.model, self.reader)
 
-    def keys(self, queryset: Any, most: int) -> list[str]:
-        found: list[str] = queryset.keys(most)
-        return found
+    def keys(self, queryset: Any, limit: int) -> list[str]:
+        keys: list[str] = queryset.keys(limit)
+        return keys
 
-    def logged(self, request: HttpRequest, keys: Sequence[str]) -> list[Any]:
-        """Return rows as the log names them, also those that are gone by now."""
+    def rows_for_log(self, request: HttpRequest, keys: Sequence[str]) -> list[Any]:
+        """Return rows for log entries, including deleted ones."""
         return [self.model(pk=key) for key in keys]
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         changelist = super().get_changelist_instance(request)
-        if not changelist.query:  # else the search tells how many there are in all, which is what is listed
+        if not changelist.query:  # a search shows the total, which here is the number of listed rows
             changelist.full_result_count = changelist.result_count
         return changelist
 
@@ -69,17 +70,17 @@ class StoreAdmin(ReadOnly, ActionAdmin):
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         room = request.GET.get("room", "")
-        context = {"room_key": room, "room_name": rooms_named({room}).get(room, room) if room else ""}
+        context = {"room_key": room, "room_name": room_names({room}).get(room, room) if room else ""}
         return self.or_away(
             request,
             lambda: super(StoreAdmin, self).changelist_view(request, {**context, **(extra_context or {})}),
         )
 
     def or_away(self, request: HttpRequest, page: Callable[[], HttpResponse]) -> HttpResponse:
-        """Return a page made whole, or the one that says that the store does not answer."""
+        """Return the rendered page, or a page with status 503 if the store does not answer."""
         try:
             response = page()
-            # Its rows are read while it is rendered.
+            # The rows are read during rendering.
             return response.render() if isinstance(response, TemplateResponse) else response
         except Unavailable:
             context = {
@@ -92,8 +93,8 @@ class StoreAdmin(ReadOnly, ActionAdmin):
             )
 
 
-class OfRoom(admin.SimpleListFilter):
-    """The room whose rows are listed: chosen by a link or a search, for a site has too many to list."""
+class RoomFilter(admin.SimpleListFilter):
+    """The room whose rows are listed. A link or a search chooses it, because a site has too many rooms to list."""
 
     title = _("room")
     parameter_name = "room"
@@ -101,24 +102,37 @@ class OfRoom(admin.SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         room = request.GET.get(self.parameter_name, "")
-        return [(room, rooms_named({room}).get(room, room))] if room else []
+        return [(room, room_names({room}).get(room, room))] if room else []
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         return queryset.filter(**{self.field: self.value()}) if self.value() else queryset
 
 
-def names_of(users: set[int]) -> dict[int, str]:
-    """Return {user: name}; who is gone has none."""
+class RoomKeyFilter(RoomFilter):
+    """The same for rows that outlive their room."""
+
+    field = "room_key"
+
+
+def with_room_name(rows: QuerySet[Any]) -> QuerySet[Any]:
+    """Add `current_room_name` to rows that outlive their room, in the same query; None for a deleted room."""
+    name = Room.objects.filter(pk=OuterRef("room_key")).values("name")[:1]
+    annotated: QuerySet[Any] = rows.annotate(current_room_name=Subquery(name))
+    return annotated
+
+
+def user_names(users: set[int]) -> dict[int, str]:
+    """Return {user: name}, without deleted users."""
     name = get_user_model().USERNAME_FIELD
     return dict(get_user_model().objects.filter(pk__in=users).values_list("pk", name))
 
 
-def rooms_named(rooms: set[str]) -> dict[str, str]:
-    """Return {room: name}; a room that is gone has none."""
+def room_names(rooms: set[str]) -> dict[str, str]:
+    """Return {room: name}, without deleted rooms."""
     return dict(Room.objects.filter(pk__in=rooms).values_list("pk", "name"))
 
 
-def room_key(room: str) -> RoomKey | None:
-    """Return where a room's keys lie, None without such a room."""
-    row = Room.objects.filter(pk=room).first()
-    return key_of(row) if row else None
+def room_key(room_id: str) -> RoomKey | None:
+    """Return the prefix of a room's keys in the store; None without such a room."""
+    room = Room.objects.filter(pk=room_id).first()
+    return key_of(room) if room else None

@@ -1,12 +1,11 @@
-"""What the staff do about many rows of the store, one after the other, and what became of each.
+"""Operations of the staff on many rows of the store, one row after the other, with an outcome for each.
 
-Rows are named as on the staff's lists: ROOM, ROOM:USER, ROOM:SEQ. What stands in the way of one does not keep the next waiting; a
-store that is away ends the run, and what was not reached is as it was. Whether somebody may do it, the lists ask.
+Rows have the keys of the staff's lists: ROOM, ROOM:USER, ROOM:SEQ. A row that is blocked does not delay the next one. If the store
+is away, the run ends, and the remaining rows are unchanged. The lists check the permissions.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -17,199 +16,188 @@ from redis.exceptions import RedisError
 from messaging import audit, control, jobs, policy, rooms
 from messaging.bridge import in_database
 from messaging.errors import BacklogFull, BadTtl, MessagingError, NotMember, Unavailable
-from messaging.expiry.requeue import Result
+from messaging.expiry.requeue import Outcome, Result
 from messaging.models import Room
 from messaging.rooms import memberships
 from messaging.store import Store, open_store
 from messaging.store.records import Changed, RoomKey, Shortened
 
-MEMBERS_AT_ONCE = 500  # asked about in one call
-COUNTED_FOR_S = 5.0  # somebody waits for the page
+MEMBERS_BATCH = 500  # in one call to the store
+COUNT_TIMEOUT_S = 5.0  # a user is waiting for the page
 
 log = logging.getLogger(__name__)
 
+_AWAY = (Unavailable, BacklogFull, RedisError, OSError)
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one row. `why` and `left_out`: codes, for which `admin_actions.WHY` has words."""
 
-    key: str
-    result: Result
-    why: str = ""
-    left_out: Sequence[str] = ()
+def _done(key: str) -> Outcome:
+    return Outcome(key, Result.DONE)
 
 
 def _skipped(key: str, why: str) -> Outcome:
     return Outcome(key, Result.SKIPPED, why)
 
 
-_AWAY = (Unavailable, BacklogFull, RedisError, OSError)
-
-
-def _failed(key: str, fault: Exception) -> Outcome:
-    return Outcome(key, Result.FAILED, fault.code if isinstance(fault, MessagingError) else Unavailable.code)
+def _failed(key: str, error: Exception) -> Outcome:
+    return Outcome(key, Result.FAILED, error.code if isinstance(error, MessagingError) else Unavailable.code)
 
 
 # ── Undelivered ──
 
 
-async def retry_rooms(names: Sequence[str]) -> list[Outcome]:
-    """Sweep rooms now: push what is owed and due to whoever is connected."""
+async def retry_rooms(room_ids: Sequence[str]) -> list[Outcome]:
+    """Sweep rooms now: push due messages to connected members."""
     outcomes: list[Outcome] = []
-    known = await _rooms(names)
-    for name in names:
-        if name not in known:
-            outcomes.append(_skipped(name, "room_gone"))
+    existing = await _rooms(room_ids)
+    for room_id in room_ids:
+        if room_id not in existing:
+            outcomes.append(_skipped(room_id, "room_gone"))
             continue
         try:
-            told = await jobs.sweep(jobs.Sweep(room=memberships.key_of(known[name])))
-        except _AWAY as fault:
-            outcomes.append(_failed(name, fault))
+            is_due = await jobs.sweep(jobs.Sweep(room=memberships.key_of(existing[room_id])))
+        except _AWAY as error:
+            outcomes.append(_failed(room_id, error))
             break
-        outcomes.append(Outcome(name, Result.DONE) if told else _skipped(name, "nothing_due"))
+        outcomes.append(_done(room_id) if is_due else _skipped(room_id, "nothing_due"))
     return outcomes
 
 
-async def retry_members(places: Sequence[str]) -> list[Outcome]:
-    """Push at once what members who are connected owe, due or not."""
+async def retry_members(keys: Sequence[str]) -> list[Outcome]:
+    """Push undelivered messages to connected members at once, due or not."""
     outcomes: list[Outcome] = []
     store = open_store()
-    async for room, users in _by_room(places, outcomes):
+    async for room, users in _by_room(keys, outcomes):
         try:
-            why = await _hindrances(store, room, users)
-            ready = [user for user in users if not why[user]]
+            blocked_by = await _blocked_by(store, room, users)
+            ready = [user for user in users if not blocked_by[user]]
             if ready:
                 await store.retries.retry_now(room, ready)
                 if not await jobs.sweep(jobs.Sweep(room=room)):
-                    why |= dict.fromkeys(ready, "nothing_due")
-        except _AWAY as fault:
-            outcomes.append(_failed(f"{room.id}:{users[0]}", fault))
+                    blocked_by |= dict.fromkeys(ready, "nothing_due")
+        except _AWAY as error:
+            outcomes.append(_failed(f"{room.id}:{users[0]}", error))
             break
-        outcomes += [
-            _skipped(f"{room.id}:{user}", why[user])
-            if why[user]
-            else Outcome(f"{room.id}:{user}", Result.DONE)
-            for user in users
-        ]
+        for user in users:
+            key, why = f"{room.id}:{user}", blocked_by[user]
+            outcomes.append(_skipped(key, why) if why else _done(key))
     return outcomes
 
 
-async def _hindrances(store: Store, room: RoomKey, users: Sequence[int]) -> dict[int, str]:
-    """Return {user: why nothing would be pushed to him now}, '' where something would."""
-    [place] = await store.log.positions([room])
+async def _blocked_by(store: Store, room: RoomKey, users: Sequence[int]) -> dict[int, str]:
+    """Return {user: why nothing would be pushed to them now}, '' if something would."""
+    [position] = await store.log.positions([room])
     online: set[int] = set().union(*(await store.presence.online()).values())
     attempts: dict[int, int] = {}
-    for at in range(0, len(users), MEMBERS_AT_ONCE):
-        some = users[at : at + MEMBERS_AT_ONCE]
-        owing = await store.retries.owing(room, place.epoch, some) if place else []
-        attempts |= {one.user: one.attempts for one in owing}
-    most = policy.current().attempts_max
+    for start in range(0, len(users), MEMBERS_BATCH):
+        batch = users[start : start + MEMBERS_BATCH]
+        owing = await store.retries.owing(room, position.epoch, batch) if position else []
+        attempts |= {member.user: member.attempts for member in owing}
+    max_attempts = policy.current().attempts_max
 
-    def hindrance(user: int) -> str:
+    def blocked_by(user: int) -> str:
         if user not in attempts:
             return "caught_up"
         if user not in online:
             return "away"
-        return "gave_up" if attempts[user] >= most else ""
+        return "gave_up" if attempts[user] >= max_attempts else ""
 
-    return {user: hindrance(user) for user in users}
+    return {user: blocked_by(user) for user in users}
 
 
-async def reset_attempts(places: Sequence[str]) -> list[Outcome]:
-    """Count the attempts of members anew: whom the retries gave up are pushed to again by the next sweep."""
+async def reset_attempts(keys: Sequence[str]) -> list[Outcome]:
+    """Reset the attempts of members: the next sweep pushes again to those for whom the retries gave up."""
     outcomes: list[Outcome] = []
     store = open_store()
-    async for room, users in _by_room(places, outcomes):
+    async for room, users in _by_room(keys, outcomes):
         try:
-            counted = await store.retries.reset_attempts(room, users)
-        except _AWAY as fault:
-            outcomes.append(_failed(f"{room.id}:{users[0]}", fault))
+            were_counted = await store.retries.reset_attempts(room, users)
+        except _AWAY as error:
+            outcomes.append(_failed(f"{room.id}:{users[0]}", error))
             break
-        outcomes += [
-            Outcome(f"{room.id}:{user}", Result.DONE) if had else _skipped(f"{room.id}:{user}", "no_attempts")
-            for user, had in zip(users, counted, strict=True)
-        ]
+        for user, was_counted in zip(users, were_counted, strict=True):
+            key = f"{room.id}:{user}"
+            outcomes.append(_done(key) if was_counted else _skipped(key, "no_attempts"))
     return outcomes
 
 
-async def _by_room(
-    places: Sequence[str], outcomes: list[Outcome]
-) -> AsyncIterator[tuple[RoomKey, list[int]]]:
-    """Yield the users of each room that is there, and note an outcome for the others."""
-    known = await _rooms(place.rpartition(":")[0] for place in places)
-    found: dict[RoomKey, list[int]] = {}
-    for place in places:
-        name, _, user = place.rpartition(":")
-        if name in known and user.isdecimal():
-            found.setdefault(memberships.key_of(known[name]), []).append(int(user))
+async def _by_room(keys: Sequence[str], outcomes: list[Outcome]) -> AsyncIterator[tuple[RoomKey, list[int]]]:
+    """Yield the users of each existing room, and add an outcome for each other key."""
+    existing = await _rooms(key.rpartition(":")[0] for key in keys)
+    users_by_room: dict[RoomKey, list[int]] = {}
+    for key in keys:
+        room_id, _, user = key.rpartition(":")
+        if room_id in existing and user.isdecimal():
+            users_by_room.setdefault(memberships.key_of(existing[room_id]), []).append(int(user))
         else:
-            outcomes.append(_skipped(place, "room_gone"))
-    for room, users in found.items():
+            outcomes.append(_skipped(key, "room_gone"))
+    for room, users in users_by_room.items():
         yield room, users
 
 
-async def _rooms(names: Iterable[str]) -> dict[str, Room]:
-    return await in_database(Room.objects.in_bulk, list(set(names)))
+async def _rooms(room_ids: Iterable[str]) -> dict[str, Room]:
+    return await in_database(Room.objects.in_bulk, list(set(room_ids)))
 
 
 # ── Messages ──
 
 
-async def delete_messages(places: Sequence[str], *, by: int) -> list[Outcome]:
-    """Take messages away, as a moderator would: every screen loses them, nobody misses them."""
-    return await _change("delete", places, by, None)
+async def delete_messages(keys: Sequence[str], *, by: int) -> list[Outcome]:
+    """Delete messages as a moderator would: they disappear from every screen and are not reported as missed."""
+    return await _change("delete", keys, by, None)
 
 
-async def extend_messages(places: Sequence[str], ttl_s: int, *, by: int) -> list[Outcome]:
-    """Let messages live at least `ttl_s` from now, within the bounds of their rooms."""
-    return await _change("extend", places, by, ttl_s)
+async def extend_messages(keys: Sequence[str], ttl_s: int, *, by: int) -> list[Outcome]:
+    """Make messages live at least `ttl_s` from now, within the limits of their rooms."""
+    return await _change("extend", keys, by, ttl_s)
 
 
-async def _change(verb: str, places: Sequence[str], by: int, ttl_s: int | None) -> list[Outcome]:
+async def _change(verb: str, keys: Sequence[str], by: int, ttl_s: int | None) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    known = await _rooms(place.rpartition(":")[0] for place in places)
+    existing = await _rooms(key.rpartition(":")[0] for key in keys)
     store = open_store()
-    for place in places:
-        name, _, seq = place.rpartition(":")
-        if name not in known or not seq.isdecimal():
-            outcomes.append(_skipped(place, "room_gone"))
+    for key in keys:
+        room_id, _, seq = key.rpartition(":")
+        if room_id not in existing or not seq.isdecimal():
+            outcomes.append(_skipped(key, "room_gone"))
             continue
         try:
-            changed = await _change_one(store, known[name], int(seq), by, ttl_s)
-        except (Unavailable, BacklogFull) as fault:
-            outcomes.append(_failed(place, fault))
+            changed = await _change_one(store, existing[room_id], int(seq), by, ttl_s)
+        except (Unavailable, BacklogFull) as error:
+            outcomes.append(_failed(key, error))
             break
         except BadTtl:
-            outcomes.append(_skipped(place, "bad_ttl"))
+            outcomes.append(_skipped(key, "bad_ttl"))
             continue
-        except MessagingError:  # expired, deleted, or of a log that is gone
-            outcomes.append(_skipped(place, "unknown"))
+        except MessagingError:  # expired, deleted, or of a log that was lost
+            outcomes.append(_skipped(key, "unknown"))
             continue
         if not changed.id:  # deleted before
-            outcomes.append(_skipped(place, "unknown"))
+            outcomes.append(_skipped(key, "unknown"))
             continue
-        await _note(store, verb, name, by, changed)
-        outcomes.append(Outcome(place, Result.DONE))
+        await _write_audit_entry(store, verb, room_id, by, changed)
+        outcomes.append(_done(key))
     return outcomes
 
 
 async def _change_one(store: Store, room: Room, seq: int, by: int, ttl_s: int | None) -> Changed:
-    key = memberships.key_of(room)
+    room_key = memberships.key_of(room)
     if ttl_s is None:
-        return await store.changes.delete(key, by, None, seq, open_history=True, staff=True)
+        return await store.changes.delete(room_key, by, None, seq, open_history=True, staff=True)
     checked_s = policy.current().ttl(ttl_s, room_s=room.ttl_s, room_max_s=room.ttl_max_s)
-    return await store.changes.extend(key, by, None, seq, checked_s * 1000, open_history=True, staff=True)
+    return await store.changes.extend(
+        room_key, by, None, seq, checked_s * 1000, open_history=True, staff=True
+    )
 
 
-async def _note(store: Store, verb: str, room: str, by: int, changed: Changed) -> None:
-    """Leave an audit row without text; a database that is away does not undo the change."""
+async def _write_audit_entry(store: Store, verb: str, room_id: str, by: int, changed: Changed) -> None:
+    """Write an audit entry without any text; a database that is away does not undo the change."""
     try:
         await in_database(
             audit.note,
             verb,
             now_ms=await store.now_ms(),
             user=by,
-            room_key=room,
+            room_key=room_id,
             seq=changed.seq,
             message_id=changed.id,
             rev=changed.rev,
@@ -217,67 +205,69 @@ async def _note(store: Store, verb: str, room: str, by: int, changed: Changed) -
         )
     except (DatabaseError, Unavailable):
         log.warning(
-            "a change has no audit row",
-            extra={"room": room, "user": by, "seq": changed.seq, "verb": verb, "rev": changed.rev},
+            "a change has no audit entry",
+            extra={"room": room_id, "user": by, "seq": changed.seq, "verb": verb, "rev": changed.rev},
         )
 
 
 # ── Rooms and members ──
 
 
-async def shortening_of(names: Sequence[str], ttl_s: int) -> tuple[Shortened, int]:
-    """Count what it would do to the messages of rooms to end at most `ttl_s` after they were sent; return it and of how many rooms.
+async def count_shortened(room_ids: Sequence[str], ttl_s: int) -> tuple[Shortened, int]:
+    """Count the messages that a lifetime of `ttl_s` after sending would shorten; return the counts and the number of counted rooms.
 
-    Of fewer than all where that takes longer than 5 s. Raises BadTtl, Unavailable.
+    Stops counting after 5 s. Raises BadTtl, Unavailable.
     """
     total = Shortened(0, 0, 0)
-    ends_mono_s = time.monotonic() + COUNTED_FOR_S
-    for counted, name in enumerate(names):
-        if time.monotonic() >= ends_mono_s:
+    deadline_mono_s = time.monotonic() + COUNT_TIMEOUT_S
+    for counted, room_id in enumerate(room_ids):
+        if time.monotonic() >= deadline_mono_s:
             return total, counted
         try:
-            one = await rooms.shorten(None, name, ttl_s, dry_run=True)
+            room = await rooms.shorten(None, room_id, ttl_s, dry_run=True)
         except NotMember:
-            continue  # the room is gone
-        total = Shortened(total.looked + one.looked, total.shortened + one.shortened, total.ended + one.ended)
-    return total, len(names)
+            continue  # the room was deleted
+        total = Shortened(
+            total.looked + room.looked, total.shortened + room.shortened, total.ended + room.ended
+        )
+    return total, len(room_ids)
 
 
-async def change_lifetimes(names: Sequence[str], ttl_s: int, *, shorten: bool, by: int) -> list[Outcome]:
-    """Give rooms another lifetime for new messages, with `shorten` also what is there."""
+async def change_lifetimes(room_ids: Sequence[str], ttl_s: int, *, shorten: bool, by: int) -> list[Outcome]:
+    """Change the lifetime of new messages in rooms; with `shorten`, also shorten existing messages."""
     outcomes: list[Outcome] = []
-    for name in names:
+    for room_id in room_ids:
         try:
-            await rooms.change_room(None, name, memberships.Change(ttl_s=ttl_s), staff=by)
+            await rooms.change_room(None, room_id, memberships.Change(ttl_s=ttl_s), staff=by)
             if shorten:
-                await rooms.shorten(None, name, ttl_s, dry_run=False, staff=by)
+                await rooms.shorten(None, room_id, ttl_s, dry_run=False, staff=by)
         except BadTtl:
-            outcomes.append(_skipped(name, "bad_ttl"))
-        except (Unavailable, BacklogFull) as fault:
-            outcomes.append(_failed(name, fault))
+            outcomes.append(_skipped(room_id, "bad_ttl"))
+        except (Unavailable, BacklogFull) as error:
+            outcomes.append(_failed(room_id, error))
             break
         except MessagingError:
-            outcomes.append(_skipped(name, "room_gone"))
+            outcomes.append(_skipped(room_id, "room_gone"))
         else:
-            outcomes.append(Outcome(name, Result.DONE))
+            outcomes.append(_done(room_id))
     return outcomes
 
 
 async def close_connections(members: Sequence[tuple[str, int]]) -> list[Outcome]:
-    """Close the connections of users, [(row, user)]; their pages come back by themselves, as after a restart."""
+    """Close the connections of users, [(key, user)], once per user. Their pages reconnect automatically, as after a restart."""
     outcomes: list[Outcome] = []
-    told: set[int] = set()
+    closed: set[int] = set()
     try:
         online: set[int] = set().union(*(await open_store().presence.online()).values())
-    except Unavailable as fault:
-        return [_failed(key, fault) for key, _user in members[:1]]
+    except Unavailable as error:
+        return [_failed(key, error) for key, _user in members[:1]]
     for key, user in members:
         if user not in online:
             outcomes.append(_skipped(key, "not_connected"))
             continue
-        if user not in told and not await control.announce("close_user", user=user):
+        if user not in closed and not await control.announce("close_user", user=user):
             outcomes.append(Outcome(key, Result.FAILED, Unavailable.code))
             break
-        told.add(user)
-        outcomes.append(Outcome(key, Result.DONE))
+        closed.add(user)
+        outcomes.append(_done(key))
     return outcomes

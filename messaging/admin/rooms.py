@@ -1,8 +1,7 @@
-"""Rooms and memberships for the staff. What is saved here takes the way of every other change: row, store, open sockets."""
+"""Rooms for the staff. A change is made as on the page: the row, then the store, then the open sockets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,27 +9,24 @@ from django import forms
 from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
-from messaging import control, rooms
+from messaging import control
 from messaging.bridge import run_verb
 from messaging.errors import MessagingError
-from messaging.models import Membership, Room
+from messaging.models import Room
 from messaging.rooms import memberships
 from messaging.rooms.names import clean_name, clean_topic
 from messaging.store import clock_ms
 
-from .actions import ActionAdmin
+from .action_admin import ActionAdmin
 from .formatting import lasting, since
-from .lists import OfRoom
-from .store_actions import CHANGE_LIFETIME, CLOSE_CONNECTIONS
+from .store_actions import CHANGE_LIFETIME
 
 
 class RoomForm(forms.ModelForm[Room]):
-    """The rules of the rooms' own page, also here."""
+    """The same rules as on the page of the rooms."""
 
     class Meta:
         model = Room
@@ -43,7 +39,7 @@ class RoomForm(forms.ModelForm[Room]):
             self.fields["kind"].choices = kinds  # type: ignore[attr-defined]
 
     def clean(self) -> dict[str, Any]:
-        """Refuse names that hide something and lifetimes outside the site's bounds."""
+        """Refuse names with invisible characters and lifetimes outside the site's limits."""
         data = super().clean() or {}
         for field, rule in (("name", clean_name), ("topic", clean_topic)):
             if field in data:
@@ -63,12 +59,12 @@ class RoomForm(forms.ModelForm[Room]):
 @admin.register(Room)
 class RoomAdmin(ActionAdmin):
     form = RoomForm
-    verbs = (CHANGE_LIFETIME,)
-    empty_says = _("No rooms yet. People make them; so can you.")
+    row_actions = (CHANGE_LIFETIME,)
+    empty_text = _("No rooms yet. Users can create rooms, and so can you.")
     list_display = ("name", "kind", "lifetime", "longest", "tracked", "created")
     list_filter = ("kind", "tracked")
     search_fields = ("name", "topic", "id")
-    search_help_text = _("A room's name, topic or number")
+    search_help_text = _("A room's name, topic or ID")
 
     @admin.display(description=_("lifetime"), ordering="ttl_s")
     def lifetime(self, room: Room) -> str:
@@ -83,7 +79,7 @@ class RoomAdmin(ActionAdmin):
         return since(room.created_at)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Room | None = None) -> tuple[str, ...]:
-        # What a room is decides who may see what was said before he came: it does not change under its members.
+        # The kind decides who may read messages from before they joined, so it must not change while the room has members.
         return ("id", "created_at", *(("kind",) if obj else ()))
 
     def save_model(self, request: HttpRequest, obj: Room, form: Any, change: bool) -> None:
@@ -93,78 +89,3 @@ class RoomAdmin(ActionAdmin):
         now_ms = run_verb(clock_ms)
         memberships.record_lifetime(obj, request.user.pk, before_s=form.initial["ttl_s"], now_ms=now_ms)
         transaction.on_commit(partial(run_verb, control.announce, "room_changed", room=obj.pk))
-
-
-class MembershipForm(forms.ModelForm[Membership]):
-    """Adds people to rooms that have room for them."""
-
-    class Meta:
-        model = Membership
-        fields = ("room", "user", "role")
-
-    def clean_room(self) -> Room:
-        room: Room = self.cleaned_data["room"]
-        if room.kind == Room.Kind.DIRECT:
-            raise ValidationError(_("A direct room has two people."))
-        return room
-
-
-class InRoom(OfRoom):
-    field = "room_id"
-
-
-@admin.register(Membership)
-class MembershipAdmin(ActionAdmin):
-    form = MembershipForm
-    verbs = (CLOSE_CONNECTIONS,)
-    empty_says = _("Nobody is in a room yet.")
-    list_display = ("user", "in_room", "role", "joined", "leaving")
-    list_filter = ("role", InRoom)
-    list_select_related = ("user", "room")
-    search_fields = ("user__username", "room__name", "room__id")
-    search_help_text = _("A user's name, or a room's name or number")
-    autocomplete_fields = ("user", "room")
-
-    def keys(self, queryset: Any, most: int) -> list[str]:
-        """Return one membership of each person: what is done is done to a person, once."""
-        first: dict[int, str] = {}
-        for key, user in queryset.order_by("user_id", "pk").values_list("pk", "user_id"):
-            first.setdefault(user, str(key))
-        return list(first.values())[:most]
-
-    @admin.display(description=_("room"), ordering="room__name")
-    def in_room(self, membership: Membership) -> str:
-        return format_html('<a href="?room={}">{}</a>', membership.room_id, membership.room)
-
-    @admin.display(description=_("joined"), ordering="joined_at")
-    def joined(self, membership: Membership) -> str:
-        return since(membership.joined_at)
-
-    @admin.display(description=_("leaving since"), ordering="leaving_at")
-    def leaving(self, membership: Membership) -> str:
-        return since(membership.leaving_at) if membership.leaving_at else "–"
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Membership | None = None) -> tuple[str, ...]:
-        return ("joined_at", "leaving_at", *(("user", "room") if obj else ()))
-
-    def has_delete_permission(self, request: HttpRequest, obj: Membership | None = None) -> bool:
-        # Without one of its two a direct room would swallow what the other one writes.
-        direct = obj is not None and obj.room.kind == Room.Kind.DIRECT
-        return not direct and super().has_delete_permission(request, obj)
-
-    def save_model(self, request: HttpRequest, obj: Membership, form: Any, change: bool) -> None:
-        super().save_model(request, obj, form, change)
-        tell: Callable[[], object] = partial(run_verb, rooms.settle_new, obj.room, [obj.user_id])
-        if change:
-            tell = partial(
-                run_verb, control.announce, "membership_changed", room=obj.room_id, user=obj.user_id
-            )
-        transaction.on_commit(tell)
-
-    def delete_model(self, request: HttpRequest, obj: Membership) -> None:
-        departure = memberships.mark_leaving(obj)
-        transaction.on_commit(partial(run_verb, rooms.finish, departure))
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Membership]) -> None:
-        for membership in queryset.exclude(room__kind=Room.Kind.DIRECT).select_related("room"):
-            self.delete_model(request, membership)

@@ -1,4 +1,4 @@
-"""What the staff may do to undelivered rooms and members, live messages, rooms and memberships: the words, the forms, the effect."""
+"""The staff's actions on undelivered rooms and members, live messages, rooms and memberships: texts, forms, effects in numbers."""
 
 from __future__ import annotations
 
@@ -12,94 +12,88 @@ from django.utils.translation import gettext_lazy as _
 from messaging import policy
 from messaging.bridge import run_verb
 from messaging.errors import Unavailable
+from messaging.expiry.requeue import Outcome
 from messaging.models import Membership
 
 from . import operations
-from .actions import Action
-from .operations import Outcome
+from .actions import Action, FormData
 
-ROOMS_MOST = 200  # rooms, or members, in one request: each room is a sweep of 5 to 20 ms
-MESSAGES_MOST = 500  # each is a script and an audit row
-MEMBERS_STEP = 100  # of a bulk action: those of one room are asked about together
-
-Given = dict[str, Any]
+MAX_ROOMS = 200  # or members, in one request: each room is a sweep of 5 to 20 ms
+MAX_MESSAGES = 500  # each is a script and an audit entry
+MEMBERS_CHUNK = 100  # of a bulk action: members of the same room share the calls to the store
 
 
-def _keys(rows: Sequence[Any]) -> list[str]:
-    return [str(row.pk) for row in rows]
+def _perform_by_keys(
+    operation: Callable[[Sequence[str]], Coroutine[Any, Any, list[Outcome]]],
+) -> Callable[[int, Sequence[str], FormData], list[Outcome]]:
+    def perform(user_id: int, keys: Sequence[str], form_data: FormData) -> list[Outcome]:
+        return run_verb(operation, keys)
 
-
-def _by_keys(
-    verb: Callable[[Sequence[str]], Coroutine[Any, Any, list[Outcome]]],
-) -> Callable[[int, Sequence[str], Given], list[Outcome]]:
-    def do(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
-        return run_verb(verb, keys)
-
-    return do
+    return perform
 
 
 # ── Undelivered ──
 
 
-def _retrying_rooms(rows: Sequence[Any], given: Given) -> list[str]:
-    said = ngettext(
-        "%(n)s room is looked at now: what somebody connected there owes and is due is sent again.",
-        "%(n)s rooms are looked at now: what somebody connected there owes and is due is sent again.",
+def _retry_rooms_effect(rows: Sequence[Any], form_data: FormData) -> list[str]:
+    effect = ngettext(
+        "%(n)s room will be swept now: due messages are sent again to connected members.",
+        "%(n)s rooms will be swept now: due messages are sent again to connected members.",
         len(rows),
     ) % {"n": f"{len(rows):,}"}
-    return [said, gettext("Who is away needs no retry: everything is sent as soon as they are back.")]
+    return [effect, gettext("Offline members need no retry: everything is sent when they reconnect.")]
 
 
-def _retrying_members(rows: Sequence[Any], given: Given) -> list[str]:
-    said = ngettext(
-        "To %(n)s member, if connected, what is owed is sent again at once: one more attempt is counted.",
-        "To %(n)s members, as far as connected, what is owed is sent again at once: one more attempt is counted each.",
+def _retry_members_effect(rows: Sequence[Any], form_data: FormData) -> list[str]:
+    effect = ngettext(
+        "Undelivered messages will be sent again now to %(n)s member, if connected. This counts as one more attempt.",
+        "Undelivered messages will be sent again now to the connected ones among %(n)s members. This counts as one more attempt for each.",
         len(rows),
     ) % {"n": f"{len(rows):,}"}
-    return [said, gettext("Who is away needs no retry: everything is sent as soon as they are back.")]
+    return [effect, gettext("Offline members need no retry: everything is sent when they reconnect.")]
 
 
-def _resetting(rows: Sequence[Any], given: Given) -> list[str]:
-    said = ngettext(
-        "The attempts of %(n)s member are counted anew: where they had been given up, the next look, within a minute, sends again.",
-        "The attempts of %(n)s members are counted anew: where they had been given up, the next look, within a minute, sends again.",
+def _reset_effect(rows: Sequence[Any], form_data: FormData) -> list[str]:
+    effect = ngettext(
+        "The attempts of %(n)s member will be reset: where delivery had been given up, the next sweep (within a minute) retries.",
+        "The attempts of %(n)s members will be reset: where delivery had been given up, the next sweep (within a minute) retries.",
         len(rows),
     )
-    return [said % {"n": f"{len(rows):,}"}]
+    return [effect % {"n": f"{len(rows):,}"}]
 
 
 RETRY_ROOMS = Action(
     name="retry",
     label=_("Retry now"),
     permission="messaging.retry_undelivered",
-    do=_by_keys(operations.retry_rooms),
-    effect=_retrying_rooms,
-    said=_("Looked at: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
-    noted=_("retried what is undelivered"),
-    most=ROOMS_MOST,
-    again=frozenset({"nothing_due"}),
+    perform=_perform_by_keys(operations.retry_rooms),
+    effect=_retry_rooms_effect,
+    summary_text=_("Swept: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
+    log_text=_("retried undelivered messages"),
+    max_rows=MAX_ROOMS,
+    safe_to_repeat=frozenset({"nothing_due"}),
 )
 RETRY_MEMBERS = Action(
     name="retry",
     label=_("Retry now"),
     permission="messaging.retry_undelivered",
-    do=_by_keys(operations.retry_members),
-    effect=_retrying_members,
-    said=_("Retried: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
-    noted=_("retried what is undelivered"),
-    most=ROOMS_MOST,
-    step=MEMBERS_STEP,
+    perform=_perform_by_keys(operations.retry_members),
+    effect=_retry_members_effect,
+    summary_text=_("Retried: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
+    log_text=_("retried undelivered messages"),
+    max_rows=MAX_ROOMS,
+    chunk_rows=MEMBERS_CHUNK,
 )
 RESET_ATTEMPTS = Action(
     name="reset",
     label=_("Reset attempts"),
     permission="messaging.retry_undelivered",
-    do=_by_keys(operations.reset_attempts),
-    effect=_resetting,
-    said=_("Counted anew: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
-    noted=_("reset the attempts"),
-    step=MEMBERS_STEP,
-    again=frozenset({"no_attempts"}),
+    perform=_perform_by_keys(operations.reset_attempts),
+    effect=_reset_effect,
+    summary_text=_("Reset: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
+    log_text=_("reset the attempts"),
+    chunk_rows=MEMBERS_CHUNK,
+    safe_to_repeat=frozenset({"no_attempts"}),
 )
 
 
@@ -107,71 +101,69 @@ RESET_ATTEMPTS = Action(
 
 
 class ExtendForm(forms.Form):
-    """How long messages are to live from now."""
+    """The remaining lifetime of messages."""
 
-    ttl = forms.IntegerField(label=_("Live at least so many seconds from now"), min_value=1)
+    ttl = forms.IntegerField(label=_("Minimum lifetime from now, in seconds"), min_value=1)
 
     def clean_ttl(self) -> int:
-        return _within_site(self.cleaned_data["ttl"])
+        return _within_site_limits(self.cleaned_data["ttl"])
 
 
-def _within_site(ttl_s: int) -> int:
+def _within_site_limits(ttl_s: int) -> int:
     site = policy.current()
     if not site.ttl_min_s <= ttl_s <= site.ttl_max_s:
-        said = gettext("Between %(least)s and %(most)s seconds.")
-        raise forms.ValidationError(said % {"least": site.ttl_min_s, "most": site.ttl_max_s})
+        message = gettext("Must be between %(min)s and %(max)s seconds.")
+        raise forms.ValidationError(message % {"min": site.ttl_min_s, "max": site.ttl_max_s})
     return ttl_s
 
 
-def _deleting(rows: Sequence[Any], given: Given) -> list[str]:
-    return [
-        ngettext(
-            "%(n)s message is taken away from every screen, for good. Who had not had it yet never gets it, and nobody is reported as having missed it.",
-            "%(n)s messages are taken away from every screen, for good. Who had not had them yet never gets them, and nobody is reported as having missed them.",
-            len(rows),
-        )
-        % {"n": f"{len(rows):,}"}
-    ]
-
-
-def _extending(rows: Sequence[Any], given: Given) -> list[str]:
-    said = ngettext(
-        "%(n)s message lives at least %(ttl)s seconds from now. What would live longer than that keeps its end.",
-        "%(n)s messages live at least %(ttl)s seconds from now. What would live longer than that keeps its end.",
+def _delete_effect(rows: Sequence[Any], form_data: FormData) -> list[str]:
+    effect = ngettext(
+        "%(n)s message will be removed permanently from every screen. Anyone who has not received it never will, and nobody is reported as having missed it.",
+        "%(n)s messages will be removed permanently from every screen. Anyone who has not received them never will, and nobody is reported as having missed them.",
         len(rows),
     )
-    return [said % {"n": f"{len(rows):,}", "ttl": f"{given['ttl']:,}"}]
+    return [effect % {"n": f"{len(rows):,}"}]
 
 
-def _delete(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
-    return run_verb(operations.delete_messages, keys, by=by)
+def _extend_effect(rows: Sequence[Any], form_data: FormData) -> list[str]:
+    effect = ngettext(
+        "%(n)s message will live at least %(ttl)s seconds from now. If it already lives longer, it is unchanged.",
+        "%(n)s messages will live at least %(ttl)s seconds from now. Messages that already live longer are unchanged.",
+        len(rows),
+    )
+    return [effect % {"n": f"{len(rows):,}", "ttl": f"{form_data['ttl']:,}"}]
 
 
-def _extend(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
-    return run_verb(operations.extend_messages, keys, given["ttl"], by=by)
+def _delete(user_id: int, keys: Sequence[str], form_data: FormData) -> list[Outcome]:
+    return run_verb(operations.delete_messages, keys, by=user_id)
+
+
+def _extend(user_id: int, keys: Sequence[str], form_data: FormData) -> list[Outcome]:
+    return run_verb(operations.extend_messages, keys, form_data["ttl"], by=user_id)
 
 
 DELETE_MESSAGES = Action(
     name="delete",
     label=_("Delete"),
     permission="messaging.delete_storedmessage",
-    do=_delete,
-    effect=_deleting,
-    said=_("Deleted: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
-    noted=_("deleted a message"),
-    most=MESSAGES_MOST,
-    again=frozenset({"unknown"}),
+    perform=_delete,
+    effect=_delete_effect,
+    summary_text=_("Deleted: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
+    log_text=_("deleted a message"),
+    max_rows=MAX_MESSAGES,
+    safe_to_repeat=frozenset({"unknown"}),
 )
 EXTEND_MESSAGES = Action(
     name="extend",
     label=_("Extend"),
     permission="messaging.extend_storedmessage",
-    do=_extend,
-    effect=_extending,
+    perform=_extend,
+    effect=_extend_effect,
     form=ExtendForm,
-    said=_("Extended: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
-    noted=_("extended a message's life"),
-    most=MESSAGES_MOST,
+    summary_text=_("Extended: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
+    log_text=_("extended a message's lifetime"),
+    max_rows=MAX_MESSAGES,
 )
 
 
@@ -179,58 +171,65 @@ EXTEND_MESSAGES = Action(
 
 
 class LifetimeForm(forms.Form):
-    """The lifetime of new messages, and whether it is to hold for those that are there."""
+    """The lifetime of new messages, and whether it also applies to existing ones."""
 
     ttl = forms.IntegerField(label=_("Lifetime of new messages, in seconds"), min_value=1)
-    shorten = forms.BooleanField(
-        label=_("Messages that are there end so long after they were sent, too"), required=False
-    )
+    shorten = forms.BooleanField(label=_("Also apply to existing messages"), required=False)
 
     def clean_ttl(self) -> int:
-        return _within_site(self.cleaned_data["ttl"])
+        return _within_site_limits(self.cleaned_data["ttl"])
 
 
-def _changing(rows: Sequence[Any], given: Given) -> list[str]:
-    changed = sum(row.ttl_s != given["ttl"] for row in rows)
-    said = ngettext(
-        "New messages of %(n)s room live %(ttl)s seconds; in %(changed)s of them that is another lifetime than now.",
-        "New messages of %(n)s rooms live %(ttl)s seconds; in %(changed)s of them that is another lifetime than now.",
-        len(rows),
-    ) % {"n": f"{len(rows):,}", "ttl": f"{given['ttl']:,}", "changed": f"{changed:,}"}
-    if not given["shorten"]:
-        return [said, gettext("Messages that are there keep their ends.")]
+def _lifetime_effect(rows: Sequence[Any], form_data: FormData) -> list[str]:
+    changed = sum(row.ttl_s != form_data["ttl"] for row in rows)
+    sentences = [
+        ngettext(
+            "New messages in %(n)s room will live %(ttl)s seconds. Rooms whose lifetime changes: %(changed)s.",
+            "New messages in %(n)s rooms will live %(ttl)s seconds. Rooms whose lifetime changes: %(changed)s.",
+            len(rows),
+        )
+        % {"n": f"{len(rows):,}", "ttl": f"{form_data['ttl']:,}", "changed": f"{changed:,}"}
+    ]
+    if not form_data["shorten"]:
+        return [*sentences, gettext("Existing messages keep their expiry.")]
     try:
-        count, rooms = run_verb(operations.shortening_of, _keys(rows), given["ttl"])
+        count, counted_rooms = run_verb(
+            operations.count_shortened, [str(row.pk) for row in rows], form_data["ttl"]
+        )
     except Unavailable:
-        away = gettext("The store does not answer: how many messages end sooner cannot be counted now.")
-        return [said, away]
-    shorter = gettext(
-        "Of the %(looked)s messages that are there %(shortened)s end sooner, %(ended)s of them at once. Who misses one is named to its sender."
+        uncounted = gettext(
+            "The store does not answer, so the messages that will expire sooner cannot be counted now."
+        )
+        return [*sentences, uncounted]
+    shortened = gettext(
+        "Of %(looked)s existing messages, %(shortened)s will expire sooner, %(ended)s of them immediately. "
+        "If someone misses a message because of this, its sender is told."
     )
     numbers = {"looked": count.looked, "shortened": count.shortened, "ended": count.ended}
-    counted = gettext("There are too many to count them all now: that is of the first %(n)s rooms.")
-    return [
-        said,
-        shorter % {name: f"{value:,}" for name, value in numbers.items()},
-        *([counted % {"n": f"{rooms:,}"}] if rooms < len(rows) else []),
-    ]
+    sentences.append(shortened % {name: f"{value:,}" for name, value in numbers.items()})
+    if counted_rooms < len(rows):
+        incomplete = gettext("Only the first %(n)s rooms were counted.")
+        sentences.append(incomplete % {"n": f"{counted_rooms:,}"})
+    return sentences
 
 
-def _change(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
-    return run_verb(operations.change_lifetimes, keys, given["ttl"], shorten=given["shorten"], by=by)
+def _change_lifetime(user_id: int, keys: Sequence[str], form_data: FormData) -> list[Outcome]:
+    return run_verb(
+        operations.change_lifetimes, keys, form_data["ttl"], shorten=form_data["shorten"], by=user_id
+    )
 
 
-def _closing(rows: Sequence[Any], given: Given) -> list[str]:
+def _close_effect(rows: Sequence[Any], form_data: FormData) -> list[str]:
     people = len({row.user_id for row in rows})
-    said = ngettext(
-        "All connections of %(n)s person are closed. Their pages come back by themselves and lose nothing.",
-        "All connections of %(n)s people are closed. Their pages come back by themselves and lose nothing.",
+    effect = ngettext(
+        "All connections of %(n)s person will be closed. Their pages reconnect automatically and lose nothing.",
+        "All connections of %(n)s people will be closed. Their pages reconnect automatically and lose nothing.",
         people,
     )
-    return [said % {"n": f"{people:,}"}]
+    return [effect % {"n": f"{people:,}"}]
 
 
-def _close(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
+def _close(user_id: int, keys: Sequence[str], form_data: FormData) -> list[Outcome]:
     users = {
         str(key): user for key, user in Membership.objects.filter(pk__in=keys).values_list("pk", "user_id")
     }
@@ -241,20 +240,20 @@ CHANGE_LIFETIME = Action(
     name="lifetime",
     label=_("Change lifetime"),
     permission="messaging.change_lifetime",
-    do=_change,
-    effect=_changing,
+    perform=_change_lifetime,
+    effect=_lifetime_effect,
     form=LifetimeForm,
-    said=_("Changed: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
-    noted=_("changed a room's lifetime"),
-    most=ROOMS_MOST,
-    again=frozenset(),
+    summary_text=_("Changed: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
+    log_text=_("changed a room's lifetime"),
+    max_rows=MAX_ROOMS,
+    safe_to_repeat=frozenset(),
 )
 CLOSE_CONNECTIONS = Action(
     name="close",
     label=_("Close this user's connections"),
     permission="messaging.close_connections",
-    do=_close,
-    effect=_closing,
-    said=_("Closed: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
-    noted=_("closed a user's connections"),
+    perform=_close,
+    effect=_close_effect,
+    summary_text=_("Closed: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),
+    log_text=_("closed a user's connections"),
 )

@@ -1,6 +1,6 @@
-"""Rows of the store as the admin's lists ask for them: what a list uses of a queryset, over a count and a page.
+"""Rows of the store as the admin's lists read them: the part of a queryset that a list uses, based on a count and a page.
 
-A list asks for one count and one page, wherever it stands; nothing is ever read whole. Immutable, like a queryset.
+A list reads one count and one page, wherever the page is; rows are never all read at once. Immutable, like a queryset.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from django.db.models import Model
 
 M = TypeVar("M", bound=Model)
 
-MOST_AT_ONCE = 1_000  # rows of one reading
+ROWS_BATCH = 1_000  # in one read
 
 
 class Reader(Protocol[M]):
-    """Where rows come from. `where` is what the list's filters said: {name: value}. Each raises Unavailable."""
+    """A source of rows. `where`: the list's filters, {name: value}. Every method raises Unavailable."""
 
     def count(self, where: dict[str, str]) -> int: ...
 
     def page(self, where: dict[str, str], start: int, stop: int) -> list[M]: ...
 
-    def keys(self, where: dict[str, str], most: int) -> list[str]: ...
+    def keys(self, where: dict[str, str], limit: int) -> list[str]: ...
 
     def by_key(self, keys: Sequence[str]) -> list[M]: ...
 
 
-class Rows(Generic[M]):
-    """All rows, those that fit, or those named."""
+class StoreQuerySet(Generic[M]):
+    """All rows, those that match filters, or those with given keys."""
 
     ordered = True
     db = "default"
@@ -42,59 +42,59 @@ class Rows(Generic[M]):
         self.where: dict[str, str] = {}
         self._reader = reader
         self._keys: list[str] | None = None
-        self._counted: int | None = None
+        self._count: int | None = None
 
-    def filter(self, *conditions: Any, **where: Any) -> Rows[M]:
-        """Leave what fits. Raises FieldError for a condition that no index answers."""
+    def filter(self, *conditions: Any, **where: Any) -> StoreQuerySet[M]:
+        """Return the rows that match. Raises FieldError for a condition without an index."""
         if any(conditions):
             raise FieldError("These rows have no such filter.")
         clone = self._clone()
-        clone._counted = None
+        clone._count = None
         keys = where.pop("pk__in", None)
         if keys is not None:
             clone._keys = [str(key) for key in keys]
         clone.where = {**self.where, **where}
         return clone
 
-    def keys(self, most: int) -> list[str]:
-        """Return the keys of the first rows, without reading these."""
+    def keys(self, limit: int) -> list[str]:
+        """Return the keys of the first rows, without reading the rows."""
         if self._keys is not None:
-            return self._keys[:most]
-        return list(dict.fromkeys(self._reader.keys(self.where, most)))
+            return self._keys[:limit]
+        return list(dict.fromkeys(self._reader.keys(self.where, limit)))
 
-    def get(self, **named: Any) -> M:
+    def get(self, **key: Any) -> M:
         """Return one row by its key. Raises DoesNotExist."""
-        [key] = named.values()
-        found = self._reader.by_key([str(key)])
-        if not found:
+        [value] = key.values()
+        rows = self._reader.by_key([str(value)])
+        if not rows:
             raise self.model.DoesNotExist  # type: ignore[attr-defined]
-        return found[0]
+        return rows[0]
 
-    def order_by(self, *fields: Any) -> Rows[M]:
-        """Return the same: the order is the index's."""
+    def order_by(self, *fields: Any) -> StoreQuerySet[M]:
+        """Return the same rows: the index determines the order."""
         return self
 
-    def all(self) -> Rows[M]:
+    def all(self) -> StoreQuerySet[M]:
         return self._clone()
 
-    def distinct(self) -> Rows[M]:
+    def distinct(self) -> StoreQuerySet[M]:
         return self
 
-    def none(self) -> Rows[M]:
+    def none(self) -> StoreQuerySet[M]:
         return self.filter(pk__in=[])
 
-    def using(self, alias: str | None) -> Rows[M]:
+    def using(self, alias: str | None) -> StoreQuerySet[M]:
         return self
 
-    def _clone(self) -> Rows[M]:
+    def _clone(self) -> StoreQuerySet[M]:
         return copy.copy(self)
 
     def count(self) -> int:
-        if self._counted is None:
-            self._counted = (
+        if self._count is None:
+            self._count = (
                 self._reader.count(self.where) if self._keys is None else len(self._reader.by_key(self._keys))
             )
-        return self._counted
+        return self._count
 
     def exists(self) -> bool:
         return self.count() > 0
@@ -103,13 +103,13 @@ class Rows(Generic[M]):
         return self.count()
 
     def __iter__(self) -> Iterator[M]:
-        """Read page by page: nobody waits for a million rows."""
+        """Read batch by batch, so that no request waits for a million rows."""
         if self._keys is not None:
-            for at in range(0, len(self._keys), MOST_AT_ONCE):
-                yield from self._reader.by_key(self._keys[at : at + MOST_AT_ONCE])
+            for start in range(0, len(self._keys), ROWS_BATCH):
+                yield from self._reader.by_key(self._keys[start : start + ROWS_BATCH])
             return
-        for at in range(0, self.count(), MOST_AT_ONCE):
-            yield from self[at : at + MOST_AT_ONCE]
+        for start in range(0, self.count(), ROWS_BATCH):
+            yield from self[start : start + ROWS_BATCH]
 
     def __getitem__(self, part: slice) -> list[M]:
         start, stop = part.start or 0, self.count() if part.stop is None else part.stop

@@ -29,15 +29,15 @@ class Result(StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one letter. `why`: an obstacle of `letters.Prospect`, `unknown`, or of a failure its code.
+    """The result of an action of the staff on one row, named by its key: a dead letter's id, ROOM, ROOM:USER or ROOM:SEQ.
 
-    `left_out`: who missed the message and cannot be sent to: [(user, `left_room`, `deactivated` or `deleted`)].
+    `why`: the code of a reason or an error. `left_out`: people who cannot be sent to, [(user, `left_room`, `deactivated` or `deleted`)].
     """
 
-    letter: UUID
+    key: str
     result: Result
     why: str = ""
-    left_out: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+    left_out: Sequence[tuple[int, str]] = ()
 
 
 async def requeue(
@@ -55,12 +55,12 @@ async def requeue(
         try:
             outcomes.append(await _requeue(key, by))
         except (Unavailable, BacklogFull) as fault:
-            outcomes.append(Outcome(key, Result.FAILED, fault.code))
+            outcomes.append(Outcome(str(key), Result.FAILED, fault.code))
             break
         except ValueError:  # a row that somebody changed by hand
-            outcomes.append(Outcome(key, Result.FAILED, "bad_row"))
+            outcomes.append(Outcome(str(key), Result.FAILED, "bad_row"))
         except DatabaseError:
-            outcomes.append(Outcome(key, Result.FAILED, "database_away"))
+            outcomes.append(Outcome(str(key), Result.FAILED, "database_away"))
             break
         told()
     return outcomes
@@ -69,17 +69,19 @@ async def requeue(
 async def _requeue(key: UUID, by: int | None) -> Outcome:
     found = await _prospect(key)
     if found.obstacle:
-        return Outcome(key, Result.SKIPPED, found.obstacle, found.left_out)
+        return Outcome(str(key), Result.SKIPPED, found.obstacle, found.left_out)
     try:
         resent = await resend(key, by=by, verb=AuditEntry.Verb.REQUEUE)
     except (Unavailable, BacklogFull):
         raise
     except MessagingError as fault:
         found = await _prospect(key)  # somebody else was quicker, or it is of another kind
-        return Outcome(key, Result.SKIPPED if found.obstacle else Result.FAILED, found.obstacle or fault.code)
+        return Outcome(
+            str(key), Result.SKIPPED if found.obstacle else Result.FAILED, found.obstacle or fault.code
+        )
     if resent.answer.duplicate:
-        return Outcome(key, Result.SKIPPED, DeadLetter.State.REQUEUED)
-    return Outcome(key, Result.DONE, left_out=resent.skipped)
+        return Outcome(str(key), Result.SKIPPED, DeadLetter.State.REQUEUED)
+    return Outcome(str(key), Result.DONE, left_out=resent.skipped)
 
 
 async def _prospect(key: UUID) -> letters.Prospect:

@@ -1,4 +1,4 @@
-"""Everything on a list at once: asked in numbers, watched on its page, stopped there; in both languages, with a phone, without a script."""
+"""A bulk action on all rows of a list: confirmed, followed and stopped on its page; in both languages, on a phone, without a script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.e2e.test_page import look
 
 ROWS = 1_201
 LETTERS = "/admin/messaging/deadletter/?q={room}&state__exact=open"
-# Dead letters as the job writes them, but many; and the job, which stops after some rows where it is asked to.
+# Many dead letters as the job writes them, and the job, which `TWO_CHUNKS` ends after two chunks.
 MAKE_LETTERS = """
 from uuid import uuid4
 from django.utils import timezone
@@ -22,25 +22,25 @@ DeadLetter.objects.bulk_create(DeadLetter(id=uuid4(), room_id="{room}", room_key
     message_id=str(uuid4()), sender_key=1, sender_name="ada", sent_at=now, expired_at=now, processed_at=now, delivered=0, total=1,
     missing_total=1, missing="", body="kept to themselves") for n in range({rows}))
 """
-ASKED_AND_BEGUN = """
+CONFIRMED_AND_STARTED = """
 from django.contrib.auth import get_user_model
-from messaging import bulk
-from messaging.admin.bulk_job import clock_ms
+from messaging.admin import bulk_rows
 from messaging.bridge import run_verb
+from messaging.store import clock_ms
 now_ms = run_verb(clock_ms)
 user = get_user_model().objects.get(pk={id})
-action = bulk.ask(user, "deadletter", "discard", ["1"], query="", now_ms=now_ms)
-bulk.start(action, {{}}, "", now_ms)
+action = bulk_rows.create(user, "deadletter", "discard", ["1"], query="", now_ms=now_ms)
+bulk_rows.start(action, {{}}, "", now_ms)
 print(action.pk)
 """
 CARRY_ON = "from messaging.admin.bulk_job import carry_on; carry_on()"
-A_PART = """
-from messaging import bulk_job
+TWO_CHUNKS = """
+from messaging.admin import bulk_job
 class Enough(Exception): pass
 steps = []
 def step(name):
     steps.append(name)
-    if steps.count("noted") == 2: raise Enough
+    if steps.count("recorded") == 2: raise Enough
 bulk_job.step = step
 try: bulk_job.carry_on()
 except Enough: pass
@@ -49,17 +49,17 @@ except Enough: pass
 
 @pytest.fixture
 def operator(site: Site, demo: Demo) -> Person:
-    """One of three people, who is staff, and before whom many letters lie."""
+    """A staff member, for whom many dead letters are listed."""
     make_staff(site, demo.people[2])
     site.manage("shell", "-c", MAKE_LETTERS.format(room=demo.room, rows=ROWS))
     return demo.people[2]
 
 
-def choose_all(page: Page, verb: str) -> None:
-    """Tick the page, then everything, and take an action."""
+def choose_all(page: Page, action: str) -> None:
+    """Tick the page, then all rows, and choose an action."""
     page.locator("#action-toggle").check()
     page.locator(".actions .question a").click()
-    page.locator('select[name="action"]').first.select_option(verb)
+    page.locator('select[name="action"]').first.select_option(action)
     with page.expect_navigation():
         page.locator('.actions button[type="submit"]').first.click()
 
@@ -70,10 +70,10 @@ def choose_all(page: Page, verb: str) -> None:
         (
             "en",
             {
-                "asks": "1,201 dead letters are discarded",
-                "waits": "Waits for a worker",
+                "asks": "1,201 dead letters will be discarded",
+                "waits": "Waiting for a worker",
                 "stop": "Stop",
-                "stopped": "Stopped by {name}. What is done stays done; the rest is as it was.",
+                "stopped": "Stopped by {name}. Finished rows stay changed; the others are unchanged.",
                 "ended": "It has ended.",
                 "finished": "Finished.",
             },
@@ -91,7 +91,7 @@ def choose_all(page: Page, verb: str) -> None:
         ),
     ],
 )
-def test_all_of_a_list_is_asked_about_watched_and_stopped(
+def test_all_rows_of_a_list_are_confirmed_followed_and_stopped(
     site: Site, open_screen: OpenScreen, demo: Demo, operator: Person, language: str, words: dict[str, str]
 ) -> None:
     screen = open_screen(operator, LETTERS.format(room=demo.room), language=language)
@@ -105,7 +105,7 @@ def test_all_of_a_list_is_asked_about_watched_and_stopped(
     expect(page.locator("[data-overview]")).to_contain_text(words["waits"])
     look(screen, "waits")
 
-    site.manage("shell", "-c", A_PART)
+    site.manage("shell", "-c", TWO_CHUNKS)
     expect(page.locator('[data-part="all"] b')).to_have_text("400", timeout=LATER_MS)
     assert "kept to themselves" not in page.content()
     with page.expect_navigation():
@@ -133,7 +133,7 @@ def test_the_page_follows_to_the_end_and_the_list_names_it(
     page.locator('input[type="submit"]').click()
     page.locator('.messagelist a[href*="/bulkaction/"]').click()
     expect(page.locator("[data-pace]")).to_be_visible()
-    # What an earlier test left behind ends first.
+    # The bulk actions of earlier tests end first.
     site.manage(
         "shell",
         "-c",
@@ -149,10 +149,10 @@ def test_the_page_follows_to_the_end_and_the_list_names_it(
     look(screen, "list")
 
 
-def test_it_is_whole_without_a_script(
+def test_the_page_works_without_a_script(
     site: Site, open_screen: OpenScreen, demo: Demo, operator: Person
 ) -> None:
-    key = site.manage("shell", "-c", ASKED_AND_BEGUN.format(id=operator.id)).split()[-1]
+    key = site.manage("shell", "-c", CONFIRMED_AND_STARTED.format(id=operator.id)).split()[-1]
     screen = open_screen(operator, f"/admin/messaging/bulkaction/{key}/change/", java_script_enabled=False)
     page = screen.page
     expect(page.locator("[data-pause]")).to_be_hidden()

@@ -1,4 +1,4 @@
-"""The staff find why one message did not reach one person, with a keyboard alone, in both languages, and while the store goes away."""
+"""The staff find why one message did not reach one person, with a keyboard alone, in both languages, and while the store is away."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.site import Demo, Person, Site, wait_for
 from tests.e2e.test_overview import make_staff
 from tests.e2e.test_page import look
 
-TABS_MOST = 150
+MAX_TABS = 150
 LISTS = "/admin/messaging"
 
 
@@ -33,7 +33,7 @@ def operator(rooms: Demo) -> Person:
 
 @pytest.fixture(scope="module")
 def waiting(site: Site, browser: Browser, rooms: Demo) -> Demo:
-    """In each room somebody said something while nobody else was there."""
+    """Every room has a message that was sent while nobody else was connected."""
     for at, room in enumerate(rooms.rooms):
         screen = Screen(browser, site, rooms.people[1 + at % 2], f"/r/{room['id']}/")
         screen.wait_ready()
@@ -46,7 +46,7 @@ def waiting(site: Site, browser: Browser, rooms: Demo) -> Demo:
 def tab_to(page: Page, wanted: Locator) -> None:
     """Press Tab until `wanted` has the focus."""
     expect(wanted).to_be_visible()
-    for _ in range(TABS_MOST):
+    for _ in range(MAX_TABS):
         page.keyboard.press("Tab")
         if wanted.evaluate("(one) => one === document.activeElement"):
             return
@@ -54,7 +54,7 @@ def tab_to(page: Page, wanted: Locator) -> None:
 
 
 def press(page: Page, wanted: Locator) -> None:
-    """Follow a link with the keyboard: what a click is with a mouse."""
+    """Follow a link with the keyboard, as a click does with a mouse."""
     tab_to(page, wanted)
     with page.expect_navigation():
         page.keyboard.press("Enter")
@@ -63,7 +63,7 @@ def press(page: Page, wanted: Locator) -> None:
 @pytest.mark.parametrize(
     ("language", "offline", "why"),
     [
-        ("en", "offline", "offline: sent as soon as they are back"),
+        ("en", "offline", "offline: sent when they reconnect"),
         ("zh-CN", "离线", "离线：上线后立即送达"),
     ],
 )
@@ -116,7 +116,7 @@ def test_nothing_serious_and_nothing_sideways_on_a_phone_in_the_dark(
         assert screen.page.evaluate("document.documentElement.scrollWidth") <= 390, path
 
 
-def test_a_store_that_goes_away_is_a_sentence_and_the_page_works_again(
+def test_a_store_that_is_away_is_reported_and_the_page_works_again(
     site: Site, open_screen: OpenScreen, waiting: Demo, operator: Person
 ) -> None:
     screen = open_screen(operator, f"{LISTS}/storedmessage/")
@@ -126,7 +126,7 @@ def test_a_store_that_goes_away_is_a_sentence_and_the_page_works_again(
     os.kill(pid, signal.SIGSTOP)
     try:
         page.reload()
-        expect(page.get_by_role("alert")).to_contain_text("The store does not answer just now.")
+        expect(page.get_by_role("alert")).to_contain_text("The store does not answer.")
         look(screen, "away")
         page.get_by_role("link", name="Dead letters").last.click()
         expect(page.locator("h1").last).to_have_text("Dead letters")
@@ -137,7 +137,7 @@ def test_a_store_that_goes_away_is_a_sentence_and_the_page_works_again(
 
 
 def listed(screen: Screen) -> bool:
-    """Load again, as the page says."""
+    """Reload, with the link on the page."""
     if screen.page.locator("#result_list tbody tr").count():
         return True
     screen.page.locator(".ops-again").click()

@@ -1,4 +1,4 @@
-"""What the staff do in the browser, in both languages; and every page of theirs, looked at in both, light and dark.
+"""The actions of the staff in the browser, in both languages, and a look at all their pages in both, light and dark.
 
 On a site with a message in each state: `seed_demo --states`.
 """
@@ -21,22 +21,22 @@ from tests.e2e.test_page import look
 LISTS = "/admin/messaging"
 ROOM = "What becomes of a message"
 LANGUAGES = ("en", "zh-CN")
-SAID = {  # what the page answers, by language
+ANSWERS = {  # of the page, by language
     "send_again": ("Sent again: 1, skipped: 0, failed: 0.", "已补发：1，跳过：0，失败：0。"),
     "discard": ("Discarded: 1, skipped: 0, failed: 0.", "已丢弃：1，跳过：0，失败：0。"),
-    "take_back": ("Taken back: 1, skipped: 0, failed: 0.", "已撤销：1，跳过：0，失败：0。"),
+    "take_back": ("Reopened: 1, skipped: 0, failed: 0.", "已撤销：1，跳过：0，失败：0。"),
     "delete": ("Deleted: 1, skipped: 0, failed: 0.", "已删除：1，跳过：0，失败：0。"),
     "away": ("The store cannot be reached.", "无法连接存储。"),
     "paused": ("Paused.", "已暂停。"),
     "pace": ("Updates every 5 s.", "每 5 秒更新一次。"),
 }
-WHAT_THERE_IS = """
+ROWS_OF_THE_ROOM = """
 import json
 from messaging.models import *
 room = Room.objects.get(name={room!r})
 print(json.dumps({{
     "room": room.pk,
-    "letters": {{one.state: str(one.pk) for one in DeadLetter.objects.filter(room=room)}},
+    "letters": {{row.state: str(row.pk) for row in DeadLetter.objects.filter(room=room)}},
     "notice": str(Notice.objects.filter(room_key=room.pk).first().pk),
     "membership": Membership.objects.filter(room=room, user__username="bob").get().pk,
     "audit": AuditEntry.objects.filter(room_key=room.pk).first().pk,
@@ -44,16 +44,16 @@ print(json.dumps({{
 """
 
 
-def said(what: str, language: str) -> str:
-    return SAID[what][LANGUAGES.index(language)]
+def text_of(answer: str, language: str) -> str:
+    return ANSWERS[answer][LANGUAGES.index(language)]
 
 
 @pytest.fixture(scope="module")
 def states(site: Site) -> dict[str, str]:
-    """Make a message in each state; return what there is."""
+    """Make a message in each state; return the keys of their rows."""
     site.manage("seed_demo", "--states", "--stay", "0", "--force")
-    found = json.loads(site.manage("shell", "--no-imports", "-c", WHAT_THERE_IS.format(room=ROOM)))
-    return found | found.pop("letters")  # type: ignore[no-any-return]
+    keys = json.loads(site.manage("shell", "--no-imports", "-c", ROWS_OF_THE_ROOM.format(room=ROOM)))
+    return keys | keys.pop("letters")  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def operator(crew: Demo) -> Person:
 
 
 def choose(page: Page, row: Locator, action: str) -> None:
-    """Mark a row, choose an action, press the button beside it."""
+    """Mark a row, choose an action, press the button next to it."""
     row.locator("input.action-select").check()
     page.locator("select[name=action]").first.select_option(action)
     with page.expect_navigation():
@@ -107,17 +107,17 @@ def test_a_letter_is_discarded_after_a_question_taken_back_and_sent_again(
         expect(letter).to_have_count(1)
         choose(page, letter, "discard")
         confirm(page)
-        expect(answer(page)).to_contain_text(said("discard", language))
+        expect(answer(page)).to_contain_text(text_of("discard", language))
         look(screen, "discarded")
         expect(letter).to_have_count(0)
     go("discarded")
     choose(page, letter, "take_back")
-    expect(answer(page)).to_contain_text(said("take_back", language))
+    expect(answer(page)).to_contain_text(text_of("take_back", language))
     go("open")
     choose(page, letter, "send_again")
     look(screen, "send again")
     confirm(page)
-    expect(answer(page)).to_contain_text(said("send_again", language))
+    expect(answer(page)).to_contain_text(text_of("send_again", language))
     go("requeued")
 
 
@@ -142,12 +142,12 @@ def test_a_message_is_deleted_after_a_question_and_its_text_shown_after_a_reason
     choose(page, rows.last, "delete")
     look(screen, "delete")
     confirm(page)
-    expect(answer(page)).to_contain_text(said("delete", language))
+    expect(answer(page)).to_contain_text(text_of("delete", language))
     expect(rows).to_have_count(before - 1)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_who_waits_is_retried_and_counted_anew(
+def test_a_member_is_retried_and_their_attempts_are_reset(
     open_screen: OpenScreen, states: dict[str, str], operator: Person, language: str
 ) -> None:
     path = f"{LISTS}/undeliveredmember/?room={states['room']}"
@@ -200,7 +200,7 @@ def test_a_lifetime_is_changed_after_a_count_and_connections_are_closed(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_what_is_filtered_is_exported(
+def test_the_filtered_letters_are_exported(
     open_screen: OpenScreen, states: dict[str, str], operator: Person, language: str
 ) -> None:
     screen = open_screen(operator, f"{LISTS}/deadletter/?q={states['room']}", language=language)
@@ -221,15 +221,15 @@ def test_the_front_page_follows_pauses_and_outlives_the_store(
     screen = open_screen(operator, "/admin/", language=language)
     page = screen.page
     status, clock = page.get_by_role("status"), page.locator("[data-overview] time").first
-    expect(status).to_have_text(said("pace", language))
+    expect(status).to_have_text(text_of("pace", language))
     shown = clock.inner_text()
     expect(clock).not_to_have_text(shown, timeout=LATER_MS)
     page.locator("[data-pause]").click()
-    expect(status).to_have_text(said("paused", language))
+    expect(status).to_have_text(text_of("paused", language))
     page.locator("[data-pause]").click()
-    expect(status).to_have_text(said("pace", language))
+    expect(status).to_have_text(text_of("pace", language))
 
-    banner = page.get_by_role("alert").filter(has_text=said("away", language))
+    banner = page.get_by_role("alert").filter(has_text=text_of("away", language))
     pid = site.store_pid()
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -277,7 +277,7 @@ PAGES = (
 def test_no_page_has_anything_serious_or_breaks_the_policy(
     open_screen: OpenScreen, states: dict[str, str], operator: Person, language: str, dark: bool
 ) -> None:
-    """What breaks the content policy or throws is noted by the screen, and fails the test at its end."""
+    """The screen records violations of the content policy and errors, which fail the test at its end."""
     screen = open_screen(operator, "/admin/", language=language, dark=dark)
     for path in PAGES:
         address = path if path.startswith("/") else f"{LISTS}/{path.format(**states)}"

@@ -1,8 +1,8 @@
-"""What the staff's pages cost at 1,000 rows and at 20,000, on the first page, the middle one and the last: the same.
+"""The cost of the staff's pages: the same at 1,000 rows and at 20,000, on the first page, the middle page and the last page.
 
-Counted are the round trips to Redis, whatever each carries, and the statements to the database. Where a page of a list over all rooms
-begins is found by counting at ever closer scores: that takes a few round trips more where the scores lie further apart, never more
-than there are halvings of the time that lives may last.
+The tests count the round trips to Redis, with any number of commands, and the statements to the database. The start of a page of a list
+of all rooms is searched by counting at ever closer scores. This takes a few more round trips if the scores are further apart, at most
+as many as the longest lifetime can be halved.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from messaging.store import connections
 pytestmark = pytest.mark.usefixtures("verbs")
 
 FEW, MANY = 1_000, 20_000
-# With the room of many whole pages of rooms: what a page of fewer needs is not asked for.
+# Together with the large room these are whole pages of rooms, because a shorter page needs fewer reads.
 ROOMS, LETTERS, CROWD = {FEW: 199, MANY: 1_999}, {FEW: 300, MANY: 2_000}, {FEW: 150, MANY: 900}
 SEARCHES_APART = 3  # round trips by which finding where a page begins may differ
 
@@ -100,14 +100,14 @@ async def test_every_page_costs_the_same_at_1000_rows_and_at_20000_from_the_firs
     assert {name: pair for name, pair in statements.items() if pair[0] != pair[1]} == {}
     for name in [name for name in many if name.endswith(", last page")]:
         kind = name.removesuffix(", last page")
-        found = [
+        page_costs = [
             costs_[f"{kind}, {where} page"] for costs_ in (few, many) for where in ("first", "middle", "last")
         ]
-        assert len({queries for _, queries in found}) == 1, (name, found)
-        taken = [made for made, _ in found]
+        assert len({queries for _, queries in page_costs}) == 1, (name, page_costs)
+        taken = [made for made, _ in page_costs]
         apart = SEARCHES_APART if kind in ("undelivered", "messages") else 0
-        assert max(taken) - min(taken) <= apart, (name, found)
-        assert max(taken) <= 25, (name, found)
+        assert max(taken) - min(taken) <= apart, (name, page_costs)
+        assert max(taken) <= 25, (name, page_costs)
     for name in few:
         if "page" not in name and name not in admin.FRONT:
             assert few[name][0] == many[name][0], (name, few[name], many[name])
@@ -127,4 +127,4 @@ def test_the_measurement_of_the_pages_fills_a_site_and_gets_an_answer_from_each(
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(out.read_text())
     assert report["count"]["stored"] == admin.SMALL.rooms * admin.SMALL.each + admin.SMALL.crowd_each
-    assert all(one["p95"] > 0 for one in report["pages"].values())
+    assert all(page["p95"] > 0 for page in report["pages"].values())

@@ -1,4 +1,4 @@
-"""The job of bulk actions killed with -9 at every step, two at once, a real worker killed in mid-way, a store that dies: each row once."""
+"""The job of bulk actions, killed with -9 at every step, run twice at once, in a real worker that is killed, with a store that dies: each row once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tests.support.bulk_actions import (
     MAY,
     ask,
     at_step,
-    became,
     begin,
     letters,
     progress,
+    result_of,
     sent_again,
     staff,
     states,
@@ -39,23 +39,23 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 ROWS = 205  # more than a request sends again
 MANY = 2_000
-WITHIN_S = 120.0
-STEPS = ("claimed", "begun", "reached", "noting", "noted")
+TIMEOUT_S = 120.0
+STEPS = ("claimed", "reserved", "performed", "recording", "recorded")
 LEASE = {"lease_s": 1}
 
 
 def kill_at(step: str, nth: int = 2) -> None:
-    code, out, said = expiry_process.run(
+    code, out, err = expiry_process.run(
         Fate(job="bulk_job", at=step, nth=1 if step == "claimed" else nth), **LEASE
     )
-    assert (code, out) == (-signal.SIGKILL, "ready\n"), said
+    assert (code, out) == (-signal.SIGKILL, "ready\n"), err
 
 
 def finish() -> None:
-    """Let the lease of whoever was killed be over, and run the job to its end."""
+    """End the lease of the killed job, and run the job to its end."""
     BulkAction.objects.update(claimed_until=moment(1))
-    code, _, said = expiry_process.run(Fate(job="bulk_job", runs=9))
-    assert code == 0, said
+    code, _, err = expiry_process.run(Fate(job="bulk_job", runs=9))
+    assert code == 0, err
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -63,9 +63,9 @@ def test_killed_at_a_step_each_letter_is_sent_again_once_and_counted_as_done(ste
     room = letters(ROWS)
     action = begin(staff(*MAY), "send_again")
     kill_at(step)
-    assert became(action)[0] == "running"
+    assert result_of(action)[0] == "running"
     finish()
-    assert became(action) == ("done", ROWS, 0, 0, {})
+    assert result_of(action) == ("done", ROWS, 0, 0, {})
     assert sent_again(room) == list(range(1, ROWS + 1))
     assert logged("sent a dead letter again") == dict.fromkeys(keys(), 1)
 
@@ -76,7 +76,7 @@ def test_killed_at_a_step_each_letter_is_discarded_once_and_counted_as_done(step
     action = begin(staff(*MAY), "discard")
     kill_at(step)
     finish()
-    assert became(action) == ("done", 1_001, 0, 0, {})
+    assert result_of(action) == ("done", 1_001, 0, 0, {})
     assert states() == {"discarded": 1_001}
     assert AuditEntry.objects.filter(verb="discard").count() == 1_001
     assert logged("discarded a dead letter") == dict.fromkeys(keys(), 1)
@@ -86,27 +86,27 @@ def test_killed_at_a_step_each_letter_is_discarded_once_and_counted_as_done(step
     ("verb", "given", "ends"),
     [("delete", {}, (501, 0, 0, {})), ("extend", {"ttl": 86_400}, (500, 0, 1, {"cut_off": 1}))],
 )
-def test_killed_between_deed_and_note_a_message_is_deleted_once_and_not_extended_twice(
+def test_killed_before_the_record_a_message_is_deleted_once_and_not_extended_twice(
     verb: str, given: dict[str, Any], ends: tuple[Any, ...]
 ) -> None:
     async def make() -> None:
         ada = await person("ada")
         room = key_of(await room_of(ada, await person("bob")))
-        for at in range(0, 501, 100):
-            some = [message(user=ada.pk, room=room) for _ in range(min(100, 501 - at))]
-            await accept(open_store(), *some)
+        for start in range(0, 501, 100):
+            batch = [message(user=ada.pk, room=room) for _ in range(min(100, 501 - start))]
+            await accept(open_store(), *batch)
 
     run_verb(make)
     action = begin(staff(is_superuser=True), verb, "storedmessage/", **given)
-    kill_at("reached", nth=3)
+    kill_at("performed", nth=3)
     finish()
-    assert became(action) == ("done", *ends)
+    assert result_of(action) == ("done", *ends)
     changed = AuditEntry.objects.filter(verb=verb).values_list("seq", flat=True)
     assert Counter(changed) == dict.fromkeys(range(1, 502), 1)
 
 
-def logged(what: str) -> dict[str, int]:
-    return Counter(LogEntry.objects.filter(change_message=what).values_list("object_id", flat=True))
+def logged(text: str) -> dict[str, int]:
+    return Counter(LogEntry.objects.filter(change_message=text).values_list("object_id", flat=True))
 
 
 def keys() -> list[str]:
@@ -116,7 +116,10 @@ def keys() -> list[str]:
 def test_two_jobs_at_once_of_which_one_is_killed_send_each_again_once() -> None:
     room = letters(ROWS)
     action = begin(staff(*MAY), "send_again")
-    fates = (Fate(job="bulk_job", waits=True, at="reached", nth=20), Fate(job="bulk_job", waits=True, runs=9))
+    fates = (
+        Fate(job="bulk_job", waits=True, at="performed", nth=20),
+        Fate(job="bulk_job", waits=True, runs=9),
+    )
     jobs = [expiry_process.start(fate, **LEASE) for fate in fates]
     for job in jobs:
         assert job.stdout is not None
@@ -125,10 +128,10 @@ def test_two_jobs_at_once_of_which_one_is_killed_send_each_again_once() -> None:
         assert job.stdin is not None
         job.stdin.write("\n")
         job.stdin.flush()
-    said = [job.communicate(timeout=WITHIN_S) for job in jobs]
-    assert jobs[1].returncode == 0, said
+    outputs = [job.communicate(timeout=TIMEOUT_S) for job in jobs]
+    assert jobs[1].returncode == 0, outputs
     finish()
-    assert became(action) == ("done", ROWS, 0, 0, {})
+    assert result_of(action) == ("done", ROWS, 0, 0, {})
     assert sent_again(room) == list(range(1, ROWS + 1))
 
 
@@ -147,25 +150,25 @@ def at_site(new_site: Callable[..., Site], settings: Any) -> Iterator[tuple[Site
     worker.end()
 
 
-def test_a_real_worker_killed_in_mid_way_does_two_thousand_rows_once(at_site: tuple[Site, Worker]) -> None:
+def test_a_real_worker_that_is_killed_processes_two_thousand_rows_once(at_site: tuple[Site, Worker]) -> None:
     site, worker = at_site
     letters(MANY)
     action = begin(staff(*MAY), "discard")
-    ask(staff(*MAY, name="other"), "deadletter/", "take_back")  # about which nobody is asked
+    ask(staff(*MAY, name="other"), "deadletter/", "take_back")  # which needs no confirmation
     other = BulkAction.objects.get(verb="take_back")
     worker.start()
     enqueue(site, "carry_on", module="admin.bulk_job")
-    assert wait_for(lambda: done(action) > 0, deadline_s=WITHIN_S)
+    assert wait_for(lambda: done(action) > 0, deadline_s=TIMEOUT_S)
     worker.end()
     worker.start()
 
     def ended() -> bool:
         enqueue(site, "carry_on", module="admin.bulk_job")
-        return became(other)[0] == "done"
+        return result_of(other)[0] == "done"
 
-    assert wait_for(ended, deadline_s=WITHIN_S)
-    assert became(action) == ("done", MANY, 0, 0, {})
-    assert became(other) == ("done", MANY, 0, 0, {})
+    assert wait_for(ended, deadline_s=TIMEOUT_S)
+    assert result_of(action) == ("done", MANY, 0, 0, {})
+    assert result_of(other) == ("done", MANY, 0, 0, {})
     counts = Counter(AuditEntry.objects.values_list("verb", "seq"))
     assert set(counts.values()) == {1}
     assert len(counts) == 2 * MANY
@@ -176,21 +179,24 @@ def done(action: BulkAction) -> int:
     return action.done
 
 
-def test_a_store_that_dies_in_mid_way_pauses_it_and_it_goes_on_by_itself(
+def test_a_store_that_dies_pauses_it_and_it_continues_automatically(
     at_site: tuple[Site, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, _ = at_site
     room = letters(ROWS)
     client = staff(*MAY)
     action = begin(client, "send_again")
-    at_step(monkeypatch, "noted", site.store.kill, nth=5)
+    at_step(monkeypatch, "recorded", site.store.kill, nth=5)
     assert bulk_job.carry_on() == 5
-    assert became(action) == ("running", 5, 0, 0, {})
+    assert result_of(action) == ("running", 5, 0, 0, {})
     assert "Paused: the store does not answer." in progress(client, action)
     assert bulk_job.carry_on() == 0
     site.store.start()
     site.store.wait_until_ready()
-    assert bulk_job.carry_on() == ROWS - 5
-    assert became(action) == ("done", ROWS, 0, 0, {})
+    rows = [bulk_job.carry_on()]
+    while rows[-1] and sum(rows) < ROWS - 5:  # on a busy machine, a run ends at its deadline
+        rows.append(bulk_job.carry_on())
+    assert sum(rows) == ROWS - 5
+    assert result_of(action) == ("done", ROWS, 0, 0, {})
     assert sent_again(room) == list(range(1, ROWS + 1))
     site.forgive()

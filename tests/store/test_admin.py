@@ -1,4 +1,4 @@
-"""Rooms and memberships in the staff's pages take the way of every other change."""
+"""Rooms and memberships on the staff's pages: changes are made as on the page of the chat."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_the_rules_of_rooms_hold_here_too(staff: Client, wrong: dict[str, 
     assert not await Room.objects.aexists()
 
 
-async def test_what_kind_a_room_is_does_not_change_under_its_members(staff: Client, ada: User) -> None:
+async def test_the_kind_of_a_room_with_members_does_not_change(staff: Client, ada: User) -> None:
     room = await room_of(ada)
     await post(staff, f"room/{room.pk}/change/", ROOM | {"kind": "public"})
     await room.arefresh_from_db()

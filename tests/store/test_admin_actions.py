@@ -1,4 +1,4 @@
-"""What the staff do to undelivered rooms and members, messages, rooms and memberships on their pages."""
+"""The staff's actions on undelivered rooms and members, messages, rooms and memberships, on their pages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def people(verbs: None) -> tuple[User, User]:
 
 @pytest.fixture
 async def room(people: tuple[User, User]) -> Room:
-    """A room of the two, in which ada said two things a minute ago."""
+    """A room of the two, with two messages that ada sent a minute ago."""
     made = await room_of(*people)
     store, key = open_store(), key_of(made)
     await accept(store, *(message(SECRET, user=people[0].pk, room=key) for _ in range(2)))
@@ -53,43 +53,43 @@ async def post(staff: Client, path: str, **data: Any) -> Any:
     return answer
 
 
-def said(answer: Any) -> str:
+def shown_messages(answer: Any) -> str:
     page = answer.content.decode()
     return " ".join(re.findall(r'<li class="(?:success|warning|error)">(.*?)</li>', page, re.DOTALL))
 
 
 async def act(staff: Client, path: str, action: str, *keys: Any, **given: Any) -> tuple[str, str]:
-    """Choose rows and an action on a list, say yes; return what the page that asks said, and what the list says after it."""
+    """Choose rows and an action on a list, and confirm; return the confirmation page, and the messages of the list after it."""
     asked = await post(staff, path, action=action, _selected_action=[str(key) for key in keys], **given)
     assert not await LogEntry.objects.filter(change_message=action).aexists()
     data = {"action": action, "chosen": asked.context["chosen"], "confirmed": "yes", **given}
-    return asked.content.decode(), said(await post(staff, path, **data))
+    return asked.content.decode(), shown_messages(await post(staff, path, **data))
 
 
 async def logged() -> list[tuple[str, str]]:
-    return [(one.object_id, one.change_message) async for one in LogEntry.objects.order_by("pk")]
+    return [(entry.object_id, entry.change_message) async for entry in LogEntry.objects.order_by("pk")]
 
 
-async def test_what_is_undelivered_is_retried_room_by_room_and_member_by_member(
+async def test_undelivered_messages_are_retried_for_a_room_and_for_a_member(
     staff: Client, room: Room, people: tuple[User, User], events: Events
 ) -> None:
     _, grace = people
     await open_store().presence.report("process", [grace.pk], 60)
-    asked, told = await act(staff, "undeliveredroom/", "retry", room.pk)
-    assert "1 room is looked at now" in asked
-    assert told == "Looked at: 1, skipped: 0, failed: 0."
+    asked, shown = await act(staff, "undeliveredroom/", "retry", room.pk)
+    assert "1 room will be swept now" in asked
+    assert shown == "Swept: 1, skipped: 0, failed: 0."
     await events.until(type="sweep", room=room.pk)
 
     members, place = f"undeliveredmember/?room={room.pk}", f"{room.pk}:{grace.pk}"
-    asked, told = await act(staff, members, "retry", place)
-    assert "To 1 member, if connected" in asked
-    assert told == "Retried: 1, skipped: 0, failed: 0."
+    asked, shown = await act(staff, members, "retry", place)
+    assert "sent again now to 1 member, if connected" in asked
+    assert shown == "Retried: 1, skipped: 0, failed: 0."
     await events.until(type="sweep", room=room.pk)
-    _, told = await act(staff, members, "reset", place)
-    assert told == "Counted anew: 0, skipped: 1, failed: 0. Why: no attempt was counted (1)."
+    _, shown = await act(staff, members, "reset", place)
+    assert shown == "Reset: 0, skipped: 1, failed: 0. Why: no attempts counted (1)."
     assert await logged() == [
-        (room.pk, "retried what is undelivered"),
-        (place, "retried what is undelivered"),
+        (room.pk, "retried undelivered messages"),
+        (place, "retried undelivered messages"),
     ]
 
 
@@ -97,24 +97,24 @@ async def test_messages_are_deleted_and_extended_by_staff_who_are_no_members(
     staff: Client, room: Room
 ) -> None:
     asked = await post(staff, "storedmessage/", action="extend", _selected_action=[f"{room.pk}:2"])
-    assert "Live at least so many seconds from now" in asked.content.decode()
+    assert "Minimum lifetime from now, in seconds" in asked.content.decode()
     for wrong in ("9", "x", "", "99999999"):
         again = await post(
             staff, "storedmessage/", action="extend", chosen=f"{room.pk}:2", confirmed="yes", ttl=wrong
         )
         assert "errorlist" in again.content.decode()
-    asked_, told = await act(staff, "storedmessage/", "extend", f"{room.pk}:2", ttl=86_400)
-    assert "1 message lives at least 86,400 seconds from now." in asked_
-    assert told == "Extended: 1, skipped: 0, failed: 0."
+    asked, shown = await act(staff, "storedmessage/", "extend", f"{room.pk}:2", ttl=86_400)
+    assert "1 message will live at least 86,400 seconds from now." in asked
+    assert shown == "Extended: 1, skipped: 0, failed: 0."
 
-    asked_, told = await act(staff, "storedmessage/", "delete", f"{room.pk}:1", f"{room.pk}:2")
-    assert "2 messages are taken away from every screen" in asked_
-    assert told == "Deleted: 2, skipped: 0, failed: 0."
+    asked, shown = await act(staff, "storedmessage/", "delete", f"{room.pk}:1", f"{room.pk}:2")
+    assert "2 messages will be removed permanently from every screen" in asked
+    assert shown == "Deleted: 2, skipped: 0, failed: 0."
     assert await open_store().lists.live(0, 10, key_of(room)) == []
     assert len(await logged()) == 3
 
 
-async def test_a_text_is_shown_to_who_says_why_and_the_look_is_logged_without_it(
+async def test_a_text_is_shown_after_a_reason_and_the_access_is_logged_without_it(
     staff: Client, room: Room
 ) -> None:
     page = f"{PAGES}/storedmessage/{room.pk}:1/"
@@ -130,7 +130,7 @@ async def test_a_text_is_shown_to_who_says_why_and_the_look_is_logged_without_it
     answer = await in_database(staff.post, f"{page}text/", {"reason": "reported by grace"})
     assert SECRET in answer.content.decode()
     assert "no-store" in answer["Cache-Control"]
-    assert await logged() == [(f"{room.pk}:1", "looked at the text: reported by grace")]
+    assert await logged() == [(f"{room.pk}:1", "viewed the text: reported by grace")]
 
     await open_store().scripts.pipeline([("HSET", f"{key_of(room).key}:msg:1", "expires_at", 1)])
     gone = await in_database(staff.post, f"{page}text/", {"reason": "again"})
@@ -138,7 +138,7 @@ async def test_a_text_is_shown_to_who_says_why_and_the_look_is_logged_without_it
     assert SECRET not in gone.content.decode()
 
 
-async def test_a_messages_page_leads_to_what_may_be_done_to_it(staff: Client, room: Room) -> None:
+async def test_the_page_of_a_message_has_its_actions(staff: Client, room: Room) -> None:
     answer = await in_database(staff.get, f"{PAGES}/storedmessage/{room.pk}:1/change/")
     for name in ("extend", "delete"):
         assert f'name="action" value="{name}"' in answer.content.decode()
@@ -147,17 +147,17 @@ async def test_a_messages_page_leads_to_what_may_be_done_to_it(staff: Client, ro
     assert len(await open_store().lists.live(0, 10, key_of(room))) == 2
 
 
-async def test_a_lifetime_is_changed_after_the_page_has_counted_what_would_end(
+async def test_a_lifetime_is_changed_after_the_page_has_counted_the_messages_that_expire(
     staff: Client, room: Room
 ) -> None:
-    asked, told = await act(staff, "room/", "lifetime", room.pk, ttl=30, shorten="on")
-    assert "New messages of 1 room live 30 seconds; in 1 of them that is another lifetime than now." in asked
-    assert "Of the 2 messages that are there 2 end sooner, 2 of them at once." in asked
-    assert told == "Changed: 1, skipped: 0, failed: 0."
+    asked, shown = await act(staff, "room/", "lifetime", room.pk, ttl=30, shorten="on")
+    assert "New messages in 1 room will live 30 seconds. Rooms whose lifetime changes: 1." in asked
+    assert "Of 2 existing messages, 2 will expire sooner, 2 of them immediately." in asked
+    assert shown == "Changed: 1, skipped: 0, failed: 0."
     assert await open_store().lists.live(0, 10, key_of(room)) == []
 
-    asked, told = await act(staff, "room/", "lifetime", room.pk, ttl=60)
-    assert "Messages that are there keep their ends." in asked
+    asked, shown = await act(staff, "room/", "lifetime", room.pk, ttl=60)
+    assert "Existing messages keep their expiry." in asked
     await room.arefresh_from_db()
     assert room.ttl_s == 60
 
@@ -167,8 +167,8 @@ async def test_the_connections_of_a_user_are_closed(
 ) -> None:
     _, grace = people
     await open_store().presence.report("process", [grace.pk], 60)
-    rows = [one.pk async for one in Membership.objects.all()]
-    asked, told = await act(staff, "membership/", "close", *rows)
-    assert "All connections of 2 people are closed." in asked
-    assert told == "Closed: 1, skipped: 1, failed: 0. Why: not connected (1)."
+    rows = [membership.pk async for membership in Membership.objects.all()]
+    asked, shown = await act(staff, "membership/", "close", *rows)
+    assert "All connections of 2 people will be closed." in asked
+    assert shown == "Closed: 1, skipped: 1, failed: 0. Why: not connected (1)."
     await events.until(type="close_user", user=grace.pk)

@@ -1,4 +1,4 @@
-"""Dead letters, notices and the audit trail in the staff's pages: read-only, without a text, and what may be done about them."""
+"""Dead letters, notices and the audit trail in the staff's pages: read-only, without a text, and with the actions on letters."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def asked(client: Client, action: str, *chosen: DeadLetter, everything: bool = F
     """Choose an action and rows on the list; return the answer."""
     data = {
         "action": action,
-        "_selected_action": [str(one.pk) for one in chosen],
+        "_selected_action": [str(row.pk) for row in chosen],
         "select_across": int(everything),
     }
     return client.post(LIST, data, follow=True)
 
 
 def act(client: Client, action: str, *chosen: DeadLetter, everything: bool = False) -> str:
-    """Do an action, saying yes to the page that asks; return what the list says after it."""
+    """Run an action and confirm; return the messages of the list after it."""
     answer = asked(client, action, *chosen, everything=everything)
     if "chosen" in (answer.context or {}):
         data = {"action": action, "chosen": answer.context["chosen"], "confirmed": "yes"}
@@ -73,7 +73,7 @@ def act(client: Client, action: str, *chosen: DeadLetter, everything: bool = Fal
 
 
 def states(kept: list[DeadLetter]) -> list[str]:
-    return [again(one.pk).state for one in kept]
+    return [again(row.pk).state for row in kept]
 
 
 class TestLooking:
@@ -100,7 +100,7 @@ class TestLooking:
             assert client.post(f"{base}{key}/delete/", {"post": "yes"}).status_code == 403
         assert states(kept) == ["discarded", "open", "open"]
 
-    def test_a_letter_says_who_missed_it_and_until_when_its_text_is_kept(
+    def test_a_letter_shows_the_people_who_missed_it_and_how_long_its_text_is_kept(
         self, kept: list[DeadLetter]
     ) -> None:
         client = staff(*READ, "view_missedrecipient")
@@ -109,9 +109,9 @@ class TestLooking:
         assert "offline" in page
         assert "not shown here" in page
         DeadLetter.objects.update(body=None)
-        assert "not kept any more" in client.get(f"{LIST}{kept[0].pk}/change/").content.decode()
+        assert "no longer kept" in client.get(f"{LIST}{kept[0].pk}/change/").content.decode()
 
-    def test_the_list_says_who_missed_each_and_why_the_first_of_them_by_name(
+    def test_the_list_shows_the_first_names_and_reasons_for_each_letter(
         self, room: Room, kept: list[DeadLetter]
     ) -> None:
         ada = User.objects.get(username="ada")
@@ -123,7 +123,7 @@ class TestLooking:
         assert page.count('data-kind="missed">open<') == 4
         assert re.search(r'<time title="[\d: -]+ UTC">\d+ (s|d) ago</time>', page)
 
-    def test_a_letters_own_page_leads_to_the_deeds_for_who_may_do_them(self, kept: list[DeadLetter]) -> None:
+    def test_the_page_of_a_letter_has_the_permitted_actions(self, kept: list[DeadLetter]) -> None:
         path = f"{LIST}{kept[0].pk}/change/"
         assert "ops-button" not in staff(*READ).get(path).content.decode()
         client = staff(*MAY, name="more")
@@ -135,7 +135,7 @@ class TestLooking:
         page = client.get(path).content.decode()
         assert re.findall(r'name="action" value="(\w+)"', page) == ["take_back"]
 
-    def test_a_notice_says_in_words_what_its_user_was_told(self, room: Room, kept: list[DeadLetter]) -> None:
+    def test_a_notice_shows_its_content_as_text(self, room: Room, kept: list[DeadLetter]) -> None:
         client = staff("view_notice")
         page = client.get("/admin/messaging/notice/").content.decode()
         assert page.count("<small>bob (offline)</small>") == 3
@@ -164,7 +164,7 @@ class TestLooking:
             ("set_aside=no", {1, 3}),
         ],
     )
-    def test_it_is_searched_by_sender_room_message_and_seq_and_filtered(
+    def test_letters_are_searched_by_sender_room_message_and_seq_and_filtered(
         self, room: Room, kept: list[DeadLetter], query: str, seqs: set[int]
     ) -> None:
         letters.discard([kept[2].pk], None, run_verb(_now_ms))
@@ -172,7 +172,7 @@ class TestLooking:
         path = f"{LIST}?{query}".format(message=kept[0].message_id, room=room.id, text=TEXT)
         page = staff(*READ).get(path)
         assert page.status_code == 200
-        assert {one.seq for one in page.context["cl"].result_list} == seqs
+        assert {row.seq for row in page.context["cl"].result_list} == seqs
 
     @pytest.mark.parametrize("lookup", ["body__startswith", "body__contains", "body", "missing__contains"])
     def test_a_text_cannot_be_guessed_by_filters(self, kept: list[DeadLetter], lookup: str) -> None:
@@ -198,7 +198,7 @@ class TestLooking:
             client.get(LIST)
         assert len(many) == len(few)
         assert TEXT not in str(many.captured_queries)
-        read = [one["sql"].replace('."body" IS NOT NULL', "") for one in many.captured_queries]
+        read = [query["sql"].replace('."body" IS NOT NULL', "") for query in many.captured_queries]
         assert not [sql for sql in read if '."body"' in sql], "no text is read for a list"
 
 
@@ -209,45 +209,43 @@ class TestActions:
         client = staff(*MAY)
         assert act(client, "send_again", *kept[:2]) == "Sent again: 2, skipped: 0, failed: 0."
         assert act(client, "send_again", *kept) == (
-            "Sent again: 1, skipped: 2, failed: 0. Why: sent again already (2)."
+            "Sent again: 1, skipped: 2, failed: 0. Why: already sent again (2)."
         )
         assert states(kept) == ["requeued"] * 3
         assert run_verb(_top, room) == 3
         noted = AuditEntry.objects.values_list("verb", "user_name")
         assert list(noted) == [("requeue", "staff")] * 3
         logged = LogEntry.objects.values_list("object_id", "change_message")
-        assert sorted(logged) == sorted((str(one.pk), "sent a dead letter again") for one in kept)
+        assert sorted(logged) == sorted((str(row.pk), "sent a dead letter again") for row in kept)
         assert TEXT not in str(LogEntry.objects.values())
 
-    def test_before_anything_is_done_a_page_names_the_rows_and_counts_what_it_would_do(
-        self, kept: list[DeadLetter]
-    ) -> None:
+    def test_the_confirmation_page_lists_the_rows_and_counts_the_effect(self, kept: list[DeadLetter]) -> None:
         client = staff(*MAY)
         letters.discard([kept[2].pk], None, run_verb(_now_ms))
         for action, effect in (
-            ("send_again", "2 messages are sent again, in their senders&#x27; names"),
-            ("discard", "2 dead letters are discarded"),
+            ("send_again", "2 messages will be sent again, in their senders&#x27; names"),
+            ("discard", "2 dead letters will be discarded"),
         ):
             page = asked(client, action, *kept).content.decode()
             assert effect in page
-            assert all(f"seq {one.seq}, from ada, missed by 1" in page for one in kept)
+            assert all(f"seq {row.seq}, from ada, missed by 1" in page for row in kept)
             assert TEXT not in page
         assert states(kept) == ["open", "open", "discarded"]
         assert not LogEntry.objects.exists()
 
-    def test_of_what_was_chosen_only_the_keys_count_and_what_is_gone_meanwhile_is_said(
+    def test_only_the_chosen_keys_are_processed_and_deleted_rows_are_reported(
         self, kept: list[DeadLetter]
     ) -> None:
         client = staff(*MAY)
         chosen = asked(client, "discard", *kept[:2]).context["chosen"]
         DeadLetter.objects.filter(pk=kept[0].pk).delete()
         page = client.post(LIST, {"action": "discard", "chosen": chosen, "confirmed": "yes"}, follow=True)
-        assert "Discarded: 1, skipped: 1, failed: 0. Why: not there any more (1)." in page.content.decode()
-        assert [one.state for one in DeadLetter.objects.order_by("seq")] == ["discarded", "open"]
-        odd = {"action": "discard", "chosen": "no-key", "confirmed": "yes"}
-        assert client.post(LIST, odd).status_code == 400
+        assert "Discarded: 1, skipped: 1, failed: 0. Why: no longer exists (1)." in page.content.decode()
+        assert [row.state for row in DeadLetter.objects.order_by("seq")] == ["discarded", "open"]
+        invalid = {"action": "discard", "chosen": "no-key", "confirmed": "yes"}
+        assert client.post(LIST, invalid).status_code == 400
 
-    def test_what_stands_in_the_way_is_counted_and_said(self, room: Room, kept: list[DeadLetter]) -> None:
+    def test_blocked_letters_are_counted_with_their_reasons(self, room: Room, kept: list[DeadLetter]) -> None:
         ada, bob = User.objects.get(username="ada"), User.objects.get(username="bob")
         [inactive] = people("inactive")
         Membership.objects.create(room=room, user=inactive)
@@ -259,27 +257,27 @@ class TestActions:
         of_gone = letter(gone, ada, bob, seq=6, now_ms=now_ms, expires_at=now_ms)
         gone.delete()
         DeadLetter.objects.filter(pk=kept[0].pk).update(body=None)
-        said = act(staff(*MAY), "send_again", to_one, to_none, of_gone, kept[0])
-        assert said == (
-            "Sent again: 1, skipped: 3, failed: 0. Why: nobody who missed it can be sent to any more (1),"
-            " the room is gone (1), the text is not kept any more (1). Left out: account deactivated (2)."
+        shown = act(staff(*MAY), "send_again", to_one, to_none, of_gone, kept[0])
+        assert shown == (
+            "Sent again: 1, skipped: 3, failed: 0. Why: no remaining recipient can be reached (1),"
+            " the room no longer exists (1), the text is no longer kept (1). Left out: account deactivated (2)."
         )
 
-    def test_a_discard_is_taken_back_for_ten_minutes(self, kept: list[DeadLetter]) -> None:
+    def test_a_discard_can_be_undone_for_ten_minutes(self, kept: list[DeadLetter]) -> None:
         client = staff(*MAY)
         assert act(client, "discard", *kept) == "Discarded: 3, skipped: 0, failed: 0."
         assert "Why: discarded (1)" in act(client, "discard", kept[0])
         assert states(kept) == ["discarded"] * 3
-        assert act(client, "take_back", *kept[:2]) == "Taken back: 2, skipped: 0, failed: 0."
+        assert act(client, "take_back", *kept[:2]) == "Reopened: 2, skipped: 0, failed: 0."
         DeadLetter.objects.filter(pk=kept[2].pk).update(
             resolved_at=again(kept[2].pk).resolved_at.replace(year=2020)  # type: ignore[union-attr]
         )
-        assert "Why: not discarded (1), 10 minutes are over (1)." in act(
+        assert "Why: not discarded (1), discarded more than 10 minutes ago (1)." in act(
             client, "take_back", kept[1], kept[2]
         )
         assert states(kept) == ["open", "open", "discarded"]
 
-    def test_with_the_store_away_it_fails_says_so_and_changes_nothing(
+    def test_a_store_that_is_away_fails_the_action_and_changes_nothing(
         self, kept: list[DeadLetter], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         client = staff(*MAY)
@@ -289,12 +287,12 @@ class TestActions:
 
         monkeypatch.setattr(Log, "append", away)
         assert act(client, "send_again", *kept) == (
-            "Sent again: 0, skipped: 0, failed: 1. Why: the store does not answer (1). Left as they were: 2."
+            "Sent again: 0, skipped: 0, failed: 1. Why: the store does not answer (1). Unchanged: 2."
         )
         assert states(kept) == ["open"] * 3
 
     @pytest.mark.parametrize("language", ["zh-hans"])
-    def test_it_is_said_in_chinese(self, kept: list[DeadLetter], language: str) -> None:
+    def test_results_are_shown_in_chinese(self, kept: list[DeadLetter], language: str) -> None:
         client = staff(*MAY)
         client.defaults["HTTP_ACCEPT_LANGUAGE"] = language
         assert act(client, "discard", kept[0]) == "已丢弃：1，跳过：0，失败：0。"
@@ -309,18 +307,18 @@ class TestActions:
             ((*READ, "discard_deadletter"), {"discard", "take_back"}),
         ],
     )
-    def test_each_needs_a_permission_of_its_own(
+    def test_each_action_needs_its_own_permission(
         self, kept: list[DeadLetter], permissions: tuple[str, ...], allowed: set[str]
     ) -> None:
         client = staff(*permissions)
         letters.discard([kept[2].pk], None, run_verb(_now_ms))
         before = states(kept)
         changed = set()
-        for action, one in (("send_again", kept[0]), ("discard", kept[1]), ("take_back", kept[2])):
-            act(client, action, one)
-            deed = {"action": action, "chosen": str(one.pk), "confirmed": "yes"}
+        for action, row in (("send_again", kept[0]), ("discard", kept[1]), ("take_back", kept[2])):
+            act(client, action, row)
+            data = {"action": action, "chosen": str(row.pk), "confirmed": "yes"}
             wanted = 302 if action in allowed else 403
-            assert client.post(LIST, deed).status_code == wanted
+            assert client.post(LIST, data).status_code == wanted
             if states(kept) != before:
                 changed.add(action)
             before = states(kept)
@@ -334,7 +332,7 @@ class TestActions:
         assert states(kept)[0] == "open"
 
 
-def test_a_user_who_has_notices_can_be_deleted_and_they_go_with_him(kept: list[DeadLetter]) -> None:
+def test_a_user_with_notices_can_be_deleted_together_with_them(kept: list[DeadLetter]) -> None:
     client = staff(is_superuser=True)
     ada = User.objects.get(username="ada")
     page = client.post(f"/admin/auth/user/{ada.pk}/delete/", {"post": "yes"})

@@ -1,4 +1,4 @@
-"""The staff's lists over the store: what waits, who is behind and why, one message's fate; in a constant number of readings."""
+"""The staff's lists over the store: undelivered rooms and members with the reasons, live messages and the page of one; in a constant number of round trips."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from messaging.admin import undelivered
+from messaging.admin import undelivered_members
 from messaging.bridge import in_database
 from messaging.expiry.job import Expiring, process
 from messaging.models import DeadLetter, Room
@@ -48,7 +48,7 @@ async def get(staff: Client, path: str, wanted: int = 200, **query: str) -> str:
     return str(answer.content.decode())
 
 
-async def said(room: Room, sender: User, *bodies: str, ttl_ms: int = HOUR_MS) -> list[Any]:
+async def send(room: Room, sender: User, *bodies: str, ttl_ms: int = HOUR_MS) -> list[Any]:
     rows = [message(body, user=sender.pk, room=key_of(room), ttl_ms=ttl_ms) for body in bodies]
     await accept(open_store(), *rows)
     return rows
@@ -60,7 +60,7 @@ async def test_why_one_message_did_not_reach_one_person(
     ada, grace, alan = people
     room = await room_of(ada, grace, alan, name="Atlas")
     store = open_store()
-    _first, second = await said(room, ada, SECRET, SECRET)
+    _first, second = await send(room, ada, SECRET, SECRET)
     [place] = await store.log.positions([key_of(room)])
     assert place is not None
     await store.cursors.acknowledge([AckRow(key_of(room), place.epoch, alan.pk, place.top, None)])
@@ -77,7 +77,7 @@ async def test_why_one_message_did_not_reach_one_person(
         answer = await in_database(staff.get, f"{PAGES}/storedmessage/", {"q": query})
         assert answer["Location"] == f"{PAGES}/storedmessage/{room.pk}:{place.top}/change/"
     page = await get(staff, f"storedmessage/{room.pk}:{place.top}/change/")
-    assert "offline: sent as soon as they are back" in page
+    assert "offline: sent when they reconnect" in page
     assert page.index("grace") < page.index("alan")
     for shown in (rooms, members, page, await get(staff, "storedmessage/")):
         assert SECRET not in shown
@@ -88,24 +88,22 @@ async def test_rooms_are_found_by_name_and_by_who_is_in_them(
 ) -> None:
     ada, grace, _ = people
     atlas, field = await room_of(ada, grace, name="Atlas"), await room_of(ada, name="Field")
-    await said(atlas, ada, SECRET)
+    await send(atlas, ada, SECRET)
     for query, wanted in (("atl", True), (atlas.pk, True), ("user:grace", True), ("user:alan", False)):
         assert (f"?room={atlas.pk}" in await get(staff, "undeliveredroom/", q=query)) is wanted
     assert f"?room={field.pk}" not in await get(staff, "undeliveredroom/", q="user:grace")
 
 
-async def test_of_a_message_that_is_over_nothing_is_shown(
-    staff: Client, people: tuple[User, User, User]
-) -> None:
+async def test_an_expired_message_is_not_shown(staff: Client, people: tuple[User, User, User]) -> None:
     ada, grace, _ = people
     room = await room_of(ada, grace)
-    [row] = await said(room, ada, SECRET)
+    [row] = await send(room, ada, SECRET)
     store = open_store()
     await store.scripts.pipeline([("HSET", f"{key_of(room).key}:msg:1", "expires_at", 1)])
     await get(staff, f"storedmessage/{room.pk}:1/change/", 404)
     assert row.id not in await get(staff, "storedmessage/", room=room.pk)
-    for odd in ("nonsense", f"{room.pk}:x", f"gone:{10**15}", f"{room.pk}:0"):
-        await get(staff, f"storedmessage/{odd}/change/", 404)
+    for key in ("nonsense", f"{room.pk}:x", f"gone:{10**15}", f"{room.pk}:0"):
+        await get(staff, f"storedmessage/{key}/change/", 404)
 
 
 async def test_a_page_costs_the_same_wherever_it_is(
@@ -114,7 +112,7 @@ async def test_a_page_costs_the_same_wherever_it_is(
     ada, grace, alan = people
     rooms = [await room_of(ada, grace, alan, name=f"room {number}") for number in range(3)]
     for room in rooms:
-        await said(room, ada, *(f"{SECRET} {number}" for number in range(100)))
+        await send(room, ada, *(f"{SECRET} {number}" for number in range(100)))
     trips: list[str] = []
     execute = scripts.Scripts._execute
 
@@ -129,9 +127,7 @@ async def test_a_page_costs_the_same_wherever_it_is(
         shown, queries = await in_database(_counted_get, staff, query)
         assert shown.count("/change/") >= 100
         costs.append((len(trips), queries))
-    assert (
-        max(trips for trips, _ in costs) - min(trips for trips, _ in costs) <= 2
-    )  # what a search narrows to
+    assert max(trips for trips, _ in costs) - min(trips for trips, _ in costs) <= 2  # the rest of a search
     assert len({queries for _, queries in costs}) == 1
 
 
@@ -152,42 +148,44 @@ async def test_only_those_who_may_see_the_lists(verbs: None, page: str) -> None:
         assert answer.status_code == wanted
 
 
-async def test_an_empty_list_says_what_that_means(staff: Client, people: tuple[User, User, User]) -> None:
-    assert "Everybody has everything that was sent to them." in await get(staff, "undeliveredroom/")
-    assert "No message lives." in await get(staff, "storedmessage/")
+async def test_an_empty_list_explains_itself(staff: Client, people: tuple[User, User, User]) -> None:
+    assert "No undelivered messages. Everyone has received everything." in await get(
+        staff, "undeliveredroom/"
+    )
+    assert "No live messages." in await get(staff, "storedmessage/")
     assert "No dead letters." in await get(staff, "deadletter/")
     assert "No notices." in await get(staff, "notice/")
-    assert "Nothing fits" in await get(staff, "storedmessage/", q="no such room")
+    assert "No results for" in await get(staff, "storedmessage/", q="no such room")
     room = await room_of(people[0])
-    assert "Nobody waits here." in await get(staff, "undeliveredmember/", room=room.pk)
+    assert "No undelivered messages in this room." in await get(staff, "undeliveredmember/", room=room.pk)
 
 
-async def test_who_sent_it_does_not_lack_it(staff: Client, people: tuple[User, User, User]) -> None:
-    """A sender who was behind when he wrote stands below his own message, and owes only what others wrote."""
+async def test_a_sender_does_not_owe_their_own_message(
+    staff: Client, people: tuple[User, User, User]
+) -> None:
+    """The cursor of a sender who was lagging is below their own message; they owe only the messages of others."""
     ada, grace, alan = people
     room = await room_of(ada, grace, alan)
     key = key_of(room)
     store = open_store()
-    await said(room, grace, SECRET)
-    await said(room, ada, SECRET, SECRET)
+    await send(room, grace, SECRET)
+    await send(room, ada, SECRET, SECRET)
     assert await cursors(store, ada.pk, room=key) == (0, 0)
 
     members = await get(staff, "undeliveredmember/", room=room.pk)
-    assert lacking(members) == {"ada": "1 message", "grace": "2 messages", "alan": "3 messages"}
-    assert "3 lack it" not in await get(staff, "storedmessage/", room=room.pk)
+    assert not_received(members) == {"ada": "1 message", "grace": "2 messages", "alan": "3 messages"}
+    assert "not received by 3" not in await get(staff, "storedmessage/", room=room.pk)
 
     await acknowledge(store, alan.pk, 3, room=key)
     await acknowledge(store, grace.pk, 3, room=key)
     await acknowledge(store, ada.pk, 1, room=key)
-    assert lacking(await get(staff, "undeliveredmember/", room=room.pk)) == {}
+    assert not_received(await get(staff, "undeliveredmember/", room=room.pk)) == {}
     assert "nobody" in await get(staff, "undeliveredroom/")
     reach = await get(staff, "storedmessage/", room=room.pk)
-    assert reach.count("with everybody") == 3
+    assert reach.count("received by all") == 3
 
 
-async def test_what_is_not_for_somebody_he_does_not_lack(
-    staff: Client, people: tuple[User, User, User]
-) -> None:
+async def test_a_message_for_others_is_not_owed(staff: Client, people: tuple[User, User, User]) -> None:
     ada, grace, alan = people
     room = await room_of(ada, grace, alan)
     key = key_of(room)
@@ -195,69 +193,71 @@ async def test_what_is_not_for_somebody_he_does_not_lack(
     await accept(open_store(), msgspec.structs.replace(resend, only=(grace.pk,), resends=1))
     [first] = await open_store().lists.live(0, 1, key)
     assert first.behind == 1
-    assert lacking(await get(staff, "undeliveredmember/", room=room.pk)) == {"grace": "1 message"}
-    await said(room, ada, SECRET)
-    assert lacking(await get(staff, "undeliveredmember/", room=room.pk)) == {
+    assert not_received(await get(staff, "undeliveredmember/", room=room.pk)) == {"grace": "1 message"}
+    await send(room, ada, SECRET)
+    assert not_received(await get(staff, "undeliveredmember/", room=room.pk)) == {
         "grace": "2 messages",
         "alan": "1 message",
     }
 
 
-async def test_what_could_not_be_shown_is_not_with_everybody(
+async def test_a_message_that_could_not_be_displayed_is_not_received_by_all(
     staff: Client, people: tuple[User, User, User]
 ) -> None:
     ada, grace, _ = people
     room = await room_of(ada, grace)
     key, store = key_of(room), open_store()
-    await said(room, ada, SECRET, SECRET)
+    await send(room, ada, SECRET, SECRET)
     [place] = await store.log.positions([key])
     assert place is not None
     await store.cursors.reject(key, grace.pk, place.epoch, 1)
     await acknowledge(store, grace.pk, 1, room=key)
     listed = await get(staff, "storedmessage/", room=room.pk)
-    assert "1 could not show it" in listed
-    assert "could not be shown there" in await get(staff, f"storedmessage/{room.pk}:1/change/")
-    assert lacking(await get(staff, "undeliveredmember/", room=room.pk)) == {"grace": "1 message"}
+    assert "not displayed for 1" in listed
+    assert "could not be displayed" in await get(staff, f"storedmessage/{room.pk}:1/change/")
+    assert not_received(await get(staff, "undeliveredmember/", room=room.pk)) == {"grace": "1 message"}
 
 
-async def test_what_is_over_and_not_yet_reported_is_lacked_no_more(
+async def test_an_expired_message_is_no_longer_owed_before_it_is_reported(
     staff: Client, people: tuple[User, User, User]
 ) -> None:
     ada, grace, _ = people
     room = await room_of(ada, grace)
-    await said(room, ada, SECRET, SECRET)
+    await send(room, ada, SECRET, SECRET)
     await expire(open_store(), 1, room=key_of(room))
     members = await get(staff, "undeliveredmember/", room=room.pk)
-    assert lacking(members) == {"grace": "1 message"}
+    assert not_received(members) == {"grace": "1 message"}
     assert f"{room.pk}:2/change/" in members
 
 
 async def test_a_room_of_many_is_paged_in_the_store(
     staff: Client, people: tuple[User, User, User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sender stands among those behind where nobody looked at each; his row says that he lacks nothing."""
+    """The sender is listed where the members are not checked one by one; their row shows that they owe nothing."""
     ada, grace, alan = people
     room = await room_of(ada, grace, alan)
     key = key_of(room)
-    await said(room, grace, SECRET)
+    await send(room, grace, SECRET)
     await acknowledge(open_store(), alan.pk, 0, room=key)
-    monkeypatch.setattr(undelivered, "WHOLE", 1)
-    await said(room, ada, SECRET)
+    monkeypatch.setattr(undelivered_members, "MAX_CHECKED_MEMBERS", 1)
+    await send(room, ada, SECRET)
     await acknowledge(open_store(), ada.pk, 1, room=key)
-    shown = lacking(await get(staff, "undeliveredmember/", room=room.pk))
+    shown = not_received(await get(staff, "undeliveredmember/", room=room.pk))
     assert shown == {
         "grace": "1 message",
         "alan": "2 messages",
-        "ada": "nothing: own messages, or not for them",
+        "ada": "nothing: own messages, or sent to others only",
     }
-    monkeypatch.setattr(undelivered, "MESSAGES_LOOKED_AT", 1)
-    assert lacking(await get(staff, "undeliveredmember/", room=room.pk))["alan"] == "at most 2 messages"
+    monkeypatch.setattr(undelivered_members, "CHECKED_MESSAGES", 1)
+    assert not_received(await get(staff, "undeliveredmember/", room=room.pk))["alan"] == "at most 2 messages"
 
 
-async def test_what_expired_leads_to_its_dead_letter(staff: Client, people: tuple[User, User, User]) -> None:
+async def test_an_expired_message_redirects_to_its_dead_letter(
+    staff: Client, people: tuple[User, User, User]
+) -> None:
     ada, grace, _ = people
     room = await room_of(ada, grace)
-    [row] = await said(room, ada, SECRET)
+    [row] = await send(room, ada, SECRET)
     await expire(open_store(), 1, room=key_of(room))
     await due(open_store(), 1, room=key_of(room))
     await process(Expiring(room=key_of(room)))
@@ -279,8 +279,8 @@ async def test_the_lists_stand_in_the_order_of_the_questions(staff: Client) -> N
     ]
 
 
-def lacking(page: str) -> dict[str, str]:
-    """Return {member: what the list says he lacks}."""
+def not_received(page: str) -> dict[str, str]:
+    """Return {member: the text of the list for the messages not received}."""
     names = re.findall(r'class="ops-state" data-kind="o\w+">(\w+)<', page)
     return dict(zip(names, re.findall(r'class="field-waiting[^"]*">([^<]*)<', page), strict=True))
 
@@ -293,7 +293,7 @@ async def test_the_store_is_away(
     nowhere = redis.asyncio.Redis(unix_socket_path="/nowhere/store.sock")
     monkeypatch.setattr(open_store()._calls, "scripts", scripts.Scripts(nowhere, deadline_s=0.5))
     for page in ("undeliveredroom/", f"undeliveredmember/?room={room.pk}", "storedmessage/"):
-        assert "The store does not answer just now." in await get(staff, page, 503)
+        assert "The store does not answer." in await get(staff, page, 503)
     assert "does not answer" in await get(staff, f"storedmessage/{room.pk}:1/change/", 503)
 
 
@@ -304,12 +304,12 @@ async def test_more_rooms_and_members_on_a_page_cost_no_more_readings(
     ada, grace, alan = people
     small = await room_of(ada, grace, name="small")
     large = await room_of(ada, grace, alan, *[await person(f"reader{number}") for number in range(9)])
-    await said(small, ada, SECRET)
+    await send(small, ada, SECRET)
     before = await costs(staff, monkeypatch, "undeliveredroom/")
     members = await costs(staff, monkeypatch, f"undeliveredmember/?room={small.pk}")
-    await said(large, ada, SECRET, SECRET, SECRET)
+    await send(large, ada, SECRET, SECRET, SECRET)
     for number in range(9):
-        await said(await room_of(grace, alan, name=f"room {number}"), grace, SECRET)
+        await send(await room_of(grace, alan, name=f"room {number}"), grace, SECRET)
     assert await costs(staff, monkeypatch, "undeliveredroom/") == before
     assert await costs(staff, monkeypatch, f"undeliveredmember/?room={large.pk}") == members
 

@@ -1,4 +1,4 @@
-"""What the staff do to more rows than one request does: asked in numbers, done in steps, once, and stopped when it must not go on."""
+"""Bulk actions: confirmed with numbers, processed in chunks, each row once, and stopped when they must not continue."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from django_q.brokers import get_broker
 from messaging.admin import bulk_job, bulk_rows
 from messaging.admin.bulk_job import carry_on
 from messaging.admin.letters import DeadLetterAdmin
+from messaging.admin.memberships import MembershipAdmin
 from messaging.admin.messages import StoredMessageAdmin
-from messaging.admin.rooms import MembershipAdmin, RoomAdmin
-from messaging.admin.undelivered import UndeliveredMemberAdmin, UndeliveredRoomAdmin
+from messaging.admin.rooms import RoomAdmin
+from messaging.admin.undelivered_members import UndeliveredMemberAdmin
+from messaging.admin.undelivered_rooms import UndeliveredRoomAdmin
 from messaging.bridge import in_database, run_verb
 from messaging.errors import Unavailable
 from messaging.expiry import retention
@@ -31,11 +33,11 @@ from tests.support.bulk_actions import (
     PAGES,
     ask,
     at_step,
-    became,
     begin,
     confirm,
     letters,
     progress,
+    result_of,
     sent_again,
     small,
     staff,
@@ -52,13 +54,13 @@ HOUR_MS = 3_600_000
 
 @pytest.fixture(autouse=True)
 def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_job, "REST", 0)
+    monkeypatch.setattr(bulk_job, "REST_SHARE", 0)
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let three letters be more than one request does, and one be a step."""
-    small(monkeypatch, DeadLetterAdmin, step=1)
+    """Make three letters a bulk action, in chunks of one."""
+    small(monkeypatch, DeadLetterAdmin, chunk_rows=1)
 
 
 async def _now_ms() -> int:
@@ -66,29 +68,29 @@ async def _now_ms() -> int:
 
 
 class TestAsking:
-    def test_the_page_says_in_numbers_what_becomes_of_all_and_nothing_begins_before_yes(self) -> None:
+    def test_the_page_shows_the_effect_in_numbers_and_nothing_starts_before_the_confirmation(self) -> None:
         letters(1_234)
         DeadLetter.objects.filter(seq__lte=34).update(state="discarded")
         client = staff(*MAY)
         asked = ask(client, "deadletter/", "discard")
         page = asked.content.decode()
-        assert "1,200 dead letters are discarded" in page
-        assert "34 are not open and stay as they are." in page
+        assert "1,200 dead letters will be discarded" in page
+        assert "34 are not open and stay unchanged." in page
         assert "1234 rows" in page
         assert "and 1134 more" in page
-        assert "That is more than one request does" in page
+        assert "Too many rows for one request" in page
         assert TEXT not in page
         assert carry_on() == 0
         assert states() == {"open": 1_200, "discarded": 34}
 
-        said = confirm(client, "deadletter/", "discard", asked)
+        shown = confirm(client, "deadletter/", "discard", asked)
         action = BulkAction.objects.get()
-        assert "It begins: 1,234 rows, in steps, by the worker." in said
-        assert f"/admin/messaging/bulkaction/{action.pk}/change/" in said
+        assert "Started: the worker is processing 1,234 rows in batches." in shown
+        assert f"/admin/messaging/bulkaction/{action.pk}/change/" in shown
         assert get_broker().queue_size() == 1
-        assert "Waits for a worker" in progress(client, action)
+        assert "Waiting for a worker" in progress(client, action)
         assert carry_on() == 1_234
-        assert became(action) == ("done", 1_200, 34, 0, {"discarded": 34})
+        assert result_of(action) == ("done", 1_200, 34, 0, {"discarded": 34})
         page = progress(client, action)
         for words in ("Finished.", "1,234 of 1,234 rows (100 %)", "Why: discarded (34).", "staff"):
             assert words in page
@@ -96,7 +98,7 @@ class TestAsking:
         assert AuditEntry.objects.filter(verb="discard").count() == 1_200
         assert not BulkPortion.objects.exists()
 
-    def test_what_fits_into_one_request_is_done_in_it_as_ever(self) -> None:
+    def test_rows_within_the_limit_are_processed_in_one_request(self) -> None:
         letters(3)
         client = staff(*MAY)
         asked = ask(client, "deadletter/", "discard")
@@ -106,7 +108,7 @@ class TestAsking:
         assert "Discarded: 3, skipped: 0, failed: 0." in answer.content.decode()
         assert not BulkAction.objects.exists()
 
-    def test_rows_that_come_to_fit_meanwhile_are_not_touched_and_filters_hold(self, few: None) -> None:
+    def test_rows_that_match_later_are_not_changed_and_filters_apply(self, few: None) -> None:
         letters(5)
         DeadLetter.objects.filter(seq=5).update(state="discarded", resolved_at=moment(run_verb(_now_ms)))
         client = staff(*MAY)
@@ -114,32 +116,38 @@ class TestAsking:
         assert (action.total, action.query) == (4, "state__exact=open")
         DeadLetter.objects.filter(seq=5).update(state="open")
         carry_on()
-        assert became(action) == ("done", 4, 0, 0, {})
+        assert result_of(action) == ("done", 4, 0, 0, {})
         assert states() == {"requeued": 4, "open": 1}
         assert "?state__exact=open" in progress(client, action)
 
-    def test_yes_twice_begins_once_and_another_cannot_say_it(self, few: None) -> None:
+    def test_two_confirmations_start_once_and_another_user_cannot_confirm(self, few: None) -> None:
         letters(3)
         client, other = staff(*MAY), staff(*MAY, name="other")
         asked = ask(client, "deadletter/", "discard")
-        assert confirm(other, "deadletter/", "discard", asked).startswith("Nothing was done: that question")
+        assert confirm(other, "deadletter/", "discard", asked).startswith(
+            "Nothing was done: this confirmation page"
+        )
         for _ in range(2):
-            assert confirm(client, "deadletter/", "discard", asked).startswith("It begins: 3 rows")
+            assert confirm(client, "deadletter/", "discard", asked).startswith(
+                "Started: the worker is processing 3 rows"
+            )
         carry_on()
-        assert confirm(client, "deadletter/", "discard", asked).startswith("It begins: 3 rows")
+        assert confirm(client, "deadletter/", "discard", asked).startswith(
+            "Started: the worker is processing 3 rows"
+        )
         assert carry_on() == 0
         assert AuditEntry.objects.filter(verb="discard").count() == 3
 
     @pytest.mark.parametrize("key", ["", "x", "-1", "99", "9" * 30])
-    def test_a_question_that_is_not_there_does_nothing(self, few: None, key: str) -> None:
+    def test_an_unknown_confirmation_page_does_nothing(self, few: None, key: str) -> None:
         letters(3)
         client = staff(*MAY)
         data = {"action": "discard", "bulk": key, "confirmed": "yes"}
         answer = client.post(f"{PAGES}/deadletter/", data, follow=True)
-        assert "Nothing was done: that question is too old" in answer.content.decode()
+        assert "Nothing was done: this confirmation page has expired" in answer.content.decode()
         assert not BulkAction.objects.exists()
 
-    def test_one_question_is_kept_for_an_hour_and_an_earlier_one_goes(self, few: None) -> None:
+    def test_a_confirmation_page_is_kept_for_an_hour_and_replaces_an_earlier_one(self, few: None) -> None:
         letters(3)
         client = staff(*MAY)
         ask(client, "deadletter/", "discard")
@@ -152,7 +160,7 @@ class TestAsking:
         assert not BulkAction.objects.exists()
         assert confirm(client, "deadletter/", "discard", asked).startswith("Nothing was done")
 
-    def test_an_ended_one_is_listed_for_90_days(self, few: None) -> None:
+    def test_an_ended_bulk_action_is_listed_for_90_days(self, few: None) -> None:
         letters(3)
         client = staff(*MAY)
         action = begin(client, "discard")
@@ -165,22 +173,25 @@ class TestAsking:
         retention.prune(run_verb(_now_ms) + 91 * 24 * HOUR_MS)
         assert not BulkAction.objects.exists()
 
-    def test_what_nobody_is_asked_about_begins_at_once(self, few: None) -> None:
+    def test_an_action_without_confirmation_starts_at_once(self, few: None) -> None:
         letters(3)
         client = staff(*MAY)
         begin(client, "discard")
         carry_on()
-        assert "It begins: 3 rows" in ask(client, "deadletter/", "take_back").content.decode()
+        assert (
+            "Started: the worker is processing 3 rows"
+            in ask(client, "deadletter/", "take_back").content.decode()
+        )
         carry_on()
         assert states() == {"open": 3}
 
-    def test_more_than_are_done_at_once_stay_as_they_are_and_the_page_says_so(
+    def test_rows_above_the_limit_stay_unchanged_and_the_page_states_it(
         self, few: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         letters(5)
-        monkeypatch.setattr(bulk_rows, "MOST", 3)
+        monkeypatch.setattr(bulk_rows, "MAX_ROWS", 3)
         asked = ask(staff(*MAY), "deadletter/", "discard")
-        assert "2 more rows were selected: they stay as they are" in asked.content.decode()
+        assert "2 more rows were selected and are left unchanged" in asked.content.decode()
         assert asked.context["count"] == 3
 
 
@@ -189,13 +200,13 @@ class TestOnce:
         room = letters(3)
         action = begin(staff(*MAY), "send_again")
         others: list[int] = []
-        at_step(monkeypatch, "reached", lambda: others.append(carry_on()))
+        at_step(monkeypatch, "performed", lambda: others.append(carry_on()))
         assert carry_on() == 3
-        assert others == [0], "who is claimed already is left alone"
-        assert became(action) == ("done", 3, 0, 0, {})
+        assert others == [0], "a claimed bulk action is left alone"
+        assert result_of(action) == ("done", 3, 0, 0, {})
         assert sent_again(room) == [1, 2, 3]
 
-    def test_one_who_is_overtaken_notes_nothing_and_the_other_counts_it(
+    def test_a_worker_that_lost_its_claim_records_nothing_and_the_other_counts_the_rows(
         self, few: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         room = letters(3)
@@ -205,13 +216,13 @@ class TestOnce:
             BulkAction.objects.update(claimed_until=moment(1))  # its lease ran out
             assert carry_on() == 3
 
-        at_step(monkeypatch, "reached", overtake)
+        at_step(monkeypatch, "performed", overtake)
         assert carry_on() == 0
-        assert became(action) == ("done", 3, 0, 0, {})
+        assert result_of(action) == ("done", 3, 0, 0, {})
         assert sent_again(room) == [1, 2, 3]
         assert LogEntry.objects.filter(change_message="sent a dead letter again").count() == 3
 
-    def test_a_letter_that_somebody_else_sent_again_is_skipped(self, few: None) -> None:
+    def test_a_letter_that_another_user_sent_again_is_skipped(self, few: None) -> None:
         room = letters(3)
         action = begin(staff(*MAY), "send_again")
         letter = DeadLetter.objects.get(seq=2)
@@ -219,7 +230,7 @@ class TestOnce:
             f"{PAGES}/deadletter/", {"action": "send_again", "chosen": str(letter.pk), "confirmed": "yes"}
         )
         carry_on()
-        assert became(action) == ("done", 2, 1, 0, {"requeued": 1})
+        assert result_of(action) == ("done", 2, 1, 0, {"requeued": 1})
         assert sent_again(room) == [1, 2, 3]
 
     def test_a_run_ends_at_its_deadline_and_queues_the_next(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,26 +245,37 @@ class TestOnce:
             rows.append(carry_on())
             action.refresh_from_db()
         assert sum(rows) == 1_001
-        assert became(action) == ("done", 1_001, 0, 0, {})
+        assert result_of(action) == ("done", 1_001, 0, 0, {})
 
-    def test_a_second_action_waits_for_the_first_and_has_its_turn(self, few: None) -> None:
+    def test_a_second_bulk_action_waits_for_the_first(self, few: None) -> None:
         letters(3)
         first = begin(staff(*MAY), "discard")
         second = begin(staff(*MAY, name="other"), "send_again")
         assert carry_on() == 6
-        assert became(first) == ("done", 3, 0, 0, {})
-        assert became(second) == ("done", 0, 3, 0, {"discarded": 3})
+        assert result_of(first) == ("done", 3, 0, 0, {})
+        assert result_of(second) == ("done", 0, 3, 0, {"discarded": 3})
+
+    def test_a_bulk_action_of_an_earlier_version_is_finished(self, few: None) -> None:
+        """Its row as that version left it when its worker was killed: one row with a result, the next in doubt."""
+        room = letters(4)
+        action = begin(staff(*MAY), "send_again")
+        BulkAction.objects.update(
+            at=1, begun=2, done=1, token="0123456789abcdef", claimed_until=moment(1), why="unavailable"
+        )
+        assert carry_on() == 3
+        assert result_of(action) == ("done", 4, 0, 0, {})
+        assert sent_again(room) == [2, 3, 4]
 
     def test_keys_are_found_across_portions(self) -> None:
         user = User.objects.create(username="staff")
-        keys = [f"k{number}" for number in range(2 * bulk_rows.PORTION + 3)]
-        action = bulk_rows.ask(user, "deadletter", "discard", keys, query="", now_ms=1)
+        keys = [f"k{number}" for number in range(2 * bulk_rows.PORTION_KEYS + 3)]
+        action = bulk_rows.create(user, "deadletter", "discard", keys, query="", now_ms=1)
         for start, stop in ((0, 1), (499, 501), (500, 1_000), (3, 1_003), (1_002, 1_003), (1_003, 1_010)):
             assert bulk_rows.keys_of(action, start, stop) == keys[start:stop]
 
 
 class TestStopping:
-    def test_a_stop_in_mid_way_lets_the_step_end_and_leaves_the_rest(
+    def test_a_stop_lets_the_chunk_end_and_leaves_the_other_rows_unchanged(
         self, few: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         room = letters(5)
@@ -264,42 +286,42 @@ class TestStopping:
             answer = client.post(f"{PAGES}/bulkaction/{action.pk}/stop/", follow=True)
             assert "Stopped by staff." in answer.content.decode()
 
-        at_step(monkeypatch, "reached", stop, nth=2)
+        at_step(monkeypatch, "performed", stop, nth=2)
         assert carry_on() == 2
-        assert became(action) == ("stopped", 2, 0, 0, {})
+        assert result_of(action) == ("stopped", 2, 0, 0, {})
         assert sent_again(room) == [1, 2]
         assert states() == {"requeued": 2, "open": 3}
         page = progress(client, action)
         assert "2 of 5 rows (40 %)" in page
-        assert "Stopped by staff. What is done stays done; the rest is as it was." in page
+        assert "Stopped by staff. Finished rows stay changed; the others are unchanged." in page
         assert "data-ended" in page
         assert carry_on() == 0
         assert not BulkPortion.objects.exists()
         again = client.post(f"{PAGES}/bulkaction/{action.pk}/stop/", follow=True)
-        assert "It had ended already." in again.content.decode()
+        assert "This action has already ended." in again.content.decode()
 
-    def test_one_that_nobody_has_begun_is_stopped_too(self, few: None) -> None:
+    def test_a_bulk_action_that_no_worker_has_claimed_is_stopped(self, few: None) -> None:
         letters(3)
         client = staff(*MAY)
         action = begin(client, "discard")
         client.post(f"{PAGES}/bulkaction/{action.pk}/stop/")
-        assert became(action) == ("stopped", 0, 0, 0, {})
+        assert result_of(action) == ("stopped", 0, 0, 0, {})
         assert not BulkPortion.objects.exists()
         assert carry_on() == 0
         assert states() == {"open": 3}
 
-    def test_rows_in_doubt_of_one_that_is_stopped_count_as_failed(self, few: None) -> None:
+    def test_rows_in_doubt_of_a_stopped_bulk_action_count_as_failed(self, few: None) -> None:
         letters(3)
         client = staff(*MAY)
         action = begin(client, "send_again")
         claimed = bulk_rows.claim(run_verb(_now_ms), 30)
         assert claimed is not None
-        assert bulk_rows.begin(claimed, 1, run_verb(_now_ms), 30)
+        assert bulk_rows.reserve(claimed, 1, run_verb(_now_ms), 30)
         client.post(f"{PAGES}/bulkaction/{action.pk}/stop/")
-        assert became(action) == ("stopped", 0, 0, 0, {}), "its worker may live"
+        assert result_of(action) == ("stopped", 0, 0, 0, {}), "its worker may still run"
         BulkAction.objects.update(claimed_until=moment(1))
         carry_on()
-        assert became(action) == ("stopped", 0, 0, 1, {"cut_off": 1})
+        assert result_of(action) == ("stopped", 0, 0, 1, {"cut_off": 1})
 
     @pytest.mark.parametrize(
         "take",
@@ -314,22 +336,22 @@ class TestStopping:
         ],
         ids=["the right", "the right to see the list", "the account", "being staff", "the user"],
     )
-    def test_who_loses_the_right_in_mid_way_stops_it(
+    def test_a_starter_who_loses_the_permission_stops_it(
         self, few: None, monkeypatch: pytest.MonkeyPatch, take: Callable[[User], Any]
     ) -> None:
         room = letters(4)
         client = staff(*MAY)
         action = begin(client, "send_again")
-        at_step(monkeypatch, "noted", lambda: take(User.objects.get(username="staff")), nth=2)
+        at_step(monkeypatch, "recorded", lambda: take(User.objects.get(username="staff")), nth=2)
         assert carry_on() == 2
-        assert became(action) == ("stopped", 2, 0, 0, {})
+        assert result_of(action) == ("stopped", 2, 0, 0, {})
         assert sent_again(room) == [1, 2]
         seen = progress(staff("view_bulkaction", name="other"), action)
-        assert "Stopped: staff may not do this any more." in seen
+        assert "Stopped: staff no longer has the permission for this." in seen
         carry_on()
         assert not BulkPortion.objects.exists()
 
-    def test_to_stop_needs_the_right_of_the_action_and_a_post(self, few: None) -> None:
+    def test_stopping_needs_the_permission_of_the_action_and_a_post(self, few: None) -> None:
         letters(3)
         action = begin(staff(*MAY), "discard")
         path = f"{PAGES}/bulkaction/{action.pk}"
@@ -347,18 +369,18 @@ class TestStopping:
         does = staff("view_deadletter", "discard_deadletter", name="does")
         assert "Stop</button>" in progress(does, action)
         assert does.get(f"{path}/stop/").status_code == 405
-        assert became(action)[0] == "running"
+        assert result_of(action)[0] == "running"
         unsafe = Client(enforce_csrf_checks=True)
         unsafe.cookies = does.cookies
         assert unsafe.post(f"{path}/stop/").status_code == 403
         assert does.post(f"{path}/stop/").status_code == 302
-        assert became(action)[0] == "stopped"
+        assert result_of(action)[0] == "stopped"
         assert Client().get(f"{path}/progress/").status_code == 302
         assert does.get(f"{PAGES}/bulkaction/{action.pk + 1}/change/").status_code in (403, 404)
 
 
 class TestAway:
-    def test_a_store_that_goes_away_pauses_it_and_it_goes_on(
+    def test_a_store_that_is_away_pauses_it_and_it_continues(
         self, few: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         room = letters(4)
@@ -369,18 +391,18 @@ class TestAway:
         async def away(*_: object) -> Any:
             raise Unavailable()
 
-        at_step(monkeypatch, "noted", lambda: monkeypatch.setattr(Log, "append", away), nth=2)
+        at_step(monkeypatch, "recorded", lambda: monkeypatch.setattr(Log, "append", away), nth=2)
         assert carry_on() == 2
-        assert became(action) == ("running", 2, 0, 0, {})
+        assert result_of(action) == ("running", 2, 0, 0, {})
         assert "Paused: the store does not answer." in progress(client, action)
         assert "paused" in client.get(f"{PAGES}/bulkaction/").content.decode()
         assert carry_on() == 0
         monkeypatch.setattr(Log, "append", append)
         assert carry_on() == 2
-        assert became(action) == ("done", 4, 0, 0, {})
+        assert result_of(action) == ("done", 4, 0, 0, {})
         assert sent_again(room) == [1, 2, 3, 4]
 
-    def test_one_that_waits_does_not_keep_the_next_waiting(
+    def test_a_paused_bulk_action_does_not_block_the_next(
         self, few: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         letters(3)
@@ -392,10 +414,10 @@ class TestAway:
 
         monkeypatch.setattr(Log, "append", away)
         carry_on()
-        assert became(waits)[0] == "running"
-        assert became(other)[0] == "done"
+        assert result_of(waits)[0] == "running"
+        assert result_of(other)[0] == "done"
 
-    def test_without_the_queue_the_next_minute_comes(
+    def test_a_missing_queue_leaves_it_to_the_next_minute(
         self, few: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         letters(3)
@@ -406,16 +428,16 @@ class TestAway:
         monkeypatch.setattr(jobs, "async_task", away)
         action = begin(staff(*MAY), "discard")
         carry_on()
-        assert became(action) == ("done", 3, 0, 0, {})
+        assert result_of(action) == ("done", 3, 0, 0, {})
         assert jobs.SCHEDULES["carry_on_bulk"]["minutes"] == 1
 
 
-class TestEachDeed:
-    """Every action of every list, to more rows than one request does."""
+class TestEveryAction:
+    """Every action of every list as a bulk action."""
 
     @pytest.fixture
     def rooms(self) -> list[Room]:
-        """Three rooms of ada and grace, in each of which ada said two things a minute ago and grace is behind."""
+        """Three rooms of ada and grace, each with two messages that ada sent a minute ago and grace has not received."""
 
         async def make() -> list[Room]:
             ada, grace = await person("ada"), await person("grace")
@@ -447,7 +469,7 @@ class TestEachDeed:
         self, rooms: list[Room], client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         small(monkeypatch, UndeliveredRoomAdmin)
-        assert became(self.done(client, "undeliveredroom/", "retry"))[1:] == (3, 0, 0, {})
+        assert result_of(self.done(client, "undeliveredroom/", "retry"))[1:] == (3, 0, 0, {})
 
     def test_members_are_retried_and_their_attempts_reset(
         self, rooms: list[Room], client: Client, monkeypatch: pytest.MonkeyPatch
@@ -462,23 +484,23 @@ class TestEachDeed:
         run_verb(join)
         small(monkeypatch, UndeliveredMemberAdmin)
         path = f"undeliveredmember/?room={rooms[0].pk}"
-        assert became(self.done(client, path, "retry"))[1:] == (1, 2, 0, {"away": 2})
-        assert became(self.done(client, path, "reset"))[1:] == (0, 3, 0, {"no_attempts": 3})
+        assert result_of(self.done(client, path, "retry"))[1:] == (1, 2, 0, {"away": 2})
+        assert result_of(self.done(client, path, "reset"))[1:] == (0, 3, 0, {"no_attempts": 3})
 
     def test_messages_are_extended_and_deleted(
         self, rooms: list[Room], client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         small(monkeypatch, StoredMessageAdmin)
         action = self.done(client, "storedmessage/", "extend", ttl=86_400)
-        assert became(action)[1:] == (6, 0, 0, {})
+        assert result_of(action)[1:] == (6, 0, 0, {})
         assert action.given == {"ttl": 86_400}
         path = f"storedmessage/?room={rooms[0].pk}"
-        assert became(self.done(client, path, "delete"))[1:] == (2, 0, 0, {})
-        assert became(self.done(client, "storedmessage/", "delete"))[1:] == (4, 2, 0, {"unknown": 2})
+        assert result_of(self.done(client, path, "delete"))[1:] == (2, 0, 0, {})
+        assert result_of(self.done(client, "storedmessage/", "delete"))[1:] == (4, 2, 0, {"unknown": 2})
         assert AuditEntry.objects.filter(verb="delete").count() == 6
         assert LogEntry.objects.filter(change_message="deleted a message").count() == 6
 
-    def test_rooms_get_another_lifetime_after_a_count(
+    def test_lifetimes_of_rooms_change_after_a_count(
         self, rooms: list[Room], client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         small(monkeypatch, RoomAdmin)
@@ -486,13 +508,15 @@ class TestEachDeed:
         assert "Lifetime of new messages, in seconds" in asked.content.decode()
         given = {"ttl": 30, "shorten": "on"}
         page = client.post(f"{PAGES}/room/", {"action": "lifetime", "bulk": asked.context["bulk"], **given})
-        assert "Of the 6 messages that are there 6 end sooner, 6 of them at once." in page.content.decode()
-        assert confirm(client, "room/", "lifetime", page, **given).startswith("It begins: 3 rows")
+        assert "Of 6 existing messages, 6 will expire sooner, 6 of them immediately." in page.content.decode()
+        assert confirm(client, "room/", "lifetime", page, **given).startswith(
+            "Started: the worker is processing 3 rows"
+        )
         carry_on()
-        assert became(BulkAction.objects.get())[:4] == ("done", 3, 0, 0)
+        assert result_of(BulkAction.objects.get())[:4] == ("done", 3, 0, 0)
         assert set(Room.objects.values_list("ttl_s", flat=True)) == {30}
 
-    async def test_the_connections_of_a_person_are_closed_once_however_many_rows_name_him(
+    async def test_connections_of_a_user_with_several_memberships_are_closed_once(
         self, verbs: None, events: Events, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         small(monkeypatch, MembershipAdmin)
@@ -510,23 +534,25 @@ class TestEachDeed:
         assert sorted(closed) == sorted([ada.pk, grace.pk])
 
 
-def test_a_list_of_bulk_actions_has_no_questions_and_is_read_only(few: None) -> None:
+def test_the_list_of_bulk_actions_is_read_only_and_has_no_unconfirmed_ones(few: None) -> None:
     letters(3)
     client = staff(is_superuser=True)
     ask(client, "deadletter/", "discard")
-    assert "Nothing was done to more rows" in client.get(f"{PAGES}/bulkaction/").content.decode()
+    assert "No bulk actions yet." in client.get(f"{PAGES}/bulkaction/").content.decode()
     action = BulkAction.objects.get()
     assert client.get(f"{PAGES}/bulkaction/{action.pk}/change/").status_code == 404
     assert client.get(f"{PAGES}/bulkaction/add/").status_code == 403
     assert client.post(f"{PAGES}/bulkaction/{action.pk}/delete/", {"post": "yes"}).status_code == 403
 
 
-def test_what_an_upgrade_took_away_stops_it(few: None) -> None:
+def test_an_action_that_this_version_does_not_have_is_stopped(few: None) -> None:
     letters(3)
     client = staff(*MAY)
     action = begin(client, "discard")
     BulkAction.objects.update(verb="archive")
     carry_on()
-    assert became(action)[0] == "stopped"
-    assert "Stopped: this version has no such action." in progress(staff("view_bulkaction", name="b"), action)
+    assert result_of(action)[0] == "stopped"
+    assert "Stopped: this version does not have this action." in progress(
+        staff("view_bulkaction", name="b"), action
+    )
     assert timedelta(0) < action.ended_at - action.started_at

@@ -1,4 +1,4 @@
-"""What the staff do about rows of the store: retried, counted anew, deleted, extended, closed, with what became of each."""
+"""The operations of the staff on rows of the store: retry, reset, delete, extend, close, with an outcome for each row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import redis.asyncio
 from django.contrib.auth.models import User
 
 from messaging.admin import operations
-from messaging.admin.operations import Outcome
+from messaging.expiry.requeue import Outcome
 from messaging.models import AuditEntry, Room
 from messaging.policy import Policy
 from messaging.rooms.memberships import key_of
@@ -28,7 +28,7 @@ async def people(verbs: None) -> tuple[User, User, User]:
 
 @pytest.fixture
 async def room(people: tuple[User, User, User]) -> Room:
-    """A room of the three, in which ada said two things a minute ago."""
+    """A room of the three, with two messages that ada sent a minute ago."""
     ada, grace, alan = people
     made = await room_of(ada, grace, alan, ttl_max_s=7_200)
     store = open_store()
@@ -48,21 +48,21 @@ async def attempted(room: Room, user: User, times: int, wait_s: float = 60.0) ->
         assert await open_store().retries.record_attempt(key_of(room), user.pk, count, wait_s)
 
 
-async def standing(room: Room, user: User) -> tuple[int, bool] | None:
+async def attempts_of(room: Room, user: User) -> tuple[int, bool] | None:
     """Return the attempts of a member who owes something, and whether the next one is due."""
     store = open_store()
     [place] = await store.log.positions([key_of(room)])
     assert place is not None
-    found = await store.retries.owing(key_of(room), place.epoch, [user.pk])
-    return (found[0].attempts, found[0].next_at_ms <= await store.now_ms()) if found else None
+    owing = await store.retries.owing(key_of(room), place.epoch, [user.pk])
+    return (owing[0].attempts, owing[0].next_at_ms <= await store.now_ms()) if owing else None
 
 
-def said(outcomes: list[Outcome]) -> list[tuple[str, str]]:
-    return [(str(one.result), one.why) for one in outcomes]
+def results(outcomes: list[Outcome]) -> list[tuple[str, str]]:
+    return [(str(outcome.result), outcome.why) for outcome in outcomes]
 
 
 class TestRetrying:
-    async def test_a_room_is_swept_at_once_though_its_look_is_not_due(
+    async def test_a_room_is_swept_at_once_although_its_sweep_is_not_due(
         self, room: Room, events: Events
     ) -> None:
         [outcome] = await operations.retry_rooms([room.pk])
@@ -74,12 +74,12 @@ class TestRetrying:
         await operations.retry_rooms([room.pk])
         assert "retry_undelivered" not in await open_store().stats.beats()
 
-    async def test_rooms_in_which_nothing_waits_long_enough_and_rooms_that_are_gone(
+    async def test_rooms_without_due_messages_and_deleted_rooms_are_skipped(
         self, room: Room, people: tuple[User, User, User]
     ) -> None:
         quiet = await room_of(*people, name="Quiet")
         outcomes = await operations.retry_rooms([quiet.pk, "gone", room.pk])
-        assert said(outcomes) == [("skipped", "nothing_due"), ("skipped", "room_gone"), ("done", "")]
+        assert results(outcomes) == [("skipped", "nothing_due"), ("skipped", "room_gone"), ("done", "")]
 
     async def test_a_connected_member_is_due_at_once_and_keeps_the_count(
         self, room: Room, people: tuple[User, User, User], events: Events
@@ -87,12 +87,12 @@ class TestRetrying:
         _, grace, _ = people
         await connect(grace)
         await attempted(room, grace, 2)
-        assert await standing(room, grace) == (2, False)
-        assert said(await operations.retry_members([f"{room.pk}:{grace.pk}"])) == [("done", "")]
-        assert await standing(room, grace) == (2, True)
+        assert await attempts_of(room, grace) == (2, False)
+        assert results(await operations.retry_members([f"{room.pk}:{grace.pk}"])) == [("done", "")]
+        assert await attempts_of(room, grace) == (2, True)
         await events.until(type="sweep", room=room.pk)
 
-    async def test_why_nothing_is_pushed_to_a_member(
+    async def test_a_member_is_skipped_with_the_reason(
         self, room: Room, people: tuple[User, User, User]
     ) -> None:
         ada, grace, alan = people
@@ -100,7 +100,7 @@ class TestRetrying:
         await attempted(room, grace, Policy().attempts_max)
         places = [f"{room.pk}:{user.pk}" for user in (ada, grace, alan)]
         outcomes = await operations.retry_members([*places, f"gone:{ada.pk}", f"{room.pk}:x"])
-        assert {one.key: one.why for one in outcomes} == {
+        assert {outcome.key: outcome.why for outcome in outcomes} == {
             places[0]: "caught_up",
             places[1]: "gave_up",
             places[2]: "away",
@@ -108,7 +108,7 @@ class TestRetrying:
             f"{room.pk}:x": "room_gone",
         }
 
-    async def test_attempts_that_were_given_up_are_counted_anew_and_pushed_again(
+    async def test_attempts_that_gave_up_are_reset_and_pushed_again(
         self, room: Room, people: tuple[User, User, User]
     ) -> None:
         _, grace, alan = people
@@ -116,18 +116,18 @@ class TestRetrying:
         await attempted(room, grace, Policy().attempts_max)
         places = [f"{room.pk}:{user.pk}" for user in (grace, alan)]
         outcomes = await operations.reset_attempts(places)
-        assert said(outcomes) == [("done", ""), ("skipped", "no_attempts")]
-        assert await standing(room, grace) == (0, True)
-        assert said(await operations.retry_members(places[:1])) == [("done", "")]
+        assert results(outcomes) == [("done", ""), ("skipped", "no_attempts")]
+        assert await attempts_of(room, grace) == (0, True)
+        assert results(await operations.retry_members(places[:1])) == [("done", "")]
 
 
 class TestMessages:
-    async def test_whoever_is_no_member_deletes_as_a_moderator_would(self, room: Room) -> None:
+    async def test_staff_who_are_no_members_delete_as_a_moderator_would(self, room: Room) -> None:
         outsider = await person("staff")
         outcomes = await operations.delete_messages(
             [f"{room.pk}:1", f"{room.pk}:1", f"{room.pk}:9", "gone:1", f"{room.pk}:x"], by=outsider.pk
         )
-        assert said(outcomes) == [
+        assert results(outcomes) == [
             ("done", ""),
             ("skipped", "unknown"),
             ("skipped", "unknown"),
@@ -135,7 +135,7 @@ class TestMessages:
             ("skipped", "room_gone"),
         ]
         store = open_store()
-        assert [one.seq for one in await store.lists.live(0, 10, key_of(room))] == [2]
+        assert [message.seq for message in await store.lists.live(0, 10, key_of(room))] == [2]
         entry = await AuditEntry.objects.aget()
         assert (entry.verb, entry.user_name, entry.room_key, entry.seq) == ("delete", "staff", room.pk, 1)
         assert SECRET not in str(entry.__dict__)
@@ -145,46 +145,46 @@ class TestMessages:
         store = open_store()
         now_ms = await store.now_ms()
         outcomes = await operations.extend_messages([f"{room.pk}:1", f"{room.pk}:9"], 7_200, by=outsider.pk)
-        assert said(outcomes) == [("done", ""), ("skipped", "unknown")]
+        assert results(outcomes) == [("done", ""), ("skipped", "unknown")]
         outcomes = await operations.extend_messages([f"{room.pk}:2"], 7_201, by=outsider.pk)
-        assert said(outcomes) == [("skipped", "bad_ttl")]
-        ends = {one.seq: one.expires_at for one in await store.lists.live(0, 10, key_of(room))}
+        assert results(outcomes) == [("skipped", "bad_ttl")]
+        ends = {message.seq: message.expires_at for message in await store.lists.live(0, 10, key_of(room))}
         assert ends[1] >= now_ms + 2 * HOUR_MS
         assert ends[2] < now_ms + 2 * HOUR_MS
         assert await AuditEntry.objects.filter(verb="extend", user_name="staff").acount() == 1
 
 
 class TestRoomsAndMembers:
-    async def test_a_lifetime_is_changed_in_the_name_of_who_did_it_and_what_is_there_only_when_asked(
+    async def test_a_lifetime_is_changed_in_the_name_of_its_staff_member_and_existing_messages_only_when_asked(
         self, room: Room
     ) -> None:
-        who = await person("staff")
-        counted, rooms = await operations.shortening_of([room.pk, "gone"], 30)
+        member = await person("staff")
+        counted, rooms = await operations.count_shortened([room.pk, "gone"], 30)
         assert rooms == 2
         assert (counted.looked, counted.shortened, counted.ended) == (2, 2, 2)
         for shorten, lives in ((False, 2), (True, 0)):
-            outcomes = await operations.change_lifetimes([room.pk, "gone"], 30, shorten=shorten, by=who.pk)
-            assert said(outcomes) == [("done", ""), ("skipped", "room_gone")]
+            outcomes = await operations.change_lifetimes([room.pk, "gone"], 30, shorten=shorten, by=member.pk)
+            assert results(outcomes) == [("done", ""), ("skipped", "room_gone")]
             assert len(await open_store().lists.live(0, 10, key_of(room))) == lives
         assert (await Room.objects.aget()).ttl_s == 30
-        assert [(one.verb, one.user_name) async for one in AuditEntry.objects.order_by("at")] == [
+        assert [(entry.verb, entry.user_name) async for entry in AuditEntry.objects.order_by("at")] == [
             ("lifetime", "staff"),
             ("shorten", "staff"),
         ]
-        outcomes = await operations.change_lifetimes([room.pk], 86_400, shorten=False, by=who.pk)
-        assert said(outcomes) == [("skipped", "bad_ttl")]
+        outcomes = await operations.change_lifetimes([room.pk], 86_400, shorten=False, by=member.pk)
+        assert results(outcomes) == [("skipped", "bad_ttl")]
 
-    async def test_connections_are_closed_once_a_user_and_those_who_have_none_are_said(
+    async def test_connections_are_closed_once_for_each_user_and_offline_users_are_skipped(
         self, people: tuple[User, User, User], events: Events
     ) -> None:
         _, grace, alan = people
         await connect(grace)
         outcomes = await operations.close_connections([("1", grace.pk), ("2", grace.pk), ("3", alan.pk)])
-        assert said(outcomes) == [("done", ""), ("done", ""), ("skipped", "not_connected")]
+        assert results(outcomes) == [("done", ""), ("done", ""), ("skipped", "not_connected")]
         await events.until(type="close_user", user=grace.pk)
 
 
-async def test_with_the_store_away_the_first_row_fails_and_the_rest_is_left(
+async def test_a_store_that_is_away_fails_the_first_row_and_leaves_the_others(
     room: Room, people: tuple[User, User, User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada, grace, _ = people
@@ -201,10 +201,10 @@ async def test_with_the_store_away_the_first_row_fails_and_the_rest_is_left(
         operations.close_connections([("1", ada.pk), ("2", grace.pk)]),
     ]
     for run in runs:
-        assert said(await run) == [("failed", "unavailable")]
+        assert results(await run) == [("failed", "unavailable")]
 
 
-async def test_hastening_moves_no_attempt_that_is_due_and_makes_none(store: Store) -> None:
+async def test_retrying_now_moves_no_due_attempt_and_creates_none(store: Store) -> None:
     await accept(store)
     assert await store.retries.retry_now(ROOM, [GRACE, ADA]) == 0
     assert await store.retries.record_attempt(ROOM, GRACE, 0, 0.0)

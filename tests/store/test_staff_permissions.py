@@ -1,4 +1,4 @@
-"""Who of the staff may do what: every cell of the table in docs/reference/staff-rights.md, asked of the server."""
+"""The permissions of the staff: every cell of the table in docs/reference/staff-rights.md, asked of the server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.contrib.auth.models import Group, Permission, User
 from django.core.management import call_command
 from django.test import AsyncClient
 
-from messaging.admin.actions import ActionAdmin
+from messaging.admin.action_admin import ActionAdmin
 from messaging.bridge import in_database
 from messaging.models import BulkAction, Membership
 from messaging.rooms.memberships import key_of
@@ -41,7 +41,7 @@ LATER = "messaging.migrations.0008_groups_see_bulk_actions"
 Cell = tuple[str, str]  # page, POST
 
 
-def told() -> dict[tuple[str, str], tuple[str, dict[str, Cell]]]:
+def table_rows() -> dict[tuple[str, str], tuple[str, dict[str, Cell]]]:
     """Return {(list, action): (right, {role: cell})} of the page."""
     rows = {}
     for action, on, right, *cells in table(DOCS / "reference" / "staff-rights.md", "# Staff rights"):
@@ -65,17 +65,17 @@ async def groups(verbs: None) -> None:
 
 def test_every_action_of_a_list_is_in_the_table_with_its_right() -> None:
     there = {
-        (model._meta.model_name, verb.name): verb.permission.removeprefix("messaging.")
+        (model._meta.model_name, action.name): action.permission.removeprefix("messaging.")
         for model, page in admin.site._registry.items()
         if isinstance(page, ActionAdmin)
-        for verb in page.verbs
+        for action in page.row_actions
     }
     pages = {
         ("storedmessage", "text"): "view_body",
         ("deadletter", "export"): "export_deadletter",
         ("bulkaction", "stop"): "discard_deadletter",  # that of its action
     }
-    assert {key: right for key, (right, _) in told().items()} == there | pages
+    assert {key: right for key, (right, _) in table_rows().items()} == there | pages
 
 
 async def test_the_groups_have_what_the_migration_gives_them_and_keep_what_else_they_may(
@@ -84,7 +84,7 @@ async def test_the_groups_have_what_the_migration_gives_them_and_keep_what_else_
     first, later = import_module(GROUPS).GROUPS, import_module(LATER).GROUPS
     for name, wanted in {name: (*first[name], *later[name]) for name in first}.items():
         group = await Group.objects.aget(name=name)
-        assert {one.codename async for one in group.permissions.all()} == set(wanted)
+        assert {permission.codename async for permission in group.permissions.all()} == set(wanted)
     operators = await Group.objects.aget(name="Operators")
     await operators.permissions.aadd(await Permission.objects.aget(codename="change_room"))
     await in_database(call_command, "migrate", "messaging", "0005_rights_of_the_staff", verbosity=0)
@@ -93,7 +93,7 @@ async def test_the_groups_have_what_the_migration_gives_them_and_keep_what_else_
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_every_cell_is_as_the_table_says(groups: None, role: str) -> None:
+async def test_every_cell_matches_the_table(groups: None, role: str) -> None:
     ada, grace = await person("ada"), await person("grace")
     rows = await rows_of(ada, grace)
     user = await person("staff", is_staff=True, is_superuser=role == "superuser")
@@ -102,7 +102,7 @@ async def test_every_cell_is_as_the_table_says(groups: None, role: str) -> None:
     client = AsyncClient(headers={"accept-language": "en"})
     await in_database(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
 
-    wanted = {key: cells[role] for key, (_right, cells) in told().items()}
+    wanted = {key: cells[role] for key, (_right, cells) in table_rows().items()}
     seen = {key: await cell_of(client, *key, rows[key], wanted[key]) for key in wanted}
     assert seen == wanted
     if role == "none":
@@ -137,16 +137,16 @@ async def rows_of(ada: User, grace: User) -> dict[tuple[str, str], str]:
 
 
 async def cell_of(client: AsyncClient, model: str, action: str, row: str, wanted: Cell) -> Cell:
-    """Ask for the page, and post the deed without having been there."""
+    """Request the confirmation page, and post the action without it."""
     base = f"/admin/messaging/{model}/"
     if action in ("text", "export"):
         path = f"{base}{row}/text/" if action == "text" else f"{base}export/"
         asked = await client.get(path)
         done = await client.post(path, {"reason": "reported"})
-        return _said(asked, 200), _said(done, 200)
+        return _cell(asked, 200), _cell(done, 200)
     if action == "stop":
         asked = await client.get(f"{base}{row}/change/")
-        return _said(asked, 200), _said(await client.post(f"{base}{row}/stop/"), 302)
+        return _cell(asked, 200), _cell(await client.post(f"{base}{row}/stop/"), 302)
     chosen = {"action": action, "_selected_action": row, **GIVEN.get(action, {})}
     asked = None if wanted[0] == "–" else await client.post(base, chosen)
     done = await client.post(
@@ -154,8 +154,8 @@ async def cell_of(client: AsyncClient, model: str, action: str, row: str, wanted
     )
     if asked is not None and asked.status_code == 200:
         assert asked.context["chosen"] == row
-    return "–" if asked is None else _said(asked, 200), _said(done, 302)
+    return "–" if asked is None else _cell(asked, 200), _cell(done, 302)
 
 
-def _said(answer: Any, allowed: int) -> str:
+def _cell(answer: Any, allowed: int) -> str:
     return {403: "403", allowed: "allowed"}[answer.status_code]

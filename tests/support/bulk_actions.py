@@ -1,4 +1,4 @@
-"""Bulk actions as the staff start them on their pages, over many dead letters."""
+"""Bulk actions of the staff over many dead letters, started from the staff's pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from messaging.admin import bulk_job
-from messaging.admin.actions import ActionAdmin
+from messaging.admin.action_admin import ActionAdmin
 from messaging.bridge import run_verb
 from messaging.expiry import reports
 from messaging.models import BulkAction, DeadLetter, Room
@@ -22,13 +22,13 @@ from tests.support.expired_records import TEXT, expired, missed
 from tests.support.people import person, room_of
 
 PAGES = "/admin/messaging"
-RECORDED_AT_ONCE = 500
+RECORDS_BATCH = 500
 BACKEND = "django.contrib.auth.backends.ModelBackend"
 MAY = ("view_deadletter", "requeue_deadletter", "discard_deadletter", "view_bulkaction")
 
 
 def staff(*rights: str, name: str = "staff", **fields: Any) -> Client:
-    """Return a browser of one of the staff with these rights."""
+    """Return the browser of a staff member with these permissions."""
     user = User.objects.create(username=name, is_staff=True, **fields)
     user.user_permissions.set(Permission.objects.filter(codename__in=rights))
     client = Client(headers={"accept-language": "en"})
@@ -46,23 +46,23 @@ def letters(count: int) -> Room:
     room, ada, bob, now_ms = run_verb(make)
     seqs = range(1, count + 1)
     rows = [expired(room, ada, missed(bob), seq=seq, expires_at=now_ms - count + seq) for seq in seqs]
-    for at in range(0, count, RECORDED_AT_ONCE):
-        reports.record(rows[at : at + RECORDED_AT_ONCE], now_ms)
+    for at in range(0, count, RECORDS_BATCH):
+        reports.record(rows[at : at + RECORDS_BATCH], now_ms)
     return room
 
 
-def ask(client: Client, path: str, verb: str, **given: Any) -> Any:
-    """Select everything on a list and an action; return the page that asks."""
-    key = "0"  # what is ticked does not matter
-    data = {"action": verb, "_selected_action": key, "select_across": "1", **given}
+def ask(client: Client, path: str, action: str, **form: Any) -> Any:
+    """Select all rows of a list and an action; return the confirmation page."""
+    key = "0"  # the ticked row does not matter
+    data = {"action": action, "_selected_action": key, "select_across": "1", **form}
     answer = client.post(f"{PAGES}/{path}", data, follow=True)
     assert answer.status_code == 200, answer.content.decode()
     return answer
 
 
-def confirm(client: Client, path: str, verb: str, asked: Any, **given: Any) -> str:
-    """Say yes to a page that asked; return what the list says after it."""
-    data = {"action": verb, "bulk": asked.context["bulk"], "confirmed": "yes", **given}
+def confirm(client: Client, path: str, action: str, page: Any, **form: Any) -> str:
+    """Confirm on a confirmation page; return the messages of the list after it."""
+    data = {"action": action, "bulk": page.context["bulk"], "confirmed": "yes", **form}
     answer = client.post(f"{PAGES}/{path}", data, follow=True)
     assert answer.status_code == 200, answer.content.decode()
     return " ".join(
@@ -70,44 +70,45 @@ def confirm(client: Client, path: str, verb: str, asked: Any, **given: Any) -> s
     )
 
 
-def begin(client: Client, verb: str, path: str = "deadletter/", **given: Any) -> BulkAction:
-    """Select everything, say yes; return the action, which runs from now on."""
-    asked = ask(client, path, verb, **given)
-    said = confirm(client, path, verb, asked, **given)
-    assert said.startswith("It begins: "), said
-    return BulkAction.objects.get(state="running", verb=verb)
+def begin(client: Client, action: str, path: str = "deadletter/", **form: Any) -> BulkAction:
+    """Select all rows and confirm; return the bulk action, which is running."""
+    page = ask(client, path, action, **form)
+    shown = confirm(client, path, action, page, **form)
+    assert shown.startswith("Started: "), shown
+    return BulkAction.objects.get(state="running", verb=action)
 
 
 def small(monkeypatch: pytest.MonkeyPatch, page: type[ActionAdmin], **changes: Any) -> None:
-    """Let more than one row be more than one request does, in steps of one unless asked otherwise."""
-    changed = {"most": 1, **changes}
-    monkeypatch.setattr(page, "verbs", tuple(dataclasses.replace(verb, **changed) for verb in page.verbs))
+    """Make more than one row a bulk action; `changes`: other fields of the actions."""
+    changed = {"max_rows": 1, **changes}
+    actions = tuple(dataclasses.replace(action, **changed) for action in page.row_actions)
+    monkeypatch.setattr(page, "row_actions", actions)
 
 
-def became(action: BulkAction) -> tuple[str, int, int, int, dict[str, int]]:
-    """Return the state and the counts of an action as they are now."""
+def result_of(action: BulkAction) -> tuple[str, int, int, int, dict[str, int]]:
+    """Return the current state and counts of a bulk action."""
     action.refresh_from_db()
     return str(action.state), action.done, action.skipped, action.failed, action.reasons
 
 
 def sent_again(room: Room) -> list[int]:
-    """Return which seqs were sent again, each as often as that was done."""
+    """Return the seqs that were sent again, each as often as it was sent."""
 
     async def read() -> list[int]:
-        found = await open_store().lists.live(0, 10_000, key_of(room))
-        return sorted(one.resends for one in found if one.resends is not None)
+        messages = await open_store().lists.live(0, 10_000, key_of(room))
+        return sorted(message.resends for message in messages if message.resends is not None)
 
     return run_verb(read)
 
 
 def states() -> dict[str, int]:
-    """Return {state: how many dead letters}."""
-    found = list(DeadLetter.objects.values_list("state", flat=True))
-    return {state: found.count(state) for state in set(found)}
+    """Return {state: number of dead letters}."""
+    values = list(DeadLetter.objects.values_list("state", flat=True))
+    return {state: values.count(state) for state in set(values)}
 
 
 def progress(client: Client, action: BulkAction) -> str:
-    """Return the page of an action."""
+    """Return the page of a bulk action."""
     answer = client.get(f"{PAGES}/bulkaction/{action.pk}/change/")
     assert answer.status_code == 200
     page: str = answer.content.decode()
@@ -116,11 +117,11 @@ def progress(client: Client, action: BulkAction) -> str:
 
 
 def at_step(monkeypatch: pytest.MonkeyPatch, name: str, happens: Callable[[], Any], nth: int = 1) -> None:
-    """Let something happen the first time that the job is at a place."""
+    """Call `happens` when the job reaches a step for the nth time."""
     left = [nth]
 
-    def step(here: str) -> None:
-        if here == name:
+    def step(current: str) -> None:
+        if current == name:
             left[0] -= 1
             if left[0] == 0:
                 happens()

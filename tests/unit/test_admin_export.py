@@ -1,4 +1,4 @@
-"""Dead letters as CSV: what the list's filters leave, without a text, and nothing that a spreadsheet would compute."""
+"""Dead letters as CSV: the filtered letters, without a text, and no cell that a spreadsheet would compute."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ async def exported(staff: AsyncClient, query: str = "") -> tuple[str, list[dict[
     return text, list(csv.DictReader(io.StringIO(text)))
 
 
-@pytest.mark.parametrize("portion", [500, 2])
+@pytest.mark.parametrize("batch", [500, 2])
 async def test_all_that_the_filters_leave_and_no_text(
-    staff: AsyncClient, room: Room, people: tuple[User, User], portion: int, monkeypatch: pytest.MonkeyPatch
+    staff: AsyncClient, room: Room, people: tuple[User, User], batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "PORTION", portion)
+    monkeypatch.setattr(export, "LETTERS_BATCH", batch)
     for seq in range(1, 6):  # of one moment: the id alone tells them apart
         await in_database(letter, room, people[0], people[1], seq=seq)
     await DeadLetter.objects.filter(seq=3).aupdate(state="discarded")
@@ -81,12 +81,12 @@ async def test_nothing_in_it_is_a_formula(staff: AsyncClient, room: Room, people
     assert [by_seq[seq] for seq in range(1, 9)] == [*(f"'{name}" for name in names[:6]), *names[6:]]
 
 
-async def test_a_page_says_how_many_first_and_a_filter_that_is_none_is_refused(
+async def test_a_page_shows_the_number_first_and_an_unknown_filter_is_refused(
     staff: AsyncClient, room: Room, people: tuple[User, User]
 ) -> None:
     await in_database(letter, room, people[0], people[1], seq=1)
     page: Any = await staff.get(EXPORT)
-    assert "1 dead letter, as the list was filtered" in page.content.decode()
+    assert "1 dead letter from the filtered list" in page.content.decode()
     assert EXPORT in (await staff.get("/admin/messaging/deadletter/")).content.decode()
     assert (await staff.post(EXPORT + "?state__nonsense=1")).status_code == 400
     assert not await LogEntry.objects.aexists()

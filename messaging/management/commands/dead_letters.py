@@ -187,7 +187,7 @@ class Command(BaseCommand):
     def _tell(self, outcomes: Sequence[Outcome], done: str, *, as_json: bool, left: int = 0) -> None:
         """Print what became of each and the sums; exit code 1 when something failed."""
         counts = Counter(outcome.result for outcome in outcomes)
-        called = _calls([outcome.letter for outcome in outcomes])
+        called = _calls([UUID(outcome.key) for outcome in outcomes])
         rows = _outcome_rows(outcomes, called)
         if as_json:
             sums = {str(result): counts[result] for result in Result}
@@ -339,18 +339,20 @@ def _people(letter: DeadLetter) -> list[Fields]:
     ]
 
 
-def _calls(keys: Sequence[UUID]) -> dict[UUID, str]:
+def _calls(keys: Sequence[UUID]) -> dict[str, str]:
     """Return {letter: ROOM:SEQ}, as far as the database says it."""
-    found: dict[UUID, str] = {}
+    found: dict[str, str] = {}
     with suppress(DatabaseError):
         for at in range(0, len(keys), READ_AT_ONCE):
             rows = DeadLetter.objects.filter(pk__in=keys[at : at + READ_AT_ONCE])
-            found |= {key: f"{room}:{seq}" for key, room, seq in rows.values_list("pk", "room_key", "seq")}
+            found |= {
+                str(key): f"{room}:{seq}" for key, room, seq in rows.values_list("pk", "room_key", "seq")
+            }
     return found
 
 
 def _outcome(key: UUID, why: str, left_out: Sequence[tuple[int, str]] = ()) -> Outcome:
-    return Outcome(key, Result.SKIPPED if why else Result.DONE, why, list(left_out))
+    return Outcome(str(key), Result.SKIPPED if why else Result.DONE, why, left_out)
 
 
 def _hindrance(key: UUID) -> str:
@@ -358,12 +360,12 @@ def _hindrance(key: UUID) -> str:
     return letters.hindrance_to_discard(letter)
 
 
-def _outcome_rows(outcomes: Sequence[Outcome], called: dict[UUID, str]) -> list[Fields]:
+def _outcome_rows(outcomes: Sequence[Outcome], called: dict[str, str]) -> list[Fields]:
     names = _names({user for outcome in outcomes for user, _ in outcome.left_out})
     return [
         {
-            "id": str(outcome.letter),
-            "letter": called.get(outcome.letter, str(outcome.letter)),
+            "id": outcome.key,
+            "letter": called.get(outcome.key, outcome.key),
             "result": str(outcome.result),
             "why": outcome.why,
             "left_out": [{"user": user, "name": names[user], "why": why} for user, why in outcome.left_out],
