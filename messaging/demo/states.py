@@ -204,7 +204,7 @@ class _Page:
     ) -> int:
         """Send a message and return its seq."""
         id_ = _id(of or room, name)
-        self.pages.server.delivery.send(
+        self.pages.server.sender.send(
             self.connection, Send(id=id_, room=room.id, body=BODIES[name], ttl=ttl)
         )
 
@@ -218,7 +218,7 @@ class _Page:
         """Acknowledge up to a seq, and wait until the store knows."""
         feed = self.connection.feeds[room.id]
         ack = RoomAck(room.id, feed.epoch, delivered=seq, read=seq)
-        self.pages.server.delivery.acknowledge(self.connection, Ack([ack]))
+        self.pages.server.acknowledger.acknowledge(self.connection, Ack([ack]))
         user, store = self.connection.user, self.pages.server.store
 
         async def held() -> bool:
@@ -254,11 +254,11 @@ class _Pages:
     @contextlib.asynccontextmanager
     async def open(self, name: str) -> AsyncIterator[_Page]:
         """Open a page of somebody's; it says `hello`."""
-        visitor = await directory.visitor(self._sessions[name])
+        visitor = await directory.authenticate(self._sessions[name])
         page = _Page(self, visitor)
-        self.server.hub.enter(page.connection)
+        self.server.registry.enter(page.connection)
         try:
-            await self.server.delivery.hello(page.connection, Hello(v=VERSION, rooms=[]))
+            await self.server.greeter.hello(page.connection, Hello(v=VERSION, rooms=[]))
             yield page
         finally:
             self.server.leave(page.connection)
