@@ -1,4 +1,4 @@
-# `make` alone says what there is. Each target makes the environment it needs by itself.
+# `make` alone lists the targets. Each target installs what it needs.
 
 PORT ?= 8000
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -7,13 +7,13 @@ TESTERS ?= $(shell expr $$(nproc) + 1)
 VENV := .venv
 IN_VENV := $(VENV)/bin/
 PIP := $(IN_VENV)python -m pip install --disable-pip-version-check --no-input --retries 10 --prefer-binary
-# What signs nothing needs no real key; commands of the site keep their own.
+# A command that signs nothing needs no real key. Commands of the site use their own.
 CHECKING := DJANGO_SECRET_KEY=only-for-checking
 
 .DEFAULT_GOAL := help
 .PHONY: help run test proof e2e check bench clean
 
-help: ## say what there is
+help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 run: $(VENV)/.ready ## run the whole chat on PORT (8000); Ctrl-C stops everything
@@ -31,17 +31,19 @@ e2e: $(VENV)/.ready-dev ## the browser tests; they need chromium
 	@command -v chromium >/dev/null || { echo "The browser tests need chromium: apt-get install chromium"; exit 1; }
 	$(IN_VENV)python -m pytest tests/e2e $(ARGS)
 
-check: $(VENV)/.ready-dev ## format, lint, types, import contract, migrations
+check: $(VENV)/.ready-dev ## format, lint, English, types, import contract, migrations
 	$(IN_VENV)ruff format --check
 	$(IN_VENV)ruff check
+	$(IN_VENV)typos
+	$(IN_VENV)python tools/prose.py
 	$(CHECKING) $(IN_VENV)mypy
 	$(CHECKING) $(IN_VENV)lint-imports
 	$(CHECKING) $(IN_VENV)python manage.py makemigrations --check --dry-run
 
-bench: $(VENV)/.ready-dev ## measure this server beside others
+bench: $(VENV)/.ready-dev ## compare this server with others
 	@exec bench/run $(ARGS)
 
-clean: ## remove what can be made again (never var/, which holds the messages)
+clean: ## delete generated files (never var/, which holds the messages)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -88,7 +88,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--write",
         action="store_true",
         default=not (quick or arguments),
-        help="renew docs/performance.md and docs/measurements.md",
+        help="renew docs/explanation/performance.md and measurements-results.md",
     )
     parser.add_argument(
         "--check", action="store_true", help="small and short: does every message arrive once and in order?"

@@ -165,7 +165,9 @@ def database(*, folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = environ.Env.db_url_config(given)
     except (ValueError, ImproperlyConfigured, KeyError):
-        raise BadEnvironment("DATABASE_URL cannot be read; see docs/operations.md for its form.") from None
+        raise BadEnvironment(
+            "DATABASE_URL cannot be read; see docs/how-to/postgresql.md for its form."
+        ) from None
     if not config.get("NAME"):
         raise BadEnvironment("DATABASE_URL names no database.")
     if scheme != "sqlite":

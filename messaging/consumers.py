@@ -173,9 +173,7 @@ class ChatConsumer(AsyncConsumer):
         except MessagingError as error:
             _refuse(server, connection, protocol.refused(frame, error))
 
-    async def _handle(
-        self, server: Server, connection: Connection, frame: protocol.AnyClientFrame
-    ) -> None:
+    async def _handle(self, server: Server, connection: Connection, frame: protocol.AnyClientFrame) -> None:
         handler_of, mode = FRAMES[type(frame)]
         handler = handler_of(server)
         if mode is Mode.FIRST:

@@ -62,7 +62,7 @@ async def fill(store: Any, rooms: Sequence[int], *, each: int = A_ROOM, ttl_ms: 
 async def _fill_room(store: Any, room: Any, each: int, ttl_ms: int) -> None:
     from messaging.store.records import AckRow
 
-    epoch = await store.members.init(room)
+    epoch = await store.members.create_log(room)
     for at in range(0, each, A_ROOM):
         await append(store, [message(room, ttl_ms=ttl_ms) for _ in range(min(A_ROOM, each - at))])
     await store.cursors.acknowledge([AckRow(room, epoch, OTHER, each, each)])
@@ -90,7 +90,7 @@ async def _fill_one(store: Any, room_id: str, messages: int) -> None:
     from messaging.bridge import in_database
 
     room, writer = await in_database(_room, room_id)
-    await store.members.init(room)
+    await store.members.create_log(room)
     await at_once(
         [
             append(store, [message(room, writer) for _ in range(min(A_ROOM, messages - at))])

@@ -78,7 +78,7 @@ async def _fill(load: Load, groups: Sequence[tuple[list[int], int]], found: Seed
     for users, holders in groups:
         room = await in_database(room_of, users)
         key = RoomKey(room.id, room.partition)
-        epoch = await store.members.init(key)
+        epoch = await store.members.create_log(key)
         writer, away = users[0], len(users) - 1 - holders
         texts = [
             Append(room=key, user=writer, name="ada", id=str(uuid.uuid4()), body="x" * 100, ttl_ms=1)

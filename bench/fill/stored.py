@@ -87,7 +87,7 @@ async def _say(
 
     store = open_store()
     keys = [key_of(room) for room in rooms]
-    epochs = [await store.members.init(key) for key in keys]
+    epochs = [await store.members.create_log(key) for key in keys]
     waiting: list[Any] = []
     for key, group in zip(keys, groups, strict=True):
         for _ in range(each):
@@ -167,7 +167,7 @@ async def _wanted(room: Any, group: Sequence[Any], seq: int) -> dict[str, Any]:
     from messaging.rooms.memberships import key_of
     from messaging.store import open_store
 
-    [found] = await open_store().lists.live_by_place([(key_of(room), seq)])
+    [found] = await open_store().lists.live_by_seq([(key_of(room), seq)])
     return {
         "room": room.id,
         "seq": seq,

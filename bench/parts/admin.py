@@ -1,7 +1,7 @@
 """Measure how soon the staff's pages answer at 1,000,000 stored messages and 10,000 dead letters, each list at both ends.
 
 `python -m bench.parts.admin` (or `make bench ARGS=admin`) prints a table, writes bench/results/admin.json and its section of
-docs/measurements.md; `--check` asks a small site each page once. Exit 1 when a page's p95 is over 150 ms.
+docs/explanation/measurements-jobs.md; `--check` asks a small site each page once. Exit 1 when a page's p95 is over 150 ms.
 
 One site with `serve`'s parts, no worker -> it is filled by the store's own verbs (`bench.fill.stored`) -> each page is asked for by a
 superuser, one request at a time, the pages in turn, so that what the machine does meanwhile meets all of them alike.
@@ -28,7 +28,7 @@ from bench.starting import wait_until_served
 from bench.systems import ROOT, SYSTEMS, plain_env
 
 RESULTS = ROOT / "bench" / "results" / "admin.json"
-DOC = ROOT / "docs" / "measurements.md"
+DOC = ROOT / "docs" / "explanation" / "measurements-jobs.md"
 BEGIN, END = "<!-- admin: written by `make bench ARGS=admin` -->", "<!-- admin: end -->"
 P95_MOST_MS = 150.0
 FRONT = (
@@ -166,17 +166,17 @@ def figures(values: list[float]) -> dict[str, float]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Return the section of docs/measurements.md."""
+    """Return the section of docs/explanation/measurements-jobs.md."""
     count = report["count"]
     rows = [
         f"| {name} | {one['p50']} | {one['p95']} | {one['most']} |" for name, one in report["pages"].items()
     ]
     said = (
-        f"{count['stored']:,} messages, each of which somebody lacks, in {count['rooms']:,} rooms; {count['letters']:,} dead"
+        f"{count['stored']:,} messages, each with a member who owes it, in {count['rooms']:,} rooms; {count['letters']:,} dead"
         f" letters, {count['notices']:,} notices, {count['memberships']:,} memberships; {report['load']['repeats']} requests each,"
-        f" one at a time, on {report['cores']} cores ({report['at'][:10]})."
+        f" one by one, on {report['cores']} cores ({report['at'][:10]})."
     )
-    return "\n".join([said, "", "| page | p50 ms | p95 ms | most |", "|---|---|---|---|", *rows])
+    return "\n".join([said, "", "| page | p50 ms | p95 ms | max ms |", "|---|---|---|---|", *rows])
 
 
 def write(report: dict[str, Any]) -> None:

@@ -199,15 +199,15 @@ def say(name: str, found: dict[str, Any]) -> str:
     if name == "memory":
         return (
             f"A live message of 100 B takes {found['live_bytes']:.0f} B of Redis with all its indexes, the remembered id of"
-            f" one that is over {found['ids_bytes']:.0f} B."
+            f" an expired one {found['ids_bytes']:.0f} B."
         )
     rows = "; ".join(
-        f"at {row['rate']:,} messages a second {row['scripts_us']:.0f} us ({row['cpu_us']:.0f} us of its processor time)"
+        f"at {row['rate']:,} messages per second {row['scripts_us']:.0f} us ({row['cpu_us']:.0f} us of its processor time)"
         for row in found["rows"]
     )
     slower = ", ".join(f"{row['fixed_work_slower']}" for row in found["rows"])
     return (
-        f"In a room of {found['members']} the store's scripts worked for a message, all acknowledgements and receipts counted,"
+        f"In a room of {found['members']} the store's scripts worked per message, with all acknowledgements and receipts,"
         f" {rows}. A script of fixed work took {slower} times as long at these rates as in a row."
     )
 

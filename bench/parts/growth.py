@@ -119,7 +119,7 @@ def say(name: str, found: dict[str, Any]) -> str:
             f"{row['stored']:,} stored: {row['figure']:,.0f} accepted/s, {row['ratio']} of empty, {row['cost_us']} us each"
             for row in found["rows"]
         )
-        return f"Pairs 50x2, saturated, beside a server that begins empty. {each}."
+        return f"Pairs 50x2, saturated, compared with a server that begins empty. {each}."
     each = "; ".join(
         f"{row['absent']:,} absent: {row['figure']:,.0f} deliveries/s, {row['ratio']} of none"
         for row in found["rows"]

@@ -148,16 +148,16 @@ def say(name: str, found: dict[str, Any]) -> str:
 
 def _say_storm(found: dict[str, Any]) -> str:
     return (
-        f"{found['clients']:,} clients came back at once, each with {MISSED} messages missed: p50 {found['p50_ms']:,.0f} ms,"
-        f" p99 {found['p99_ms']:,.0f} ms, all within {found['all_ms']:,.0f} ms. Those who talked in other rooms had a p99 of"
-        f" {found['others_before_ms']:,} ms before and {found['others_during_ms']:,} ms meanwhile."
+        f"{found['clients']:,} clients reconnected at once, each with {MISSED} missed messages: p50 {found['p50_ms']:,.0f} ms,"
+        f" p99 {found['p99_ms']:,.0f} ms, all within {found['all_ms']:,.0f} ms. Clients in other rooms had a p99 of"
+        f" {found['others_before_ms']:,} ms before and {found['others_during_ms']:,} ms in that time."
     )
 
 
 def _say_backlog(found: dict[str, Any]) -> str:
     return (
-        f"One client read a backlog of {found['messages']:,} messages at {found['messages_s']:,.0f} messages a second;"
-        f" the server's memory grew by {found['memory_growth_kb'] / 1024:.1f} MB meanwhile."
+        f"One client read a backlog of {found['messages']:,} messages at {found['messages_s']:,.0f} messages per second;"
+        f" the server's memory grew by {found['memory_growth_kb'] / 1024:.1f} MB."
     )
 
 
@@ -170,8 +170,8 @@ def _say_idle(found: dict[str, Any]) -> str:
 
 def _say_stalled(found: dict[str, Any]) -> str:
     return (
-        f"10 of 200 stopped reading at {found['rate']} messages a second: the others' p99 was {found['p99_ms']} ms,"
-        f" and {found['calm_p99_ms']} ms where nobody did; each took {found['kb_each']} KB in the server"
+        f"10 of 200 stopped reading at {found['rate']} messages per second: the others' p99 was {found['p99_ms']} ms,"
+        f" compared with {found['calm_p99_ms']} ms when all read; each took {found['kb_each']} KB in the server"
         f" (limit {found['limit_kb']:.0f})."
     )
 

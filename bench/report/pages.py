@@ -1,4 +1,4 @@
-"""Write the results of a run into docs/performance.md (the bars, the plots) and docs/measurements.md (all figures, versions)."""
+"""Write the results of a run into two pages of docs/explanation/: performance (targets, plots) and measurements-results (all figures)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from bench.report import plots, targets
 from bench.report.results import table
 from bench.systems import ROOT, found
 
-PAGE = ROOT / "docs" / "performance.md"
-DETAILS = ROOT / "docs" / "measurements.md"
+PAGE = ROOT / "docs" / "explanation" / "performance.md"
+DETAILS = ROOT / "docs" / "explanation" / "measurements-results.md"
 IMAGES = ROOT / "docs" / "images"
 MARK = "<!-- measured: everything below is written by `make bench` -->"
 
@@ -39,12 +39,12 @@ def _renew(page: Path, lines: Sequence[str]) -> None:
 
 def _bars(run: dict[str, Any]) -> list[str]:
     pace = targets.pace_of(run["summary"].get("always", {}))
-    known = f" Raw ASGI did {pace:.2g} times as much as in the hour that the bars are from." if pace else ""
+    known = f" Raw ASGI ran {pace:.2g} times as fast as when the targets were set." if pace else ""
     return [
-        f"## The bars, measured {run['at'][:10]}",
+        f"## The targets, measured {run['at'][:10]}",
         "",
-        f"{machine()}{known} Medians of {run['repeats']} repetitions, ratios within a repetition, `appendfsync always` where nothing"
-        ' else is said. "Not shown" is what this run or machine cannot decide. [All figures](measurements.md).',
+        f"{machine()}{known} Medians of {run['repeats']} repetitions, ratios within a repetition, `appendfsync always` if nothing"
+        ' else is given. "Inconclusive": this run or machine cannot decide. [All figures](measurements-results.md).',
         "",
         targets.table(targets.bars(run)),
     ]
@@ -55,7 +55,7 @@ def _details(run: dict[str, Any], said: Sequence[str]) -> list[str]:
         f"## Measured {run['at'][:10]}",
         "",
         f"{machine()} {versions()}",
-        f"Medians of {run['repeats']} repetitions of {run['seconds']:g} s, the systems taking turns; ratios are of the same"
+        f"Medians of {run['repeats']} repetitions of {run['seconds']:g} s, the systems alternating; ratios are of the same"
         f" repetition. The whole run took {run['took_s'] / 60:.0f} minutes.",
         "",
         "### This server alone",

@@ -1,4 +1,4 @@
-"""The plots of docs/performance.md as plain SVG, readable on light and on dark pages."""
+"""The plots of docs/explanation/performance.md as plain SVG, readable on light and on dark pages."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def throughput_latency(summary: dict[str, Any]) -> str:
         if points:
             lines[SYSTEMS[name].title.strip("*").removesuffix(", nothing stored")] = points
     return _plot(
-        Axis("deliveries a second (1 room of 200)", 3, 6.5, range(3, 7)),
+        Axis("deliveries per second (1 room of 200)", 3, 6.5, range(3, 7)),
         Axis("median latency, ms", 0, 3.5, range(4)),
         lines,
     )
@@ -63,7 +63,7 @@ def cost_stored(stored: dict[str, Any]) -> str:
     """Plot what an accepted message costs server and store against how many are stored."""
     rows = stored.get("rows", [])
     lines = {
-        "so many stored": [(row["stored"], row["cost_us"]) for row in rows],
+        "with stored messages": [(row["stored"], row["cost_us"]) for row in rows],
         "a server that began empty": [(row["stored"], row["empty_cost_us"]) for row in rows],
     }
     highest = max((cost for points in lines.values() for _, cost in points), default=100)
@@ -71,7 +71,7 @@ def cost_stored(stored: dict[str, Any]) -> str:
     ticks = [step * n for n in range(int(highest // step) + 2)]
     return _plot(
         Axis("stored messages", 3, 6, range(3, 7)),
-        Axis("us of processor time an accepted message", 0, ticks[-1], ticks, log=False),
+        Axis("us of processor time per accepted message", 0, ticks[-1], ticks, log=False),
         lines,
     )
 

@@ -95,7 +95,7 @@ def table(summary: dict[str, Any]) -> str:
         scenario = SCENARIOS[name]
         lines += ["", f"### {scenario.title}", ""]
         lines += [
-            f"| system | {scenario.unit} (least-most) | p50, p99 ms | this server is (spread) | notes |",
+            f"| system | {scenario.unit} (min-max) | p50, p99 ms | this server: ratio (spread) | notes |",
             "|---|---|---|---|---|",
         ]
         lines += [_table_row(system, row, scenario.figure) for system, row in rows.items()]

@@ -133,12 +133,18 @@ def _parts(parts: dict[str, Any], pace: float | None) -> Iterator[Bar]:
     storm, backlog, idle, memory = (parts.get(name, {}) for name in ("storm", "backlog", "idle", "memory"))
     stalled, acks = parts.get("stalled", {}), parts.get("acks", {})
     yield _at_most("storm of 1,000 resumes: p99", 3_000, storm.get("p99_ms"), "ms", storm, pace=pace)
-    yield _at_most("the others' p99 meanwhile, by before", 2.0, storm.get("others_ratio"), "x", storm)
+    yield _at_most(
+        "the others' p99 in that time, compared with before", 2.0, storm.get("others_ratio"), "x", storm
+    )
     rate = backlog.get("messages_s")
-    yield _at_least("backlog: messages a second to one client", 50_000, rate, "", backlog, pace=pace)
+    yield _at_least("backlog: messages per second to one client", 50_000, rate, "", backlog, pace=pace)
     grown = backlog.get("memory_growth_kb")
     yield _at_most(
-        "the server's memory meanwhile", FLAT_MB, None if grown is None else grown / 1024, "MB", backlog
+        "growth of the server's memory in that time",
+        FLAT_MB,
+        None if grown is None else grown / 1024,
+        "MB",
+        backlog,
     )
     yield _at_most("memory of an idle connection", 25, idle.get("kb_each"), "KB", idle)
     yield _at_most(
@@ -146,7 +152,7 @@ def _parts(parts: dict[str, Any], pace: float | None) -> Iterator[Bar]:
     )
     yield _at_most("Redis for a remembered message id", 200, memory.get("ids_bytes"), "B", memory)
     yield _at_most(
-        "10 of 200 stop reading: the others' p99, by nobody's", 1.3, stalled.get("ratio"), "x", stalled
+        "10 of 200 stop reading: the others' p99, compared with none", 1.3, stalled.get("ratio"), "x", stalled
     )
     yield _at_most(
         "memory for each stalled socket",
@@ -155,16 +161,18 @@ def _parts(parts: dict[str, Any], pace: float | None) -> Iterator[Bar]:
         "KB",
         stalled,
     )
-    yield _grown(parts, "stored", "throughput at 10^6 stored messages, by empty", "stored", 1_000_000)
-    yield _grown(parts, "members", "throughput at 10^4 absent members, by none", "absent", 10_000)
+    yield _grown(
+        parts, "stored", "throughput at 10^6 stored messages, compared with empty", "stored", 1_000_000
+    )
+    yield _grown(parts, "members", "throughput at 10^4 absent members, compared with none", "absent", 10_000)
     yield from _processes(parts.get("processes", {}))
     yield from _acks(acks, pace)
 
 
 def _acks(found: dict[str, Any], pace: float | None) -> Iterator[Bar]:
     for row in found.get("rows") or [{}]:
-        at = f", {row['rate']:,} a second" if row else ""
-        what = f"acks: store's time for a message, 50 members{at}"
+        at = f", {row['rate']:,} per second" if row else ""
+        what = f"acks: store time per message, 50 members{at}"
         bar = _at_most(what, 200, row.get("scripts_us"), "us", found, pace=pace)
         if bar.met is False:
             note = f"fixed work takes {row['fixed_work_slower']} times as long at this rate as in a row"
@@ -181,7 +189,11 @@ def _grown(parts: dict[str, Any], part: str, what: str, size: str, must: int) ->
 def _processes(found: dict[str, Any]) -> Iterator[Bar]:
     rows = found.get("rows") or [{}]
     for row in rows:
-        what = f"two processes by one ({row['scenario']})" if row else "two processes by one"
+        what = (
+            f"two processes compared with one ({row['scenario']})"
+            if row
+            else "two processes compared with one"
+        )
         bar = _at_least(what, 1.6, row.get("ratio"), "x", found)
         if bar.met is False:
             used = row["one_cpu"]
@@ -189,7 +201,7 @@ def _processes(found: dict[str, Any]) -> Iterator[Bar]:
             if found["shared"] and possible < 1.6:
                 note = (
                     f"one process, its store ({used['store']}) and the generator ({used['generator']}) use"
-                    f" {sum(used.values()):.2f} of {found['cores']} cores: {possible:.1f}x is the most that is possible here"
+                    f" {sum(used.values()):.2f} of {found['cores']} cores: {possible:.1f}x is the maximum here"
                 )
                 bar = dataclasses.replace(bar, met=None, note=note)
         yield bar
@@ -236,7 +248,7 @@ def _bar(
         return Bar(what=what, bar=bar, found="", met=None, note=(part or {}).get("missing", "not measured"))
     met = enough(found)
     if not met and there is not None and enough(there):
-        note = f"this machine was {pace:.2g} times as fast as the one that the bars are from, by what raw ASGI did"
+        note = f"this machine was {pace:.2g} times as fast as when the targets were set, by the figures of raw ASGI"
         return Bar(what=what, bar=bar, found=_figure(found, unit), met=None, note=note)
     return Bar(what=what, bar=bar, found=_figure(found, unit), met=met)
 
@@ -252,8 +264,8 @@ def _times(ratio: float | None) -> str:
 
 def table(found: list[Bar]) -> str:
     """Return the bars as Markdown."""
-    said = {True: "yes", False: "**no**", None: "not shown"}
-    lines = ["| what | bar | found | met | with `everysec` | |", "|---|---|---|---|---|---|"]
+    said = {True: "yes", False: "**no**", None: "inconclusive"}
+    lines = ["| figure | target | measured | met | with `everysec` | note |", "|---|---|---|---|---|---|"]
     lines += [
         f"| {bar.what} | {bar.bar} | {bar.found} | {said[bar.met]} | {bar.everysec} | {bar.note} |"
         for bar in found

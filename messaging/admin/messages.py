@@ -87,13 +87,13 @@ async def _keys(room: RoomKey | None, most: int) -> list[str]:
     return [
         f"{place.id}:{seq}"
         for start in range(0, min(most, await store.lists.count_live(room)), KEYS_AT_ONCE)
-        for place, seq in await store.lists.live_places(start, min(most, start + KEYS_AT_ONCE), room)
+        for place, seq in await store.lists.live_seqs(start, min(most, start + KEYS_AT_ONCE), room)
     ]
 
 
 async def _named(places: Sequence[tuple[RoomKey, int]]) -> tuple[int, list[Live]]:
     store = open_store()
-    return await store.now_ms(), await store.lists.live_by_place(places)
+    return await store.now_ms(), await store.lists.live_by_seq(places)
 
 
 def _rows(now_ms: int, found: Sequence[Live]) -> list[StoredMessage]:
@@ -293,7 +293,7 @@ class Told:
 
 async def _look(room: RoomKey, seq: int) -> Told | None:
     store = open_store()
-    found = await store.lists.live_by_place([(room, seq)])
+    found = await store.lists.live_by_seq([(room, seq)])
     if not found:
         return None
     try:

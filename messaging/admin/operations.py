@@ -96,7 +96,7 @@ async def retry_members(places: Sequence[str]) -> list[Outcome]:
 
 async def _hindrances(store: Store, room: RoomKey, users: Sequence[int]) -> dict[int, str]:
     """Return {user: why nothing would be pushed to him now}, '' where something would."""
-    [place] = await store.log.places([room])
+    [place] = await store.log.positions([room])
     online: set[int] = set().union(*(await store.presence.online()).values())
     attempts: dict[int, int] = {}
     for at in range(0, len(users), MEMBERS_AT_ONCE):

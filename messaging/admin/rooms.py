@@ -91,7 +91,7 @@ class RoomAdmin(ActionAdmin):
         if not change:
             return
         now_ms = run_verb(clock_ms)
-        memberships.note_lifetime(obj, request.user.pk, before_s=form.initial["ttl_s"], now_ms=now_ms)
+        memberships.record_lifetime(obj, request.user.pk, before_s=form.initial["ttl_s"], now_ms=now_ms)
         transaction.on_commit(partial(run_verb, control.announce, "room_changed", room=obj.pk))
 
 

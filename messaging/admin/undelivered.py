@@ -21,7 +21,7 @@ from messaging.bridge import run_verb
 from messaging.models import Room, UndeliveredMember, UndeliveredRoom
 from messaging.rooms.memberships import key_of
 from messaging.store import open_store
-from messaging.store.records import Lacked, Lag, Laggard, Owing, RoomKey
+from messaging.store.records import DeliveryDebt, Lag, MemberBehind, Owing, RoomKey
 
 from .formatting import ago, ahead, ends, number
 from .lists import OfRoom, StoreAdmin, names_of, room_key, rooms_named
@@ -76,7 +76,7 @@ class _Room:
     due_at: int
     behind: int
     first: list[Owing]
-    oldest: Lacked | None
+    oldest: DeliveryDebt | None
 
 
 async def _lags(due: Sequence[tuple[RoomKey, int]]) -> tuple[int, list[_Room]]:
@@ -86,19 +86,19 @@ async def _lags(due: Sequence[tuple[RoomKey, int]]) -> tuple[int, list[_Room]]:
     owing: list[list[Owing]] = []
     for at in range(0, len(due), ROOMS_AT_ONCE):
         rooms = [room for room, _ in due[at : at + ROOMS_AT_ONCE]]
-        some = [lag for lag in await store.retries.lagging_members(rooms, most=MEMBERS_LOOKED_AT) if lag]
+        some = [lag for lag in await store.retries.members_behind(rooms, limit=MEMBERS_LOOKED_AT) if lag]
         lags += some
         owing += await store.retries.owing_among(some)
     first = [rows[:FIRST_MEMBERS] for rows in owing]
-    lacked = await store.lists.lacked(
-        [(lag.room, rows) for lag, rows in zip(lags, first, strict=True)], most=FIRST_MESSAGES
+    lacked = await store.lists.delivery_debts(
+        [(lag.room, rows) for lag, rows in zip(lags, first, strict=True)], limit=FIRST_MESSAGES
     )
     due_at = dict(due)
     return await store.now_ms(), [
         _Room(
             lag,
             due_at[lag.room],
-            len(rows) + lag.behind - len(lag.laggards),
+            len(rows) + lag.behind - len(lag.members_behind),
             rows[:NAMED],
             min((one for one in what if one.seq), key=lambda one: one.seq, default=None),
         )
@@ -216,41 +216,41 @@ def _by_room(keys: Sequence[str]) -> dict[str, list[int]]:
     return found
 
 
-_Behind = tuple[Laggard | Owing, Lacked, bool]  # what he lacks, is he connected
+_Behind = tuple[MemberBehind | Owing, DeliveryDebt, bool]  # what he lacks, is he connected
 
 
 async def _owing(room: RoomKey) -> list[Owing] | None:
     """Return the members who owe something, furthest behind first; None where too many are behind to look at each."""
     store = open_store()
-    [lag] = await store.retries.lagging_members([room], most=WHOLE)
+    [lag] = await store.retries.members_behind([room], limit=WHOLE)
     if lag is None:
         return []
     if lag.behind > WHOLE:
         return None
     parts = [
-        dataclasses.replace(lag, laggards=lag.laggards[at : at + ASKED_AT_ONCE])
-        for at in range(0, len(lag.laggards), ASKED_AT_ONCE)
+        dataclasses.replace(lag, members_behind=lag.members_behind[at : at + ASKED_AT_ONCE])
+        for at in range(0, len(lag.members_behind), ASKED_AT_ONCE)
     ]
     return [one for owing in await store.retries.owing_among(parts) for one in owing]
 
 
 async def _count_members(room: RoomKey) -> int:
     owing = await _owing(room)
-    return await open_store().lists.count_laggards(room) if owing is None else len(owing)
+    return await open_store().lists.count_members_behind(room) if owing is None else len(owing)
 
 
 async def _members_page(room: RoomKey, start: int, stop: int) -> tuple[int, list[_Behind]]:
     owing = await _owing(room)
     if owing is None:
-        return await _behind(room, await open_store().lists.laggards_of(room, start, stop))
+        return await _behind(room, await open_store().lists.members_behind(room, start, stop))
     return await _behind(room, owing[start:stop])
 
 
 async def _member_keys(room: RoomKey, most: int) -> list[str]:
     owing = await _owing(room)
-    found: list[Laggard | Owing] = list(owing or [])
+    found: list[MemberBehind | Owing] = list(owing or [])
     while owing is None and len(found) < most:
-        more = await open_store().lists.laggards_of(room, len(found), min(most, len(found) + WHOLE))
+        more = await open_store().lists.members_behind(room, len(found), min(most, len(found) + WHOLE))
         found += more
         if len(more) < WHOLE:
             break
@@ -260,13 +260,13 @@ async def _member_keys(room: RoomKey, most: int) -> list[str]:
 async def _members_named(room: RoomKey, users: Sequence[int]) -> tuple[int, list[_Behind]]:
     owing = await _owing(room)
     if owing is None:
-        return await _behind(room, await open_store().lists.laggards_by_id(room, users))
+        return await _behind(room, await open_store().lists.members_behind_by_id(room, users))
     return await _behind(room, [one for one in owing if one.user in users])
 
 
-async def _behind(room: RoomKey, members: Sequence[Laggard | Owing]) -> tuple[int, list[_Behind]]:
+async def _behind(room: RoomKey, members: Sequence[MemberBehind | Owing]) -> tuple[int, list[_Behind]]:
     store = open_store()
-    [lacked] = await store.lists.lacked([(room, members)], most=MESSAGES_LOOKED_AT)
+    [lacked] = await store.lists.delivery_debts([(room, members)], limit=MESSAGES_LOOKED_AT)
     online: set[int] = set().union(*(await store.presence.online()).values())
     rows = [(one, what, one.user in online) for one, what in zip(members, lacked, strict=True)]
     return await store.now_ms(), rows

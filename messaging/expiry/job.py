@@ -77,7 +77,7 @@ async def process(
     while not over():
         begun_mono_s = time.monotonic()
         most = _batch(policy.claim_max, what.limit, done)
-        dues = await store.expiry.claim(secrets.token_hex(8), most=most, room=what.room) if most else []
+        dues = await store.expiry.claim(secrets.token_hex(8), limit=most, room=what.room) if most else []
         step("claimed")
         if not dues:
             break
@@ -97,7 +97,7 @@ async def preview(what: Expiring) -> list[Expired]:
     """Say what a run would process and who missed it. Writes nothing: no claim either."""
     store = open_store()
     most = policies.current().claim_max if what.limit is None else what.limit
-    return await store.expiry.read(await store.expiry.due(most=most, room=what.room))
+    return await store.expiry.read(await store.expiry.due(limit=most, room=what.room))
 
 
 def _batch(most: int, limit: int | None, done: Processed) -> int:

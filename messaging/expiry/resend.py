@@ -81,7 +81,7 @@ async def _append_of(
 ) -> Append:
     """Return the message to send again. Raises BadTtl, Unavailable."""
     life_s = policies.current().ttl(ttl_s, room_s=room.ttl_s, room_max_s=room.ttl_max_s)
-    [place] = await store.log.places([memberships.key_of(room)])
+    [place] = await store.log.positions([memberships.key_of(room)])
     same_log = place is not None and place.epoch == row.epoch
     return Append(
         room=memberships.key_of(room),

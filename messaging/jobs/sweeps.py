@@ -55,7 +55,7 @@ async def sweep(
     while (
         not stopping() and time.monotonic() < deadline_mono_s and (what.limit is None or count < what.limit)
     ):
-        claims = await store.retries.claim(secrets.token_hex(8), most=_batch(what, count), room=what.room)
+        claims = await store.retries.claim(secrets.token_hex(8), limit=_batch(what, count), room=what.room)
         step("claimed")
         for claim in _wanted(claims, what, await store.now_ms()):
             await control.publish("sweep", room=claim.room.id, epoch=claim.epoch, mark=claim.mark)
@@ -104,15 +104,19 @@ async def lagging(what: Sweep) -> list[Lag]:
 async def _owing_only(store: Store, keys: list[RoomKey]) -> list[Lag]:
     """Look at rooms and keep the members who owe something: a sender behind his own message owes nothing."""
     lags = []
-    for lag in await store.retries.lagging_members(keys):
-        if lag is None or not lag.laggards:
+    for lag in await store.retries.members_behind(keys):
+        if lag is None or not lag.members_behind:
             continue
-        owing = await store.retries.owing(lag.room, lag.epoch, [laggard.user for laggard in lag.laggards])
+        owing = await store.retries.owing(
+            lag.room, lag.epoch, [laggard.user for laggard in lag.members_behind]
+        )
         users = {row.user for row in owing}
-        kept = [laggard for laggard in lag.laggards if laggard.user in users]
+        kept = [laggard for laggard in lag.members_behind if laggard.user in users]
         if kept:
             lags.append(
-                dataclasses.replace(lag, laggards=kept, behind=lag.behind - len(lag.laggards) + len(kept))
+                dataclasses.replace(
+                    lag, members_behind=kept, behind=lag.behind - len(lag.members_behind) + len(kept)
+                )
             )
     return lags
 

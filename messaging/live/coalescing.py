@@ -38,7 +38,9 @@ class Coalescer(Generic[K, M, A]):
 
     def __init__(
         self,
-        batch: Callable[[Sequence[tuple[K, Sequence[M]]]], Awaitable[Sequence[Sequence[A | Unavailable | None]]]],
+        batch: Callable[
+            [Sequence[tuple[K, Sequence[M]]]], Awaitable[Sequence[Sequence[A | Unavailable | None]]]
+        ],
         fallback: Callable[[Sequence[tuple[K, M]]], Awaitable[Sequence[A | Unavailable]]] | None = None,
         *,
         deadline_s: float | None = None,

@@ -56,9 +56,7 @@ class Connection:
         "writer",
     )
 
-    def __init__(
-        self, send: Send, *, visitor: Visitor, policy: Policy, direct: Direct | None = None
-    ) -> None:
+    def __init__(self, send: Send, *, visitor: Visitor, policy: Policy, direct: Direct | None = None) -> None:
         self.id = f"{_process}.{next(_serial)}"
         self.visitor = visitor
         self.user = visitor.user

@@ -27,7 +27,6 @@ from .connection import Visitor
 from .feed import MemberRoom
 from .query_batches import batch_query
 
-
 QUERY_BATCH = 500  # users or sessions in one query
 
 
@@ -40,7 +39,9 @@ def session_key(headers: Collection[tuple[bytes, bytes]]) -> str:
 
 async def authenticate(key: str) -> Visitor | None:
     """Return the user of a session, None when there is no such session or its user is not active."""
-    return await batch_query(_visitors, key) if key and "\0" not in key else None  # a database cannot store a NUL
+    return (
+        await batch_query(_visitors, key) if key and "\0" not in key else None
+    )  # a database cannot store a NUL
 
 
 def _visitors(keys: Collection[str]) -> dict[str, Visitor | None]:

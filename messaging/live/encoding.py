@@ -14,7 +14,9 @@ MAX_GONE = 500  # rows in one answer
 Encoded = tuple[str, Slice]  # a text, and the part of the slice that is in it
 
 
-def message_frame(room_id: str, epoch: str, stored: Stored, *, attempt: int | None = None) -> protocol.Message:
+def message_frame(
+    room_id: str, epoch: str, stored: Stored, *, attempt: int | None = None
+) -> protocol.Message:
     """Return a stored message as a frame; with `attempt` when it is pushed again."""
     return protocol.Message(
         room=room_id,

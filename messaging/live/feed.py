@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-from messaging.store.records import RoomKey, Slice, Standing
+from messaging.store.records import MemberPosition, RoomKey, Slice
 
 from .publications import Batch, Change
 
@@ -105,10 +105,10 @@ class Feed:
         """Take the room's new fields or the user's new role."""
         self.room = room
 
-    def locate(self, standing: Standing) -> None:
+    def locate(self, position: MemberPosition) -> None:
         """Take from the store which log this is and where the user's history in it begins."""
-        self._begin_epoch(standing.epoch)
-        self.joined = standing.joined
+        self._begin_epoch(position.epoch)
+        self.joined = position.joined
 
     def _begin_epoch(self, epoch: str) -> None:
         """Note which life of the log this is about; in another one changes are numbered from 1 again."""

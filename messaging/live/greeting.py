@@ -18,7 +18,7 @@ from messaging.errors import BacklogFull, BadFrame, Unavailable
 from messaging.policy import Policy
 from messaging.protocol import Close
 from messaging.store import Store
-from messaging.store.records import RoomKey, Standing
+from messaging.store.records import MemberPosition, RoomKey
 
 from . import directory
 from .coalescing import MAX_KEYS, Coalescer
@@ -56,8 +56,8 @@ class Greeter:
         self.policy = policy
         self._greeted = greeted
         self._greetings = asyncio.Semaphore(MAX_GREETINGS)
-        self._standings: Coalescer[RoomKey, Holding, Standing | None] = Coalescer(
-            store.members.standings_for_many, self._standings_alone, deadline_s=policy.verb_deadline_s
+        self._positions: Coalescer[RoomKey, Holding, MemberPosition | None] = Coalescer(
+            store.members.member_positions_for_many, self._positions_alone, deadline_s=policy.verb_deadline_s
         )
 
     # Hello
@@ -81,41 +81,43 @@ class Greeter:
         named = {since.room: since for since in frame.rooms}
         rooms = await directory.rooms_of(connection.user)
         feeds = await asyncio.gather(*(self.hub.add_feed(connection, room) for room in rooms))
-        standings = await self._locate(connection, feeds, named)
+        positions = await self._locate(connection, feeds, named)
         now_ms = await self.store.now_ms()
-        await self.presence.enter(connection, self._presence_rooms(standings))
-        connection.push_frame(self._welcome(connection, standings, now_ms))
+        await self.presence.enter(connection, self._presence_rooms(positions))
+        connection.push_frame(self._welcome(connection, positions, now_ms))
         connection.welcomed = True
         for room_id, since in named.items():
             if room_id not in connection.feeds:
                 connection.push_frame(refused_read(room_id, None, since.since, why="not_member"))
-        resumed = [(feed, standing, named.get(feed.room.key.id)) for feed, standing in standings.items()]
+        resumed = [(feed, position, named.get(feed.room.key.id)) for feed, position in positions.items()]
         for start in range(0, len(resumed), MAX_KEYS):
             await self.reader.resume(connection, resumed[start : start + MAX_KEYS])
         self._greeted(connection)
 
     async def _locate(
         self, connection: Connection, feeds: Sequence[Feed], named: Mapping[str, protocol.Since]
-    ) -> dict[Feed, Standing]:
+    ) -> dict[Feed, MemberPosition]:
         """Read the user's position in each room; drop the feeds of rooms that the user has left in the meantime."""
         requests = [
             (feed.room.key, (connection.user, *_holding(named.get(feed.room.key.id)))) for feed in feeds
         ]
-        standings = {}
-        for feed, standing in zip(feeds, await self._standings.load_many(requests), strict=True):
-            if standing is None:
+        positions = {}
+        for feed, position in zip(feeds, await self._positions.load_many(requests), strict=True):
+            if position is None:
                 self.registry.drop_feed(connection, feed.room.key.id)
                 continue
             room = self.registry.rooms[feed.room.key.id]
-            room.heard_members(standing)
-            room.heard_position(standing.epoch, standing.top, standing.rev)
-            feed.locate(standing)
-            standings[feed] = standing
-        return standings
+            room.heard_members(position)
+            room.heard_position(position.epoch, position.top, position.rev)
+            feed.locate(position)
+            positions[feed] = position
+        return positions
 
-    async def _standings_alone(self, requests: Sequence[tuple[RoomKey, Holding]]) -> list[Standing | None]:
+    async def _positions_alone(
+        self, requests: Sequence[tuple[RoomKey, Holding]]
+    ) -> list[MemberPosition | None]:
         [user] = {user for _, (user, *_) in requests}
-        return await self.store.members.standings(
+        return await self.store.members.member_positions(
             user, [(room, epoch, since) for room, (_, epoch, since) in requests]
         )
 
@@ -123,7 +125,7 @@ class Greeter:
         return {feed.room.key.id for feed in feeds if self.registry.rooms[feed.room.key.id].people}
 
     def _welcome(
-        self, connection: Connection, standings: Mapping[Feed, Standing], now_ms: int
+        self, connection: Connection, positions: Mapping[Feed, MemberPosition], now_ms: int
     ) -> protocol.Welcome:
         policy = self.policy
         return protocol.Welcome(
@@ -141,28 +143,28 @@ class Greeter:
                 id_s=policy.id_life_s,
             ),
             rooms=[
-                protocol.RoomFields(**self.room_fields(feed.room, standing))
-                for feed, standing in standings.items()
+                protocol.RoomFields(**self.room_fields(feed.room, position))
+                for feed, position in positions.items()
             ],
         )
 
-    def room_fields(self, room: MemberRoom, standing: Standing) -> dict[str, Any]:
+    def room_fields(self, room: MemberRoom, position: MemberPosition) -> dict[str, Any]:
         """Return the fields of the room object on the wire."""
         return {
             "room": room.key.id,
             "name": room.name,
             "kind": room.kind,
             "role": room.role,
-            "epoch": standing.epoch,
-            "top": standing.top,
-            "rev": standing.rev,
-            "delivered": standing.delivered,
-            "read": standing.read,
-            "unread": standing.unread,
+            "epoch": position.epoch,
+            "top": position.top,
+            "rev": position.rev,
+            "delivered": position.delivered,
+            "read": position.read,
+            "unread": position.unread,
             "ttl": self.policy.ttl(None, room_s=room.ttl_s, room_max_s=room.ttl_max_s),
             "ttl_max": min(room.ttl_max_s, self.policy.ttl_max_s),
             "tracked": room.tracked,
-            "online": self.presence.online_of(standing.people) if standing.people else UNSET,
+            "online": self.presence.online_of(position.people) if position.people else UNSET,
         }
 
     # While the connection is open
@@ -174,16 +176,16 @@ class Greeter:
                 return
             try:
                 feed = await self.hub.add_feed(connection, room)
-                standings = await self._locate(connection, [feed], {})
+                positions = await self._locate(connection, [feed], {})
             except Unavailable:
                 self.registry.drop_feed(connection, room.key.id)  # the next check admits it
                 raise
-            standing = standings.get(feed)
-            if standing is None:
+            position = positions.get(feed)
+            if position is None:
                 return
             await self.presence.enter(connection, self._presence_rooms([feed]))
-            connection.push_frame(protocol.Room(**self.room_fields(room, standing)))  # type: ignore[arg-type]
-            await self.reader.resume(connection, [(feed, standing, None)])
+            connection.push_frame(protocol.Room(**self.room_fields(room, position)))  # type: ignore[arg-type]
+            await self.reader.resume(connection, [(feed, position, None)])
 
     async def update(self, connection: Connection, room: MemberRoom) -> None:
         """Tell an open connection what changed in its room or in its user's role."""
@@ -191,10 +193,10 @@ class Greeter:
         if feed.room == room:
             return
         feed.change_room(room)
-        [standing] = await self.store.members.standings(connection.user, [(room.key, "", 0)])
-        if standing is None:
+        [position] = await self.store.members.member_positions(connection.user, [(room.key, "", 0)])
+        if position is None:
             return
-        connection.push_frame(protocol.Room(**self.room_fields(room, standing)))  # type: ignore[arg-type]
+        connection.push_frame(protocol.Room(**self.room_fields(room, position)))  # type: ignore[arg-type]
 
     def expel(self, connection: Connection, room_id: str) -> None:
         """Take a room from an open connection: nothing of it is sent any more."""
@@ -202,7 +204,7 @@ class Greeter:
         if feed is None:
             return
         self.registry.drop_feed(connection, room_id)
-        last = Standing(feed.epoch, feed.last, 0, 0, feed.acked, 0, 0, 0, frozenset())
+        last = MemberPosition(feed.epoch, feed.last, 0, 0, feed.acked, 0, 0, 0, frozenset())
         connection.push_frame(protocol.Room(**self.room_fields(feed.room, last), removed=True))  # type: ignore[arg-type]
 
 

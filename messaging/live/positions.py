@@ -13,7 +13,7 @@ from messaging import protocol
 from messaging.errors import Unavailable
 from messaging.policy import Policy
 from messaging.store import Store
-from messaging.store.records import Place
+from messaging.store.records import Position
 
 from .registry import HubRoom, Registry
 
@@ -42,21 +42,21 @@ class Positions:
         """Compare every room here with the store, and send positions."""
         rooms = list(self.registry.rooms.values())
         try:
-            places = await self.store.log.places([room.key for room in rooms]) if rooms else []
+            positions = await self.store.log.positions([room.key for room in rooms]) if rooms else []
         except Unavailable:
             return
         await asyncio.sleep(PUBLISH_LATENCY_S)
-        for room, place in zip(rooms, places, strict=True):
-            if place is None:
+        for room, position in zip(rooms, positions, strict=True):
+            if position is None:
                 continue
-            if place.members != room.members:
+            if position.members != room.members:
                 self._members_changed(room.key.id)
-            self._tell(room, place)
+            self._tell(room, position)
 
-    def _tell(self, room: HubRoom, place: Place) -> None:
-        room.heard_position(place.epoch, place.top, place.rev)
-        position = protocol.Position(room=room.key.id, epoch=place.epoch, top=place.top, rev=place.rev)
-        frame = protocol.encode(position).decode()
+    def _tell(self, room: HubRoom, position: Position) -> None:
+        epoch, top, rev = position.epoch, position.top, position.rev
+        room.heard_position(epoch, top, rev)
+        frame = protocol.encode(protocol.Position(room=room.key.id, epoch=epoch, top=top, rev=rev)).decode()
         for connection, feed in room.feeds.items():
-            if feed.check_position(place.epoch, place.top, place.rev):
+            if feed.check_position(epoch, top, rev):
                 connection.writer.push(frame)

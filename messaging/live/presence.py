@@ -85,7 +85,9 @@ class Presence:
         user, rooms = int(user_text), set(rooms_text.split(",")) - {""}
         was = self.online(user)
         users = self._elsewhere.setdefault(process, set())
-        joined = sign == "+" and user in users  # again by the same process: for rooms that are new to the user
+        joined = (
+            sign == "+" and user in users
+        )  # again by the same process: for rooms that are new to the user
         users.add(user) if sign == "+" else users.discard(user)
         if joined or was != self.online(user):
             self._tell(user, sign == "+", rooms)

@@ -12,7 +12,7 @@ from messaging import protocol
 from messaging.errors import MessagingError, Unavailable
 from messaging.policy import Policy
 from messaging.store import Store
-from messaging.store.records import OtherEpoch, Read, Slice, Standing
+from messaging.store.records import MemberPosition, OtherEpoch, Read, Slice
 
 from .coalescing import Coalescer
 from .connection import Connection
@@ -54,15 +54,15 @@ class LogReader:
                 self._answer(connection, feed, frame.since, answer)
 
     async def resume(
-        self, connection: Connection, rooms: Sequence[tuple[Feed, Standing, protocol.Since | None]]
+        self, connection: Connection, rooms: Sequence[tuple[Feed, MemberPosition, protocol.Since | None]]
     ) -> None:
         """Answer with a `resumed` for each room; the store is read only where it has more than the client."""
         reads: list[tuple[Feed, Read]] = []
-        for feed, standing, since in rooms:
-            epoch, from_ = (since.epoch, since.since) if since else (standing.epoch, standing.delivered)
+        for feed, position, since in rooms:
+            epoch, from_ = (since.epoch, since.since) if since else (position.epoch, position.delivered)
             rev = since.rev if since else None
-            if epoch == standing.epoch and from_ == standing.top and rev in (None, standing.rev):
-                nothing = Slice(epoch, standing.top, standing.rev, from_, False, [], [], [])
+            if epoch == position.epoch and from_ == position.top and rev in (None, position.rev):
+                nothing = Slice(epoch, position.top, position.rev, from_, False, [], [], [])
                 self._answer(connection, feed, from_, self._encode(feed.room.key.id, from_, nothing))
                 continue
             reads.append((feed, _read(feed.room, epoch, from_, rev, MAX_RESUMED)))

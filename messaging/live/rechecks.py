@@ -98,6 +98,6 @@ class Rechecks:
         if connection is None:
             return
         with contextlib.suppress(MessagingError):
-            [standing] = await self.store.members.standings(connection.user, [(room.key, "", 0)])
-            if standing is not None:
-                room.heard_members(standing)
+            [position] = await self.store.members.member_positions(connection.user, [(room.key, "", 0)])
+            if position is not None:
+                room.heard_members(position)

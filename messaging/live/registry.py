@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 
-from messaging.store.records import RoomKey, Standing
+from messaging.store.records import MemberPosition, RoomKey
 
 from . import metrics
 from .connection import Connection
@@ -40,9 +40,9 @@ class HubRoom:
         self.heard(epoch, top)
         self.rev = max(self.rev, rev)
 
-    def heard_members(self, standing: Standing) -> None:
+    def heard_members(self, position: MemberPosition) -> None:
         """Note the members, as the store knows them."""
-        self.members, self.people = standing.members, standing.people
+        self.members, self.people = position.members, position.people
 
 
 class Registry:

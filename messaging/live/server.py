@@ -50,9 +50,7 @@ class Server:
         self.receipts = Receipts(store, self.registry, policy)
         self.retry = Retry(store, self.registry, policy)
         self.notifier = Notifier(store, self.registry)
-        self.positions = Positions(
-            store, self.registry, policy, members_changed=self._members_changed
-        )
+        self.positions = Positions(store, self.registry, policy, members_changed=self._members_changed)
         self.hub = Hub(
             self.registry,
             policy,
@@ -67,9 +65,7 @@ class Server:
 
         # Frames from clients.
         self.reader = LogReader(store, self.hub, self.limits, policy)
-        self.greeter = Greeter(
-            store, self.hub, self.presence, self.reader, policy, greeted=self._greeted
-        )
+        self.greeter = Greeter(store, self.hub, self.presence, self.reader, policy, greeted=self._greeted)
         self.sender = Sender(store, self.limits, policy)
         self.acknowledger = Acknowledger(store, self.hub, policy)
         self.changes = Changes(store, self.hub, self.limits, self.notifier, policy)

@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from messaging.store import connections
-from messaging.store.transport import Replies
+from messaging.store.transport import RedisProtocol
 
 from . import metrics
 
@@ -38,7 +38,7 @@ class Subscription:
         self._on_message = on_message
         self._on_restored = on_restored
         self._channels: dict[str, asyncio.Event] = {}  # set once the store has confirmed it
-        self._replies: Replies | None = None  # while it listens
+        self._replies: RedisProtocol | None = None  # while it listens
         self._heard = asyncio.Event()
 
     def want(self, channel: str) -> None:
@@ -79,7 +79,7 @@ class Subscription:
 
     async def _listen(self, restored: bool) -> None:
         ended = asyncio.get_running_loop().create_future()
-        replies = await Replies.open(connections.subscriber(), self._on_reply, lambda: _end(ended))
+        replies = await RedisProtocol.open(connections.subscriber(), self._on_reply, lambda: _end(ended))
         tasks: list[asyncio.Task[None]] = []
         try:
             replies.write([("SUBSCRIBE", *self._channels)])
@@ -114,7 +114,7 @@ class Subscription:
             await confirmed.wait()
         await self._on_restored()
 
-    async def _ping(self, replies: Replies) -> None:
+    async def _ping(self, replies: RedisProtocol) -> None:
         while True:
             await asyncio.sleep(PING_INTERVAL_S)
             self._heard.clear()

@@ -21,7 +21,7 @@ from messaging.bridge import run_verb
 from messaging.errors import Unavailable
 from messaging.models import DeadLetter, Membership, Room, moment
 from messaging.store import Store, open_store
-from messaging.store.records import Counts, Fates, Memory, Overdue
+from messaging.store.records import Counts, Memory, MessageTotals, Overdue
 
 from .status import Owed, owed
 
@@ -62,7 +62,7 @@ class Told:
     """What the store tells. `beat_at`: epoch ms of a job's last run, None when none ever ran."""
 
     now_ms: int
-    fates: Fates
+    fates: MessageTotals
     owed: Owed
     online: int
     processes: int

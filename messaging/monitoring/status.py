@@ -112,17 +112,19 @@ async def owed(
 ) -> Owed:
     """Look at the rooms with something unacknowledged, or at `rooms_most` of them, those due soonest: three round trips `at_once`."""
     keys = (
-        [room] if room else [key for key, _ in await store.retries.active_rooms(most=rooms_most)][:rooms_most]
+        [room]
+        if room
+        else [key for key, _ in await store.retries.active_rooms(limit=rooms_most)][:rooms_most]
     )
     found = Owed()
     for at in range(0, len(keys), at_once):
         lags = [
             lag
-            for lag in await store.retries.lagging_members(keys[at : at + at_once], most=members_most)
+            for lag in await store.retries.members_behind(keys[at : at + at_once], limit=members_most)
             if lag
         ]
         found.rooms += sum(bool(lag.live) for lag in lags)
-        behind = [lag for lag in lags if lag.laggards]
+        behind = [lag for lag in lags if lag.members_behind]
         found.on_the_way += sum(await store.retries.count_undelivered([lag.room for lag in behind]))
         for lag, owing in zip(behind, await store.retries.owing_among(behind), strict=True):
             _add(found, lag, owing, online)
@@ -143,6 +145,6 @@ def _add(found: Owed, lag: Lag, owing: Sequence[Owing], online: Set[int]) -> Non
             found.retrying += 1
             if here:  # who is away is not pushed to: everything comes with the next `hello`
                 found.next_at = min(found.next_at or row.next_at_ms, row.next_at_ms)
-    found.parked += lag.behind - len(lag.laggards)
+    found.parked += lag.behind - len(lag.members_behind)
     if owing and lag.oldest_at:
         found.oldest_at = min(found.oldest_at or lag.oldest_at, lag.oldest_at)

@@ -10,7 +10,7 @@ Knows nothing of sockets, of frames and of pages.
 """
 
 from .actions import (
-    MEMBERS_AT_ONCE,
+    MAX_INITIAL_MEMBERS,
     add_member,
     change_room,
     create_room,
@@ -28,7 +28,7 @@ from .actions import (
 )
 
 __all__ = [
-    "MEMBERS_AT_ONCE",
+    "MAX_INITIAL_MEMBERS",
     "add_member",
     "change_room",
     "create_room",

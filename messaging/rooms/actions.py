@@ -1,8 +1,10 @@
-"""Rooms and who is in them: the verbs that change the database, the store and the open sockets, in this order.
+"""Actions on rooms and members. Each changes the database, then the store, then tells the open sockets.
 
-A membership's life: the row -> the store's `join` -> the control event that makes open sockets read it. Its end: the row is
-marked -> the store's `leave` -> the row goes -> the control event. The row decides who may read and write from the moment it is
-written or marked; what a crash leaves undone is repaired at the next `hello` (joining) or by `finish_leaving` (leaving).
+Joining: write the row -> `join` in the store -> a control event makes open sockets read the row.
+Leaving: mark the row -> `leave` in the store -> delete the row -> the control event.
+
+The row decides who may read and write, from the moment it is written or marked. After a crash, the next `hello` finishes a joining
+and `finish_leaving` finishes a leaving.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from .names import clean_name, clean_topic
 
 log = logging.getLogger(__name__)
 
-MEMBERS_AT_ONCE = 500  # people named when a room is made
+MAX_INITIAL_MEMBERS = 500  # people named when a room is created
 
 
 async def create_room(
@@ -36,14 +38,14 @@ async def create_room(
     ttl_max_s: int | None = None,
     members: Sequence[str] = (),
 ) -> Room:
-    """Make a public or private room of `owner`, if it has one, and of the people of these log-in names; return it.
+    """Create a public or private room with an optional owner and the people with these usernames; return it.
 
-    Raises BadName, BadTtl, BadRequest, NoSuchUser. A store that is away does not matter: the first `hello` makes the log.
+    Raises BadName, BadTtl, BadRequest, NoSuchUser. Works without the store: the first `hello` creates the log.
     """
     if kind not in (Room.Kind.PUBLIC, Room.Kind.PRIVATE):
         raise BadRequest("A room is public or private.")
-    if len(members) > MEMBERS_AT_ONCE:
-        raise BadRequest(f"At most {MEMBERS_AT_ONCE} people at once.")
+    if len(members) > MAX_INITIAL_MEMBERS:
+        raise BadRequest(f"At most {MAX_INITIAL_MEMBERS} people at once.")
     ttl_s, ttl_max_s = memberships.lifetimes(ttl_s, ttl_max_s)
     room = Room(name=clean_name(name), topic=clean_topic(topic), kind=kind, ttl_s=ttl_s, ttl_max_s=ttl_max_s)
     users = await in_database(memberships.insert_room, room, owner, members)
@@ -52,7 +54,7 @@ async def create_room(
 
 
 async def open_direct(user: int, name: str) -> Room:
-    """Return the room of `user` and the person of this log-in name, made when there is none.
+    """Return the direct room of `user` and the person with this username; create it when there is none.
 
     Raises NoSuchUser, Conflict for oneself.
     """
@@ -69,7 +71,9 @@ async def join_room(user: int, room_id: str) -> Room:
 
 
 async def add_member(by: int, room_id: str, name: str) -> tuple[int, bool]:
-    """Make the person of this log-in name a member; return the user id and whether it is new. Owner and moderators only.
+    """Make the person with this username a member; return the user id and whether the membership is new.
+
+    Only owners and moderators may do this.
 
     Idempotent. Raises NotMember, Forbidden, Conflict for a direct room, NoSuchUser, Unavailable.
     """
@@ -79,17 +83,19 @@ async def add_member(by: int, room_id: str, name: str) -> tuple[int, bool]:
 
 
 async def leave_room(user: int, room_id: str) -> None:
-    """End one's own membership. What was still owed is kept for the senders' report. Raises NotMember, Conflict."""
+    """End a user's own membership. Undelivered messages are kept for the senders' reports. Raises NotMember, Conflict."""
     await finish(await in_database(memberships.mark_own_leaving, user, room_id))
 
 
 async def remove_member(by: int, room_id: str, user: int) -> None:
-    """End the membership of somebody of lower rank, or one's own. Raises NotMember, Forbidden, Conflict, NoSuchUser."""
+    """End the membership of a member with a lower rank, or the user's own. Raises NotMember, Forbidden, Conflict, NoSuchUser."""
     await finish(await in_database(memberships.mark_removed, by, room_id, user))
 
 
 async def change_room(by: int | None, room_id: str, change: Change, *, staff: int | None = None) -> Room:
-    """Change a room's name, topic or lifetimes; these hold for new messages. `by` None: the staff, of whom `staff` is named.
+    """Change a room's name, topic or lifetimes. New lifetimes apply to new messages.
+
+    `by` None: a staff action, recorded under the user id `staff`.
 
     Raises NotMember, Forbidden, BadName, BadTtl, Conflict for the name of a direct room.
     """
@@ -108,24 +114,24 @@ async def change_room(by: int | None, room_id: str, change: Change, *, staff: in
 async def shorten(
     by: int | None, room_id: str, ttl_s: int, *, dry_run: bool, staff: int | None = None
 ) -> Shortened:
-    """Let the messages that are in a room end at most `ttl_s` after they were sent; only count them with `dry_run`.
+    """Make the existing messages of a room expire at most `ttl_s` seconds after they were sent; with `dry_run` only count them.
 
-    By owner and moderators, either one of a direct room; None is the staff, of whom `staff` is named. Repeated, it finds less to
-    do. Raises NotMember, Forbidden, BadTtl, Unavailable.
+    Owners, moderators and both members of a direct room may do this. `by` None: a staff action, recorded under the user id
+    `staff`. Idempotent. Raises NotMember, Forbidden, BadTtl, Unavailable.
     """
     room = await in_database(memberships.shortenable_room, by, room_id, ttl_s)
     done = await open_store().changes.shorten(memberships.key_of(room), ttl_s, dry_run=dry_run)
     if not dry_run:
         now_ms = await clock_ms()
-        who = staff if by is None else by
-        await in_database(memberships.note_shortening, room, who, ttl_s, done, now_ms=now_ms)
+        user = staff if by is None else by
+        await in_database(memberships.record_shortening, room, user, ttl_s, done, now_ms=now_ms)
     return done
 
 
 async def finish_leaving() -> int:
-    """Finish departures that a crash or an absent store left marked for more than a minute; return how many. For the sweep.
+    """Finish departures that have been marked for more than a minute, after a crash or without a store; return their number.
 
-    Idempotent, and harmless twice at once. Raises Unavailable; the rest stays marked.
+    The sweep calls this. Idempotent; two calls at once do no harm. Raises Unavailable; the rest stays marked.
     """
     departures = await in_database(memberships.stuck_departures)
     for departure in departures:
@@ -134,7 +140,7 @@ async def finish_leaving() -> int:
 
 
 async def settle_joining(room: Room, users: Collection[int]) -> None:
-    """Tell the store and the open sockets of memberships whose rows are written. Idempotent. Raises Unavailable."""
+    """Tell the store and the open sockets about memberships whose rows are written. Idempotent. Raises Unavailable."""
     try:
         await open_store().members.join(memberships.key_of(room), users)
     finally:
@@ -144,7 +150,7 @@ async def settle_joining(room: Room, users: Collection[int]) -> None:
 
 
 async def settle_new(room: Room, users: Collection[int]) -> None:
-    """Settle memberships; while the store is away the first `hello` does the rest."""
+    """Tell the store and the open sockets about memberships; without a store, the first `hello` does it."""
     try:
         await settle_joining(room, users)
     except Unavailable:
@@ -152,9 +158,9 @@ async def settle_new(room: Room, users: Collection[int]) -> None:
 
 
 async def settle_leaving(departure: Departure) -> None:
-    """Tell the store of a membership whose row is marked, delete the row, tell the open sockets. Idempotent.
+    """Tell the store about a membership whose row is marked, delete the row, tell the open sockets. Idempotent.
 
-    Raises Unavailable; the row then stays marked, and its user is out all the same.
+    Raises Unavailable; the row then stays marked. A marked row gives no access.
     """
     try:
         await open_store().members.leave(departure.room, departure.user)
@@ -165,7 +171,7 @@ async def settle_leaving(departure: Departure) -> None:
 
 
 async def finish(departure: Departure) -> None:
-    """Finish a departure; while the store is away it stays marked, for `finish_leaving`."""
+    """Finish a departure; without a store it stays marked for `finish_leaving`."""
     try:
         await settle_leaving(departure)
     except Unavailable:
@@ -181,7 +187,7 @@ async def finish_all(departures: Sequence[Departure]) -> None:
 async def _join(room: Room, user: int) -> bool:
     departure = await in_database(memberships.departure_of, room, user)
     if departure is not None:
-        # Else the store would keep the old joining, and what was sent since would be owed.
+        # Otherwise the store would keep the old joining, and the member would owe all messages sent since.
         await settle_leaving(departure)
     new = await in_database(memberships.insert_membership, room, user)
     await settle_joining(room, [user])

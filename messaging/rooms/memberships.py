@@ -1,7 +1,7 @@
-"""Rooms and memberships as rows: who may do what, and the marks that a leaving needs. The database only.
+"""Rows of rooms and memberships: permissions, and the marks of a leaving. Uses the database only.
 
-Every function is synchronous and one transaction, or part of its caller's; `rooms` calls them in a thread and then tells the
-store and the sockets. The owner, moderators and members of a room rank in this order; a direct room belongs to its two.
+Every function is synchronous. It is one transaction, or part of its caller's transaction. `actions` calls it in a thread, then
+tells the store and the sockets. Ranks: owner, moderator, member. A direct room belongs to its two members.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ from messaging.errors import BadTtl, Conflict, Forbidden, NoSuchUser, NotMember
 from messaging.models import AuditEntry, Membership, Room
 from messaging.store.records import RoomKey, Shortened
 
-from .names import NAME_MOST, shows
+from .names import MAX_NAME, is_visible
 
-STUCK_LEAVING = timedelta(
-    minutes=1
-)  # an older mark is of a process that died on the way, or of a store that was away
-LEAVING_AT_ONCE = 500
+STUCK_LEAVING = timedelta(minutes=1)  # an older mark means that a process died or the store was away
+LEAVING_BATCH = 500
 
 Role = Membership.Role
 _RANK = {Role.OWNER: 0, Role.MODERATOR: 1, Role.MEMBER: 2}
@@ -34,7 +32,7 @@ _RANK = {Role.OWNER: 0, Role.MODERATOR: 1, Role.MEMBER: 2}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Departure:
-    """A membership marked as leaving: what finishes it. `heir`: who owns the room from now on, when that changed."""
+    """A membership that is marked as leaving. `heir`: the room's new owner, when the owner left."""
 
     membership: int
     room: RoomKey
@@ -44,7 +42,7 @@ class Departure:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What to change of a room; None leaves it as it is."""
+    """New values for a room; None keeps the present value."""
 
     name: str | None = None
     topic: str | None = None
@@ -53,12 +51,12 @@ class Change:
 
 
 def key_of(room: Room) -> RoomKey:
-    """Return what the store needs of a room."""
+    """Return the store's key of a room."""
     return RoomKey(room.id, room.partition)
 
 
 def membership_of(user: int, room: str) -> Membership:
-    """Return the row that lets `user` be in a room, with its room. Raises NotMember."""
+    """Return a user's membership of a room, with the room. Raises NotMember."""
     row = Membership.objects.filter(room=room, user_id=user, leaving_at=None).select_related("room").first()
     if row is None:
         raise NotMember()
@@ -66,11 +64,11 @@ def membership_of(user: int, room: str) -> Membership:
 
 
 def public_room(room: str) -> Room:
-    """Return a room that anybody may join. Raises NotMember for any other."""
-    found = Room.objects.filter(pk=room, kind=Room.Kind.PUBLIC).first()
-    if found is None:
+    """Return a public room. Raises NotMember for any other."""
+    row = Room.objects.filter(pk=room, kind=Room.Kind.PUBLIC).first()
+    if row is None:
         raise NotMember()
-    return found
+    return row
 
 
 def moderated_room(by: int, room: str) -> Room:
@@ -83,28 +81,28 @@ def moderated_room(by: int, room: str) -> Room:
 
 
 def room_name_for(room: Room, user: int) -> str:
-    """Return a room's name as `user` sees it: a direct room is called after the other one."""
+    """Return a room's name as `user` sees it: a direct room has the other member's name."""
     if room.kind != Room.Kind.DIRECT:
         return room.name
     others = Membership.objects.filter(room=room).exclude(user_id=user)
     return others.values_list(f"user__{get_user_model().USERNAME_FIELD}", flat=True).first() or room.name
 
 
-# ── People, by log-in name ──
+# ── People, by username ──
 
 
 def people() -> QuerySet[User]:
-    """Return those who can be written to."""
+    """Return all active users."""
     return get_user_model().objects.filter(is_active=True)
 
 
 def person(name: str) -> User:
-    """Return the person of this log-in name, capital letters aside. Raises NoSuchUser."""
-    wanted = _normal(name)
-    found = list(people().filter(username__iexact=wanted)[:10]) if wanted else []
-    if not found:
+    """Return the person with this username; an exact match wins over one in other capitals. Raises NoSuchUser."""
+    username = _normal(name)
+    users = list(people().filter(username__iexact=username)[:10]) if username else []
+    if not users:
         raise NoSuchUser()
-    return next((one for one in found if one.get_username() == wanted), found[0])
+    return next((user for user in users if user.get_username() == username), users[0])
 
 
 def _persons(names: Iterable[str]) -> set[int]:
@@ -112,16 +110,16 @@ def _persons(names: Iterable[str]) -> set[int]:
 
 
 def _normal(name: str) -> str:
-    """Return a log-in name as it is stored; '' for what none can be, also what PostgreSQL would refuse to compare."""
+    """Return a username as it is stored; '' for an invalid one, also for text that PostgreSQL refuses to compare."""
     normal = get_user_model().normalize_username(name.strip())
-    return normal if len(normal) <= 150 and shows(normal) else ""
+    return normal if len(normal) <= 150 and is_visible(normal) else ""
 
 
-# ── Making and changing ──
+# ── Creating and changing ──
 
 
 def insert_room(room: Room, owner: int | None, names: Sequence[str]) -> list[int]:
-    """Write a new room with its owner and the people named; return the members' ids. Raises NoSuchUser."""
+    """Insert a room with its owner and the named people; return the members' ids. Raises NoSuchUser."""
     with transaction.atomic():
         others = _persons(names) - {owner}
         room.save(force_insert=True)
@@ -132,14 +130,14 @@ def insert_room(room: Room, owner: int | None, names: Sequence[str]) -> list[int
 
 
 def insert_direct(user: int, name: str) -> tuple[Room, list[int]]:
-    """Return the room of a pair and its two, written unless it is there. Raises NoSuchUser, Conflict for oneself."""
-    one, other = get_user_model().objects.get(pk=user), person(name)
-    if one == other:
+    """Return the direct room of two people and their ids; insert it when missing. Raises NoSuchUser, Conflict for oneself."""
+    first, second = get_user_model().objects.get(pk=user), person(name)
+    if first == second:
         raise Conflict("A direct room has two people.")
-    low, high = sorted((one, other), key=lambda member: member.pk)
+    low, high = sorted((first, second), key=lambda member: member.pk)
     site = policy.current()
     values = {
-        "name": f"{low.get_username()} · {high.get_username()}"[:NAME_MOST],
+        "name": f"{low.get_username()} · {high.get_username()}"[:MAX_NAME],
         "kind": Room.Kind.DIRECT,
         "ttl_s": site.ttl_default_s,
         "ttl_max_s": site.ttl_max_s,
@@ -152,7 +150,7 @@ def insert_direct(user: int, name: str) -> tuple[Room, list[int]]:
 
 
 def insert_membership(room: Room, user: int) -> bool:
-    """Write a membership; say whether it is new. Raises NotMember when the room is gone."""
+    """Insert a membership; return whether it is new. Raises NotMember when the room no longer exists."""
     try:
         with transaction.atomic():
             return Membership.objects.get_or_create(room=room, user_id=user)[1]
@@ -161,7 +159,7 @@ def insert_membership(room: Room, user: int) -> bool:
 
 
 def changeable_room(by: int | None, room_id: str) -> Room:
-    """Return a room, locked, that `by` may change: owner and moderators, either one of a direct room; None is the staff.
+    """Return and lock a room that `by` may change: owners, moderators, both members of a direct room; None is a staff action.
 
     Part of its caller's transaction. Raises NotMember, Forbidden.
     """
@@ -176,60 +174,60 @@ def changeable_room(by: int | None, room_id: str) -> Room:
 def update_room(
     by: int | None, room_id: str, change: Change, *, now_ms: int, staff: int | None = None
 ) -> Room:
-    """Change a room: of a direct one only the lifetimes. Another lifetime is written down, in the name of `by`, else `staff`.
+    """Change a room; of a direct room only the lifetimes. A new lifetime is recorded for `by`, or else for `staff`.
 
     Raises NotMember, Forbidden, BadTtl.
     """
     with transaction.atomic():
         room = changeable_room(by, room_id)
         if change.name is not None or change.topic is not None:
-            _refuse_direct(room, "A direct room has no name or topic of its own.")
+            _refuse_direct(room, "A direct room cannot have its own name or topic.")
         room.name = room.name if change.name is None else change.name
         room.topic = room.topic if change.topic is None else change.topic
         if change.ttl_s is not None or change.ttl_max_s is not None:
             before_s = room.ttl_s
             room.ttl_s, room.ttl_max_s = lifetimes(change.ttl_s, change.ttl_max_s, room)
-            note_lifetime(room, staff if by is None else by, before_s=before_s, now_ms=now_ms)
+            record_lifetime(room, staff if by is None else by, before_s=before_s, now_ms=now_ms)
         room.save(update_fields=["name", "topic", "ttl_s", "ttl_max_s"])
     return room
 
 
-def note_lifetime(room: Room, by: int | None, *, before_s: int, now_ms: int) -> None:
-    """Write down who changed a room's lifetime, if it is another one: its timeline shows it."""
+def record_lifetime(room: Room, by: int | None, *, before_s: int, now_ms: int) -> None:
+    """Record a change of a room's lifetime, and its author. The room's timeline shows it."""
     if room.ttl_s == before_s:
         return
     detail = {"from": before_s, "to": room.ttl_s}
     audit.note(audit.Verb.LIFETIME, now_ms=now_ms, user=by, room_key=room.id, detail=detail)
 
 
-def lifetime_changes(user: int, room_id: str, most: int) -> list[AuditEntry]:
-    """Return the newest changes of a room's lifetime, the oldest of them first. Raises NotMember.
+def lifetime_changes(user: int, room_id: str, limit: int) -> list[AuditEntry]:
+    """Return the newest `limit` changes of a room's lifetime, oldest first. Raises NotMember.
 
-    As with messages, only a public room shows what was before one's joining.
+    As with messages, only a public room shows changes from before the user joined.
     """
     membership = membership_of(user, room_id)
-    found = AuditEntry.objects.filter(room_key=room_id, verb=audit.Verb.LIFETIME)
+    entries = AuditEntry.objects.filter(room_key=room_id, verb=audit.Verb.LIFETIME)
     if membership.room.kind != Room.Kind.PUBLIC:
-        found = found.filter(at__gte=membership.joined_at)
-    return list(found.order_by("-at", "-pk")[:most])[::-1]
+        entries = entries.filter(at__gte=membership.joined_at)
+    return list(entries.order_by("-at", "-pk")[:limit])[::-1]
 
 
 def shortenable_room(by: int | None, room_id: str, ttl_s: int) -> Room:
-    """Return a room whose messages `by` may give another lifetime. Raises NotMember, Forbidden, BadTtl."""
+    """Return a room whose existing messages `by` may shorten. Raises NotMember, Forbidden, BadTtl."""
     with transaction.atomic():
         room = changeable_room(by, room_id)
     lifetimes(ttl_s, None)
     return room
 
 
-def note_shortening(room: Room, by: int | None, ttl_s: int, done: Shortened, *, now_ms: int) -> None:
-    """Write down who shortened the lives of a room's messages, and of how many."""
+def record_shortening(room: Room, by: int | None, ttl_s: int, done: Shortened, *, now_ms: int) -> None:
+    """Record a shortening of a room's messages: its author and the numbers."""
     detail = {"ttl": ttl_s, "looked": done.looked, "shortened": done.shortened, "ended": done.ended}
     audit.note(audit.Verb.SHORTEN, now_ms=now_ms, user=by, room_key=room.id, detail=detail)
 
 
 def lifetimes(ttl_s: int | None, ttl_max_s: int | None, room: Room | None = None) -> tuple[int, int]:
-    """Return a room's lifetime and the longest one in seconds; what is not given is the room's, else the site's.
+    """Return a room's lifetime and its longest lifetime in seconds; None takes the room's value, or else the site's.
 
     Raises BadTtl unless site minimum <= lifetime <= longest <= site maximum.
     """
@@ -250,7 +248,7 @@ def lifetimes(ttl_s: int | None, ttl_max_s: int | None, room: Room | None = None
 
 
 def mark_own_leaving(user: int, room: str) -> Departure:
-    """Mark one's own row. Raises NotMember, Conflict."""
+    """Mark a user's own membership. Raises NotMember, Conflict."""
     with transaction.atomic():
         membership = membership_of(user, room)
         _refuse_direct(membership.room, "A direct room cannot be left.")
@@ -258,23 +256,23 @@ def mark_own_leaving(user: int, room: str) -> Departure:
 
 
 def mark_removed(by: int, room: str, user: int) -> Departure:
-    """Mark the row of somebody of lower rank. Raises NotMember, Forbidden, Conflict, NoSuchUser."""
+    """Mark the membership of a member with a lower rank. Raises NotMember, Forbidden, Conflict, NoSuchUser."""
     with transaction.atomic():
-        mine = membership_of(by, room)
-        _refuse_direct(mine.room, "A direct room has two people.")
+        own = membership_of(by, room)
+        _refuse_direct(own.room, "A direct room has two people.")
         try:
-            theirs = membership_of(user, room)
+            membership = membership_of(user, room)
         except NotMember:
             raise NoSuchUser("They are not a member of this room.") from None
-        if by != user and _RANK[Role(mine.role)] >= _RANK[Role(theirs.role)]:
+        if by != user and _RANK[Role(own.role)] >= _RANK[Role(membership.role)]:
             raise Forbidden()
-        return mark_leaving(theirs)
+        return mark_leaving(membership)
 
 
 def mark_leaving(membership: Membership) -> Departure:
-    """Mark a row: its user is out from now on. The last owner's room goes to the oldest moderator, else member."""
+    """Mark a membership: it gives no access from now on. When the last owner leaves, the oldest moderator, or else member, becomes owner."""
     with transaction.atomic():
-        # One at a time: of two owners who leave at once each would see the other stay, and an heir might be on the way out.
+        # One at a time: two owners who leave at once would each see the other stay, and an heir might be leaving too.
         Room.objects.select_for_update().get(pk=membership.room_id)
         membership.refresh_from_db(fields=["role"])
         membership.leaving_at = timezone.now()
@@ -284,27 +282,27 @@ def mark_leaving(membership: Membership) -> Departure:
 
 
 def mark_user_leaving(user: int) -> list[Departure]:
-    """Mark all rows of a user who is about to be deleted."""
+    """Mark all memberships of a user who is about to be deleted."""
     rows = Membership.objects.filter(user_id=user, leaving_at=None).select_related("room")
-    rows = rows.order_by("room_id")  # so that two deletions wait for each other and not in a ring
+    rows = rows.order_by("room_id")  # one order of locks, so that two deletions cannot deadlock
     return [mark_leaving(row) for row in rows]
 
 
 def departure_of(room: Room, user: int) -> Departure | None:
-    """Return the unfinished departure of a user from a room, if there is one."""
+    """Return the unfinished departure of a user from a room, or None."""
     row = Membership.objects.filter(room=room, user_id=user, leaving_at__isnull=False).first()
     return None if row is None else Departure(row.pk, key_of(room), user)
 
 
 def stuck_departures() -> list[Departure]:
-    """Return departures that were marked more than a minute ago, the oldest first."""
+    """Return departures that were marked more than a minute ago, oldest first."""
     rows = Membership.objects.filter(leaving_at__lt=timezone.now() - STUCK_LEAVING).order_by("leaving_at")
-    fields = rows.values_list("pk", "room_id", "room__partition", "user_id")[:LEAVING_AT_ONCE]
+    fields = rows.values_list("pk", "room_id", "room__partition", "user_id")[:LEAVING_BATCH]
     return [Departure(pk, RoomKey(room, partition), user) for pk, room, partition, user in fields]
 
 
 def delete_marked(departure: Departure) -> None:
-    """Delete the row of a departure that the store knows of. Idempotent."""
+    """Delete the row of a departure that is finished in the store. Idempotent."""
     Membership.objects.filter(pk=departure.membership, leaving_at__isnull=False).delete()
 
 

@@ -14,7 +14,7 @@ All keys of a room and the due-sets of its partition share the hash tag `{p}`, s
 | `room:<id>:left`             | zset   | `user|joined|cursor` -> top when leaving                                            |
 | `room:<id>:changed`          | zset   | seq -> rev of its last edit, delete or extend                                       |
 | `room:<id>:attempts`         | hash   | user -> `n|first_at|next_at|reason`: connected laggards only                        |
-| `sent:<room>:<user>:<id>`    | string | the first answer to a message id for `id_life_s`; both packed (`Remembered`)        |
+| `sent:<room>:<user>:<id>`    | string | the first answer to a message id for `id_life_s`; both packed (`IdempotencyRecord`)        |
 | `expiring`                   | zset   | `room|seq` -> when the job looks next                                               |
 | `over`                       | zset   | `room|seq` -> seq: in `expiring` although no longer live, for screens may show it   |
 | `unacked`                    | zset   | room -> when the sweep looks next                                                   |

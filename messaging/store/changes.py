@@ -11,7 +11,7 @@ from .members import Members
 from .records import Changed, RoomKey, Shortened
 
 _REFUSED = {NOT_MEMBER: NotMember, -4: NoSuchMessage, -5: Forbidden, -6: TooLate}
-SHORTEN_MOST = 100  # messages in one call: no call over 5 ms
+SHORTEN_BATCH = 100  # messages in one call: no call over 5 ms
 
 
 class Changes:
@@ -82,13 +82,13 @@ class Changes:
                 room,
                 ttl_s * 1000,
                 last,
-                SHORTEN_MOST,
+                SHORTEN_BATCH,
                 self._calls.policy.grace_s * 1000,
                 "1" if dry_run else "",
             )
             looked, shortened, ended = looked + answer[0], shortened + answer[1], ended + answer[2]
             last = text(answer[3])
-            if answer[0] < SHORTEN_MOST:
+            if answer[0] < SHORTEN_BATCH:
                 return Shortened(looked, shortened, ended)
 
     async def _change(

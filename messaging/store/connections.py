@@ -18,13 +18,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from .transport import Command, Replies
+from .transport import Command, RedisProtocol
 
 MESSAGES = "messages"  # the CACHES alias of the message store; never cache.clear() it: that is FLUSHDB
 
 TIMEOUT_S = 1.8  # two tries stay within the 4 s after which a client hears `unavailable`
-MOST_CONNECTIONS = 32
-MOST_PIPELINES = 16  # under way at once; what is left of the pool is for everything else
+MAX_CONNECTIONS = 32
+MAX_PIPELINES = 16  # under way at once; what is left of the pool is for everything else
 
 _Loop = asyncio.AbstractEventLoop
 _Pools = dict[tuple[str, float | None], redis.asyncio.ConnectionPool]
@@ -41,7 +41,7 @@ class ConnectionFactory(pool.ConnectionFactory):
         if name not in by_url:
             by_url[name] = redis.asyncio.BlockingConnectionPool.from_url(
                 url,
-                max_connections=MOST_CONNECTIONS,
+                max_connections=MAX_CONNECTIONS,
                 timeout=TIMEOUT_S,
                 socket_timeout=timeout_s,
                 socket_connect_timeout=TIMEOUT_S,
@@ -66,7 +66,7 @@ def async_client(alias: str = MESSAGES, *, timeout_s: float | None = TIMEOUT_S) 
     return found
 
 
-class Pipelines:
+class PipelinePool:
     """Commands in one write, their answers in order: what the hot path needs of redis-py, over connections it keeps.
 
     redis-py's own way costs 0.2 ms a call more: a pool's locks, two timers and a task for each, telemetry.
@@ -74,8 +74,8 @@ class Pipelines:
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client = client
-        self._idle: list[_Pipe] = []
-        self._turns = asyncio.Semaphore(MOST_PIPELINES)
+        self._idle: list[PipelinedConnection] = []
+        self._turns = asyncio.Semaphore(MAX_PIPELINES)
 
     async def call(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands at once; an error that the store answers stands in its place. Raises what a lost connection raises."""
@@ -91,18 +91,18 @@ class Pipelines:
             self._idle.append(pipe)
             return answers
 
-    async def _take(self) -> _Pipe:
+    async def _take(self) -> PipelinedConnection:
         while self._idle:
             pipe = self._idle.pop()
             if pipe.alive:
                 return pipe
             await pipe.close()
-        pipe = _Pipe()
+        pipe = PipelinedConnection()
         await pipe.open(self._client)
         return pipe
 
 
-class _Pipe:
+class PipelinedConnection:
     """One connection, with one call at a time."""
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class _Pipe:
         self._done: asyncio.Future[list[Any]] | None = None
 
     async def open(self, client: redis.asyncio.Redis) -> None:
-        self._replies = await Replies.open(client, self._on_reply, self._on_end)
+        self._replies = await RedisProtocol.open(client, self._on_reply, self._on_end)
 
     async def call(self, commands: Sequence[Command]) -> list[Any]:
         """Return an answer for each command, within `TIMEOUT_S`."""

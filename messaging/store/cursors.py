@@ -14,8 +14,8 @@ from .members import Members
 from .records import AckRow, Recipient, Recipients, RoomKey
 
 _ASK_ONE_BY_ONE = -1
-SENDERS_MOST = 10  # in one count of receipts: no call over 5 ms
-ACKS_MOST = 200  # cursors in one acknowledge: the same (500 that move take 7 ms)
+SENDER_BATCH = 10  # in one count of receipts: no call over 5 ms
+ACK_BATCH = 200  # cursors in one acknowledge: the same (500 that move take 7 ms)
 
 
 class Cursors:
@@ -34,9 +34,9 @@ class Cursors:
         for index, ack in enumerate(acks):
             by_partition[ack.room.partition].append(index)
         calls = [
-            indexes[at : at + ACKS_MOST]
+            indexes[at : at + ACK_BATCH]
             for indexes in by_partition.values()
-            for at in range(0, len(indexes), ACKS_MOST)
+            for at in range(0, len(indexes), ACK_BATCH)
         ]
         grouped = [_alike(acks, call) for call in calls]
         results = await self._calls.scripts.run(
@@ -66,9 +66,9 @@ class Cursors:
         for index, (room, _) in enumerate(asked):
             by_room[room].append(index)
         groups = [
-            indexes[at : at + SENDERS_MOST]
+            indexes[at : at + SENDER_BATCH]
             for indexes in by_room.values()
-            for at in range(0, len(indexes), SENDERS_MOST)
+            for at in range(0, len(indexes), SENDER_BATCH)
         ]
         found: list[tuple[str, list[tuple[int, int, int, int]]]] = [("", [])] * len(asked)
         while groups:

@@ -14,13 +14,22 @@ from typing import Any
 from messaging.models import PARTITIONS
 
 from .calls import Calls, checked, text
-from .missed import Leaver, Readers
-from .records import Due, Expired, Missed, Overdue, Remembered, RoomKey, partition_prefix, remembered_at
+from .missed import Leaver, MissedCalculator
+from .records import (
+    Due,
+    Expired,
+    IdempotencyRecord,
+    Missed,
+    Overdue,
+    RoomKey,
+    idempotency_key,
+    partition_prefix,
+)
 
 CLAIM_TRIES = 5  # bounded: of a Cluster's nodes one may count by another clock than the one it claims by
-FINALIZE_MOST = 100  # rows in one call: no call over 5 ms
-READ_MOST = 100  # messages or rooms asked about in one round trip
-SCAN_MOST = 500  # members in one answer
+FINALIZE_BATCH = 100  # rows in one call: no call over 5 ms
+READ_BATCH = 100  # messages or rooms asked about in one round trip
+SCAN_BATCH = 500  # members in one answer
 _FIELDS = ("sender", "name", "body", "sent_at", "expires_at", "reply_to", "resends")
 NOBODY: tuple[Missed, ...] = ()
 _REASONS = ("offline", "no_ack", "client_rejected", "left_room")
@@ -45,15 +54,15 @@ class Expiry:
         oldest = min((float(rows[1]) for rows in answers[1::2] if rows), default=None)
         return Overdue(due, (now_ms - oldest) / 1000 if due and oldest is not None else None)
 
-    async def claim(self, token: str, *, most: int = 500, room: RoomKey | None = None) -> list[Due]:
-        """Take at most `most` rows that are due, of all partitions or one room: a lease, so that a crash makes them due again.
+    async def claim(self, token: str, *, limit: int = 500, room: RoomKey | None = None) -> list[Due]:
+        """Take at most `limit` rows that are due, of all partitions or one room: a lease, so that a crash makes them due again.
 
         The same token gets the same rows again, for a reply may be lost.
         """
         if room is not None:
-            return await self._claim_room(token, most, room)
+            return await self._claim_room(token, limit, room)
         for _ in range(CLAIM_TRIES):
-            shares = _shares(await self._claimable(token), most)
+            shares = _shares(await self._claimable(token), limit)
             calls = [
                 (partition, self._claim_args(partition, token, share, "", 0)) for partition, share in shares
             ]
@@ -82,7 +91,7 @@ class Expiry:
         chosen = claimed if any(claimed) else counted
         return {partition: due for partition, due in enumerate(chosen) if due}
 
-    async def due(self, *, most: int, room: RoomKey | None = None) -> list[Due]:
+    async def due(self, *, limit: int, room: RoomKey | None = None) -> list[Due]:
         """Return rows that are due without claiming them, oldest of each partition first: what a claim would take."""
         newest_ms = await self._calls.now_ms() - self._calls.policy.claim_delay_s * 1000
         partitions = list(range(PARTITIONS)) if room is None else [room.partition]
@@ -90,9 +99,9 @@ class Expiry:
         for partition in partitions:
             key = f"{partition_prefix(partition)}expiring"
             passed = 0
-            while len(found) < most:
+            while len(found) < limit:
                 [rows] = await self._calls.scripts.pipeline(
-                    [("ZRANGEBYSCORE", key, "-inf", newest_ms, "WITHSCORES", "LIMIT", passed, SCAN_MOST)]
+                    [("ZRANGEBYSCORE", key, "-inf", newest_ms, "WITHSCORES", "LIMIT", passed, SCAN_BATCH)]
                 )
                 passed += len(rows) // 2
                 flat = [
@@ -100,31 +109,31 @@ class Expiry:
                 ]
                 dues = _dues(partition, [0, 0, *flat])
                 found += [due for due in dues if room is None or due.room == room]
-                if len(rows) < 2 * SCAN_MOST:
+                if len(rows) < 2 * SCAN_BATCH:
                     break
-        return found[:most]
+        return found[:limit]
 
-    async def _claim_room(self, token: str, most: int, room: RoomKey) -> list[Due]:
+    async def _claim_room(self, token: str, limit: int, room: RoomKey) -> list[Due]:
         found: list[Due] = []
         passed, more = 0, 1
-        while more and len(found) < most:
+        while more and len(found) < limit:
             args = self._claim_args(
-                room.partition, f"{token}.{len(found)}.{passed}", most - len(found), room.id, passed
+                room.partition, f"{token}.{len(found)}.{passed}", limit - len(found), room.id, passed
             )
             [answer] = checked(await self._calls.scripts.run([("claim_expired", args)]))
             found += _dues(room.partition, answer)
             passed, more = passed + answer[0], answer[1]
         return found
 
-    def _claim_args(self, partition: int, token: str, most: int, room: str, passed: int) -> tuple[Any, ...]:
+    def _claim_args(self, partition: int, token: str, limit: int, room: str, passed: int) -> tuple[Any, ...]:
         lease_ms, delay_ms = self._calls.policy.lease_s * 1000, self._calls.policy.claim_delay_s * 1000
-        return partition_prefix(partition), token, most, lease_ms, delay_ms, room, passed
+        return partition_prefix(partition), token, limit, lease_ms, delay_ms, room, passed
 
     async def read(self, dues: Sequence[Due]) -> list[Expired]:
         """Say of claimed rows what they were and who missed them. Writes nothing."""
         found: list[Expired] = []
-        for at in range(0, len(dues), READ_MOST):
-            found += await self._expired(dues[at : at + READ_MOST])
+        for at in range(0, len(dues), READ_BATCH):
+            found += await self._expired(dues[at : at + READ_BATCH])
         return found
 
     async def _expired(self, dues: Sequence[Due]) -> list[Expired]:
@@ -149,13 +158,13 @@ class Expiry:
             if due in outcomes:
                 addressed = None if only is None else frozenset(map(int, only.split(b",")))
                 sender = int(_entry(entries)[1])
-                total, missed = readers[due.room.id].of(
+                total, missed = readers[due.room.id].for_message(
                     due.seq, sender, only=addressed, outcome=outcomes[due]
                 )
             found.append(_report(due, epoch, entries, fields, total, missed, firsts.get(due)))
         return found
 
-    async def _readers(self, rooms: Iterable[RoomKey]) -> dict[str, Readers]:
+    async def _readers(self, rooms: Iterable[RoomKey]) -> dict[str, MissedCalculator]:
         """Read cursors first, then who left: one who leaves between is found there."""
         keys = list(rooms)
         cursors = await self._scan("ZSCAN", keys, ":delivered")
@@ -163,7 +172,7 @@ class Expiry:
         attempts = await self._scan("HSCAN", keys, ":attempts")
         left = await self._scan("ZSCAN", keys, ":left")
         return {
-            room.id: Readers(
+            room.id: MissedCalculator(
                 {int(user): int(float(seq)) for user, seq in joined[room.id]},
                 {int(user): int(float(seq)) for user, seq in cursors[room.id]},
                 {int(user): int(value.split("|", 1)[0]) for user, value in attempts[room.id]},
@@ -180,7 +189,7 @@ class Expiry:
         todo = [(room, "0") for room in rooms]
         while todo:
             answers = await self._calls.scripts.pipeline(
-                [(command, room.key + part, cursor, "COUNT", SCAN_MOST) for room, cursor in todo]
+                [(command, room.key + part, cursor, "COUNT", SCAN_BATCH) for room, cursor in todo]
             )
             again = []
             for (room, _), (cursor, values) in zip(todo, answers, strict=True):
@@ -204,26 +213,30 @@ class Expiry:
                         due.seq,
                         "LIMIT",
                         len(found[due]),
-                        SCAN_MOST,
+                        SCAN_BATCH,
                     )
                     for due in todo
                 ]
             )
             for due, rows in zip(todo, answers, strict=True):
                 found[due] += map(text, rows)
-            todo = [due for due, rows in zip(todo, answers, strict=True) if len(rows) == SCAN_MOST]
+            todo = [due for due, rows in zip(todo, answers, strict=True) if len(rows) == SCAN_BATCH]
         return found
 
-    async def _first_answers(self, rows: Sequence[Any]) -> dict[Due, Remembered]:
+    async def _first_answers(self, rows: Sequence[Any]) -> dict[Due, IdempotencyRecord]:
         """Find the times of messages whose Hash is gone in the answer that their ids got, while that is kept."""
         if not rows:
             return {}
         keys = []
         for due, _, entries, *_ in rows:
             _, sender, id_, *_ = _entry(entries)
-            keys.append(remembered_at(due.room, int(sender), id_))
+            keys.append(idempotency_key(due.room, int(sender), id_))
         answers = await self._calls.scripts.pipeline([("GET", key) for key in keys])
-        found = {row[0]: Remembered.read(answer) for row, answer in zip(rows, answers, strict=True) if answer}
+        found = {
+            row[0]: IdempotencyRecord.read(answer)
+            for row, answer in zip(rows, answers, strict=True)
+            if answer
+        }
         # An id that was used again after a day has the answer of another message by now.
         return {due: first for due, first in found.items() if first.seq == due.seq}
 
@@ -233,7 +246,7 @@ class Expiry:
         cleared = 0
         while todo:
             # No more in a round trip than in a call: the store serves nobody else between the calls of one.
-            rows, todo = todo[:FINALIZE_MOST], todo[FINALIZE_MOST:]
+            rows, todo = todo[:FINALIZE_BATCH], todo[FINALIZE_BATCH:]
             calls = [
                 ("finalize_expired", (partition_prefix(partition), *_finalize_args(some)))
                 for partition, some in groupby(rows, _partition)
@@ -244,14 +257,14 @@ class Expiry:
         return cleared
 
 
-def _shares(due: dict[int, int], most: int) -> list[tuple[int, int]]:
-    """Divide `most` rows over the partitions, so that none waits until another with more has been emptied."""
+def _shares(due: dict[int, int], limit: int) -> list[tuple[int, int]]:
+    """Divide `limit` rows over the partitions, so that none waits until another with more has been emptied."""
     shares = []
     for waiting, (partition, rows) in enumerate(sorted(due.items(), key=lambda item: item[1])):
-        share = min(rows, -(-most // (len(due) - waiting)))
+        share = min(rows, -(-limit // (len(due) - waiting)))
         if share > 0:
             shares.append((partition, share))
-            most -= share
+            limit -= share
     return sorted(shares)
 
 
@@ -287,7 +300,7 @@ def _report(
     fields: list[bytes | None],
     total: int,
     missed: tuple[Missed, ...],
-    first: Remembered | None,
+    first: IdempotencyRecord | None,
 ) -> Expired:
     """Put together what is known of one row; where the Hash is gone its times are those of the first answer, or when it was due.
 

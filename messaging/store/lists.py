@@ -14,10 +14,19 @@ from typing import Any
 from messaging.models import PARTITIONS
 
 from .calls import Calls, text
-from .records import Lacked, Laggard, Live, Owing, Remembered, RoomKey, partition_prefix, remembered_at
+from .records import (
+    DeliveryDebt,
+    IdempotencyRecord,
+    Live,
+    MemberBehind,
+    Owing,
+    RoomKey,
+    idempotency_key,
+    partition_prefix,
+)
 
 PIVOTS = 15  # counted at in one round trip; two dates a month apart are nine round trips
-ADDRESSED_MOST = 500  # of those whom a resend is for, looked at
+MAX_ADDRESSED = 500  # of those whom a resend is for, looked at
 _FIELDS = ("id", "sender", "name", "sent_at", "expires_at", "edited_at", "reply_to", "resends")
 
 
@@ -38,7 +47,7 @@ class Lists:
         rows = await self._page("unacked", start, stop)
         return [(RoomKey(member, partition), score) for score, partition, member in rows]
 
-    async def count_laggards(self, room: RoomKey) -> int:
+    async def count_members_behind(self, room: RoomKey) -> int:
         """Count the members below the newest live message."""
         newest = await self._newest(room)
         if newest is None:
@@ -48,7 +57,7 @@ class Lists:
         )
         return int(count)
 
-    async def laggards_of(self, room: RoomKey, start: int, stop: int) -> list[Laggard]:
+    async def members_behind(self, room: RoomKey, start: int, stop: int) -> list[MemberBehind]:
         """Return members below the newest live message, furthest behind first."""
         newest = await self._newest(room)
         if newest is None or stop <= start:
@@ -58,7 +67,7 @@ class Lists:
         cursors = [(int(rows[at]), int(float(rows[at + 1]))) for at in range(0, len(rows), 2)]
         return await self._laggards(room, cursors)
 
-    async def laggards_by_id(self, room: RoomKey, users: Sequence[int]) -> list[Laggard]:
+    async def members_behind_by_id(self, room: RoomKey, users: Sequence[int]) -> list[MemberBehind]:
         """Return those of `users` who are members below the newest live message."""
         newest = await self._newest(room)
         if newest is None or not users:
@@ -73,14 +82,14 @@ class Lists:
         ]
         return await self._laggards(room, cursors)
 
-    async def lacked(
-        self, asked: Sequence[tuple[RoomKey, Sequence[Laggard | Owing]]], *, most: int
-    ) -> list[list[Lacked]]:
-        """Say of members of rooms what each lacks, looking at `most` live messages above the lowest of a room's cursors.
+    async def delivery_debts(
+        self, asked: Sequence[tuple[RoomKey, Sequence[MemberBehind | Owing]]], *, limit: int
+    ) -> list[list[DeliveryDebt]]:
+        """Say of members of rooms what each lacks, looking at `limit` live messages above the lowest of a room's cursors.
 
         A message is lacked by whom it is for, tracked, not yet over, not his own and not one that he could not show. Three round trips.
         """
-        walks = await self._walks(asked, most)
+        walks = await self._walks(asked, limit)
         rest = [
             ("ZCOUNT", f"{room.key}:live", f"({max(one.cursor, walk.upto)}", "+inf")
             for (room, members), walk in zip(asked, walks, strict=True)
@@ -94,11 +103,11 @@ class Lists:
         ]
 
     async def _walks(
-        self, asked: Sequence[tuple[RoomKey, Sequence[Laggard | Owing]]], most: int
+        self, asked: Sequence[tuple[RoomKey, Sequence[MemberBehind | Owing]]], limit: int
     ) -> list[_Walk]:
         lowest = [min((one.cursor for one in members), default=0) for _, members in asked]
         above = [
-            ("ZRANGEBYSCORE", f"{room.key}:live", f"({low}", "+inf", "LIMIT", 0, most)
+            ("ZRANGEBYSCORE", f"{room.key}:live", f"({low}", "+inf", "LIMIT", 0, limit)
             for (room, _), low in zip(asked, lowest, strict=True)
         ]
         found = [list(map(text, rows)) for rows in await self._calls.scripts.pipeline(above)] if above else []
@@ -107,7 +116,7 @@ class Lists:
             seqs = [entry.split("|", 1)[0] for entry in entries] or ["0"]
             commands += [
                 ("HMGET", f"{room.key}:only", *seqs),
-                ("ZRANGEBYSCORE", f"{room.key}:outcome", seqs[0], seqs[-1], "LIMIT", 0, 2 * most),
+                ("ZRANGEBYSCORE", f"{room.key}:outcome", seqs[0], seqs[-1], "LIMIT", 0, 2 * limit),
                 *(("HMGET", f"{room.key}:msg:{seq}", "sent_at", "expires_at") for seq in seqs),
             ]
         clock, *answers = await self._calls.scripts.pipeline(commands)
@@ -116,14 +125,14 @@ class Lists:
         for entries in found:
             share = 2 + max(1, len(entries))
             (only, outcome, *times), answers = answers[:share], answers[share:]
-            walks.append(_walk(entries, only, outcome, times, cut=len(entries) == most, now_ms=now_ms))
+            walks.append(_walk(entries, only, outcome, times, cut=len(entries) == limit, now_ms=now_ms))
         return walks
 
     async def _newest(self, room: RoomKey) -> int | None:
         [rows] = await self._calls.scripts.pipeline([("ZRANGE", f"{room.key}:live", -1, -1, "WITHSCORES")])
         return int(float(rows[1])) if rows else None
 
-    async def _laggards(self, room: RoomKey, cursors: Sequence[tuple[int, int]]) -> list[Laggard]:
+    async def _laggards(self, room: RoomKey, cursors: Sequence[tuple[int, int]]) -> list[MemberBehind]:
         if not cursors:
             return []
         [values] = await self._calls.scripts.pipeline(
@@ -132,7 +141,7 @@ class Lists:
         found = []
         for (user, cursor), value in zip(cursors, values, strict=True):
             attempts, _first_at, next_at, *_ = text(value).split("|") if value else ("0", "", "0")
-            found.append(Laggard(user, cursor, int(attempts), int(next_at)))
+            found.append(MemberBehind(user, cursor, int(attempts), int(next_at)))
         return found
 
     # Live messages
@@ -146,9 +155,9 @@ class Lists:
 
     async def live(self, start: int, stop: int, room: RoomKey | None = None) -> list[Live]:
         """Return live messages without their texts: of a room the newest first, of all rooms what ends soonest."""
-        return await self.live_by_place(await self.live_places(start, stop, room))
+        return await self.live_by_seq(await self.live_seqs(start, stop, room))
 
-    async def live_places(
+    async def live_seqs(
         self, start: int, stop: int, room: RoomKey | None = None
     ) -> list[tuple[RoomKey, int]]:
         """Return only where these messages are: [(room, seq)]."""
@@ -163,7 +172,7 @@ class Lists:
         )
         return [(room, int(float(seq))) for seq in seqs[1::2]]
 
-    async def live_by_place(self, places: Sequence[tuple[RoomKey, int]]) -> list[Live]:
+    async def live_by_seq(self, places: Sequence[tuple[RoomKey, int]]) -> list[Live]:
         """Return what is stored of messages, without texts; what is over or gone is left out. Two round trips."""
         commands: list[tuple[Any, ...]] = [("TIME",)]
         for room, seq in places:
@@ -184,7 +193,7 @@ class Lists:
         """Count as behind only who owes: not the sender, and of a resend those it is for."""
         asked = [one for one in found if one.behind and one.tracked]
         commands = [
-            ("ZMSCORE", f"{one.room.key}:delivered", *(one.only or (one.sender,))[:ADDRESSED_MOST])
+            ("ZMSCORE", f"{one.room.key}:delivered", *(one.only or (one.sender,))[:MAX_ADDRESSED])
             for one in asked
         ]
         answers = await self._calls.scripts.pipeline(commands) if commands else []
@@ -192,7 +201,7 @@ class Lists:
         for one, cursors in zip(asked, answers, strict=True):
             below = sum(cursor is not None and float(cursor) < one.seq for cursor in cursors)
             if one.only:  # never its sender
-                behind[one.room, one.seq] = min(one.behind, below + len(one.only[ADDRESSED_MOST:]))
+                behind[one.room, one.seq] = min(one.behind, below + len(one.only[MAX_ADDRESSED:]))
             else:
                 behind[one.room, one.seq] = one.behind - below
         return [dataclasses.replace(one, behind=behind.get((one.room, one.seq), 0)) for one in found]
@@ -236,10 +245,10 @@ class Lists:
         self, message: str, senders: Sequence[tuple[RoomKey, int]]
     ) -> tuple[RoomKey, int] | None:
         """Return where a message id was accepted, if one of these (room, user) sent it and its answer is still kept."""
-        commands = [("GET", remembered_at(room, user, message)) for room, user in senders]
+        commands = [("GET", idempotency_key(room, user, message)) for room, user in senders]
         for (room, _), answer in zip(senders, await self._calls.scripts.pipeline(commands), strict=True):
             if answer is not None:
-                return room, Remembered.read(answer).seq
+                return room, IdempotencyRecord.read(answer).seq
         return None
 
     # Over all rooms
@@ -301,7 +310,7 @@ class _Walk:
     upto: int
     cut: bool
 
-    def lacked_by(self, member: Laggard | Owing, beyond: int) -> Lacked:
+    def lacked_by(self, member: MemberBehind | Owing, beyond: int) -> DeliveryDebt:
         first = bisect.bisect_right(self.rows, member.cursor, key=lambda row: row[0])
         lacked = [
             row
@@ -311,7 +320,7 @@ class _Walk:
             and (row[0], member.user) not in self.unshown
         ]
         seq, _, _, sent_at, expires_at = lacked[0] if lacked else (0, 0, None, 0, 0)
-        return Lacked(len(lacked) + beyond, seq, sent_at, expires_at, cut=bool(beyond))
+        return DeliveryDebt(len(lacked) + beyond, seq, sent_at, expires_at, cut=bool(beyond))
 
 
 def _walk(

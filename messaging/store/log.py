@@ -11,11 +11,22 @@ from messaging.errors import IdReused, MessagingError, NoSuchMessage, NotMember,
 
 from .calls import ASK_ALONE, NO_LOG, NOT_MEMBER, Calls, text
 from .members import Members
-from .records import Accepted, Append, OtherEpoch, Page, Place, Read, RoomKey, Slice, Stored, remembered_at
+from .records import (
+    Accepted,
+    Append,
+    OtherEpoch,
+    Page,
+    Position,
+    Read,
+    RoomKey,
+    Slice,
+    Stored,
+    idempotency_key,
+)
 
 _ID_REUSED, _NO_REPLIED_TO = -3, -4
-APPEND_MOST = 100  # messages in one append: no call over 5 ms
-BODIES_MOST = 131_072  # bytes of bodies in one read
+APPEND_BATCH = 100  # messages in one append: no call over 5 ms
+MAX_BODY_BYTES = 131_072  # bytes of bodies in one read
 
 
 class Log:
@@ -36,9 +47,9 @@ class Log:
             by_slot[message.room.partition if self._calls.cluster else 0].append(index)
         answers: list[Accepted | MessagingError] = [Unavailable()] * len(messages)
         calls = [
-            indexes[at : at + APPEND_MOST]
+            indexes[at : at + APPEND_BATCH]
             for indexes in by_slot.values()
-            for at in range(0, len(indexes), APPEND_MOST)
+            for at in range(0, len(indexes), APPEND_BATCH)
         ]
         results = await self._calls.scripts.run(
             [("append", self._append_args([messages[i] for i in call])) for call in calls]
@@ -54,7 +65,7 @@ class Log:
         if without_log:
             try:
                 for room in {messages[index].room for index in without_log}:
-                    await self._members.init(room)
+                    await self._members.create_log(room)
             except Unavailable:
                 return answers  # those without a log keep that answer; the others were accepted
             again = await self.append([messages[index] for index in without_log])
@@ -85,7 +96,7 @@ class Log:
                 "" if message.tracked else "1",
                 ",".join(map(str, message.only)),
                 "" if message.resends is None else message.resends,
-                remembered_at(message.room, message.user, message.id),
+                idempotency_key(message.room, message.user, message.id),
             )
         return tuple(args)
 
@@ -98,7 +109,7 @@ class Log:
         answers = await self._calls.scripts.run(calls)
         for at, answer in enumerate(answers):
             if answer == NO_LOG:
-                await self._members.init(reads[at].room)
+                await self._members.create_log(reads[at].room)
                 [answers[at]] = await self._calls.scripts.run([calls[at]])
         return [found for [found] in (_slices(answer, 1) for answer in answers)]  # type: ignore[misc]
 
@@ -120,7 +131,7 @@ class Log:
             read.since,
             "" if read.rev is None else read.rev,
             read.limit,
-            BODIES_MOST,
+            MAX_BODY_BYTES,
             "0" if read.open_history else "",
             self._calls.policy.sweep_interval_s * 1000,
             self._calls.max_attempts if read.again else "",
@@ -134,7 +145,7 @@ class Log:
         found: list[Stored] = []
         while True:
             answer = await self._members.run_in_log(
-                "history", room, user, before, limit - len(found), BODIES_MOST, "0" if open_history else ""
+                "history", room, user, before, limit - len(found), MAX_BODY_BYTES, "0" if open_history else ""
             )
             if answer == NOT_MEMBER:
                 raise NotMember()
@@ -144,13 +155,14 @@ class Log:
             if found or not more:
                 return Page(text(epoch), found[::-1], bool(more))
 
-    async def places(self, rooms: Sequence[RoomKey]) -> list[Place | None]:
+    async def positions(self, rooms: Sequence[RoomKey]) -> list[Position | None]:
         """Read the positions of many rooms in one round trip."""
         answers = await self._calls.scripts.pipeline(
             [("HMGET", room.key, "epoch", "top", "rev", "members") for room in rooms]
         )
         return [
-            None if fields[0] is None else Place(text(fields[0]), *map(int, fields[1:])) for fields in answers
+            None if fields[0] is None else Position(text(fields[0]), *map(int, fields[1:]))
+            for fields in answers
         ]
 
 

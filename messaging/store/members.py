@@ -13,10 +13,10 @@ from messaging.errors import Unavailable
 from messaging.models import Membership
 
 from .calls import NO_LOG, Calls, checked, text
-from .records import RoomKey, Standing
+from .records import MemberPosition, RoomKey
 from .scripts import RETRY_AFTER_MS, Call
 
-INIT_MOST = 1_000  # members in one call
+MEMBER_BATCH = 1_000  # members in one call
 
 
 async def members_in_database(room: str) -> list[int]:
@@ -37,12 +37,12 @@ class Members:
         self._calls = calls
         self.members_of = members_of
 
-    async def init(self, room: RoomKey) -> str:
+    async def create_log(self, room: RoomKey) -> str:
         """Make the room's log with the database's members when it has none; return its epoch. Idempotent."""
         members = await self._members(room)
-        epoch = await self._calls.run("init", room, secrets.token_hex(4), *members[:INIT_MOST])
-        for at in range(INIT_MOST, len(members), INIT_MOST):
-            await self._calls.run("join", room, *members[at : at + INIT_MOST])
+        epoch = await self._calls.run("create_log", room, secrets.token_hex(4), *members[:MEMBER_BATCH])
+        for at in range(MEMBER_BATCH, len(members), MEMBER_BATCH):
+            await self._calls.run("join", room, *members[at : at + MEMBER_BATCH])
         await self._leave_again(room, members)
         return text(epoch)
 
@@ -60,14 +60,16 @@ class Members:
     async def join(self, room: RoomKey, users: Iterable[int]) -> None:
         """Make `users` members; the room's log is made when it is missing. Idempotent."""
         members = list(users)
-        for at in range(0, len(members), INIT_MOST):
-            await self.run_in_log("join", room, *members[at : at + INIT_MOST])
+        for at in range(0, len(members), MEMBER_BATCH):
+            await self.run_in_log("join", room, *members[at : at + MEMBER_BATCH])
 
     async def leave(self, room: RoomKey, user: int) -> None:
         """End a membership and keep what the leaver owed for the report. Idempotent."""
         await self._calls.run("leave", room, user)
 
-    async def standings(self, user: int, rooms: Sequence[tuple[RoomKey, str, int]]) -> list[Standing | None]:
+    async def member_positions(
+        self, user: int, rooms: Sequence[tuple[RoomKey, str, int]]
+    ) -> list[MemberPosition | None]:
         """Say where a user stands in rooms, each (room, epoch, since), in one round trip; None where he is no member any more.
 
         A `since` of the room's epoch above the cursor counts as an ack. A room that has no log gets one; a member that the
@@ -84,30 +86,30 @@ class Members:
                 [found[at]] = _standings(answer, 1)
         return checked(found)
 
-    async def standings_for_many(
+    async def member_positions_for_many(
         self, asked: Sequence[tuple[RoomKey, Sequence[tuple[int, str, int]]]]
-    ) -> list[list[Standing | Unavailable | None]]:
-        """Do what `standings` does for many users (user, epoch, since) of a room.
+    ) -> list[list[MemberPosition | Unavailable | None]]:
+        """Do what `member_positions` does for many users (user, epoch, since) of a room.
 
-        None for one for whom nothing was done: he must be asked for alone, by `standings`.
+        None for one for whom nothing was done: he must be asked for alone, by `member_positions`.
         """
         answers = await self._calls.scripts.run([self._standing_call(room, users) for room, users in asked])
         return [_standings(answer, len(users)) for answer, (_, users) in zip(answers, asked, strict=True)]
 
     def _standing_call(self, room: RoomKey, users: Sequence[tuple[int, str, int]]) -> Call:
-        most = self._calls.policy.presence_members_max
-        return "standing", (room.prefix, room.id, most, *chain(*users))
+        max_for_presence = self._calls.policy.presence_members_max
+        return "member_positions", (room.prefix, room.id, max_for_presence, *chain(*users))
 
     async def run_in_log(self, script: str, room: RoomKey, *args: Any) -> Any:
         """Run a script that needs the room's log; make the log when it is missing and run it again."""
         answer = await self._calls.run(script, room, *args)
         if answer != NO_LOG:
             return answer
-        await self.init(room)
+        await self.create_log(room)
         return await self._calls.run(script, room, *args)
 
 
-def _standings(answer: Any, users: int) -> list[Standing | Unavailable | None]:
+def _standings(answer: Any, users: int) -> list[MemberPosition | Unavailable | None]:
     """Return where each of the users stands; None for one who is no member, or must be asked for alone."""
     if answer == NO_LOG:
         return [None] * users
@@ -116,11 +118,11 @@ def _standings(answer: Any, users: int) -> list[Standing | Unavailable | None]:
     [(epoch, top, rev, members, people, rows)] = checked([answer])
     log = text(epoch), int(top), int(rev), int(members)
     known = frozenset(map(int, people))
-    found: list[Standing | Unavailable | None] = []
+    found: list[MemberPosition | Unavailable | None] = []
     for row in rows:
         if isinstance(row, int):
             found.append(None)
         else:
             delivered, read, joined, unread = map(int, row)
-            found.append(Standing(*log, delivered, read, joined, unread, known))
+            found.append(MemberPosition(*log, delivered, read, joined, unread, known))
     return found

@@ -17,7 +17,7 @@ _STRENGTH = {"offline": 0, "no_ack": 1, "client_rejected": 2}  # which of one me
 Leaver = tuple[int, int, int, int]  # user, joined, cursor, top when leaving
 
 
-class Readers:
+class MissedCalculator:
     """A room's members with their cursors: `joined` and `cursors` are seqs by user, `attempts` counts by user."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Readers:
             int, Missed
         ] = {}  # the same for all senders: 500 of them in a room of 10,000 were 350 MB
 
-    def of(
+    def for_message(
         self, seq: int, sender: int, *, only: frozenset[int] | None = None, outcome: Iterable[str] = ()
     ) -> tuple[int, tuple[Missed, ...]]:
         """Return how many owed a message and who missed it; messages that the same members missed get the same tuple."""

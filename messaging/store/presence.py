@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .calls import Calls, text
-from .members import INIT_MOST
+from .members import MEMBER_BATCH
 from .records import RoomKey
 
 PRESENCE_CHANNEL = "chat:presence"
@@ -36,7 +36,9 @@ class Presence:
         key = f"chat:online:{process}"
         until_ms = await self._calls.now_ms() + life_s * 1000
         commands: list[tuple[Any, ...]] = [("DEL", key)]
-        commands += [("SADD", key, *users[at : at + INIT_MOST]) for at in range(0, len(users), INIT_MOST)]
+        commands += [
+            ("SADD", key, *users[at : at + MEMBER_BATCH]) for at in range(0, len(users), MEMBER_BATCH)
+        ]
         commands += [("EXPIRE", key, life_s), ("ZADD", "chat:online", until_ms, process)]
         await self._calls.scripts.pipeline(commands)
 

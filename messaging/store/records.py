@@ -57,7 +57,7 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
     duplicate: bool
 
 
-class Remembered(msgspec.Struct, frozen=True, gc=False):
+class IdempotencyRecord(msgspec.Struct, frozen=True, gc=False):
     """What the store keeps of a message id when the message has gone. Times in epoch ms."""
 
     seq: int
@@ -65,13 +65,13 @@ class Remembered(msgspec.Struct, frozen=True, gc=False):
     expires_at: int
 
     @classmethod
-    def read(cls, packed: bytes) -> Remembered:
+    def read(cls, packed: bytes) -> IdempotencyRecord:
         """Read what the append script packed: seq (5 bytes), sent_at (6), ttl in ms (5), checksum (4), then the epoch."""
         seq, sent_at, ttl_ms = (int.from_bytes(packed[at:to]) for at, to in ((0, 5), (5, 11), (11, 16)))
         return cls(seq, sent_at, sent_at + ttl_ms)
 
 
-def remembered_at(room: RoomKey, user: int, message_id: str) -> str:
+def idempotency_key(room: RoomKey, user: int, message_id: str) -> str:
     """Return the key of what is remembered of a message id. A UUID stands in it as 22 letters: 16 bytes less in the store."""
     try:
         value = bytes.fromhex(message_id.replace("-", ""))
@@ -93,7 +93,7 @@ class AckRow(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Standing:
+class MemberPosition:
     """Where a member stands in a room."""
 
     epoch: str
@@ -189,7 +189,7 @@ class Page:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """A room's position; None where the room has no log."""
 
     epoch: str
@@ -220,7 +220,7 @@ class Owing:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Lacked:
+class DeliveryDebt:
     """What one member lacks in a room: how many live messages, and of the oldest seq and times (epoch ms); 0 where it is not known.
 
     `cut`: he is so far behind that not each was looked at; `count` then takes his own in.
@@ -309,7 +309,7 @@ class Overdue:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Laggard:
+class MemberBehind:
     """A member whose cursor is below the newest live message."""
 
     user: int
@@ -327,7 +327,7 @@ class Lag:
     live: int
     behind: int
     oldest_at: int
-    laggards: list[Laggard]
+    members_behind: list[MemberBehind]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,7 +353,7 @@ class Counts:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Fates:
+class MessageTotals:
     """What became of the messages accepted since `since` (epoch ms, when a day began), of all rooms at one moment.
 
     `held` ended when nobody lacked them, `deleted` were taken away by people, `live` are not over. Of what somebody missed the

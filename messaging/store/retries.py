@@ -10,7 +10,7 @@ from messaging.errors import MessagingError
 from messaging.models import PARTITIONS
 
 from .calls import Calls, checked, text
-from .records import Claim, Lag, Laggard, Owing, RoomKey, partition_prefix
+from .records import Claim, Lag, MemberBehind, Owing, RoomKey, partition_prefix
 
 
 class Retries:
@@ -24,7 +24,7 @@ class Retries:
     ) -> list[Owing]:
         """Say which of `users` owe a live message, at or below `mark` when it is given."""
         answer = await self._calls.run(
-            "owing", room, epoch, "" if mark is None else mark, self._calls.max_attempts, *users
+            "who_owes", room, epoch, "" if mark is None else mark, self._calls.max_attempts, *users
         )
         return _owing(answer)
 
@@ -32,14 +32,14 @@ class Retries:
         """Say which laggards of each room owe a live message, all in one round trip."""
         calls = [
             (
-                "owing",
+                "who_owes",
                 (
                     lag.room.prefix,
                     lag.room.id,
                     lag.epoch,
                     "",
                     self._calls.max_attempts,
-                    *(laggard.user for laggard in lag.laggards),
+                    *(laggard.user for laggard in lag.members_behind),
                 ),
             )
             for lag in lags
@@ -49,7 +49,7 @@ class Retries:
     async def count_undelivered(self, rooms: Sequence[RoomKey]) -> list[int]:
         """Count the live messages of each room that somebody stands below who did not write them."""
         answers = checked(
-            await self._calls.scripts.run([("lacking", (room.prefix, room.id)) for room in rooms])
+            await self._calls.scripts.run([("count_undelivered", (room.prefix, room.id)) for room in rooms])
         )
         return [int(answer) for answer in answers]
 
@@ -58,8 +58,8 @@ class Retries:
 
         Never asked twice: the second answer would be False for what the first has counted.
         """
-        most = self._calls.policy.attempts_max
-        args = (room.prefix, room.id, user, expected, int(next_s * 1000), most)
+        max_attempts = self._calls.policy.attempts_max
+        args = (room.prefix, room.id, user, expected, int(next_s * 1000), max_attempts)
         [answer] = await self._calls.scripts.run([("record_attempt", args)], idempotent=False)
         if isinstance(answer, MessagingError):
             raise answer
@@ -67,7 +67,7 @@ class Retries:
 
     async def retry_now(self, room: RoomKey, users: Sequence[int]) -> int:
         """Let the next attempts of `users` be due at once; return for how many one was counted. Idempotent."""
-        return int(await self._calls.run("hasten", room, *users))
+        return int(await self._calls.run("retry_now", room, *users))
 
     async def reset_attempts(self, room: RoomKey, users: Sequence[int]) -> list[bool]:
         """Count attempts of `users` anew, also where they were given up; say for whom any was counted."""
@@ -78,13 +78,13 @@ class Retries:
             )
         ]
 
-    async def claim(self, token: str, *, most: int = 50, room: RoomKey | None = None) -> list[Claim]:
+    async def claim(self, token: str, *, limit: int = 50, room: RoomKey | None = None) -> list[Claim]:
         """Take the rooms whose look is due, in all partitions or only `room`: a lease, so that a crash makes them due again.
 
         The same token gets the same rows again, for a reply may be lost.
         """
         policy = self._calls.policy
-        numbers = (most, policy.lease_s * 1000, int(policy.ack_timeout_s * 1000))
+        numbers = (limit, policy.lease_s * 1000, int(policy.ack_timeout_s * 1000))
         partitions = list(range(PARTITIONS)) if room is None else [room.partition]
         claims: list[Claim] = []
         while partitions:
@@ -101,7 +101,7 @@ class Retries:
             partitions = [
                 partition
                 for partition, answer in answers.items()
-                if room is None and len(answer) == 1 and answer[0] == most
+                if room is None and len(answer) == 1 and answer[0] == limit
             ]
         return claims
 
@@ -112,17 +112,17 @@ class Retries:
             by_partition[claim.room.partition] += (claim.room.id, claim.score)
         interval_ms = self._calls.policy.sweep_interval_s * 1000
         calls = [
-            ("settle_lagging", (partition_prefix(partition), interval_ms, *args))
+            ("release_lagging", (partition_prefix(partition), interval_ms, *args))
             for partition, args in by_partition.items()
         ]
         return sum(checked(await self._calls.scripts.run(calls)))
 
-    async def active_rooms(self, *, most: int | None = None) -> list[tuple[RoomKey, int]]:
+    async def active_rooms(self, *, limit: int | None = None) -> list[tuple[RoomKey, int]]:
         """Return the rooms with something unacknowledged and when each is looked at next (epoch ms), soonest first.
 
-        With `most` about so many at least, where there are: twice its share of each partition.
+        With `limit` about so many at least, where there are: twice its share of each partition.
         """
-        last = -1 if most is None else -(-2 * most // PARTITIONS) - 1
+        last = -1 if limit is None else -(-2 * limit // PARTITIONS) - 1
         commands = [
             ("ZRANGE", f"{partition_prefix(partition)}unacked", 0, last, "WITHSCORES")
             for partition in range(PARTITIONS)
@@ -139,10 +139,12 @@ class Retries:
         commands = [("ZCARD", f"{partition_prefix(partition)}unacked") for partition in range(PARTITIONS)]
         return int(sum(await self._calls.scripts.pipeline(commands)))
 
-    async def lagging_members(self, rooms: Sequence[RoomKey], *, most: int = 100) -> list[Lag | None]:
-        """Say how rooms stand, each with at most `most` members who are behind; None where there is no log."""
+    async def members_behind(self, rooms: Sequence[RoomKey], *, limit: int = 100) -> list[Lag | None]:
+        """Say how rooms stand, each with at most `limit` members who are behind; None where there is no log."""
         answers = checked(
-            await self._calls.scripts.run([("laggards", (room.prefix, room.id, most)) for room in rooms])
+            await self._calls.scripts.run(
+                [("members_behind", (room.prefix, room.id, limit)) for room in rooms]
+            )
         )
         return [_lag(room, answer) if answer else None for room, answer in zip(rooms, answers, strict=True)]
 
@@ -156,7 +158,7 @@ def _owing(answer: list[Any]) -> list[Owing]:
 
 def _lag(room: RoomKey, answer: list[Any]) -> Lag:
     laggards = [
-        Laggard(int(answer[at]), int(answer[at + 1]), *counted(text(answer[at + 2])))
+        MemberBehind(int(answer[at]), int(answer[at + 1]), *counted(text(answer[at + 2])))
         for at in range(4, len(answer), 3)
     ]
     return Lag(room, text(answer[0]), answer[1], answer[2], int(answer[3] or 0), laggards)

@@ -41,7 +41,7 @@ class Scripts:
         self.life = ""  # the server's run_id, once known
         self._client = client
         self._deadline_s = deadline_s
-        self._pipelines = connections.Pipelines(client)
+        self._pipelines = connections.PipelinePool(client)
         self._shas: dict[str, str] = {}
         self._loading = asyncio.Lock()
 

@@ -14,11 +14,11 @@ from redis.exceptions import RedisError
 from messaging.models import PARTITIONS
 
 from .calls import Calls, text
-from .records import Counts, Fates, Memory, RoomKey, partition_prefix
+from .records import Counts, Memory, MessageTotals, RoomKey, partition_prefix
 
 COUNTED = frozenset(field.name for field in dataclasses.fields(Counts)) - {"at"}
-HASHES_MOST = 256  # read in one round trip
-FIELDS_MOST = 6_000  # the same, where fields are asked for by name: to read their numbers takes 2 ms
+HASH_BATCH = 256  # read in one round trip
+FIELD_BATCH = 6_000  # the same, where fields are asked for by name: to read their numbers takes 2 ms
 DAY_MS = 86_400_000
 JOBS_KEY = "chat:jobs"
 DISK = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
@@ -86,8 +86,8 @@ class Stats:
             f"{partition_prefix(partition)}counts:{name}" for name in names for partition in range(PARTITIONS)
         ]
         sums: _Sums = defaultdict(int)
-        for at in range(0, len(keys), HASHES_MOST):
-            commands = [("HGETALL", key) for key in keys[at : at + HASHES_MOST]]
+        for at in range(0, len(keys), HASH_BATCH):
+            commands = [("HGETALL", key) for key in keys[at : at + HASH_BATCH]]
             for answer in await self._calls.scripts.pipeline(commands):
                 for i in range(0, len(answer), 2):
                     moment, _, what = text(answer[i]).partition("|")
@@ -102,7 +102,7 @@ class Stats:
         sums: _Sums = defaultdict(int)
         for name, fields in by_name.items():
             words = [f"{moment}|{what}" for moment, what in fields]
-            at_once = max(1, FIELDS_MOST // len(words))
+            at_once = max(1, FIELD_BATCH // len(words))
             for first in range(0, PARTITIONS, at_once):
                 partitions = range(first, min(first + at_once, PARTITIONS))
                 commands = [("HMGET", f"{partition_prefix(one)}counts:{name}", *words) for one in partitions]
@@ -112,7 +112,7 @@ class Stats:
                             sums[field] += int(number)
         return sums
 
-    async def message_totals(self, days: int) -> Fates:
+    async def message_totals(self, days: int) -> MessageTotals:
         """Say what became of the messages of the last days, today included: all at one moment, so that the sum holds while they move."""
         newest = await self._calls.now_ms() // DAY_MS
         oldest = newest - days + 1
@@ -134,7 +134,7 @@ class Stats:
             length = len(answer) // len(whats)
             for at, what in enumerate(whats):
                 sums[what] += sum(map(int, filter(None, answer[at * length : (at + 1) * length])))
-        return Fates(since=oldest * DAY_MS, live=live, **sums)
+        return MessageTotals(since=oldest * DAY_MS, live=live, **sums)
 
     async def _at_one_moment(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         if self._calls.cluster:  # a transaction is of one partition there

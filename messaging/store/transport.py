@@ -19,7 +19,7 @@ Command = tuple[Any, ...]
 _REFUSALS = {"NOSCRIPT": NoScriptError, "OOM": OutOfMemoryError}
 
 
-class Replies(asyncio.Protocol):
+class RedisProtocol(asyncio.Protocol):
     """One connection. `take(reply)` for each reply, an error that the store answers among them; `ended()` once it is lost or closed."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Replies(asyncio.Protocol):
     @classmethod
     async def open(
         cls, client: redis.asyncio.Redis, take: Callable[[Any], None], ended: Callable[[], None]
-    ) -> Replies:
+    ) -> RedisProtocol:
         """Take a connection of the client's pool. Raises what redis-py raises."""
         pool = client.connection_pool
         return cls(pool, await pool.get_connection(), take, ended)  # type: ignore[no-untyped-call]

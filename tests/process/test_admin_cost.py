@@ -39,13 +39,13 @@ SEARCHES_APART = 3  # round trips by which finding where a page begins may diffe
 def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return the list to which each round trip to Redis adds how many commands it carried."""
     made: list[int] = []
-    call = connections.Pipelines.call
+    call = connections.PipelinePool.call
 
     async def counting(self: Any, commands: Any) -> Any:
         made.append(len(commands))
         return await call(self, commands)
 
-    monkeypatch.setattr(connections.Pipelines, "call", counting)
+    monkeypatch.setattr(connections.PipelinePool, "call", counting)
     monkeypatch.setattr(site_figures, "KEPT_S", 0.0)
     return made
 

@@ -70,13 +70,13 @@ def test_speed_without_delivery_is_a_fault(fault: dict[str, object]) -> None:
 
 
 def test_ratios_are_of_the_same_repeat() -> None:
-    results = [
+    repeats = [
         a_result(repeat=0),
         a_result(repeat=1, deliveries_s=60_000),
         a_result(system="tutorial", repeat=0, deliveries_s=10_000),
         a_result(system="tutorial", repeat=1, deliveries_s=5_000),
     ]
-    row = results.summarise(results, ["chat", "tutorial"], ["fan-4"])["fan-4"]["tutorial"]
+    row = results.summarise(repeats, ["chat", "tutorial"], ["fan-4"])["fan-4"]["tutorial"]
     assert (row["ratio_least"], row["ratio_most"]) == (10, 12)
 
 
@@ -250,7 +250,7 @@ def test_where_one_process_leaves_no_room_for_another_there_is_no_verdict_on_two
     row = {"scenario": "pairs-4", "ratio": 1.2, "one_cpu": one_cpu}
     full = {"shared": True, "cores": 2, "rows": [row]}
     [bar] = [bar for bar in targets.bars(a_run(processes=full)) if "two processes" in bar.what]
-    assert (bar.met, "1.2x is the most" in bar.note) == (None, True)
+    assert (bar.met, "1.2x is the maximum" in bar.note) == (None, True)
     roomy = full | {"rows": [row | {"one_cpu": one_cpu | {"store": 0.2}}]}
     assert [bar.met for bar in targets.bars(a_run(processes=roomy)) if "two processes" in bar.what] == [False]
 
@@ -285,7 +285,7 @@ def test_more_than_a_million_deliveries_a_second_stay_within_the_plot() -> None:
 def test_the_page_keeps_what_is_written_by_hand_and_renews_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page, details = tmp_path / "performance.md", tmp_path / "measurements.md"
+    page, details = tmp_path / "performance.md", tmp_path / "measurements-results.md"
     for name, path in (("PAGE", page), ("DETAILS", details)):
         path.write_text(f"By hand.\n{pages.MARK}\nof an earlier run")
         monkeypatch.setattr(pages, name, path)

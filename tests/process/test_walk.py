@@ -126,7 +126,7 @@ async def test_the_walk_of_one_message(new_site: Open, open_wire: Open) -> None:
     await asyncio.to_thread(store.close)
 
 
-# ── The end of a message, as docs/architecture.md tells it: no time is moved, and the worker runs by its schedules ──
+# ── The end of a message, as docs/explanation/architecture.md describes it: no time is moved, and the worker runs by its schedules ──
 
 
 @pytest.fixture

@@ -30,13 +30,13 @@ STRANGER = 9
 
 
 async def reject(store: Store, user: int, seq: int) -> bool:
-    [place] = await store.log.places([ROOM])
+    [place] = await store.log.positions([ROOM])
     assert place is not None
     return await store.cursors.reject(ROOM, user, place.epoch, seq)
 
 
 async def owing(store: Store, *users: int) -> set[int]:
-    [place] = await store.log.places([ROOM])
+    [place] = await store.log.positions([ROOM])
     assert place is not None
     return {row.user for row in await store.retries.owing(ROOM, place.epoch, users or (ADA, GRACE, ALAN))}
 
@@ -167,7 +167,7 @@ class TestNeverRetried:
         assert await owing(store, *range(2, 501)) == set(range(401, 501))
 
     async def test_past_the_most_look_ups_a_member_is_said_to_owe(self, store: Store) -> None:
-        await store.members.init(ROOM)
+        await store.members.create_log(ROOM)
         for _ in range(11):
             await accept(store, *(message() for _ in range(100)))
         for seq in range(1, 1_101):

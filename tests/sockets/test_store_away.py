@@ -125,7 +125,7 @@ async def test_an_ack_that_failed_is_not_lost_behind_a_lower_one(
     """Another tab's comes while the store does not answer for the first."""
     delivery = Server(store, Policy(ack_flush_s=0.01)).delivery
     await accept(store, *(message() for _ in range(3)))
-    [place] = await store.log.places([ROOM])
+    [place] = await store.log.positions([ROOM])
     assert place is not None
     settle = store.cursors.acknowledge
 

@@ -61,7 +61,7 @@ async def test_why_one_message_did_not_reach_one_person(
     room = await room_of(ada, grace, alan, name="Atlas")
     store = open_store()
     _first, second = await said(room, ada, SECRET, SECRET)
-    [place] = await store.log.places([key_of(room)])
+    [place] = await store.log.positions([key_of(room)])
     assert place is not None
     await store.cursors.acknowledge([AckRow(key_of(room), place.epoch, alan.pk, place.top, None)])
 
@@ -210,7 +210,7 @@ async def test_what_could_not_be_shown_is_not_with_everybody(
     room = await room_of(ada, grace)
     key, store = key_of(room), open_store()
     await said(room, ada, SECRET, SECRET)
-    [place] = await store.log.places([key])
+    [place] = await store.log.positions([key])
     assert place is not None
     await store.cursors.reject(key, grace.pk, place.epoch, 1)
     await acknowledge(store, grace.pk, 1, room=key)

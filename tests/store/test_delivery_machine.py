@@ -123,7 +123,7 @@ class AcknowledgesTooMuch(DeliveryMachine):
     async def _tell(self, device: Device, *frames: dict[str, Any]) -> None:
         for frame in frames:
             if frame["type"] == "ack":
-                [place] = await self.store.log.places([self.room])
+                [place] = await self.store.log.positions([self.room])
                 assert place is not None
                 frame["rooms"][0]["delivered"] = place.top
         await super()._tell(device, *frames)

@@ -107,9 +107,9 @@ class TestFanOut:
     async def test_a_resend_to_some_is_skipped_for_the_others_in_its_place(
         self, store: Store, hub: Hub
     ) -> None:
-        await store.members.init(ROOM)
+        await store.members.create_log(ROOM)
         sockets = {user: (await open_feed(store, hub, user))[2] for user in (ADA, GRACE, ALAN)}
-        [place] = await store.log.places([ROOM])
+        [place] = await store.log.positions([ROOM])
         assert place is not None
         text = published((1, 0, ADA, "-"), (2, 1, ADA, str(GRACE)), (3, 2, ADA, "-")).replace(
             "e1", place.epoch
@@ -141,7 +141,7 @@ class TestFanOut:
         await until(lambda: hub.rooms[ROOM.id].cursors_moved)
 
     async def test_typing_goes_to_the_others(self, store: Store, hub: Hub) -> None:
-        await store.members.init(ROOM)
+        await store.members.create_log(ROOM)
         _, _, own = await open_feed(store, hub, ADA)
         _, _, other = await open_feed(store, hub, GRACE)
         await store.presence.tell_typing(ROOM, ADA)
@@ -165,7 +165,7 @@ class TestMerge:
         assert [frame["body"] for frame in await socket.until("message", 2)] == ["meanwhile", "after"]
 
     async def test_what_the_read_already_has_is_not_sent_again(self, store: Store, hub: Hub) -> None:
-        await store.members.init(ROOM)
+        await store.members.create_log(ROOM)
         connection, socket = connect(GRACE)
         hub.enter(connection)
         feed = await hub.add_feed(connection, MEMBER_ROOM)
@@ -222,7 +222,7 @@ class TestMerge:
 
     async def test_more_than_may_be_held_ends_in_a_position(self, store: Store, hub: Hub) -> None:
         hub.policy = dataclasses.replace(hub.policy, unsent_max=3)
-        await store.members.init(ROOM)
+        await store.members.create_log(ROOM)
         connection, socket = connect(GRACE, hub.policy)
         hub.enter(connection)
         feed = await hub.add_feed(connection, MEMBER_ROOM)
@@ -237,7 +237,7 @@ class TestMerge:
 
     async def test_after_the_position_no_held_message_follows(self, store: Store, hub: Hub) -> None:
         hub.policy = dataclasses.replace(hub.policy, unsent_max=3)
-        await store.members.init(ROOM)
+        await store.members.create_log(ROOM)
         connection, socket = connect(GRACE, hub.policy)
         hub.enter(connection)
         feed = await hub.add_feed(connection, MEMBER_ROOM)
@@ -256,7 +256,7 @@ class TestSlowReader:
     async def test_past_its_bound_it_gets_a_position_and_nothing_more_until_it_syncs(
         self, store: Store, hub: Hub
     ) -> None:
-        await store.members.init(ROOM)
+        await store.members.create_log(ROOM)
         policy = dataclasses.replace(hub.policy, unsent_max=10)
         hub.policy = policy
         connection, feed, slow = await open_feed(
@@ -311,7 +311,7 @@ class TestPosition:
         await accept(store)
         _, feed, socket = await open_feed(store, hub, GRACE)
         await store.client.delete(ROOM.key)
-        epoch = await store.members.init(ROOM)
+        epoch = await store.members.create_log(ROOM)
         await hub.check_positions()
         assert [frame["epoch"] for frame in await socket.until("position")] == [epoch]
         assert feed.state is State.BEHIND
@@ -349,7 +349,7 @@ class TestPosition:
 async def test_an_empty_room_stays_for_a_moment_and_is_forgotten(
     store: Store, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await store.members.init(ROOM)
+    await store.members.create_log(ROOM)
     connection, _, _ = await open_feed(store, hub, GRACE)
     hub.leave(connection)
     hub._forget_empty_rooms()

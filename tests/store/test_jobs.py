@@ -116,22 +116,22 @@ class TestClaim:
         await accept(store)
         await make_due(store, *settled)
         await store.client.zadd(f"{ROOM.prefix}unacked", {ROOM.id: 2})
-        [claim] = await store.retries.claim("t", most=2)
+        [claim] = await store.retries.claim("t", limit=2)
         assert claim.room == ROOM
 
     async def test_one_room_in_which_nobody_lags_is_looked_at_once(self, store: Store) -> None:
         await accept(store)
         for user in (GRACE, ALAN):
             await acknowledge(store, user, 1)
-        assert await store.retries.claim("t", most=1, room=ROOM) == []
+        assert await store.retries.claim("t", limit=1, room=ROOM) == []
 
     async def test_a_limit_leaves_the_rest_due(self, store: Store) -> None:
         rooms = [RoomKey(f"r{number}", 7) for number in range(3)]
         for room in rooms:
             await accept(store, message(room=room))
         await make_due(store, *rooms)
-        assert len(await store.retries.claim("t", most=2)) == 2
-        assert len(await store.retries.claim("u", most=2)) == 1
+        assert len(await store.retries.claim("t", limit=2)) == 2
+        assert len(await store.retries.claim("u", limit=2)) == 1
 
 
 KILLED_AT = """

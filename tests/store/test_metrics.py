@@ -114,7 +114,7 @@ async def test_how_late_expiry_is_and_who_missed_what_come_from_the_store(store:
     await acknowledge(store, GRACE, 3)
     await acknowledge(store, ALAN, 1)
     await expire(store, 1, 2, 3, late_ms=90_000)
-    await store.expiry.finalize(await store.expiry.read(await store.expiry.claim("t", most=2)))
+    await store.expiry.finalize(await store.expiry.read(await store.expiry.claim("t", limit=2)))
     page = await told(AsyncRequestFactory().get("/metrics"))
     found = samples(page.content.decode())
     assert 90 <= found.pop("chat_expired_due_seconds") < 120
@@ -257,8 +257,8 @@ async def test_writing_to_it_is_refused() -> None:
     assert answer.status_code == 405
 
 
-def test_the_operations_page_names_every_number() -> None:
-    page = (BASE_DIR / "docs" / "operations.md").read_text()
+def test_the_metrics_page_names_every_number() -> None:
+    page = (BASE_DIR / "docs" / "reference" / "metrics.md").read_text()
     names = {name.partition("{")[0] for name in samples(metrics.page(SITE).decode())} | {"chat_refused_total"}
     own = {name for name in names if not name.startswith(("chat_process_", "chat_commit_batch_"))}
     assert {name for name in own | {"chat_commit_batch"} if f"`{name}`" not in page} == set()
@@ -308,7 +308,7 @@ class TestStore:
     async def test_a_since_that_counts_as_an_ack_delivers(self, store: Store) -> None:
         [accepted] = await accept(store)
         for _ in range(2):
-            await store.members.standings(GRACE, [(ROOM, accepted.epoch, 1)])
+            await store.members.member_positions(GRACE, [(ROOM, accepted.epoch, 1)])
         assert (await counted(store))["delivered"] == 1
 
     async def test_attempts_count_once_and_the_last_is_giving_up(self, store: Store) -> None:

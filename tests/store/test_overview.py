@@ -551,7 +551,7 @@ class TestCost:
         ada, grace = [await person(name) for name in ("ada", "grace")]
         await figures()  # the scripts are loaded
         asked: list[int] = []
-        call = connections.Pipelines.call
+        call = connections.PipelinePool.call
 
         async def counting(self: Any, commands: Any) -> Any:
             asked.append(len(commands))
@@ -564,7 +564,7 @@ class TestCost:
 
         atlas = Talking(await room_of(ada, grace))
         await atlas.say(ada)
-        monkeypatch.setattr(connections.Pipelines, "call", counting)
+        monkeypatch.setattr(connections.PipelinePool, "call", counting)
         few = await round_trips()
         for number in range(site_figures.ROOMS_AT_ONCE - 1):
             room = Talking(await room_of(ada, grace, name=f"room {number}"))

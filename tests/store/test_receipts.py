@@ -62,7 +62,7 @@ async def test_parts_that_are_counted_add_up_to_the_whole(store: Store, hub: Hub
         delivered[user] = dice.randint(delivered[user], top)
         await acknowledge(store, user, delivered[user], dice.randint(0, delivered[user]))
         if dice.random() < 0.2:
-            [place] = await store.log.places([ROOM])
+            [place] = await store.log.positions([ROOM])
             assert place is not None
             await store.cursors.reject(ROOM, dice.choice((GRACE, ALAN)), place.epoch, dice.randint(1, top))
         if dice.random() < 0.5:
@@ -129,10 +129,10 @@ async def test_a_log_that_began_anew_is_told_from_its_beginning(store: Store, hu
     await acknowledge(store, GRACE, 2)
     await until_told(store, socket)
     await store.client.delete(ROOM.key)
-    await store.members.init(ROOM)
+    await store.members.create_log(ROOM)
     await accept(store, message(), message())
     await acknowledge(store, GRACE, 1)
-    [place] = await store.log.places([ROOM])
+    [place] = await store.log.positions([ROOM])
     assert place is not None
     await until(lambda: socket.of("receipt")[-1]["epoch"] == place.epoch)
     latest = [frame for frame in socket.of("receipt") if frame["epoch"] == place.epoch]

@@ -272,7 +272,7 @@ class TestCounting:
 
 class TestSweep:
     async def sweep(self, process: Process, mark: int) -> None:
-        [place] = await process.store.log.places([ROOM])
+        [place] = await process.store.log.positions([ROOM])
         assert place is not None
         await process.retry.sweep(ROOM.id, place.epoch, mark)
 

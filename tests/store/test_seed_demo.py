@@ -104,7 +104,7 @@ def test_the_store_learns_of_a_room_at_its_first_use() -> None:
 
 async def _members(room: RoomKey) -> list[int]:
     store = open_store()
-    await store.members.init(room)
+    await store.members.create_log(room)
     return sorted(int(user) for user in await store.client.zrange(f"{room.key}:joined", 0, -1))
 
 

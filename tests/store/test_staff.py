@@ -51,7 +51,7 @@ async def attempted(room: Room, user: User, times: int, wait_s: float = 60.0) ->
 async def standing(room: Room, user: User) -> tuple[int, bool] | None:
     """Return the attempts of a member who owes something, and whether the next one is due."""
     store = open_store()
-    [place] = await store.log.places([key_of(room)])
+    [place] = await store.log.positions([key_of(room)])
     assert place is not None
     found = await store.retries.owing(key_of(room), place.epoch, [user.pk])
     return (found[0].attempts, found[0].next_at_ms <= await store.now_ms()) if found else None

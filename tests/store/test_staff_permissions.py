@@ -1,4 +1,4 @@
-"""Who of the staff may do what: every cell of the table in docs/operations.md, asked of the server."""
+"""Who of the staff may do what: every cell of the table in docs/reference/staff-rights.md, asked of the server."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Cell = tuple[str, str]  # page, POST
 def told() -> dict[tuple[str, str], tuple[str, dict[str, Cell]]]:
     """Return {(list, action): (right, {role: cell})} of the page."""
     rows = {}
-    for action, on, right, *cells in table(DOCS / "operations.md", "## Who may do what"):
+    for action, on, right, *cells in table(DOCS / "reference" / "staff-rights.md", "# Staff rights"):
         pairs = [tuple(cell.split(" / ")) for cell in cells]
         rows[LISTS[on], names_in(action)[0]] = names_in(right)[0], dict(zip(ROLES, pairs, strict=True))
     return rows  # type: ignore[return-value]

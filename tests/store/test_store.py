@@ -13,16 +13,16 @@ from redis.asyncio.client import PubSub
 from messaging import policy as policies
 from messaging.errors import IdReused, MessagingError, NoSuchMessage, NotMember
 from messaging.store import Store
-from messaging.store.cursors import SENDERS_MOST
+from messaging.store.cursors import SENDER_BATCH
 from messaging.store.records import (
     Accepted,
     AckRow,
+    IdempotencyRecord,
+    MemberPosition,
     OtherEpoch,
     Read,
-    Remembered,
     RoomKey,
-    Standing,
-    remembered_at,
+    idempotency_key,
 )
 from tests.support.messages import (
     ADA,
@@ -57,25 +57,25 @@ async def heard(pubsub: PubSub) -> str:
                 return str(reply["data"].decode())
 
 
-async def standing(store: Store, user: int, *, epoch: str = "", since: int = 0) -> Standing:
-    [found] = await store.members.standings(user, [(ROOM, epoch, since)])
+async def standing(store: Store, user: int, *, epoch: str = "", since: int = 0) -> MemberPosition:
+    [found] = await store.members.member_positions(user, [(ROOM, epoch, since)])
     assert found is not None
     return found
 
 
 class TestInit:
     async def test_makes_a_log_with_the_databases_members(self, store: Store) -> None:
-        epoch = await store.members.init(ROOM)
-        [place] = await store.log.places([ROOM])
+        epoch = await store.members.create_log(ROOM)
+        [place] = await store.log.positions([ROOM])
         assert place is not None
         assert (place.epoch, place.top, place.rev) == (epoch, 0, 0)
         assert await cursors(store, GRACE) == (0, 0)
 
     async def test_again_changes_nothing(self, store: Store) -> None:
-        epoch = await store.members.init(ROOM)
+        epoch = await store.members.create_log(ROOM)
         await accept(store)
         before = await dump(store)
-        assert await store.members.init(ROOM) == epoch
+        assert await store.members.create_log(ROOM) == epoch
         assert await dump(store) == before
 
     async def test_many_members_all_owe_from_the_start(self, store: Store) -> None:
@@ -83,7 +83,7 @@ class TestInit:
             return list(range(1, 2_501))
 
         store.members.members_of = crowd
-        await store.members.init(ROOM)
+        await store.members.create_log(ROOM)
         await accept(store)
         [(_, [(_, _, _, total)])] = await store.cursors.receipts([(ROOM, ADA)])
         assert total == 2_499
@@ -117,7 +117,7 @@ class TestJoin:
         assert await dump(store) == before
 
     async def test_moves_the_rooms_count_of_joins_and_leaves(self, store: Store) -> None:
-        await store.members.init(ROOM)
+        await store.members.create_log(ROOM)
         counts = []
         for change in (
             store.members.join(ROOM, [STRANGER]),
@@ -125,12 +125,12 @@ class TestJoin:
             store.members.join(ROOM, [STRANGER]),
         ):
             await change
-            [place] = await store.log.places([ROOM])
+            [place] = await store.log.positions([ROOM])
             counts.append(place and place.members)
         assert counts == [1, 2, 3]
 
     async def test_who_returns_does_not_owe_what_came_while_he_was_away(self, store: Store) -> None:
-        await store.members.init(ROOM)
+        await store.members.create_log(ROOM)
         await store.members.leave(ROOM, GRACE)
         await accept(store, message("missed on purpose"))
         await store.members.join(ROOM, [GRACE])
@@ -229,8 +229,10 @@ class TestAppend:
         assert answer.seq == 10**12
         [again] = await accept(store, first)
         assert again == msgspec.structs.replace(answer, duplicate=True)
-        packed = await store.client.get(remembered_at(ROOM, ADA, first.id))
-        assert Remembered.read(packed) == Remembered(answer.seq, answer.sent_at, answer.expires_at)
+        packed = await store.client.get(idempotency_key(ROOM, ADA, first.id))
+        assert IdempotencyRecord.read(packed) == IdempotencyRecord(
+            answer.seq, answer.sent_at, answer.expires_at
+        )
 
     async def test_the_same_id_gets_the_first_answer_also_of_who_has_left(self, store: Store) -> None:
         first = message(user=GRACE)
@@ -272,7 +274,7 @@ class TestAppend:
         assert [(answer.seq, answer.duplicate) for answer in answers] == [(1, False), (2, False), (1, False)]
 
     async def test_one_refused_message_leaves_its_neighbours(self, store: Store) -> None:
-        await store.members.init(ROOM)
+        await store.members.create_log(ROOM)
         answers = await store.log.append([message("a"), message("b", user=STRANGER), message("c")])
         assert [type(answer) for answer in answers] == [Accepted, NotMember, Accepted]
         assert [row.body for row in (await read(store, GRACE)).messages] == ["a", "c"]
@@ -313,7 +315,7 @@ class TestAppend:
 
     async def test_what_fans_out_is_what_is_read(self, store: Store) -> None:
         body = 'tab\t"quote" \\ / new\nline \x7f 中文 😀 </script>\u2028'
-        await store.members.init(ROOM)
+        await store.members.create_log(ROOM)
         async with store.client.pubsub() as pubsub:
             await pubsub.subscribe(ROOM.key)
             [one, two] = await accept(store, message(body), message("b", user=GRACE, reply_to=None))
@@ -421,12 +423,12 @@ class TestReadAfter:
         assert [row.body for row in (await read(store, GRACE, 0)).messages] == ["a", "b"]  # to the other
 
     async def test_another_epoch_is_told_the_present_one(self, store: Store) -> None:
-        epoch = await store.members.init(ROOM)
+        epoch = await store.members.create_log(ROOM)
         [answer] = await store.log.read_after(GRACE, [Read(room=ROOM, epoch="other", since=0)])
         assert answer == OtherEpoch(epoch)
 
     async def test_a_since_above_top_is_of_another_epoch(self, store: Store) -> None:
-        epoch = await store.members.init(ROOM)
+        epoch = await store.members.create_log(ROOM)
         [answer] = await store.log.read_after(GRACE, [Read(room=ROOM, epoch=epoch, since=1)])
         assert answer == OtherEpoch(epoch)
 
@@ -575,7 +577,7 @@ class TestStandings:
         [first, *_] = await accept(store, *(message() for _ in range(4)), message(user=GRACE))
         await acknowledge(store, GRACE, 3, 1)
         for _ in range(2):
-            assert await standing(store, GRACE) == Standing(
+            assert await standing(store, GRACE) == MemberPosition(
                 first.epoch, 5, 0, 0, 3, 1, 0, 3, frozenset({ADA, GRACE, ALAN})
             )
 
@@ -605,7 +607,7 @@ class TestStandings:
     async def test_one_who_is_no_member_in_the_database_either_stays_out(self, store: Store) -> None:
         await accept(store)
         for _ in range(2):
-            assert await store.members.standings(STRANGER, [(ROOM, "", 0)]) == [None]
+            assert await store.members.member_positions(STRANGER, [(ROOM, "", 0)]) == [None]
             assert await cursors(store, STRANGER) == (None, None)
 
     async def test_a_room_without_a_log_gets_one(self, store: Store) -> None:
@@ -644,7 +646,7 @@ class TestReceipts:
         await acknowledge(store, ALAN, 2)
         asked = [(ROOM, ADA), (ROOM, GRACE), (ROOM, STRANGER), (RoomKey("other", 1), ADA), (ROOM, ALAN)]
         counted = await store.cursors.receipts(asked, above=[1, 0, 0, 0, 5])
-        [place] = await store.log.places([ROOM])
+        [place] = await store.log.positions([ROOM])
         assert place is not None
         epoch = place.epoch
         assert counted == [
@@ -673,8 +675,8 @@ class TestReceipts:
         assert [row[0] for row in together[1][1]] == [1, 2]
 
     async def test_more_senders_than_one_call_takes_are_all_counted(self, store: Store) -> None:
-        users = list(range(STRANGER, STRANGER + 2 * SENDERS_MOST + 1))
-        await store.members.init(ROOM)
+        users = list(range(STRANGER, STRANGER + 2 * SENDER_BATCH + 1))
+        await store.members.create_log(ROOM)
         await store.members.join(ROOM, users)
         await accept(store, *(message(user=user) for user in users))
         counted = await store.cursors.receipts([(ROOM, user) for user in users])
@@ -699,7 +701,7 @@ class TestReceipts:
         assert rows == [(1, 1, 0, 2)], "alan holds it, unread; grace never saw it"
 
     async def test_alone_in_a_room_there_is_nothing_to_tell(self, store: Store) -> None:
-        await store.members.init(ROOM)
+        await store.members.create_log(ROOM)
         await store.members.leave(ROOM, GRACE)
         await store.members.leave(ROOM, ALAN)
         await accept(store)
@@ -740,7 +742,7 @@ class TestRecipients:
 
 class TestOwing:
     async def owing(self, store: Store, *users: int, mark: int | None = None) -> dict[int, int]:
-        [place] = await store.log.places([ROOM])
+        [place] = await store.log.positions([ROOM])
         assert place is not None
         return {
             row.user: row.cursor for row in await store.retries.owing(ROOM, place.epoch, users, mark=mark)
@@ -891,7 +893,7 @@ class TestResendToSome:
     async def test_the_others_do_not_owe_it(self, resent: Store) -> None:
         await acknowledge(resent, ALAN, 1)
         await acknowledge(resent, GRACE, 1)
-        [place] = await resent.log.places([ROOM])
+        [place] = await resent.log.positions([ROOM])
         assert place is not None
         assert [row.user for row in await resent.retries.owing(ROOM, place.epoch, [ADA, GRACE, ALAN])] == [
             GRACE

@@ -12,7 +12,7 @@ from redis.asyncio.client import PubSub
 
 from messaging.errors import BacklogFull, Forbidden, MessagingError, NoSuchMessage, NotMember, TooLate
 from messaging.store import Store
-from messaging.store.changes import SHORTEN_MOST
+from messaging.store.changes import SHORTEN_BATCH
 from messaging.store.records import Changed, Expired, Read, RoomKey, Shortened, Slice
 from tests.store.test_store import heard
 from tests.support.messages import (
@@ -77,7 +77,7 @@ both_ends = pytest.mark.parametrize("end", [expire, vanish])
 
 
 async def rev(store: Store) -> int:
-    [place] = await store.log.places([ROOM])
+    [place] = await store.log.positions([ROOM])
     assert place is not None
     return place.rev
 
@@ -342,7 +342,7 @@ class TestDelete:
             assert await missing(store, seq) == {}
         assert await store.retries.owing(ROOM, one.epoch, [GRACE, ALAN]) == []
         assert await store.cursors.receipts([(ROOM, ADA)]) == [(one.epoch, [])]
-        [standing] = await store.members.standings(ALAN, [(ROOM, "", 0)])
+        [standing] = await store.members.member_positions(ALAN, [(ROOM, "", 0)])
         assert standing is not None
         assert standing.unread == 0
         with pytest.raises(NoSuchMessage):
@@ -466,7 +466,7 @@ class TestShorten:
         assert await changed(store) == {1: 1, 2: 2}
 
     async def test_many_take_bounded_calls(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        n = 2 * SHORTEN_MOST + 1
+        n = 2 * SHORTEN_BATCH + 1
         await accept(store, *(message(ttl_ms=DAY_MS) for _ in range(n)))
         calls: Counter[str] = Counter()
         run = store.scripts.run

@@ -14,7 +14,7 @@ import pytest
 
 from messaging.errors import NoSuchMessage
 from messaging.store import Store, expiry
-from messaging.store.records import Counts, Due, Missed, Overdue, Read, RoomKey, Slice, remembered_at
+from messaging.store.records import Counts, Due, Missed, Overdue, Read, RoomKey, Slice, idempotency_key
 from tests.store.test_store import FAR_AWAY, NEXT_DOOR, STRANGER, heard
 from tests.store.test_store_changes import changed, delete, edit, extend, kept, process
 from tests.support.messages import (
@@ -124,7 +124,7 @@ class TestClaim:
         await over(store, 1, 2, 3, 4, 5, 6)
         await over(store, 1, 2, room=FAR_AWAY)
         for most, wanted in ((2, [1, 1]), (4, [3, 1]), (9, [2])):
-            claimed = await store.expiry.claim(f"most {most}", most=most)
+            claimed = await store.expiry.claim(f"most {most}", limit=most)
             taken = Counter(row.room for row in claimed)
             assert [n for n in (taken[ROOM], taken[FAR_AWAY]) if n] == wanted
 
@@ -159,9 +159,9 @@ class TestClaim:
         await accept(store, *(message(room=room) for room in rooms for _ in range(3)))
         for room in rooms:
             await over(store, 1, 2, 3, room=room)
-        assert await store.expiry.claim("none", most=0) == []
-        first = await store.expiry.claim("t", most=7)
-        second = await store.expiry.claim("u", most=7)
+        assert await store.expiry.claim("none", limit=0) == []
+        first = await store.expiry.claim("t", limit=7)
+        second = await store.expiry.claim("u", limit=7)
         assert (len(first), len(second)) == (7, 5)
         assert {(row.room, row.seq) for row in first + second} == {
             (room, seq) for room in rooms for seq in (1, 2, 3)
@@ -174,14 +174,14 @@ class TestClaim:
             f"{ROOM.prefix}expiring", {f"{NEXT_DOOR.id}|{n}": n for n in range(1, others + 1)}
         )
         await over(store, 1, 2)
-        assert [row.seq for row in await store.expiry.due(most=9, room=ROOM)] == [1, 2]
+        assert [row.seq for row in await store.expiry.due(limit=9, room=ROOM)] == [1, 2]
         assert [row.seq for row in await store.expiry.claim("t", room=ROOM)] == [1, 2]
-        assert len(await store.expiry.claim("u", room=NEXT_DOOR, most=1_000)) == others
+        assert len(await store.expiry.claim("u", room=NEXT_DOOR, limit=1_000)) == others
 
     async def test_of_one_room_takes_each_once_however_many(self, store: Store) -> None:
         await store.client.zadd(f"{ROOM.prefix}expiring", {f"{ROOM.id}|{n}": n for n in range(1, 1_201)})
         for token in ("t", "t"):
-            claimed = await store.expiry.claim(token, room=ROOM, most=1_100)
+            claimed = await store.expiry.claim(token, room=ROOM, limit=1_100)
             assert [row.seq for row in claimed] == list(range(1, 1_101))
         assert [row.seq for row in await store.expiry.claim("u", room=ROOM)] == list(range(1_101, 1_201))
 
@@ -200,7 +200,7 @@ class TestClaim:
         monkeypatch.setattr(time, "time_ns", lambda: now_ns() + ahead_s * 10**9)
         await accept(store, message(ttl_ms=HOUR_MS // 2), message())
         await over(store, 2)
-        assert [row.seq for row in await store.expiry.due(most=9)] == [2]
+        assert [row.seq for row in await store.expiry.due(limit=9)] == [2]
         overdue = await store.expiry.overdue()
         assert overdue.due == 1
         assert overdue.oldest_s is not None
@@ -216,25 +216,25 @@ class TestDueExpired:
         await over(store, 1, 2)
         await over(store, 1, room=FAR_AWAY)
         before = await dump(store)
-        found = await store.expiry.due(most=9)
+        found = await store.expiry.due(limit=9)
         assert await dump(store) == before
         claimed = await store.expiry.claim("t")
         assert [(row.room, row.seq, row.due_at) for row in found] == [
             (row.room, row.seq, row.due_at) for row in claimed
         ]
-        assert await store.expiry.due(most=9) == []
+        assert await store.expiry.due(limit=9) == []
 
     async def test_no_more_than_asked_for(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(3)))
         await over(store, 1, 2, 3)
-        assert len(await store.expiry.due(most=2)) == 2
-        assert await store.expiry.due(most=0) == []
+        assert len(await store.expiry.due(limit=2)) == 2
+        assert await store.expiry.due(limit=0) == []
 
     async def test_what_it_would_report_is_what_is_reported(self, store: Store) -> None:
         """Of the rows of a look nobody owns, finalize clears nothing."""
         await accept(store)
         await over(store, 1)
-        seen = await store.expiry.read(await store.expiry.due(most=9))
+        seen = await store.expiry.read(await store.expiry.due(limit=9))
         claimed = await store.expiry.read(await store.expiry.claim("t"))
         assert [dataclasses.replace(row, due=claimed[0].due) for row in seen] == claimed
         assert await store.expiry.finalize(seen) == 0
@@ -388,7 +388,7 @@ class TestWhatItWas:
         first = message()
         await accept(store, first)
         await vanish(store, 1)
-        await store.client.delete(remembered_at(ROOM, ADA, first.id))
+        await store.client.delete(idempotency_key(ROOM, ADA, first.id))
         [one] = await store.expiry.read([Due(ROOM, 1, 1_234, "")])
         assert (one.sent_at, one.expires_at) == (1_234, 1_234)
 
@@ -397,7 +397,7 @@ class TestWhatItWas:
     ) -> None:
         first = message()
         await accept(store, first)
-        await store.client.delete(remembered_at(ROOM, ADA, first.id))  # after a day
+        await store.client.delete(idempotency_key(ROOM, ADA, first.id))  # after a day
         [again] = await accept(store, first)
         await vanish(store, 1, again.seq)
         dues = [Due(ROOM, 1, 1_234, ""), Due(ROOM, again.seq, 1_234, "")]
@@ -430,7 +430,7 @@ class TestFinalize:
         await over(store, 1, 2, 3)
         await over(store, 1, 2, 3, room=FAR_AWAY)
         expired = await store.expiry.read(await store.expiry.claim("t"))
-        monkeypatch.setattr(expiry, "FINALIZE_MOST", 2)
+        monkeypatch.setattr(expiry, "FINALIZE_BATCH", 2)
         run, at_once = store.scripts.run, []
 
         async def counted(calls: Sequence[Any], **options: Any) -> list[Any]:
@@ -592,7 +592,7 @@ class TestFinalize:
             "unacked",  # until the sweep's next look
             "claim:t",  # room and seq, for one lease
             # so that a repeat is known, for `id_life_s`
-            *(remembered_at(ROOM, ADA, id_).removeprefix(ROOM.prefix) for id_ in ids),
+            *(idempotency_key(ROOM, ADA, id_).removeprefix(ROOM.prefix) for id_ in ids),
         }
 
     async def test_a_repeat_of_its_id_still_gets_the_first_answer(self, store: Store) -> None:
@@ -652,7 +652,7 @@ class TestReadersNeedNoJob:
                     await store.log.history(ROOM, ADA, before=2, open_history=True),
                     await store.cursors.receipts([(ROOM, ADA)]),
                     await store.cursors.recipients(ROOM, 2),
-                    await store.members.standings(GRACE, [(ROOM, "", 0)]),
+                    await store.members.member_positions(GRACE, [(ROOM, "", 0)]),
                     await store.log.append([first]),
                 ]
             )
@@ -711,7 +711,7 @@ class TestForSome:
         assert [row.seq for row in (await resent.log.history(ROOM, ALAN, before=9)).messages] == [1]
 
     async def test_only_those_it_is_for_owe_it(self, resent: Store) -> None:
-        [place] = await resent.log.places([ROOM])
+        [place] = await resent.log.positions([ROOM])
         assert place is not None
         for user in (GRACE, ALAN):
             await acknowledge(resent, user, 1)
@@ -726,7 +726,7 @@ class TestForSome:
         assert not await resent.cursors.reject(ROOM, ALAN, place.epoch, 2)
 
     async def test_of_those_it_is_for_who_is_no_member_does_not_owe_it(self, store: Store) -> None:
-        await store.members.init(ROOM)
+        await store.members.create_log(ROOM)
         await store.members.leave(ROOM, ALAN)
         await accept(store, msgspec.structs.replace(message(), only=(ADA, GRACE, ALAN, STRANGER)))
         await store.members.join(ROOM, [STRANGER])
@@ -783,7 +783,7 @@ class TestOwedByNobody:
         assert (counted.expired, counted.expired_to_all) == (1, 1)
 
     async def test_cannot_be_rejected(self, untracked: Store) -> None:
-        [place] = await untracked.log.places([ROOM])
+        [place] = await untracked.log.positions([ROOM])
         assert place is not None
         assert not await untracked.cursors.reject(ROOM, GRACE, place.epoch, 1)
 

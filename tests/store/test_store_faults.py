@@ -118,7 +118,7 @@ class TestRestarted:
         server.kill()
         server.cut_tail(AOF_TAIL)
         server.start()
-        [place] = await own_store.log.places([ROOM])
+        [place] = await own_store.log.positions([ROOM])
         assert place is not None
         assert 60 <= place.top < 80, "the tail, and no more than the tail, is lost"
 
@@ -208,7 +208,7 @@ class TestRestarted:
         server.kill()
         server.start()
         await own_store.changes.shorten(ROOM, 3_600)  # of two messages
-        [place] = await own_store.log.places([ROOM])
+        [place] = await own_store.log.positions([ROOM])
         assert place is not None
         revs.append(place.rev)
         steps = [later - earlier for earlier, later in itertools.pairwise(revs)]
@@ -301,7 +301,7 @@ class TestFull:
         assert [row.body for row in slice_.messages] == ["a", "b"]
         assert (await full.log.history(ROOM, GRACE, before=9)).messages
         assert await acknowledge(full, GRACE, 2, 1) == 1
-        [standing] = await full.members.standings(GRACE, [(ROOM, slice_.epoch, 2)])
+        [standing] = await full.members.member_positions(GRACE, [(ROOM, slice_.epoch, 2)])
         assert standing.delivered == 2
         assert [row.user for row in await full.retries.owing(ROOM, slice_.epoch, [GRACE, ALAN])] == [ALAN]
         assert await full.retries.record_attempt(ROOM, ALAN, 0, 5.0)
@@ -330,14 +330,14 @@ class TestScriptsGone:
             lambda: store.log.read_after(GRACE, reads),
             lambda: store.log.history(ROOM, GRACE, before=9),
             lambda: store.cursors.acknowledge([AckRow(ROOM, accepted.epoch, GRACE, 1, None)]),
-            lambda: store.members.standings(GRACE, [(ROOM, "", 0)]),
+            lambda: store.members.member_positions(GRACE, [(ROOM, "", 0)]),
             lambda: store.cursors.receipts([(ROOM, ADA)]),
             lambda: store.cursors.recipients(ROOM, 1),
             lambda: store.retries.owing(ROOM, accepted.epoch, [GRACE]),
             lambda: store.retries.record_attempt(ROOM, GRACE, 0, 5.0),
             lambda: store.members.join(ROOM, [9]),
             lambda: store.members.leave(ROOM, 9),
-            lambda: store.members.init(ROOM),
+            lambda: store.members.create_log(ROOM),
             lambda: store.changes.edit(ROOM, ADA, None, 1, "other", open_history=False),
             lambda: store.changes.extend(ROOM, ADA, None, 1, DAY_MS, open_history=False),
             lambda: store.changes.shorten(ROOM, 60),
@@ -401,7 +401,7 @@ class TestFrozen:
     async def test_so_is_everything_else(self, frozen: Store) -> None:
         began_s = time.monotonic()
         with pytest.raises(Unavailable):
-            await frozen.log.places([ROOM])
+            await frozen.log.positions([ROOM])
         assert time.monotonic() - began_s < 4
 
     async def test_gone_is_unavailable_at_once(self, server: Server, own_store: Store) -> None:

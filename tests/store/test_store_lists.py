@@ -74,14 +74,14 @@ async def test_laggards_come_furthest_behind_first_with_their_attempts(store: St
     await accept(store, *(message() for _ in range(3)))
     await acknowledge(store, GRACE, 1)
     await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
-    found = await store.lists.laggards_of(ROOM, 0, 10)
+    found = await store.lists.members_behind(ROOM, 0, 10)
     assert [laggard.cursor for laggard in found] == sorted(laggard.cursor for laggard in found)
     [grace] = [laggard for laggard in found if laggard.user == GRACE]
     assert (grace.cursor, grace.attempts) == (1, 1)
     assert grace.next_at_ms > await store.now_ms()
-    assert await store.lists.count_laggards(ROOM) == len(found)
-    assert await store.lists.laggards_by_id(ROOM, [GRACE, 999]) == [grace]
-    assert [await store.lists.laggards_of(ROOM, at, at + 1) for at in range(len(found))] == [
+    assert await store.lists.count_members_behind(ROOM) == len(found)
+    assert await store.lists.members_behind_by_id(ROOM, [GRACE, 999]) == [grace]
+    assert [await store.lists.members_behind(ROOM, at, at + 1) for at in range(len(found))] == [
         [one] for one in found
     ]
 

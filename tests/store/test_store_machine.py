@@ -102,7 +102,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.moves = 0
         self.rev = 0
         self.changed: dict[int, int] = {}  # seq -> rev
-        self.epoch = self.run(self.store.members.init(self.room))
+        self.epoch = self.run(self.store.members.create_log(self.room))
         for user in (1, 2, 3, 1):  # so that the first steps find something
             self.append(user, new_id(), "hello")
 
@@ -395,7 +395,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def place_and_cursors_agree(self) -> None:
-        [place] = self.run(self.store.log.places([self.room]))
+        [place] = self.run(self.store.log.positions([self.room]))
         assert place is not None
         assert (place.epoch, place.top, place.members) == (self.epoch, self.top, self.moves)
         assert (place.rev, self.run(changed(self.store, room=self.room))) == (self.rev, self.changed)

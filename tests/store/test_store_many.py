@@ -9,7 +9,7 @@ import pytest
 
 from messaging.errors import NotMember
 from messaging.store import Store
-from messaging.store.records import OtherEpoch, Read, Slice, Standing
+from messaging.store.records import MemberPosition, OtherEpoch, Read, Slice
 from tests.store.test_store import STRANGER, heard
 from tests.support.messages import (
     ADA,
@@ -32,7 +32,7 @@ class TestReadForMany:
         self, store: Store, *users: int, since: int = 0, rev: int | None = None
     ) -> list[Slice]:
         """Read for users at once; each must be told what he would be told alone."""
-        [place] = await store.log.places([ROOM])
+        [place] = await store.log.positions([ROOM])
         assert place is not None
         asked = Read(room=ROOM, epoch=place.epoch, since=since, rev=rev)
         answers = await read_together(store, asked, users)
@@ -107,8 +107,10 @@ class TestStandingsForMany:
         asked = [(user, "", 0) for user in (GRACE, ADA, ALAN, GRACE)]
         rows = await stand_together(store, ROOM, asked)
         graces = 3 if only else 4
-        assert [row.unread for row in rows if isinstance(row, Standing)] == [graces, 1, 3, graces]
-        assert rows == [(await store.members.standings(user, [(ROOM, "", 0)]))[0] for user, *_ in asked]
+        assert [row.unread for row in rows if isinstance(row, MemberPosition)] == [graces, 1, 3, graces]
+        assert rows == [
+            (await store.members.member_positions(user, [(ROOM, "", 0)]))[0] for user, *_ in asked
+        ]
 
     async def test_acknowledgements_of_all_are_counted_and_told_once(self, store: Store) -> None:
         accepted, *_ = await accept(store, message(), message(), message())
@@ -117,8 +119,8 @@ class TestStandingsForMany:
             await pubsub.subscribe(ROOM.key)
             await pubsub.get_message(timeout=3)
             asked = [(ALAN, accepted.epoch, 3), (GRACE, accepted.epoch, 2), (ADA, "", 0)]
-            [rows] = await store.members.standings_for_many([(ROOM, asked)])
-            assert [row.delivered for row in rows if isinstance(row, Standing)] == [3, 2, 3]
+            [rows] = await store.members.member_positions_for_many([(ROOM, asked)])
+            assert [row.delivered for row in rows if isinstance(row, MemberPosition)] == [3, 2, 3]
             assert await heard(pubsub) == "A 0"
             await accept(store)
             assert (await heard(pubsub)).startswith("M ")
@@ -131,8 +133,8 @@ class TestStandingsForMany:
         store.members.members_of = with_a_newcomer
         nobody = STRANGER + 1
         asked = [(user, "", 0) for user in (nobody, STRANGER, GRACE)]
-        [together] = await store.members.standings_for_many([(ROOM, asked)])
+        [together] = await store.members.member_positions_for_many([(ROOM, asked)])
         assert together[:2] == [None, None]
         rows = await stand_together(store, ROOM, asked)
         assert rows[0] is None
-        assert [row.joined for row in rows[1:] if isinstance(row, Standing)] == [1, 0]
+        assert [row.joined for row in rows[1:] if isinstance(row, MemberPosition)] == [1, 0]

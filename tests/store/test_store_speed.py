@@ -15,9 +15,9 @@ import pytest
 from messaging.live.coalescing import ASKING_MOST
 from messaging.policy import Policy
 from messaging.store import Store, connections
-from messaging.store.changes import SHORTEN_MOST
-from messaging.store.cursors import SENDERS_MOST
-from messaging.store.expiry import FINALIZE_MOST, READ_MOST
+from messaging.store.changes import SHORTEN_BATCH
+from messaging.store.cursors import SENDER_BATCH
+from messaging.store.expiry import FINALIZE_BATCH, READ_BATCH
 from messaging.store.records import AckRow, Due, Read, RoomKey
 from tests.support.messages import message
 
@@ -52,7 +52,7 @@ async def many(room: str) -> list[int]:
 async def filled(live: int) -> AsyncIterator[Store]:
     """Yield a store with that many messages in the room, and a slow log that knows all that is not quick."""
     store = Store(connections.async_client(), Policy(), members_of=many)
-    await store.members.init(BIG)
+    await store.members.create_log(BIG)
     for _ in range(0, live, 2_000):
         await store.log.append([message("x" * 100, user=SENDER, room=BIG) for _ in range(2_000)])
     await store.client.config_set("slowlog-max-len", LOG_ROWS)
@@ -129,7 +129,7 @@ async def processor_us(store: Store) -> float:
 
 
 async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
-    [place] = await big.log.places([BIG])
+    [place] = await big.log.positions([BIG])
     assert place is not None
     assert place.top == LIVE
 
@@ -155,14 +155,14 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
         "history": lambda: big.log.history(BIG, LAST_MEMBER, before=LIVE, limit=100),
         "receipts": lambda: big.cursors.receipts([(BIG, SENDER)]),
         "recipients": lambda: big.cursors.recipients(BIG, LIVE // 2),
-        "standing": lambda: big.members.standings(LAST_MEMBER, [(BIG, place.epoch, 0)]),
+        "member_positions": lambda: big.members.member_positions(LAST_MEMBER, [(BIG, place.epoch, 0)]),
         "read_after for as many as ask together": lambda: big.log.read_for_many(
             [(Read(room=BIG, epoch=place.epoch, since=LIVE - 500, rev=0), crowd)]
         ),
-        "standing of as many": lambda: big.members.standings_for_many([(BIG, standing())]),
-        "owing of 500": lambda: big.retries.owing(BIG, place.epoch, list(range(2, 502))),
-        "owing of the sender": lambda: big.retries.owing(BIG, place.epoch, [SENDER]),
-        "lacking": lambda: big.retries.count_undelivered([BIG]),
+        "member_positions of as many": lambda: big.members.member_positions_for_many([(BIG, standing())]),
+        "who_owes of 500": lambda: big.retries.owing(BIG, place.epoch, list(range(2, 502))),
+        "who_owes of the sender": lambda: big.retries.owing(BIG, place.epoch, [SENDER]),
+        "count_undelivered": lambda: big.retries.count_undelivered([BIG]),
         "acknowledge by 500, in calls of 200": acknowledge,
         "append of 100": lambda: big.log.append(
             [message("x" * 100, user=SENDER, room=BIG) for _ in range(100)]
@@ -174,7 +174,7 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
         await verbs["append of 100"]()
 
     # A message that nobody's client can show, and one before it: every member says so.
-    [place] = await big.log.places([BIG])
+    [place] = await big.log.positions([BIG])
     assert place is not None
     top = place.top
     for seq in (top - 1, top):
@@ -186,7 +186,7 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
             await asyncio.gather(*rejections)
     rejected = {
         "reject": lambda: big.cursors.reject(BIG, LAST_MEMBER, place.epoch, top),
-        "owing of 500 who rejected": lambda: big.retries.owing(BIG, place.epoch, list(range(2, 502))),
+        "who_owes of 500 who rejected": lambda: big.retries.owing(BIG, place.epoch, list(range(2, 502))),
         "read_after in a retry": lambda: big.log.read_after(
             LAST_MEMBER, [Read(room=BIG, epoch=place.epoch, since=top - 100, again=True, limit=100)]
         ),
@@ -204,8 +204,8 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
         "read_after over expired": lambda: read(LIVE - 5_000),
         "history over expired": lambda: big.log.history(BIG, LAST_MEMBER, before=LIVE, limit=100),
         "receipts over expired": lambda: big.cursors.receipts([(BIG, SENDER)]),
-        "owing over expired": lambda: big.retries.owing(BIG, place.epoch, list(range(2, 502))),
-        "standing over expired": lambda: big.members.standings(
+        "who_owes over expired": lambda: big.retries.owing(BIG, place.epoch, list(range(2, 502))),
+        "member_positions over expired": lambda: big.members.member_positions(
             LAST_MEMBER, [(BIG, place.epoch, LIVE - 5_000)]
         ),
     }
@@ -215,18 +215,18 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
 
 
 async def test_receipts_of_many_senders_take_no_longer_than_5_ms(big: Store) -> None:
-    senders = range(1, SENDERS_MOST + 1)
-    for _ in range(1_000 // SENDERS_MOST):
+    senders = range(1, SENDER_BATCH + 1)
+    for _ in range(1_000 // SENDER_BATCH):
         await big.log.append([message("x" * 100, user=user, room=BIG) for user in senders])
     counted = await big.cursors.receipts([(BIG, user) for user in senders])
-    assert [len(rows) for _, rows in counted] == [100] * SENDERS_MOST
+    assert [len(rows) for _, rows in counted] == [100] * SENDER_BATCH
     assert await slowest_us(
         big, lambda: big.cursors.receipts([(BIG, user) for user in senders])
     ) <= await most_us(big)
 
 
 async def test_no_verb_of_change_or_expiry_takes_longer_than_5_ms(big: Store) -> None:
-    [place] = await big.log.places([BIG])
+    [place] = await big.log.positions([BIG])
     assert place is not None
     epoch, every = place.epoch, list(range(2, MEMBERS + 1))
     text = itertools.count(1)
@@ -253,7 +253,7 @@ async def test_no_verb_of_change_or_expiry_takes_longer_than_5_ms(big: Store) ->
         await verbs["append for 9,999 by name"]()
 
     # Everybody's names stand at the newest: it is changed, read over, and read by one who was away.
-    [place] = await big.log.places([BIG])
+    [place] = await big.log.positions([BIG])
     assert place is not None
     top = place.top
 
@@ -272,25 +272,25 @@ async def test_no_verb_of_change_or_expiry_takes_longer_than_5_ms(big: Store) ->
         "read_after over those": lambda: away(top - 40, 0),
         "history over those": lambda: big.log.history(BIG, LAST_MEMBER, before=top + 1, limit=100),
         "receipts over those": lambda: big.cursors.receipts([(BIG, SENDER)]),
-        "owing over those": lambda: big.retries.owing(BIG, epoch, list(range(2, 502))),
-        "standing over those": lambda: big.members.standings(LAST_MEMBER, [(BIG, epoch, 0)]),
+        "who_owes over those": lambda: big.retries.owing(BIG, epoch, list(range(2, 502))),
+        "member_positions over those": lambda: big.members.member_positions(LAST_MEMBER, [(BIG, epoch, 0)]),
         "recipients of one": lambda: big.cursors.recipients(BIG, top),
     }
     took |= {name: await slowest_us(big, verb) for name, verb in named.items()}
 
     # A life that is shorter by a little each time: each call changes its 100.
     ttl_s = itertools.count(3_000, -1)
-    calls = iter(range(0, LIVE, SHORTEN_MOST))
+    calls = iter(range(0, LIVE, SHORTEN_BATCH))
 
     def shorten(dry_run: str) -> Awaitable[object]:
         grace_ms = big.policy.grace_s * 1000
-        args = (BIG.prefix, BIG.id, next(ttl_s) * 1000, next(calls), SHORTEN_MOST, grace_ms, dry_run)
+        args = (BIG.prefix, BIG.id, next(ttl_s) * 1000, next(calls), SHORTEN_BATCH, grace_ms, dry_run)
         return big.scripts.run([("shorten", args)])
 
     shortening = {"shorten, counted": lambda: shorten("1"), "shorten": lambda: shorten("")}
     took |= {name: await slowest_us(big, verb) for name, verb in shortening.items()}
     await big.changes.shorten(BIG, 2_000)
-    [place] = await big.log.places([BIG])
+    [place] = await big.log.positions([BIG])
     assert place is not None
     assert await big.client.zcard(f"{BIG.key}:changed") > LIVE
     changed = {
@@ -325,18 +325,18 @@ async def test_no_command_of_the_expiry_job_takes_longer_than_5_ms(over: Store) 
     claimed: list[Due] = []
 
     async def claim(room: RoomKey | None = None) -> None:
-        claimed.extend(await over.expiry.claim(next(tokens), most=most, room=room))
+        claimed.extend(await over.expiry.claim(next(tokens), limit=most, room=room))
 
     elsewhere = RoomKey("elsewhere", BIG.partition)
     took = {
         "claim_expired of a full batch": await slowest_us(over, claim, looks=15),
         "claim_expired of one room": await slowest_us(over, lambda: claim(BIG), looks=15),
         "claim_expired that passes over all": await slowest_us(over, lambda: claim(elsewhere), looks=3),
-        "due_expired": await slowest_us(over, lambda: over.expiry.due(most=most), command=b"", looks=10),
+        "due_expired": await slowest_us(over, lambda: over.expiry.due(limit=most), command=b"", looks=10),
         "overdue": await slowest_us(over, over.expiry.overdue, command=b"", looks=10),
     }
     assert len(claimed) == 30 * most
-    first, plain = claimed[:READ_MOST], claimed[READ_MOST : 2 * READ_MOST]
+    first, plain = claimed[:READ_BATCH], claimed[READ_BATCH : 2 * READ_BATCH]
     for name, dues in (("passed over by all", first), ("of a batch", plain)):
         took[f"expired {name}"] = await slowest_us(
             over, lambda dues=dues: over.expiry.read(dues), command=b"", looks=5
@@ -346,16 +346,16 @@ async def test_no_command_of_the_expiry_job_takes_longer_than_5_ms(over: Store) 
     assert {len(other.missed) for other in others[1:]} == {MEMBERS - 1 - reached + left}
 
     # Each call clears a batch, and as many exceptions as it may of what was passed over by all.
-    batches = itertools.count(READ_MOST, FINALIZE_MOST - 1)
+    batches = itertools.count(READ_BATCH, FINALIZE_BATCH - 1)
 
     def finalize() -> Awaitable[object]:
         at = next(batches)
-        rows = [claimed[0], *claimed[at : at + FINALIZE_MOST - 1]]
+        rows = [claimed[0], *claimed[at : at + FINALIZE_BATCH - 1]]
         args = [(row.room.id, row.seq, row.score, MEMBERS, 0, 0, left) for row in rows]
         return over.scripts.run([("finalize_expired", (BIG.prefix, *itertools.chain(*args)))])
 
     took["finalize"] = await slowest_us(over, finalize, looks=9)
     assert [await over.client.zcount(f"{BIG.key}:outcome", seq, seq) for seq in (1, 2)] == [999, MEMBERS - 1]
-    assert await over.client.zcard(f"{BIG.key}:live") == OVER - 9 * (FINALIZE_MOST - 1)
+    assert await over.client.zcard(f"{BIG.key}:live") == OVER - 9 * (FINALIZE_BATCH - 1)
     most = await most_us(over)
     assert {name: us for name, us in took.items() if us > most} == {}

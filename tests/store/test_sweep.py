@@ -131,7 +131,7 @@ async def test_one_sweep_serves_all_who_are_here_and_the_absent_cost_nothing(
     [claim] = await store.retries.claim("t")
     counting = Counting(store, monkeypatch)
     await retry.sweep(claim.room.id, claim.epoch, claim.mark)
-    assert counting.calls == {"owing": 1, "record_attempt": HERE, "read_after": HERE}
+    assert counting.calls == {"who_owes": 1, "record_attempt": HERE, "read_after": HERE}
     await until(lambda: all(attempts(socket) == [1] for socket in sockets))
     written = await store.client.hkeys(f"{ROOM.key}:attempts")
     assert {int(user) for user in written} == set(here), "an absent member costs no attempt"

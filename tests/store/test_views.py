@@ -581,7 +581,7 @@ async def test_the_sender_sees_who_holds_a_message_and_who_does_not(
     bob = await person("bob")
     room = await room_of(grace, ada, bob)
     seq = await send(room, ada)
-    [place] = await open_store().log.places([key_of(room)])
+    [place] = await open_store().log.positions([key_of(room)])
     assert place is not None
     await open_store().cursors.acknowledge([AckRow(key_of(room), place.epoch, bob.pk, seq, None)])
 
@@ -604,7 +604,7 @@ async def test_offline_is_only_who_is_connected_nowhere(client: AsyncClient, ada
     bob, eve = await person("bob"), await person("eve")
     room = await room_of(ada, grace, bob, eve)
     seq = await send(room, ada)
-    [place] = await open_store().log.places([key_of(room)])
+    [place] = await open_store().log.positions([key_of(room)])
     assert place is not None
     await open_store().presence.report("elsewhere", [grace.pk], 60)
     await open_store().cursors.reject(key_of(room), bob.pk, place.epoch, seq)

@@ -63,7 +63,7 @@ class World(RuleBasedStateMachine):
         names = [NAMES[user] for user in MEMBERS if user != ADA]
         row = await rooms.create_room(ADA, "Atlas", kind="private", ttl_s=self.ttl_s, members=names)
         self.room: RoomKey = key_of(row)
-        await self.store.members.init(self.room)
+        await self.store.members.create_log(self.room)
         self.news.clear()
         self.store.retries.record_attempt = self._record_attempt  # type: ignore[method-assign]
         self.devices = [
@@ -389,7 +389,7 @@ class DeliveryMachine(World):
             await self._sweep(self.processes)
             for device in connected:
                 await self._connect(device, self.processes[0])
-        [place] = await self.store.log.places([self.room])
+        [place] = await self.store.log.positions([self.room])
         assert place is not None
         for user in {device.user for device in connected}:
             if await self.store.retries.owing(self.room, place.epoch, [user]):
@@ -398,7 +398,7 @@ class DeliveryMachine(World):
 
     async def _end_in_peace(self) -> None:
         await self._come_together(self.devices)
-        [place] = await self.store.log.places([self.room])
+        [place] = await self.store.log.positions([self.room])
         assert place is not None
         for device in self.devices:
             assert (device.last, device.outbox) == (place.top, {})

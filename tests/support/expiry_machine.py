@@ -360,7 +360,7 @@ class ExpiryMachine(World):
     async def _rejoin(self, user: int) -> None:
         await rooms.add_member(ADA, self.room.id, NAMES[user])
         self.members.add(user)
-        [place] = await self.store.log.places([self.room])
+        [place] = await self.store.log.positions([self.room])
         assert place is not None
         self.joined[user] = place.top
         await self._settle()
@@ -449,7 +449,7 @@ class ExpiryMachine(World):
     async def _end_in_peace(self) -> None:
         here = [device for device in self.devices if device.user in self.members]
         await self._come_together(self.devices)
-        [place] = await self.store.log.places([self.room])
+        [place] = await self.store.log.positions([self.room])
         assert place is not None
         now_ms = self.now_ms()
         for device in here:

@@ -67,7 +67,7 @@ async def seed() -> None:
     atlas, borealis = await in_database(_rows)
     store = open_store()
     for room in (atlas, borealis):
-        await store.members.init(room)
+        await store.members.create_log(room)
         await store.client.hset(room.key, "epoch", "e1")
     await accept(store, *(_message(atlas, number, ADA) for number in range(1, 4)))
     for user in (GRACE, ALAN, EDSGER):

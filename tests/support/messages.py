@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from messaging.errors import MessagingError
 from messaging.store import Store
 from messaging.store.calls import checked
-from messaging.store.records import Accepted, AckRow, Append, Due, OtherEpoch, Read, RoomKey, Slice, Standing
+from messaging.store.records import (
+    Accepted,
+    AckRow,
+    Append,
+    Due,
+    MemberPosition,
+    OtherEpoch,
+    Read,
+    RoomKey,
+    Slice,
+)
 
 ADA, GRACE, ALAN = MEMBERS = (1, 2, 3)
 NAMES = {ADA: "ada", GRACE: "grace", ALAN: "alan"}
@@ -55,7 +65,7 @@ async def acknowledge(
     store: Store, user: int, delivered: int | None, read: int | None = None, *, room: RoomKey = ROOM
 ) -> int:
     """Acknowledge in the room's present epoch; return the store's answer."""
-    [place] = await store.log.places([room])
+    [place] = await store.log.positions([room])
     assert place is not None
     [answer] = await store.cursors.acknowledge([AckRow(room, place.epoch, user, delivered, read)])
     return answer
@@ -65,7 +75,7 @@ async def read(
     store: Store, user: int, since: int = 0, *, room: RoomKey = ROOM, rev: int | None = None, limit: int = 500
 ) -> Slice:
     """Read in the room's present epoch what `user` may see after `since`."""
-    [place] = await store.log.places([room])
+    [place] = await store.log.positions([room])
     assert place is not None
     [slice_] = await store.log.read_after(
         user, [Read(room=room, epoch=place.epoch, since=since, rev=rev, limit=limit)]
@@ -87,11 +97,11 @@ async def read_together(
 
 async def stand_together(
     store: Store, room: RoomKey, asked: Sequence[tuple[int, str, int]]
-) -> list[Standing | None]:
+) -> list[MemberPosition | None]:
     """Ask for standings as sockets do at once: together, and alone whoever must be."""
-    [answers] = await store.members.standings_for_many([(room, asked)])
+    [answers] = await store.members.member_positions_for_many([(room, asked)])
     return [
-        (await store.members.standings(user, [(room, epoch, since)]))[0]
+        (await store.members.member_positions(user, [(room, epoch, since)]))[0]
         if answer is None
         else checked([answer])[0]
         for (user, epoch, since), answer in zip(asked, answers, strict=True)

@@ -82,7 +82,7 @@ async def open_feed(
     store: Store, hub: Hub, user: int, policy: Policy | None = None
 ) -> tuple[Connection, Feed, Socket]:
     """Connect somebody to the hub and bring him up to date."""
-    await store.members.init(ROOM)
+    await store.members.create_log(ROOM)
     connection, socket = connect(user, policy or hub.policy)
     connection.welcomed = True
     hub.enter(connection)

@@ -19,7 +19,7 @@ async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
 
 
 async def test_more_calls_than_connections_wait_their_turn(client: redis.asyncio.Redis) -> None:
-    pipelines = connections.Pipelines(client)
+    pipelines = connections.PipelinePool(client)
     calls = (pipelines.call([("SET", f"key{n}", n), ("GET", f"key{n}")]) for n in range(300))
     answers = await asyncio.gather(*calls)
     assert [int(answer[1]) for answer in answers] == list(range(300))
@@ -27,11 +27,11 @@ async def test_more_calls_than_connections_wait_their_turn(client: redis.asyncio
 
 
 async def test_nothing_that_is_asked_is_answered_at_once(client: redis.asyncio.Redis) -> None:
-    assert await connections.Pipelines(client).call([]) == []
+    assert await connections.PipelinePool(client).call([]) == []
 
 
 async def test_a_refusal_stands_in_its_place(client: redis.asyncio.Redis) -> None:
-    answers = await connections.Pipelines(client).call(
+    answers = await connections.PipelinePool(client).call(
         [("SET", "key", "text"), ("INCR", "key"), ("GET", "key")]
     )
     assert answers[0] == b"OK"
@@ -40,7 +40,7 @@ async def test_a_refusal_stands_in_its_place(client: redis.asyncio.Redis) -> Non
 
 
 async def test_a_call_that_is_given_up_leaves_no_answer_to_the_next(client: redis.asyncio.Redis) -> None:
-    pipelines = connections.Pipelines(client)
+    pipelines = connections.PipelinePool(client)
     await pipelines.call([("PING",)])
     waiting = asyncio.ensure_future(pipelines.call([("BLPOP", "nothing", 1), ("ECHO", "late")]))
     await until_blocked(client)
@@ -51,12 +51,12 @@ async def test_a_call_that_is_given_up_leaves_no_answer_to_the_next(client: redi
 
 
 async def test_after_a_lost_connection_the_next_call_makes_a_new_one(client: redis.asyncio.Redis) -> None:
-    pipelines = connections.Pipelines(client)
+    pipelines = connections.PipelinePool(client)
     await asyncio.gather(*(pipelines.call([("PING",)]) for _ in range(3)))
     await client.client_kill_filter(_type="normal", skipme=True)
     assert await until_answered(pipelines, ("ECHO", "again")) == [b"again"]
     assert await client.ping()  # what was lost does not keep its place in the pool
-    for _ in range(connections.MOST_CONNECTIONS):
+    for _ in range(connections.MAX_CONNECTIONS):
         await client.client_kill_filter(_type="normal", skipme=True)
         assert await until_answered(pipelines, ("ECHO", "again")) == [b"again"]
 
@@ -66,7 +66,7 @@ async def test_what_is_no_answer_ends_the_connection_and_the_call(client: redis.
         port = server.sockets[0].getsockname()[1]
         pool = redis.asyncio.BlockingConnectionPool(host="127.0.0.1", port=port, protocol=2, driver_info=None)
         with pytest.raises(redis.exceptions.ConnectionError):
-            await connections.Pipelines(redis.asyncio.Redis(connection_pool=pool)).call([("PING",)])
+            await connections.PipelinePool(redis.asyncio.Redis(connection_pool=pool)).call([("PING",)])
 
 
 async def talk_nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -77,7 +77,7 @@ async def talk_nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
     await writer.wait_closed()
 
 
-async def until_answered(pipelines: connections.Pipelines, command: tuple[str, ...]) -> list[object]:
+async def until_answered(pipelines: connections.PipelinePool, command: tuple[str, ...]) -> list[object]:
     """Call again where the loss of a connection was not noticed yet."""
     async with asyncio.timeout(5):
         while True:

@@ -7,7 +7,7 @@ import dataclasses
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from messaging.store.missed import Readers
+from messaging.store.missed import MissedCalculator
 from messaging.store.records import Missed
 
 TOP = 12
@@ -50,9 +50,9 @@ class Room:
     only: dict[int, frozenset[int]]
     outcome: dict[int, list[tuple[int, str, int]]]
 
-    def readers(self) -> Readers:
+    def readers(self) -> MissedCalculator:
         present = {user: stay for user, all_ in self.stays.items() for stay in all_ if stay.left is None}
-        return Readers(
+        return MissedCalculator(
             {user: stay.joined for user, stay in present.items()},
             # One who joined while the cursors were read has none yet.
             {user: stay.cursor for user, stay in present.items() if stay.cursor != stay.joined},
@@ -110,7 +110,7 @@ def test_the_readers_and_the_model_agree_on_who_owed_and_who_missed(room: Room) 
     readers = room.readers()
     for seq in SEQS:
         owing = [user for user in USERS if room.owed(seq, user)]
-        total, missed = readers.of(seq, SENDER, only=room.only.get(seq), outcome=room.rows(seq))
+        total, missed = readers.for_message(seq, SENDER, only=room.only.get(seq), outcome=room.rows(seq))
         expected = {one for user in owing if (one := room.missed(seq, user)) is not None}
         assert len(missed) == len(expected), "each once"
         assert set(missed) == expected
@@ -131,58 +131,58 @@ def test_messages_that_the_same_members_missed_share_one_value(room: Room) -> No
     between = {stay.joined for stay in here} | {stay.cursor for stay in here}
     for seq in set(SEQS[:-1]) - between:
         event("two in a row")
-        assert readers.of(seq, SENDER)[1] is readers.of(seq + 1, SENDER)[1]
+        assert readers.for_message(seq, SENDER)[1] is readers.for_message(seq + 1, SENDER)[1]
 
 
 class TestSharing:
-    READERS = Readers({1: 0, 2: 0, 3: 0, 4: 5}, {1: 9, 2: 2, 3: 0, 4: 5}, {3: 2})
+    READERS = MissedCalculator({1: 0, 2: 0, 3: 0, 4: 5}, {1: 9, 2: 2, 3: 0, 4: 5}, {3: 2})
 
     def test_between_two_cursors_and_joinings_it_is_one_value(self) -> None:
-        shared = [self.READERS.of(seq, 1)[1] for seq in (3, 4, 5)]
+        shared = [self.READERS.for_message(seq, 1)[1] for seq in (3, 4, 5)]
         assert shared[0] == (Missed(3, "no_ack", 2), Missed(2, "offline", 0))
         assert all(one is shared[0] for one in shared)
 
     def test_another_sender_or_another_member_behind_is_another(self) -> None:
-        assert self.READERS.of(3, 2) == (2, (Missed(3, "no_ack", 2),))
-        assert self.READERS.of(2, 1)[1] == (Missed(3, "no_ack", 2),)
-        assert self.READERS.of(6, 1) == (
+        assert self.READERS.for_message(3, 2) == (2, (Missed(3, "no_ack", 2),))
+        assert self.READERS.for_message(2, 1)[1] == (Missed(3, "no_ack", 2),)
+        assert self.READERS.for_message(6, 1) == (
             3,
             (Missed(3, "no_ack", 2), Missed(2, "offline", 0), Missed(4, "offline", 0)),
         )
 
     def test_exceptions_of_one_leave_the_value_of_the_others(self) -> None:
-        before = self.READERS.of(3, 1)
-        total, missed = self.READERS.of(4, 1, outcome=["4|2|client_rejected|3"])
+        before = self.READERS.for_message(3, 1)
+        total, missed = self.READERS.for_message(4, 1, outcome=["4|2|client_rejected|3"])
         assert (total, missed) == (2, (Missed(3, "no_ack", 2), Missed(2, "client_rejected", 3)))
-        assert self.READERS.of(5, 1) == before
-        assert self.READERS.of(5, 1)[1] is before[1]
+        assert self.READERS.for_message(5, 1) == before
+        assert self.READERS.for_message(5, 1)[1] is before[1]
 
     def test_whoever_left_is_missed_alike_in_each_as_well(self) -> None:
-        readers = Readers({2: 0, 3: 0}, {3: 1}, {}, [(4, 0, 0, 9), (5, 0, 0, 3)])
-        shared = [readers.of(seq, 1)[1] for seq in (2, 3)]
+        readers = MissedCalculator({2: 0, 3: 0}, {3: 1}, {}, [(4, 0, 0, 9), (5, 0, 0, 3)])
+        shared = [readers.for_message(seq, 1)[1] for seq in (2, 3)]
         assert shared[0] is shared[1]
         assert [missed.user for missed in shared[0]] == [2, 3, 4, 5]
-        assert [missed.user for missed in readers.of(4, 1)[1]] == [2, 3, 4]
-        assert [missed.user for missed in readers.of(3, 1, only=frozenset({4, 5}))[1]] == [4, 5]
-        assert [missed.user for missed in readers.of(2, 1, only=frozenset({2, 4}))[1]] == [2, 4]
+        assert [missed.user for missed in readers.for_message(4, 1)[1]] == [2, 3, 4]
+        assert [missed.user for missed in readers.for_message(3, 1, only=frozenset({4, 5}))[1]] == [4, 5]
+        assert [missed.user for missed in readers.for_message(2, 1, only=frozenset({2, 4}))[1]] == [2, 4]
 
 
 def test_who_left_and_came_back_between_two_reads_owes_nothing_of_the_time_away() -> None:
     """His cursor was read before, his joining after."""
-    readers = Readers({2: 5}, {2: 1}, {}, [(2, 0, 1, 3)])
-    assert readers.of(3, 1) == (1, (Missed(2, "left_room", 0),))
-    assert readers.of(4, 1) == (0, ())
-    assert readers.of(6, 1) == (1, (Missed(2, "offline", 0),))
+    readers = MissedCalculator({2: 5}, {2: 1}, {}, [(2, 0, 1, 3)])
+    assert readers.for_message(3, 1) == (1, (Missed(2, "left_room", 0),))
+    assert readers.for_message(4, 1) == (0, ())
+    assert readers.for_message(6, 1) == (1, (Missed(2, "offline", 0),))
 
 
 class TestReasons:
     """Of several that hold for one member the one that says most is told."""
 
     def told(self, *outcome: str, left: bool = False, attempts: int = 0) -> tuple[Missed, ...]:
-        readers = Readers(
+        readers = MissedCalculator(
             {} if left else {2: 0}, {}, {2: attempts} if attempts else {}, [(2, 0, 0, 9)] if left else []
         )
-        return readers.of(1, 1, outcome=outcome)[1]
+        return readers.for_message(1, 1, outcome=outcome)[1]
 
     def test_in_the_order_of_what_they_say(self) -> None:
         passed, silent, rejected = "1|2|offline|0", "1|2|no_ack|3", "1|2|client_rejected|1"
@@ -202,23 +202,23 @@ class TestReasons:
         assert self.told("1|2|no_ack|1", "1|2|no_ack|2") == (Missed(2, "no_ack", 2),)
 
     def test_who_is_furthest_behind_comes_first(self) -> None:
-        readers = Readers(dict.fromkeys(range(1, 6), 0), {1: 9, 2: 3, 3: 1, 4: 3, 5: 2}, {})
-        assert [missed.user for missed in readers.of(4, 1)[1]] == [3, 5, 2, 4]
+        readers = MissedCalculator(dict.fromkeys(range(1, 6), 0), {1: 9, 2: 3, 3: 1, 4: 3, 5: 2}, {})
+        assert [missed.user for missed in readers.for_message(4, 1)[1]] == [3, 5, 2, 4]
 
 
 def test_many_members_and_messages_are_quick_and_small() -> None:
     """10,000 members of whom 100 hold everything, a batch of 500 messages: one value of 9,899 names."""
     users = range(1, 10_001)
-    readers = Readers(dict.fromkeys(users, 0), dict.fromkeys(range(1, 102), 500), {})
-    values = [readers.of(seq, 1) for seq in range(1, 501)]
+    readers = MissedCalculator(dict.fromkeys(users, 0), dict.fromkeys(range(1, 102), 500), {})
+    values = [readers.for_message(seq, 1) for seq in range(1, 501)]
     assert {total for total, _ in values} == {9_999}
     assert len({id(missed) for _, missed in values}) == 1
     assert len(values[0][1]) == 9_899
 
 
 def test_senders_do_not_multiply_those_behind() -> None:
-    readers = Readers(dict.fromkeys(range(1, 6), 0), {}, {})
-    [first, second] = [readers.of(9, sender)[1] for sender in (4, 5)]
+    readers = MissedCalculator(dict.fromkeys(range(1, 6), 0), {}, {})
+    [first, second] = [readers.for_message(9, sender)[1] for sender in (4, 5)]
     assert {id(one) for one in first} & {id(one) for one in second} == {
         id(one) for one in first if one.user != 5
     }

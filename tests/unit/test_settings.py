@@ -312,8 +312,8 @@ def test_a_wrong_value_ends_a_command_with_one_sentence_and_no_traceback(tmp_pat
     assert "SITE_URL" in ran.stderr
 
 
-def test_the_operations_page_has_every_variable_that_is_read() -> None:
-    page = (BASE_DIR / "docs" / "operations.md").read_text()
+def test_the_settings_page_has_every_variable_that_is_read() -> None:
+    page = (BASE_DIR / "docs" / "reference" / "settings.md").read_text()
     read = {
         name
         for file in ("environment.py", "settings.py")

@@ -85,7 +85,7 @@ class Command(BaseCommand):
         lags = run_verb(jobs.lagging, what)
         names = dict(
             get_user_model()
-            .objects.filter(pk__in={laggard.user for lag in lags for laggard in lag.laggards})
+            .objects.filter(pk__in={laggard.user for lag in lags for laggard in lag.members_behind})
             .values_list("pk", get_user_model().USERNAME_FIELD)
         )
         rooms = dict(Room.objects.filter(pk__in=[lag.room.id for lag in lags]).values_list("pk", "name"))
@@ -107,7 +107,7 @@ class Command(BaseCommand):
                     str(row.attempts),
                 )
                 for lag in lags
-                for row in lag.laggards
+                for row in lag.members_behind
             ),
         )
         say(f"{len(lags)} rooms with somebody behind. Nothing was changed.")
@@ -121,6 +121,6 @@ def _fields(lag: Lag, names: dict[int, str], rooms: dict[str, str]) -> dict[str,
         "oldest_at": lag.oldest_at,
         "laggards": [
             {"user": row.user, "name": names.get(row.user), "cursor": row.cursor, "attempts": row.attempts}
-            for row in lag.laggards
+            for row in lag.members_behind
         ],
     }

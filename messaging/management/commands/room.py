@@ -22,7 +22,7 @@ from messaging.management.arguments import agreed, database_away
 from messaging.models import Membership, Room
 from messaging.rooms import memberships
 from messaging.store import open_store
-from messaging.store.records import Place
+from messaging.store.records import Position
 
 Fields = dict[str, Any]
 
@@ -181,8 +181,8 @@ def _room(id_: str) -> Room:
     return room
 
 
-async def _places(room: Room) -> list[Place | None]:
-    return await open_store().log.places([memberships.key_of(room)])
+async def _places(room: Room) -> list[Position | None]:
+    return await open_store().log.positions([memberships.key_of(room)])
 
 
 def _room_fields(room: Room) -> Fields:

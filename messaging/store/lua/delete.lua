@@ -2,12 +2,12 @@
 -- Take a live message away: settled, never a miss. Its row in `expiring` stays, so that finalize clears `changed` at the time at
 -- which no screen can show the message any more.
 -- KEYS[1] partition prefix; ARGV: room, user, epoch ('' the present one), seq, visible from (seq, '' joining), moderates ('1', 'staff' or '')
--- Returns {epoch, rev, id, expires_at, ''}, the same again for one that was deleted before, or a code as in `changeable`
+-- Returns {epoch, rev, id, expires_at, ''}, the same again for one that was deleted before, or a code as in `authorize_change`
 local room, user, seq = ARGV[1], ARGV[2], ARGV[4]
 local key = KEYS[1] .. 'room:' .. room
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local refused, message = changeable(key, user, ARGV[3], seq, ARGV[6], ARGV[5], now)
+local refused, message = authorize_change(key, user, ARGV[3], seq, ARGV[6], ARGV[5], now)
 if refused == -4 then
   local epoch, rev = redis.call('HGET', key, 'epoch'), redis.call('ZSCORE', key .. ':changed', seq)
   local gone = #redis.call('ZRANGEBYSCORE', key .. ':live', seq, seq) == 0
