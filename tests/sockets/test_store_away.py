@@ -123,7 +123,7 @@ async def test_an_ack_that_failed_is_not_lost_behind_a_lower_one(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another tab's comes while the store does not answer for the first."""
-    delivery = Server(store, Policy(ack_flush_s=0.01)).delivery
+    acknowledger = Server(store, Policy(ack_flush_s=0.01)).acknowledger
     await accept(store, *(message() for _ in range(3)))
     [place] = await store.log.positions([ROOM])
     assert place is not None
@@ -131,12 +131,12 @@ async def test_an_ack_that_failed_is_not_lost_behind_a_lower_one(
 
     async def fail(acks: Sequence[AckRow]) -> list[int]:
         monkeypatch.setattr(store.cursors, "acknowledge", settle)
-        delivery._queue_ack(AckRow(ROOM, place.epoch, GRACE, 1, 1))
+        acknowledger._put(AckRow(ROOM, place.epoch, GRACE, 1, 1))
         raise Unavailable()
 
     monkeypatch.setattr(store.cursors, "acknowledge", fail)
-    delivery._queue_ack(AckRow(ROOM, place.epoch, GRACE, 3, None))
-    await delivery._settler
+    acknowledger._put(AckRow(ROOM, place.epoch, GRACE, 3, None))
+    await acknowledger._settler
     assert await cursors(store, GRACE) == (3, 1)
 
 

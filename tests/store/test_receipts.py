@@ -7,11 +7,13 @@ import contextlib
 import random
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
-from messaging.live.hub import Hub
-from messaging.live.receipts import Receipts
+from messaging.live.hub import Hub, HubListener
+from messaging.live.receipts import Moves, Receipts
+from messaging.live.registry import Registry
 from messaging.policy import Policy
 from messaging.store import Store
 from tests.support.messages import ADA, ALAN, GRACE, ROOM, accept, acknowledge, message
@@ -24,9 +26,12 @@ SECOND_S = 0.03
 async def hub(store: Store) -> AsyncIterator[Hub]:
     """A process with ada connected, in which a second of the receipts is short."""
     policy = Policy(receipt_interval_s=SECOND_S)
-    here = Hub(store, policy)
-    tasks = [asyncio.ensure_future(part()) for part in (here.run, Receipts(store, here, policy).run)]
-    yield here
+    registry = Registry()
+    receipts = Receipts(store, registry, policy)
+    listener = HubListener(accepted=receipts.accepted, cursors_moved=receipts.cursors_moved)
+    hub = Hub(registry, policy, listener)
+    tasks = [asyncio.ensure_future(part()) for part in (hub.run, receipts.run)]
+    yield hub
     for task in tasks:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -46,6 +51,18 @@ async def expected(store: Store) -> dict[int, list[int]]:
 async def until_told(store: Store, socket: Socket) -> None:
     now = await expected(store)
     await until(lambda: told(socket) == now)
+
+
+def receipts_of(hub: Hub) -> Receipts:
+    receipts = hub.listener.accepted.__self__  # type: ignore[attr-defined]
+    assert isinstance(receipts, Receipts)
+    return receipts
+
+
+async def until_counted(hub: Hub, *, moves: int) -> None:
+    """Wait until so many moves of cursors were received, and nothing is left to count."""
+    receipts = receipts_of(hub)
+    await until(lambda: receipts._moves[ROOM.id] == Moves(moves, moves, ANY) and not receipts._due)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -78,6 +95,7 @@ async def test_an_acknowledgement_of_the_newest_asks_for_no_older_row(
     for user in (GRACE, ALAN):
         await acknowledge(store, user, 49)
     await until_told(store, socket)
+    await until_counted(hub, moves=2)
     asked: list[list[int]] = []
     receipts = store.cursors.receipts
 
@@ -99,16 +117,16 @@ async def test_who_connects_while_a_part_is_counted_is_told_the_whole(
     await accept(store, message(), message())
     await acknowledge(store, GRACE, 1)
     await until_told(store, first)
+    await until_counted(hub, moves=1)
     receipts, tabs = store.cursors.receipts, []
 
     async def counted(rows: Any, *, above: Any = None) -> Any:
         if above == [1] and not tabs:
             connection, _, socket = await open_feed(store, hub, ADA)
             tabs.append(socket)
-            receiver.connected(connection)
+            receipts_of(hub).connected(connection)
         return await receipts(rows, above=above)
 
-    receiver = hub.on_accepted.__self__  # type: ignore[attr-defined]
     monkeypatch.setattr(store.cursors, "receipts", counted)
     await acknowledge(store, GRACE, 2)
     await until(lambda: bool(tabs) and told(tabs[0]).keys() == {1, 2})

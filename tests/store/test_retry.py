@@ -1,4 +1,4 @@
-"""The first net: silence is counted and pushed into again; an ack, an expiry or the last attempt ends it.
+"""Retry: silence is counted and messages are pushed again; an ack, an expiry or the last attempt ends it.
 
 The waits are the policy's, made short; what is asserted is what was pushed and counted, not when.
 """
@@ -13,8 +13,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import pytest
 
 from messaging.errors import Unavailable
-from messaging.live.connection import Connection, Feed, State
-from messaging.live.hub import Hub
+from messaging.live.connection import Connection
+from messaging.live.feed import Feed, FeedState
+from messaging.live.hub import Hub, HubListener
+from messaging.live.registry import Registry
 from messaging.live.retry import Retry
 from messaging.policy import Policy
 from messaging.protocol import Close
@@ -40,7 +42,7 @@ class Process:
 
     def end(self, connection: Connection) -> None:
         self.retry.forget(connection)
-        self.hub.leave(connection)
+        self.hub.registry.leave(connection)
 
 
 NewProcess = Callable[..., Awaitable[Process]]
@@ -55,14 +57,16 @@ async def new_process(store: Store) -> AsyncIterator[NewProcess]:
     async def start(policy: Policy = QUICK, **changes: object) -> Process:
         policy = dataclasses.replace(policy, **changes)  # type: ignore[arg-type]
         own_store = Store(store.client, policy, members_of=store.members.members_of)
-        hub = Hub(own_store, policy)
-        processes.append(Process(own_store, hub, Retry(own_store, hub, policy)))
+        registry = Registry()
+        retry = Retry(own_store, registry, policy)
+        hub = Hub(registry, policy, HubListener(pushed=retry.pushed))
+        processes.append(Process(own_store, hub, retry))
         running.append(asyncio.ensure_future(hub.run()))
         return processes[-1]
 
     yield start
     for process in processes:
-        for connection in list(process.hub.connections):
+        for connection in list(process.hub.registry.connections):
             process.end(connection)
             await connection.finish()
     for task in running:
@@ -84,7 +88,7 @@ def attempts(socket: Socket) -> list[int]:
 
 async def ack(process: Process, connection: Connection, feed: Feed, seq: int) -> None:
     """Do what delivery does for an ack."""
-    feed.acked, feed.silence = seq, None
+    feed.acknowledged(seq)
     await acknowledge(process.store, connection.user, seq)
 
 
@@ -102,11 +106,10 @@ class TestSilence:
 
     async def test_only_what_is_above_the_cursor_is_pushed_again(self, new_process: NewProcess) -> None:
         process = await new_process()
-        connection, feed, socket = await process.open(GRACE)
+        connection, _, socket = await process.open(GRACE)
         await acknowledge(process.store, GRACE, 0)
         await accept(process.store, message("a"), message("b"))
         await socket.until("message", 2)
-        feed.acked = 1
         await acknowledge(process.store, GRACE, 1)
         await until(lambda: attempts(socket))
         assert {frame["seq"] for frame in socket.of("message") if "attempt" in frame} == {2}
@@ -164,7 +167,7 @@ class TestSilence:
         _, feed, socket = await process.open(GRACE)
         await accept(process.store)
         await socket.until("message")
-        feed.state = State.BEHIND
+        feed.fall_behind(0, 0)
         await socket.until("position")
         assert attempts(socket) == []
         assert await counted(process.store, GRACE) >= 1
@@ -213,7 +216,7 @@ class TestThirdAndLast:
         await asyncio.wait_for(asyncio.shield(first.ended), 5)
         process.end(first)
         connection, feed, socket = await process.open(GRACE)
-        process.hub.on_pushed(connection, feed)  # as after the `resumed` that brought the message
+        process.hub.watch(connection, feed)  # as after the `resumed` that brought the message
         await until(lambda: len(attempts(socket)) >= 2)
         assert attempts(socket)[:2] == [4, 5]
         assert connection.closed is None
@@ -233,7 +236,7 @@ class TestThirdAndLast:
         process.end(connection)
 
         again, feed, socket = await process.open(GRACE)
-        process.hub.on_pushed(again, feed)
+        process.hub.watch(again, feed)
         await until(lambda: feed.silence is not None and feed.silence.due_s is None)
         assert attempts(socket) == []
         await ack(process, again, feed, 2)
@@ -333,13 +336,13 @@ class TestSweep:
         await self.sweep(process, mark=1)
         [position] = await socket.until("position")
         assert position["top"] == 1
-        assert feed.state is State.BEHIND
+        assert feed.state is FeedState.BEHIND
         assert await counted(process.store, GRACE) == 1
 
     async def test_of_a_room_that_is_not_here_does_nothing(self, new_process: NewProcess) -> None:
         process = await new_process(PATIENT)
         await process.retry.sweep("elsewhere", "e", 1)
-        assert process.hub.rooms == {}
+        assert process.hub.registry.rooms == {}
 
 
 async def test_a_store_that_does_not_answer_costs_no_attempt_and_the_silence_stays(

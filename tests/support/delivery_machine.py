@@ -105,7 +105,7 @@ class World(RuleBasedStateMachine):
             return
         device.process = process
         device.connection = Connection(device.receive, visitor=self.visitors[device.user], policy=self.policy)
-        process.server.hub.enter(device.connection)
+        process.server.registry.enter(device.connection)
         await self._tell(device, device.hello(), *device.sends())
         await self._settle()
 
@@ -161,7 +161,7 @@ class World(RuleBasedStateMachine):
         await self._settle()
 
     async def _positions(self, process: Process) -> None:
-        await process.server.hub.check_positions()
+        await process.server.positions.check()
         await self._settle()
 
     async def _sweep(self, heard: list[Process]) -> None:
@@ -244,7 +244,7 @@ class World(RuleBasedStateMachine):
         if not self._connected(user) or await self._attempts(user) == self.policy.attempts_max:
             return
         for process in self.processes:
-            for connection in process.server.hub.connections_of(user):
+            for connection in process.server.registry.connections_of(user):
                 feed = connection.feeds.get(self.room.id)
                 due_s = feed.silence.due_s if feed and feed.silence else None
                 if due_s and connection in process.server.retry._timers:
@@ -252,7 +252,7 @@ class World(RuleBasedStateMachine):
         raise AssertionError(f"{NAMES[user]} owes, is connected, and nothing is due")
 
     def _connected(self, user: int) -> bool:
-        return any(process.server.hub.by_user.get(user) for process in self.processes)
+        return any(process.server.registry.by_user.get(user) for process in self.processes)
 
     async def _attempts(self, user: int) -> int:
         value = await self.store.client.hget(f"{self.room.key}:attempts", str(user))
@@ -276,7 +276,7 @@ class World(RuleBasedStateMachine):
         """Let these be connected, nothing lost, and everything asked for be answered."""
         for process in self.processes:
             process.deaf = False
-            await process.server.recheck()
+            await process.server.rechecks.check_all()
         for device in devices:
             device.silent = False
             await self._connect(device, self.processes[0])

@@ -50,23 +50,23 @@ class Process:
     async def hear_news(self, event: dict[str, Any]) -> None:
         """Take a control event."""
         if not self.deaf:
-            await self.server._on_control_event(event)
+            await self.server.control_events.handle(event)
 
     @property
     def busy(self) -> bool:
-        own = self.server.delivery
+        server = self.server
         return bool(
-            own._committing
-            or own._settling
-            or self.server._tasks
-            or any(connection.tasks or connection._writing for connection in self.server.hub.connections)
+            server.sender.busy
+            or server.acknowledger.busy
+            or server.background.tasks
+            or any(connection.tasks or connection.writer.busy for connection in server.registry.connections)
         )
 
     async def end(self) -> None:
-        for connection in list(self.server.hub.connections):
+        for connection in list(self.server.registry.connections):
             self.server.leave(connection)
             await connection.finish()
-        for task in [self.task, *self.server.presence._leaving.values(), *self.server._tasks]:
+        for task in [self.task, *self.server.presence._leaving.values(), *self.server.background.tasks]:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task

@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from messaging.live.connection import Connection, Feed, MemberRoom, Visitor
+from messaging.live.connection import Connection, Visitor
+from messaging.live.feed import Feed, MemberRoom
 from messaging.live.hub import Hub
 from messaging.policy import DAY_S, Policy
 from messaging.store import Store
@@ -85,7 +86,7 @@ async def open_feed(
     await store.members.create_log(ROOM)
     connection, socket = connect(user, policy or hub.policy)
     connection.welcomed = True
-    hub.enter(connection)
+    hub.registry.enter(connection)
     feed = await hub.add_feed(connection, MEMBER_ROOM)
     await resume(store, hub, connection, feed)
     return connection, feed, socket

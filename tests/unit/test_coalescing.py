@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from messaging.errors import NotMember, Unavailable
-from messaging.live.coalescing import ASKING_MOST, KEYS_MOST, Together
+from messaging.live.coalescing import MAX_KEYS, MAX_MEMBERS, Coalescer
 from tests.support.sockets import until
 
 Asked = Sequence[tuple[str, Sequence[int]]]
@@ -23,7 +23,7 @@ class Store:
         self.calls: list[Asked] = []
         self.alone: list[Sequence[tuple[str, int]]] = []
         self.go = asyncio.Event()
-        self.together: Together[str, int, Answer] = Together(
+        self.coalescer: Coalescer[str, int, Answer] = Coalescer(
             self.call, self.call_alone, deadline_s=deadline_s
         )
 
@@ -52,7 +52,7 @@ class Store:
     def ask(self, *asked: tuple[str, int]) -> asyncio.Task[list[Answer]]:
         async def asking() -> list[Answer]:
             self.asking += 1  # and it has asked before anything else runs
-            return await self.together.ask(asked)
+            return await self.coalescer.load_many(asked)
 
         return asyncio.ensure_future(asking())
 
@@ -83,11 +83,11 @@ async def test_what_is_asked_in_one_turn_shares_a_call() -> None:
 
 async def test_a_call_takes_no_more_than_it_may() -> None:
     store = Store()
-    many = [("a", who) for who in range(20, 20 + ASKING_MOST + 1)]
-    keys = [(f"k{n}", 1) for n in range(KEYS_MOST)]
-    assert await store.together.ask([*many, *keys]) == [f"{key}{who}" for key, who in (*many, *keys)]
+    many = [("a", who) for who in range(20, 20 + MAX_MEMBERS + 1)]
+    keys = [(f"k{n}", 1) for n in range(MAX_KEYS)]
+    assert await store.coalescer.load_many([*many, *keys]) == [f"{key}{who}" for key, who in (*many, *keys)]
     sizes = [[len(asking) for _, asking in call] for call in store.calls]
-    assert sizes == [[ASKING_MOST] + [1] * (KEYS_MOST - 1), [1], [1]]
+    assert sizes == [[MAX_MEMBERS] + [1] * (MAX_KEYS - 1), [1], [1]]
 
 
 async def test_what_cannot_be_had_together_is_asked_for_alone() -> None:
@@ -103,12 +103,12 @@ async def test_what_cannot_be_had_together_is_asked_for_alone() -> None:
 async def test_what_is_asked_alone_has_no_longer_than_the_rest() -> None:
     store = Store(deadline_s=0.05)
     with pytest.raises(Unavailable):
-        await store.together.ask([("own", 98)])
+        await store.coalescer.load_many([("own", 98)])
     assert store.alone == [[("own", 98)]]
 
 
 async def test_an_error_of_ones_own_is_an_answer() -> None:
-    refused, other = await Store().together.ask([("a", 13), ("a", 1)])
+    refused, other = await Store().coalescer.load_many([("a", 13), ("a", 1)])
     assert isinstance(refused, NotMember)
     assert other == "a1"
 
@@ -178,5 +178,5 @@ async def test_who_is_cancelled_takes_nobody_with_him() -> None:
 
 async def test_nothing_asked_is_nothing_called() -> None:
     store = Store()
-    assert await store.together.ask([]) == []
+    assert await store.coalescer.load_many([]) == []
     assert store.calls == []

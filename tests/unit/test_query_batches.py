@@ -10,7 +10,7 @@ import pytest
 from django.db import DataError, OperationalError
 
 from messaging.live import query_batches
-from messaging.live.query_batches import ask
+from messaging.live.query_batches import batch_query
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -36,10 +36,10 @@ class Asked:
 
 async def asked_behind(asked: Asked, keys: Collection[int]) -> list[int | BaseException]:
     """Ask for 0, and for the others while that is under way."""
-    first = asyncio.ensure_future(ask(asked.doubled, 0))
+    first = asyncio.ensure_future(batch_query(asked.doubled, 0))
     while not asked.calls:
         await asyncio.sleep(0)
-    others = [asyncio.ensure_future(ask(asked.doubled, key)) for key in keys]
+    others = [asyncio.ensure_future(batch_query(asked.doubled, key)) for key in keys]
     await asyncio.sleep(0)
     asked.go.set()
     assert await first == 0
@@ -54,7 +54,7 @@ async def test_what_waits_is_asked_in_one_call_each_key_once() -> None:
 
 async def test_a_hop_takes_no_more_than_it_may() -> None:
     asked = Asked()
-    most = query_batches.AT_ONCE
+    most = query_batches.MAX_BATCH
     keys = [key for key in range(1, 2 * most + 3) if key not in (13, 17, 99)]
     await asked_behind(asked, keys)
     assert [len(call) for call in asked.calls] == [1, most, most - 1]
@@ -83,11 +83,11 @@ async def test_a_database_that_is_away_is_everybodys() -> None:
 
 async def test_who_has_gone_is_not_answered_and_the_rest_goes_on() -> None:
     asked = Asked()
-    first = asyncio.ensure_future(ask(asked.doubled, 0))
+    first = asyncio.ensure_future(batch_query(asked.doubled, 0))
     while not asked.calls:
         await asyncio.sleep(0)
     first.cancel()
-    second = asyncio.ensure_future(ask(asked.doubled, 5))
+    second = asyncio.ensure_future(batch_query(asked.doubled, 5))
     await asyncio.sleep(0)
     asked.go.set()
     assert await second == 10
@@ -107,8 +107,8 @@ async def test_a_crowd_is_gathered_by_a_pause_and_one_alone_does_not_wait(
     monkeypatch.setattr(asyncio, "sleep", slept)
     asked = Asked()
     asked.go.set()
-    assert await ask(asked.doubled, 1) == 2
+    assert await batch_query(asked.doubled, 1) == 2
     assert pauses == []
-    assert await asyncio.gather(ask(asked.doubled, 1), ask(asked.doubled, 2)) == [2, 4]
+    assert await asyncio.gather(batch_query(asked.doubled, 1), batch_query(asked.doubled, 2)) == [2, 4]
     await sleep(0)
-    assert pauses == [query_batches.PAUSE_S]
+    assert pauses == [query_batches.BATCH_WINDOW_S]
