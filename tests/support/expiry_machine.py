@@ -366,7 +366,7 @@ class ExpiryMachine(World):
         await self._settle()
 
     async def _recheck(self, process: Process) -> None:
-        await process.server.recheck()
+        await process.server.rechecks.check_all()
         await self._settle()
 
     # What must hold at any time
