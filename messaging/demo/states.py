@@ -204,9 +204,7 @@ class _Page:
     ) -> int:
         """Send a message and return its seq."""
         id_ = _id(of or room, name)
-        self.pages.server.sender.send(
-            self.connection, Send(id=id_, room=room.id, body=BODIES[name], ttl=ttl)
-        )
+        self.pages.server.sender.send(self.connection, Send(id=id_, room=room.id, body=BODIES[name], ttl=ttl))
 
         def sent() -> int:
             return next((one["seq"] for one in self._heard if one["type"] == "sent" and one["id"] == id_), 0)

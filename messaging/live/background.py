@@ -19,7 +19,7 @@ class Background:
         self.tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, work: Any) -> None:
-        """Run a coroutine once. What it was to do is repaired by the next check if it fails."""
+        """Run a coroutine once. After a failure the next check does its work."""
         task = asyncio.ensure_future(work)
         self.tasks.add(task)
         task.add_done_callback(self._done)

@@ -1,8 +1,8 @@
 """Fan-out: subscribe once for each room, and give every publication to the feeds of the room.
 
 A batch's way: the append script publishes it -> the subscription receives it -> `on_message` cuts it -> `_give` gives it to each
-feed: an OPEN one passes it on, a READING one holds it until `merge`, a BEHIND one drops it, because its client will `sync`. What
-pub/sub loses, `positions` reveals. Encodes nothing for a message. Knows no SQL and no permissions.
+feed: an OPEN one passes it on, a READING one holds it until `merge`, a BEHIND one drops it, because its client will `sync`.
+`positions` reveals publications that were lost. Encodes nothing for a message. Knows no SQL and no permissions.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def _ignore_restored() -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HubListener:
-    """What the hub reports. Callables, not a protocol: a method that only forwards would cost a call for each message."""
+    """Receives the reports of the hub. Callables instead of methods: one that only forwards would cost a call for each message."""
 
     accepted: Callable[[str, int, int], None] = _ignore  # room, sender, after: a connected user's message
     pushed: Callable[[Connection, Feed], None] = _ignore  # messages, while no silence was open

@@ -36,7 +36,7 @@ class Bucket:
 
 
 class _Usage:
-    """What one connection has used."""
+    """The usage of one connection."""
 
     __slots__ = ("bad_frames_s", "buckets", "refused", "typed_s")
 

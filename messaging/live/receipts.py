@@ -33,7 +33,7 @@ Key = tuple[str, int]  # room, sender
 
 @dataclasses.dataclass(slots=True)
 class ToldRows:
-    """What a sender was told in a room: {seq: row}, ascending, and when all rows were counted (monotonic)."""
+    """The rows that a sender was told in a room: {seq: row}, ascending, and when all were counted (monotonic)."""
 
     epoch: str
     rows: dict[int, Row]
@@ -63,7 +63,7 @@ class Moves:
 
 
 class Receipts:
-    """What each local sender was told, and what must be counted again."""
+    """The rows told to each local sender, and those that must be counted again."""
 
     def __init__(self, store: Store, registry: Registry, policy: Policy) -> None:
         self.store = store

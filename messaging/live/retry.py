@@ -84,7 +84,7 @@ class Retry:
                 silence = feed.silence
                 if silence is None or silence.due_s is None or silence.due_s > now_s:
                     continue
-                silence.due_s = now_s + self.policy.ack_timeout_s  # whatever this check finds
+                silence.due_s = now_s + self.policy.ack_timeout_s  # unless this check sets another time
                 # While a send to the socket is under way, the client cannot be blamed for its silence.
                 if connection.writer.sending_since_s is None and feed.state is not FeedState.READING:
                     await self._check_silence(connection, feed, silence)

@@ -45,7 +45,7 @@ class Server:
         self.registry = Registry()
         self.limits = Limits(policy)
 
-        # Beside the fan-out: what senders, other members and the users themselves are told.
+        # The fan-out, and the parts that it reports to.
         self.presence = Presence(store, self.registry)
         self.receipts = Receipts(store, self.registry, policy)
         self.retry = Retry(store, self.registry, policy)

@@ -100,7 +100,7 @@ class Writer:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._send({"type": "websocket.close", "code": int(self.closed)})
         except (TimeoutError, OSError, RuntimeError):
-            pass  # the peer is gone or does not read: the transport's own timeout ends it
+            pass  # the peer is away or does not read: the transport's own timeout ends it
 
     async def drained(self) -> None:
         """Wait until the socket has taken everything that is queued."""
@@ -147,7 +147,7 @@ class Writer:
                 if self._written is not None:
                     self._written.set()
         except (OSError, RuntimeError):
-            self._end()  # the peer is gone; the receiving side notices it too
+            self._end()  # the peer has disconnected; the receiving side notices it too
         finally:
             self._stop()
 
