@@ -29,7 +29,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from messaging import jobs
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.expiry.requeue import Result
 from messaging.models import BulkAction
 from messaging.store import clock_ms
@@ -190,7 +190,7 @@ class ActionAdmin(admin.ModelAdmin[Any]):
 
     def _fix(self, request: HttpRequest, verb: Action, keys: Sequence[str]) -> BulkAction:
         listed, query = str(self.opts.model_name), request.GET.urlencode()
-        return bulk_rows.ask(request.user, listed, verb.name, keys, query=query, now_ms=run_verb(clock_ms))
+        return bulk_rows.ask(request.user, listed, verb.name, keys, query=query, now_ms=run_async(clock_ms))
 
     def _asked_about(self, request: HttpRequest, verb: Action) -> BulkAction | None:
         """Return the bulk action that a page asked this user about; None: that is too long ago, or it was asked anew."""
@@ -211,7 +211,7 @@ class ActionAdmin(admin.ModelAdmin[Any]):
         form = _form(verb, request)
         if not _is_confirmed(request, verb, form):
             return self._ask(request, verb, BulkRows(self, request, action), form, left=left, about=action.pk)
-        bulk_rows.start(action, _given(form), str(verb.noted), run_verb(clock_ms))
+        bulk_rows.start(action, _given(form), str(verb.noted), run_async(clock_ms))
         jobs.run_soon("carry_on_bulk")
         said = ngettext(
             "It begins: %(n)s row, in steps, by the worker.",

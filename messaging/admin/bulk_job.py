@@ -34,7 +34,7 @@ from redis.exceptions import RedisError
 
 from messaging import jobs
 from messaging import policy as policies
-from messaging.bridge import in_database, run_verb
+from messaging.bridge import in_db_thread, run_async
 from messaging.errors import BacklogFull, Unavailable
 from messaging.expiry.requeue import Result
 from messaging.models import BulkAction
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 def carry_on() -> int:
     """Go on with bulk actions for at most the deadline of a job; return how many rows were reached. The schedule calls this."""
-    return run_verb(_carry_on)
+    return run_async(_carry_on)
 
 
 async def _carry_on() -> int:
@@ -64,16 +64,16 @@ async def _carry_on() -> int:
         await open_store().now_ms()
     except Unavailable:
         return 0  # everything waits
-    return await in_database(_run)
+    return await in_db_thread(_run)
 
 
 def _run() -> int:
     deadline_mono_s = time.monotonic() + policies.current().job_deadline_s
-    bulk_rows.settle_stopped(run_verb(clock_ms))
+    bulk_rows.settle_stopped(run_async(clock_ms))
     paused: list[int] = []
     rows = 0
     while time.monotonic() < deadline_mono_s:
-        action = bulk_rows.claim(run_verb(clock_ms), policies.current().lease_s, but=paused)
+        action = bulk_rows.claim(run_async(clock_ms), policies.current().lease_s, but=paused)
         if action is None:
             return rows
         step("claimed")
@@ -113,7 +113,7 @@ class _Run:
                 if not self._step(*found):
                     return None
                 time.sleep((time.monotonic() - begun_mono_s) * REST)
-            bulk_rows.end(self.action, run_verb(clock_ms))
+            bulk_rows.end(self.action, run_async(clock_ms))
             self.action.refresh_from_db()
         except _Overtaken:
             log.warning("a bulk action was taken over by another worker", extra={"action": self.action.pk})
@@ -124,7 +124,7 @@ class _Run:
         doubtful = action.begun - action.at
         upto = action.begun if doubtful else _upto(action, verb)
         try:
-            now_ms = run_verb(_now_ms)
+            now_ms = run_async(_now_ms)
         except Unavailable as fault:
             return self._wait(fault.code, doubtful)
         if not bulk_rows.begin(action, action.at if verb.whole else upto, now_ms, self.lease_s):
@@ -157,7 +157,7 @@ class _Run:
 
     def _stop(self, why: str, doubtful: int) -> None:
         bulk_rows.release(self.action, doubtful=doubtful)
-        bulk_rows.stop(self.action, why=why, name="", now_ms=run_verb(clock_ms))
+        bulk_rows.stop(self.action, why=why, name="", now_ms=run_async(clock_ms))
         self.action.refresh_from_db()
 
 

@@ -18,7 +18,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.errors import Unavailable
 from messaging.models import BulkAction, epoch_ms
 from messaging.store import clock_ms, open_store
@@ -121,7 +121,7 @@ class BulkActionAdmin(ReadOnly, admin.ModelAdmin[BulkAction]):
         action = self._seen(request, str(key))
         if not may(request, action):
             raise PermissionDenied
-        name, now_ms = request.user.get_username(), run_verb(clock_ms)
+        name, now_ms = request.user.get_username(), run_async(clock_ms)
         if bulk_rows.stop(action, why="by_hand", name=name, now_ms=now_ms):
             bulk_rows.settle_stopped(now_ms)
             self.log_change(request, action, gettext("stopped at %(n)s") % {"n": number(action.at)})
@@ -161,7 +161,7 @@ def page_of(action: BulkAction) -> str:
 def told(request: HttpRequest, action: BulkAction) -> dict[str, Any]:
     """Return what the part that changes shows."""
     try:
-        now_ms = run_verb(_now_ms)
+        now_ms = run_async(_now_ms)
     except Unavailable:
         now_ms = None
     parts = [

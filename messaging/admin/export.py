@@ -13,7 +13,7 @@ from typing import Any
 
 from django.db.models import Q, QuerySet
 
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.models import DeadLetter
 
 PORTION = 500  # letters read at once
@@ -41,7 +41,7 @@ async def lines(letters: QuerySet[DeadLetter]) -> AsyncIterator[str]:
     ordered = letters.order_by("-expired_at", "id").prefetch_related("missed_recipients", "resolved_by")
     rest = ordered
     while True:
-        portion = await in_database(list, rest[:PORTION])
+        portion = await in_db_thread(list, rest[:PORTION])
         if portion:
             yield "".join(writer.writerow([cell(value) for value in _row(letter)]) for letter in portion)
         if len(portion) < PORTION:

@@ -27,7 +27,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from messaging import policy
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.expiry import letters, requeue
 from messaging.expiry.requeue import Result
 from messaging.models import AuditEntry, DeadLetter, MissedRecipient, Notice, Room
@@ -78,7 +78,7 @@ class MissedRecipientInline(ReadOnly, admin.TabularInline[MissedRecipient, DeadL
 
 
 def _send_again(by: int, keys: Sequence[str], given: dict[str, Any]) -> list[Outcome]:
-    outcomes = run_verb(requeue.requeue, [UUID(key) for key in keys], by=by)
+    outcomes = run_async(requeue.requeue, [UUID(key) for key in keys], by=by)
     return [
         Outcome(str(one.letter), one.result, one.why, [why for _user, why in one.left_out])
         for one in outcomes
@@ -98,7 +98,7 @@ def _resolved(
     keys: Sequence[str],
     resolve: Callable[[Collection[UUID], int | None, int], letters.Resolved],
 ) -> list[Outcome]:
-    resolved = resolve([UUID(key) for key in keys], by, run_verb(clock_ms))
+    resolved = resolve([UUID(key) for key in keys], by, run_async(clock_ms))
     outcomes = [Outcome(str(key), Result.DONE) for key in resolved.done]
     return outcomes + [Outcome(str(key), Result.SKIPPED, why) for key, why in resolved.skipped]
 

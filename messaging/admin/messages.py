@@ -23,7 +23,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from messaging import policy as policies
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.errors import NoSuchMessage, NotMember
 from messaging.expiry import letters
 from messaging.models import AuditEntry, DeadLetter, Membership, Room, StoredMessage, moment
@@ -47,19 +47,19 @@ class Messages:
 
     def count(self, where: dict[str, str]) -> int:
         room = _room_of(where)
-        return 0 if room is None and where else run_verb(_count, room)
+        return 0 if room is None and where else run_async(_count, room)
 
     def page(self, where: dict[str, str], start: int, stop: int) -> list[StoredMessage]:
         room = _room_of(where)
-        return [] if room is None and where else _rows(*run_verb(_page, start, stop, room))
+        return [] if room is None and where else _rows(*run_async(_page, start, stop, room))
 
     def keys(self, where: dict[str, str], most: int) -> list[str]:
         room = _room_of(where)
-        return [] if room is None and where else run_verb(_keys, room, most)
+        return [] if room is None and where else run_async(_keys, room, most)
 
     def by_key(self, keys: Sequence[str]) -> list[StoredMessage]:
         places = [place for place in map(place_of, keys) if place]
-        return _rows(*run_verb(_named, places)) if places else []
+        return _rows(*run_async(_named, places)) if places else []
 
 
 def _room_of(where: dict[str, str]) -> RoomKey | None:
@@ -219,7 +219,7 @@ class StoredMessageAdmin(StoreAdmin):
     def _message(self, request: HttpRequest, key: str, reason: ReasonForm | None = None) -> HttpResponse:
         found = _PLACE.fullmatch(key)
         place = place_of(key)
-        told = run_verb(_look, *place) if place else None
+        told = run_async(_look, *place) if place else None
         letter = letters.letter_of(found[1], int(found[2])) if found else None
         if told is None and letter is not None:
             page = reverse("admin:messaging_deadletter_change", args=[letter.pk])
@@ -245,7 +245,7 @@ class StoredMessageAdmin(StoreAdmin):
             # Written down first: no look goes without.
             why = gettext("looked at the text: %(reason)s") % reason.cleaned_data
             log_each(request, [StoredMessage(place=key)], why)
-            context |= {"read": True, "body": run_verb(_body, *place)}
+            context |= {"read": True, "body": run_async(_body, *place)}
         wrong = reason is not None and not reason.is_valid()
         status = HTTPStatus.BAD_REQUEST if wrong else HTTPStatus.OK
         return TemplateResponse(request, "admin/messaging/message.html", context, status=status)
@@ -269,7 +269,7 @@ def _by_message(message: str) -> list[str]:
     """Return [ROOM:SEQ] of a message number: of a dead letter, or of a live one of the newest 20,000 memberships."""
     newest = Membership.objects.order_by("-pk").values_list("room_id", "room__partition", "user_id")
     senders = [(RoomKey(room, partition), user) for room, partition, user in newest[:SENDERS_MOST]]
-    found = run_verb(_seq_of, message, senders)
+    found = run_async(_seq_of, message, senders)
     if found:
         return [f"{found[0].id}:{found[1]}"]
     letter = DeadLetter.objects.filter(message_id=message).only("room_key", "seq").first()

@@ -15,7 +15,7 @@ from django.db import Error as DatabaseError
 from redis.exceptions import RedisError
 
 from messaging import audit, control, jobs, policy, rooms
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.errors import BacklogFull, BadTtl, MessagingError, NotMember, Unavailable
 from messaging.expiry.requeue import Result
 from messaging.models import Room
@@ -149,7 +149,7 @@ async def _by_room(
 
 
 async def _rooms(names: Iterable[str]) -> dict[str, Room]:
-    return await in_database(Room.objects.in_bulk, list(set(names)))
+    return await in_db_thread(Room.objects.in_bulk, list(set(names)))
 
 
 # ── Messages ──
@@ -204,7 +204,7 @@ async def _change_one(store: Store, room: Room, seq: int, by: int, ttl_s: int | 
 async def _note(store: Store, verb: str, room: str, by: int, changed: Changed) -> None:
     """Leave an audit row without text; a database that is away does not undo the change."""
     try:
-        await in_database(
+        await in_db_thread(
             audit.note,
             verb,
             now_ms=await store.now_ms(),

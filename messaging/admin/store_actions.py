@@ -10,7 +10,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from messaging import policy
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.errors import Unavailable
 from messaging.models import Membership
 
@@ -33,7 +33,7 @@ def _by_keys(
     verb: Callable[[Sequence[str]], Coroutine[Any, Any, list[Outcome]]],
 ) -> Callable[[int, Sequence[str], Given], list[Outcome]]:
     def do(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
-        return run_verb(verb, keys)
+        return run_async(verb, keys)
 
     return do
 
@@ -144,11 +144,11 @@ def _extending(rows: Sequence[Any], given: Given) -> list[str]:
 
 
 def _delete(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
-    return run_verb(operations.delete_messages, keys, by=by)
+    return run_async(operations.delete_messages, keys, by=by)
 
 
 def _extend(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
-    return run_verb(operations.extend_messages, keys, given["ttl"], by=by)
+    return run_async(operations.extend_messages, keys, given["ttl"], by=by)
 
 
 DELETE_MESSAGES = Action(
@@ -200,7 +200,7 @@ def _changing(rows: Sequence[Any], given: Given) -> list[str]:
     if not given["shorten"]:
         return [said, gettext("Messages that are there keep their ends.")]
     try:
-        count, rooms = run_verb(operations.shortening_of, _keys(rows), given["ttl"])
+        count, rooms = run_async(operations.shortening_of, _keys(rows), given["ttl"])
     except Unavailable:
         away = gettext("The store does not answer: how many messages end sooner cannot be counted now.")
         return [said, away]
@@ -217,7 +217,7 @@ def _changing(rows: Sequence[Any], given: Given) -> list[str]:
 
 
 def _change(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
-    return run_verb(operations.change_lifetimes, keys, given["ttl"], shorten=given["shorten"], by=by)
+    return run_async(operations.change_lifetimes, keys, given["ttl"], shorten=given["shorten"], by=by)
 
 
 def _closing(rows: Sequence[Any], given: Given) -> list[str]:
@@ -234,7 +234,7 @@ def _close(by: int, keys: Sequence[str], given: Given) -> list[Outcome]:
     users = {
         str(key): user for key, user in Membership.objects.filter(pk__in=keys).values_list("pk", "user_id")
     }
-    return run_verb(operations.close_connections, [(key, users[key]) for key in keys if key in users])
+    return run_async(operations.close_connections, [(key, users[key]) for key in keys if key in users])
 
 
 CHANGE_LIFETIME = Action(

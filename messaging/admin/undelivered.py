@@ -17,7 +17,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from messaging import policy as policies
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.models import Room, UndeliveredMember, UndeliveredRoom
 from messaging.rooms.memberships import key_of
 from messaging.store import open_store
@@ -43,17 +43,17 @@ class Rooms:
     """Reads the rooms that lag, a page in a constant number of round trips."""
 
     def count(self, where: dict[str, str]) -> int:
-        return run_verb(_count)
+        return run_async(_count)
 
     def page(self, where: dict[str, str], start: int, stop: int) -> list[UndeliveredRoom]:
-        return _rooms(*run_verb(_page, start, stop))
+        return _rooms(*run_async(_page, start, stop))
 
     def keys(self, where: dict[str, str], most: int) -> list[str]:
-        return run_verb(_room_keys, most)
+        return run_async(_room_keys, most)
 
     def by_key(self, keys: Sequence[str]) -> list[UndeliveredRoom]:
         rooms = [key_of(room) for room in Room.objects.filter(pk__in=keys)]
-        return _rooms(*run_verb(_lags, [(room, 0) for room in rooms]))
+        return _rooms(*run_async(_lags, [(room, 0) for room in rooms]))
 
 
 async def _count() -> int:
@@ -188,22 +188,22 @@ class Members:
 
     def count(self, where: dict[str, str]) -> int:
         room = room_key(where.get("room", ""))
-        return run_verb(_count_members, room) if room else 0
+        return run_async(_count_members, room) if room else 0
 
     def page(self, where: dict[str, str], start: int, stop: int) -> list[UndeliveredMember]:
         room = room_key(where.get("room", ""))
-        return _members(room, *run_verb(_members_page, room, start, stop)) if room else []
+        return _members(room, *run_async(_members_page, room, start, stop)) if room else []
 
     def keys(self, where: dict[str, str], most: int) -> list[str]:
         room = room_key(where.get("room", ""))
-        return run_verb(_member_keys, room, most) if room else []
+        return run_async(_member_keys, room, most) if room else []
 
     def by_key(self, keys: Sequence[str]) -> list[UndeliveredMember]:
         rows: list[UndeliveredMember] = []
         for name, users in _by_room(keys).items():
             room = room_key(name)
             if room:
-                rows += _members(room, *run_verb(_members_named, room, users))
+                rows += _members(room, *run_async(_members_named, room, users))
         return rows
 
 

@@ -26,8 +26,8 @@ ASKED_AND_BEGUN = """
 from django.contrib.auth import get_user_model
 from messaging import bulk
 from messaging.admin.bulk_job import clock_ms
-from messaging.bridge import run_verb
-now_ms = run_verb(clock_ms)
+from messaging.bridge import run_async
+now_ms = run_async(clock_ms)
 user = get_user_model().objects.get(pk={id})
 action = bulk.ask(user, "deadletter", "discard", ["1"], query="", now_ms=now_ms)
 bulk.start(action, {{}}, "", now_ms)

@@ -12,7 +12,7 @@ from django.contrib.admin.models import LogEntry
 
 from chatsite.run.children import wait_for
 from messaging.admin import bulk_job
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.models import AuditEntry, BulkAction, DeadLetter, moment
 from messaging.rooms.memberships import key_of
 from messaging.store import open_store
@@ -96,7 +96,7 @@ def test_killed_between_deed_and_note_a_message_is_deleted_once_and_not_extended
             some = [message(user=ada.pk, room=room) for _ in range(min(100, 501 - at))]
             await accept(open_store(), *some)
 
-    run_verb(make)
+    run_async(make)
     action = begin(staff(is_superuser=True), verb, "storedmessage/", **given)
     kill_at("reached", nth=3)
     finish()

@@ -18,7 +18,7 @@ from messaging.admin.letters import DeadLetterAdmin
 from messaging.admin.messages import StoredMessageAdmin
 from messaging.admin.rooms import MembershipAdmin, RoomAdmin
 from messaging.admin.undelivered import UndeliveredMemberAdmin, UndeliveredRoomAdmin
-from messaging.bridge import in_database, run_verb
+from messaging.bridge import in_db_thread, run_async
 from messaging.errors import Unavailable
 from messaging.expiry import retention
 from messaging.jobs import schedules as jobs
@@ -108,7 +108,7 @@ class TestAsking:
 
     def test_rows_that_come_to_fit_meanwhile_are_not_touched_and_filters_hold(self, few: None) -> None:
         letters(5)
-        DeadLetter.objects.filter(seq=5).update(state="discarded", resolved_at=moment(run_verb(_now_ms)))
+        DeadLetter.objects.filter(seq=5).update(state="discarded", resolved_at=moment(run_async(_now_ms)))
         client = staff(*MAY)
         action = begin(client, "send_again", "deadletter/?state__exact=open")
         assert (action.total, action.query) == (4, "state__exact=open")
@@ -145,7 +145,7 @@ class TestAsking:
         ask(client, "deadletter/", "discard")
         asked = ask(client, "deadletter/", "discard")
         assert BulkAction.objects.count() == 1
-        now_ms = run_verb(_now_ms)
+        now_ms = run_async(_now_ms)
         retention.prune(now_ms + HOUR_MS - 10_000)
         assert BulkAction.objects.exists()
         retention.prune(now_ms + HOUR_MS + 10_000)
@@ -160,9 +160,9 @@ class TestAsking:
         page = client.get(f"{PAGES}/bulkaction/").content.decode()
         assert "dead letters: Discard" in page
         assert "3 of 3" in page
-        retention.prune(run_verb(_now_ms) + 89 * 24 * HOUR_MS)
+        retention.prune(run_async(_now_ms) + 89 * 24 * HOUR_MS)
         assert BulkAction.objects.filter(pk=action.pk).exists()
-        retention.prune(run_verb(_now_ms) + 91 * 24 * HOUR_MS)
+        retention.prune(run_async(_now_ms) + 91 * 24 * HOUR_MS)
         assert not BulkAction.objects.exists()
 
     def test_what_nobody_is_asked_about_begins_at_once(self, few: None) -> None:
@@ -292,9 +292,9 @@ class TestStopping:
         letters(3)
         client = staff(*MAY)
         action = begin(client, "send_again")
-        claimed = bulk_rows.claim(run_verb(_now_ms), 30)
+        claimed = bulk_rows.claim(run_async(_now_ms), 30)
         assert claimed is not None
-        assert bulk_rows.begin(claimed, 1, run_verb(_now_ms), 30)
+        assert bulk_rows.begin(claimed, 1, run_async(_now_ms), 30)
         client.post(f"{PAGES}/bulkaction/{action.pk}/stop/")
         assert became(action) == ("stopped", 0, 0, 0, {}), "its worker may live"
         BulkAction.objects.update(claimed_until=moment(1))
@@ -429,7 +429,7 @@ class TestEachDeed:
             await store.presence.report("process", [grace.pk], 60)
             return made
 
-        return run_verb(make)
+        return run_async(make)
 
     @pytest.fixture
     def client(self) -> Client:
@@ -459,7 +459,7 @@ class TestEachDeed:
                 await open_store().client.zadd(f"{key_of(rooms[0]).key}:delivered", {user.pk: 0})
                 await open_store().client.zadd(f"{key_of(rooms[0]).key}:joined", {user.pk: 0})
 
-        run_verb(join)
+        run_async(join)
         small(monkeypatch, UndeliveredMemberAdmin)
         path = f"undeliveredmember/?room={rooms[0].pk}"
         assert became(self.done(client, path, "retry"))[1:] == (1, 2, 0, {"away": 2})
@@ -500,8 +500,8 @@ class TestEachDeed:
         for _ in range(3):
             await room_of(ada, grace)
         await open_store().presence.report("process", [ada.pk, grace.pk], 60)
-        client = await in_database(staff, is_superuser=True)
-        action = await in_database(self.done, client, "membership/", "close")
+        client = await in_db_thread(staff, is_superuser=True)
+        action = await in_db_thread(self.done, client, "membership/", "close")
         assert (action.total, action.done) == (2, 2)
         closed = []
         while len(closed) < 2:
