@@ -1,4 +1,4 @@
-"""What fans out: cut, held, merged, skipped, dropped; and the positions that repair it."""
+"""Publications: cut, held, merged, skipped, dropped; and the positions that repair lost ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FRAME = '{"type":"message","seq":%d}'
 
 @dataclasses.dataclass
 class Reports:
-    """What the hub and the check of positions reported."""
+    """Reports of the hub and of the check of positions."""
 
     accepted: list[tuple[str, int]] = dataclasses.field(default_factory=list)
     cursors_moved: list[tuple[str, int]] = dataclasses.field(default_factory=list)
@@ -75,7 +75,7 @@ class TestCut:
         text = ",".join(FRAME % seq for seq in (1, 2, 3))
         assert batch == Batch("e1", 0, 3, 3, text, frozenset({ADA, GRACE}))
 
-    def test_a_resend_to_some_stands_by_itself_and_in_its_place(self) -> None:
+    def test_a_resend_to_some_is_a_separate_batch_in_its_place(self) -> None:
         batches = list(cut(published((1, 0, ADA, "-"), (2, 1, ADA, "2,3"), (3, 2, ADA, "-"))))
         assert [(batch.after, batch.last, batch.only) for batch in batches] == [
             (0, 1, None),
@@ -122,7 +122,7 @@ class TestFanOut:
         for socket in sockets:
             assert [frame["body"] for frame in await socket.until("message", 2)] == ["a", "b"]
 
-    async def test_who_left_the_hub_gets_nothing(self, store: Store, hub: Hub) -> None:
+    async def test_a_connection_that_left_gets_nothing(self, store: Store, hub: Hub) -> None:
         gone, _, silent = await open_feed(store, hub, GRACE)
         _, _, socket = await open_feed(store, hub, ALAN)
         hub.registry.leave(gone)
@@ -170,7 +170,7 @@ class TestFanOut:
         await acknowledge(store, GRACE, 1)
         await until(lambda: reports.cursors_moved)
 
-    async def test_typing_goes_to_the_others(self, store: Store, hub: Hub) -> None:
+    async def test_typing_is_sent_to_the_others(self, store: Store, hub: Hub) -> None:
         await store.members.create_log(ROOM)
         _, _, own = await open_feed(store, hub, ADA)
         _, _, other = await open_feed(store, hub, GRACE)
@@ -180,21 +180,21 @@ class TestFanOut:
 
 
 class TestMerge:
-    async def test_what_fans_out_during_a_read_follows_it(self, store: Store, hub: Hub) -> None:
+    async def test_messages_published_during_a_read_follow_it(self, store: Store, hub: Hub) -> None:
         await accept(store, message("read"))
         connection, socket = connect(GRACE)
         hub.registry.enter(connection)
         feed = await hub.add_feed(connection, MEMBER_ROOM)
         with hub.reading(feed):
             slice_ = await read(store, GRACE)
-            await accept(store, message("meanwhile"))
+            await accept(store, message("during the read"))
             await until(lambda: feed.held)
             assert socket.frames == []
             hub.merge(connection, feed, slice_)
         await accept(store, message("after"))
-        assert [frame["body"] for frame in await socket.until("message", 2)] == ["meanwhile", "after"]
+        assert [frame["body"] for frame in await socket.until("message", 2)] == ["during the read", "after"]
 
-    async def test_what_the_read_already_has_is_not_sent_again(self, store: Store, hub: Hub) -> None:
+    async def test_messages_of_the_read_are_not_sent_again(self, store: Store, hub: Hub) -> None:
         await store.members.create_log(ROOM)
         connection, socket = connect(GRACE)
         hub.registry.enter(connection)
@@ -208,7 +208,7 @@ class TestMerge:
         await accept(store, message("after"))
         assert [frame["seq"] for frame in await socket.until("message")] == [2]
 
-    async def test_what_was_held_for_one_read_is_not_given_after_another(
+    async def test_messages_held_for_one_read_are_not_sent_after_another(
         self, store: Store, hub: Hub
     ) -> None:
         """The first read of a connection holds from `add_feed` on, outside of `reading`."""
@@ -217,7 +217,7 @@ class TestMerge:
         hub.registry.enter(connection)
         feed = await hub.add_feed(connection, MEMBER_ROOM)
         slice_ = await read(store, GRACE)
-        await accept(store, message("meanwhile"))
+        await accept(store, message("during the read"))
         await until(lambda: feed.held)
         hub.merge(connection, feed, slice_)
         assert feed.held == []
@@ -226,7 +226,9 @@ class TestMerge:
         await socket.until("message", 2)
         assert socket.seqs == [2, 3]
 
-    async def test_a_read_that_says_more_sends_nothing_until_the_next(self, store: Store, hub: Hub) -> None:
+    async def test_a_read_with_more_to_come_sends_nothing_until_the_next(
+        self, store: Store, hub: Hub
+    ) -> None:
         await accept(store, *(message() for _ in range(3)))
         connection, socket = connect(GRACE)
         hub.registry.enter(connection)
@@ -322,7 +324,7 @@ class TestPosition:
         assert position == {"type": "position", "room": ROOM.id, "epoch": accepted.epoch, "top": 1, "rev": 0}
         assert feed.state is FeedState.BEHIND
 
-    async def test_who_has_everything_hears_it_once(
+    async def test_a_client_that_has_everything_is_told_once(
         self, store: Store, hub: Hub, positions: Positions
     ) -> None:
         _, feed, socket = await open_feed(store, hub, GRACE)

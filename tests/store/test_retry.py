@@ -50,7 +50,7 @@ NewProcess = Callable[..., Awaitable[Process]]
 
 @pytest.fixture
 async def new_process(store: Store) -> AsyncIterator[NewProcess]:
-    """Return what starts a process with a policy of its own."""
+    """Return a function that starts a process with its own policy."""
     processes: list[Process] = []
     running: list[asyncio.Future[None]] = []
 
@@ -93,7 +93,7 @@ async def ack(process: Process, connection: Connection, feed: Feed, seq: int) ->
 
 
 class TestSilence:
-    async def test_what_nobody_acknowledges_is_pushed_again_and_numbered(
+    async def test_unacknowledged_messages_are_pushed_again_and_numbered(
         self, new_process: NewProcess
     ) -> None:
         process = await new_process()
@@ -151,7 +151,7 @@ class TestSilence:
         await until(lambda: feed.silence is None and connection not in process.retry._timers)
         assert attempts(socket) == []
 
-    async def test_is_not_counted_while_a_send_is_under_way(self, new_process: NewProcess) -> None:
+    async def test_silence_during_a_send_is_not_counted(self, new_process: NewProcess) -> None:
         process = await new_process()
         _, _, slow = await process.open(GRACE)
         _, _, quick = await process.open(ALAN)
@@ -172,7 +172,7 @@ class TestSilence:
         assert attempts(socket) == []
         assert await counted(process.store, GRACE) >= 1
 
-    async def test_without_nets_nothing_is_pushed_again(self, new_process: NewProcess) -> None:
+    async def test_without_recovery_nothing_is_pushed_again(self, new_process: NewProcess) -> None:
         process = await new_process(nets=False)
         connection, feed, socket = await process.open(GRACE)
         await accept(process.store)
@@ -180,7 +180,7 @@ class TestSilence:
         assert feed.silence is None
         assert connection not in process.retry._timers
 
-    async def test_of_one_room_is_noticed_in_time_though_another_waits_longer(
+    async def test_silence_in_one_room_is_noticed_although_another_waits_longer(
         self, new_process: NewProcess
     ) -> None:
         process = await new_process(PATIENT)
@@ -207,7 +207,7 @@ class TestThirdAndLast:
         assert attempts(socket) == [1, 2, 3]
         assert await counted(process.store, GRACE) == 3
 
-    async def test_who_reconnects_in_silence_goes_on_where_he_stood_and_is_not_closed_again(
+    async def test_a_silent_client_that_reconnects_continues_the_count_and_is_not_closed_again(
         self, new_process: NewProcess
     ) -> None:
         process = await new_process()
@@ -232,7 +232,7 @@ class TestThirdAndLast:
         assert await missing(process.store, 1) == {GRACE: "no_ack", ALAN: "offline"}
         await accept(process.store, message("another"))
         await until(lambda: 2 in socket.seqs)
-        assert feed.silence.due_s is None, "what is new goes out once and starts no new silence"
+        assert feed.silence.due_s is None, "a new message is pushed once and starts no new silence"
         process.end(connection)
 
         again, feed, socket = await process.open(GRACE)
@@ -261,7 +261,7 @@ class TestCounting:
         await until(lambda: any(4 in attempts(socket) for socket in sockets))
         assert sorted(attempts(sockets[0]) + attempts(sockets[1])) == [1, 2, 3, 4]
 
-    async def test_each_user_has_a_count_of_his_own(self, new_process: NewProcess) -> None:
+    async def test_each_user_has_a_separate_count(self, new_process: NewProcess) -> None:
         process = await new_process(attempts_max=2)
         for user in (GRACE, ALAN):
             await process.open(user)
@@ -311,7 +311,7 @@ class TestSweep:
         await self.sweep(process, mark=1)
         assert await counted(process.store, GRACE) == 1
 
-    async def test_pushes_anew_where_it_gave_up_before_another_device_acknowledged(
+    async def test_pushes_again_where_it_gave_up_before_another_device_acknowledged(
         self, new_process: NewProcess
     ) -> None:
         process = await new_process(attempts_max=2)
@@ -339,7 +339,7 @@ class TestSweep:
         assert feed.state is FeedState.BEHIND
         assert await counted(process.store, GRACE) == 1
 
-    async def test_of_a_room_that_is_not_here_does_nothing(self, new_process: NewProcess) -> None:
+    async def test_a_room_without_connections_here_is_ignored(self, new_process: NewProcess) -> None:
         process = await new_process(PATIENT)
         await process.retry.sweep("elsewhere", "e", 1)
         assert process.hub.registry.rooms == {}

@@ -1,4 +1,4 @@
-"""One server process put together: the check of sessions touches only who was asked about."""
+"""One server process: the check of sessions closes only connections that were part of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def visitor(user: int) -> Visitor:
     return Visitor(user=user, name=f"user{user}", session=f"session{user}", credential="c")
 
 
-async def test_one_who_comes_while_sessions_are_checked_is_not_closed(
+async def test_a_connection_that_opens_during_the_check_is_not_closed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = Server(store, Policy())

@@ -132,7 +132,7 @@ def attempts(socket: Socket) -> list[int]:
     return [frame["attempt"] for frame in socket.of("message") if "attempt" in frame]
 
 
-async def test_one_sweep_serves_all_who_are_here_and_the_absent_cost_nothing(
+async def test_a_sweep_serves_all_connected_members_and_offline_ones_cost_nothing(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = range(MANY - HERE + 1, MANY + 1)

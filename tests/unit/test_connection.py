@@ -87,7 +87,7 @@ class TestLane:
 
 
 class TestEnd:
-    async def test_close_says_why_and_the_first_reason_holds(self) -> None:
+    async def test_the_first_close_code_is_sent(self) -> None:
         connection, socket = connect(ADA)
         connection.close(Close.NO_SESSION)
         connection.close(Close.TOO_MUCH)
@@ -95,7 +95,7 @@ class TestEnd:
         await connection.finish()
         assert socket.close_code == Close.NO_SESSION
 
-    async def test_close_when_written_lets_the_answer_out_first(self) -> None:
+    async def test_close_when_written_sends_the_answer_first(self) -> None:
         connection, socket = connect(ADA)
         connection.writer.push(pong(1))
         connection.close_when_written(Close.TOO_MANY_BAD_FRAMES)
@@ -103,7 +103,7 @@ class TestEnd:
         assert socket.frames == [{"type": "pong", "n": 1}]
         assert connection.closed is Close.TOO_MANY_BAD_FRAMES
 
-    async def test_a_peer_that_does_not_read_does_not_hold_it(self) -> None:
+    async def test_a_peer_that_does_not_read_does_not_delay_the_end(self) -> None:
         connection, socket = connect(ADA)
         socket.reads.clear()
         connection.writer.push(pong(1))
@@ -124,7 +124,7 @@ class TestEnd:
         assert connection.closed is Close.HANDLER_FAILED
         assert isinstance(faults[0]["exception"], ZeroDivisionError)
 
-    async def test_what_runs_beside_ends_with_it(self) -> None:
+    async def test_tasks_of_a_connection_end_with_it(self) -> None:
         connection, _ = connect(ADA)
         begun = asyncio.Event()
 

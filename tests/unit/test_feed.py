@@ -97,7 +97,7 @@ class TestTransitions:
         assert feed.state is state
 
     @pytest.mark.parametrize("feed_of", [reading, opened, behind])
-    def test_it_falls_behind_in_every_state_and_notes_what_was_told(
+    def test_a_feed_falls_behind_in_every_state_and_notes_the_position(
         self, feed_of: Callable[[], Feed]
     ) -> None:
         feed = feed_of()

@@ -70,7 +70,7 @@ class TestOthers:
         most = Policy().bad_frames_per_minute_max
         assert [limits.bad_frame(connection) for _ in range(most)] == [False] * (most - 1) + [True]
 
-    async def test_one_typing_hint_is_taken_in_its_interval_for_each_room(self) -> None:
+    async def test_a_room_gets_one_typing_hint_in_an_interval(self) -> None:
         limits = Limits(Policy())
         connection, _ = connect(ADA)
         assert [limits.take_typing(connection, room) for room in ("a", "a", "b")] == [True, False, True]

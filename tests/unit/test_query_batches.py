@@ -1,4 +1,4 @@
-"""Questions that many sockets ask at once: one hop, one call, each its own answer."""
+"""Database queries of many sockets at once: one hop, one call, an answer for each key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Asked:
-    """A question that notes what it is asked; it waits at the first call until `go`."""
+    """A query that notes its calls; the first one waits until `go`."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
@@ -46,13 +46,13 @@ async def asked_behind(asked: Asked, keys: Collection[int]) -> list[int | BaseEx
     return await asyncio.gather(*others, return_exceptions=True)
 
 
-async def test_what_waits_is_asked_in_one_call_each_key_once() -> None:
+async def test_waiting_queries_are_one_call_with_each_key_once() -> None:
     asked = Asked()
     assert await asked_behind(asked, [1, 2, 2, 3]) == [2, 4, 4, 6]
     assert asked.calls == [[0], [1, 2, 3]]
 
 
-async def test_a_hop_takes_no_more_than_it_may() -> None:
+async def test_a_hop_has_a_largest_size() -> None:
     asked = Asked()
     most = query_batches.MAX_BATCH
     keys = [key for key in range(1, 2 * most + 3) if key not in (13, 17, 99)]
@@ -60,28 +60,28 @@ async def test_a_hop_takes_no_more_than_it_may() -> None:
     assert [len(call) for call in asked.calls] == [1, most, most - 1]
 
 
-async def test_one_odd_key_harms_no_other() -> None:
+async def test_an_invalid_key_fails_no_other() -> None:
     asked = Asked()
     one, odd, two = await asked_behind(asked, [1, 13, 2])
     assert (one, two) == (2, 4)
     assert isinstance(odd, ValueError)
 
 
-async def test_one_key_that_the_database_refuses_harms_no_other() -> None:
+async def test_a_key_that_the_database_refuses_fails_no_other() -> None:
     asked = Asked()
     one, refused, two = await asked_behind(asked, [1, 17, 2])
     assert (one, two) == (2, 4)
     assert isinstance(refused, DataError)
 
 
-async def test_a_database_that_is_away_is_everybodys() -> None:
+async def test_a_database_that_is_away_fails_all_keys() -> None:
     asked = Asked()
     answers = await asked_behind(asked, [1, 99])
     assert [type(answer) for answer in answers] == [OperationalError] * 2
-    assert len(asked.calls) == 2  # nobody asks on
+    assert len(asked.calls) == 2  # no key is tried alone
 
 
-async def test_who_has_gone_is_not_answered_and_the_rest_goes_on() -> None:
+async def test_a_cancelled_query_does_not_stop_the_next() -> None:
     asked = Asked()
     first = asyncio.ensure_future(batch_query(asked.doubled, 0))
     while not asked.calls:
@@ -93,7 +93,7 @@ async def test_who_has_gone_is_not_answered_and_the_rest_goes_on() -> None:
     assert await second == 10
 
 
-async def test_a_crowd_is_gathered_by_a_pause_and_one_alone_does_not_wait(
+async def test_a_pause_collects_many_queries_and_a_single_one_does_not_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pauses: list[float] = []

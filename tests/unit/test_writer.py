@@ -248,7 +248,7 @@ class TestEnd:
         await asyncio.wait_for(writer.finish(), 3)
         assert socket.close_code is None
 
-    async def test_a_peer_that_is_gone_ends_the_connection(self) -> None:
+    async def test_a_peer_that_has_disconnected_ends_the_connection(self) -> None:
         async def gone(event: dict[str, Any]) -> None:
             raise OSError
 
