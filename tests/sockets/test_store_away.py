@@ -197,7 +197,7 @@ async def test_no_seq_is_given_twice_over_a_restart_and_nobody_syncs_for_the_jum
 
 
 @pytest.mark.parametrize("how", ["gone", "frozen"])
-async def test_a_hello_meets_1013_and_the_page_comes_back_by_itself(
+async def test_a_hello_is_closed_with_1013_and_the_page_reconnects_automatically(
     new_site: Open, open_wire: Open, open_client: Open, how: str
 ) -> None:
     site = new_site()
@@ -248,7 +248,9 @@ async def test_scripts_that_were_flushed_are_loaded_again_unseen(new_site: Open,
     assert (sent["seq"], wire.heard("error")) == (1, [])
 
 
-async def test_a_full_store_says_backlog_full_and_still_takes_acks(new_site: Open, open_wire: Open) -> None:
+async def test_a_full_store_answers_backlog_full_and_still_takes_acks(
+    new_site: Open, open_wire: Open
+) -> None:
     site = new_site()
     ada, grace = await later(people)("ada", "grace")
     atlas = await later(room)(ada, grace)
