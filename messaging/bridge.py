@@ -1,4 +1,4 @@
-"""The two crossings between coroutines and what blocks: to the database, and from the admin, signals and commands."""
+"""The bridge between coroutines and synchronous code: to the database, and from the admin, signals and commands."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def in_database(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` in a thread with a live connection and return what it returns."""
-    answer: T = await database_sync_to_async(work)(*args, **kwargs)
-    return answer
+async def in_db_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `work` in a thread with a live database connection and return its result."""
+    result: T = await database_sync_to_async(work)(*args, **kwargs)
+    return result
 
 
-def run_verb(verb: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a coroutine function from synchronous code: in the server's loop where there is one, else in one made for it."""
+def run_async(function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a coroutine function from synchronous code: in the server's event loop where there is one, else in a new one."""
 
     async def run() -> T:
-        passing_by = connections.opened()
+        connected_before = connections.opened()
         try:
-            return await verb(*args, **kwargs)
+            return await function(*args, **kwargs)
         finally:
-            if not passing_by:
+            if not connected_before:  # the connections belong to this loop, which ends now
                 await connections.close()
 
     return async_to_sync(run)()

@@ -1,15 +1,16 @@
-"""The chat's WebSocket: handshake, frames in, a verb each; an end that always cleans up.
+"""The chat's WebSocket: the handshake, a handler for each type of frame, and an end that always cleans up.
 
-Life: Origin (403) -> session (503 when it cannot be checked, 4501 when it is none) -> at most 20 connections a user (4429) ->
+Origin (403) -> session (503 when it cannot be checked, 4501 when there is none) -> at most 20 connections for each user (4429) ->
 `hello` within 10 s (4402) -> frames until either side ends. Channels would hop to a thread for every event and, when a handler
-raises, leave without a word; so `__call__` has its own loop: a handler that raises leaves nobody in the hub and closes with 1011.
+raises, end without a log line. So `__call__` has its own loop: after a handler that raises, the connection is forgotten everywhere
+and closed with 1011.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,11 +18,9 @@ from channels.consumer import AsyncConsumer
 from django.conf import settings
 from django.db import Error as DatabaseError
 
-from messaging.live.changes import Changes
-from messaging.live.connection import Connection, Turn
-from messaging.live.delivery import Delivery
+from messaging.live.connection import Connection
 from messaging.live.origins import origin_allowed
-from messaging.live.server import Server, server
+from messaging.live.server import Server, current_server
 
 from . import protocol
 from .errors import BadFrame, MessagingError
@@ -30,10 +29,37 @@ from .protocol import Close
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = (protocol.Send, protocol.Ack, protocol.Ping)  # nothing of these waits for anything
-
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Handler = Callable[[Connection, Any], Any]
+
+
+class Mode(enum.Enum):
+    """When a frame is handled, seen from the frames after it."""
+
+    FIRST = enum.auto()  # before them; legal before the greeting
+    NOW = enum.auto()  # at once, where the text arrives: the handler waits for nothing
+    BESIDE = enum.auto()  # in a task; a read of the log takes its turn in the connection's lane of reads
+    CHANGE = enum.auto()  # in a task, in the connection's lane of changes
+
+
+# {type of frame: (its handler, its mode)}
+FRAMES: dict[type[protocol.ClientFrame], tuple[Callable[[Server], Handler], Mode]] = {
+    protocol.Hello: (lambda server: server.greeter.hello, Mode.FIRST),
+    protocol.Send: (lambda server: server.sender.send, Mode.NOW),
+    protocol.Ack: (lambda server: server.acknowledger.acknowledge, Mode.NOW),
+    protocol.Ping: (lambda server: server.ephemeral.ping, Mode.NOW),
+    protocol.Sync: (lambda server: server.reader.sync, Mode.BESIDE),
+    protocol.History: (lambda server: server.reader.history, Mode.BESIDE),
+    protocol.Typing: (lambda server: server.ephemeral.typing, Mode.BESIDE),
+    protocol.Edit: (lambda server: server.changes.edit, Mode.CHANGE),
+    protocol.Delete: (lambda server: server.changes.delete, Mode.CHANGE),
+    protocol.Extend: (lambda server: server.changes.extend, Mode.CHANGE),
+    protocol.Resend: (lambda server: server.changes.resend, Mode.CHANGE),
+    protocol.Reject: (lambda server: server.changes.reject, Mode.CHANGE),
+    protocol.Dismiss: (lambda server: server.changes.dismiss, Mode.CHANGE),
+}
+_NOW = frozenset(frame_type for frame_type, (_, mode) in FRAMES.items() if mode is Mode.NOW)
 
 
 class ChatConsumer(AsyncConsumer):
@@ -44,25 +70,26 @@ class ChatConsumer(AsyncConsumer):
         connection = await self._shake_hands(scope, send)
         if connection is None:
             return
-        here = server()
-        if connection.direct is not None:
-            connection.direct.on_text = lambda text: self._take_at_once(here, connection, text)
-        receiving = asyncio.ensure_future(self._receive_frames(here, connection, receive))
+        server = current_server()
+        direct = connection.writer.direct
+        if direct is not None:
+            direct.on_text = lambda text: self._take_at_once(server, connection, text)
+        receiving = asyncio.ensure_future(self._receive_frames(server, connection, receive))
         hello_due = asyncio.get_running_loop().call_later(
-            here.policy.hello_timeout_s, _close_ungreeted, connection
+            server.policy.hello_timeout_s, _close_ungreeted, connection
         )
         try:
             await asyncio.wait({receiving, connection.ended}, return_when=asyncio.FIRST_COMPLETED)
             if receiving.done():
                 receiving.result()
-        except Exception:  # noqa: BLE001 -- whatever it is, the connection ends with 1011 and leaves nobody behind
+        except Exception:  # noqa: BLE001 -- after any error the connection ends with 1011 and is forgotten
             _fail(connection)
         finally:
-            if connection.direct is not None:
-                connection.direct.on_text = None
+            if direct is not None:
+                direct.on_text = None
             hello_due.cancel()
             receiving.cancel()
-            here.leave(connection)
+            server.leave(connection)
             await connection.finish()
 
     # Handshake
@@ -74,7 +101,7 @@ class ChatConsumer(AsyncConsumer):
             await send({"type": "websocket.close"})  # before the accept: HTTP 403
             return None
         try:
-            visitor = await directory.visitor(directory.session_key(headers))
+            visitor = await directory.authenticate(directory.session_key(headers))
         except DatabaseError:
             log.warning("a session cannot be checked: the database does not answer")
             await send(
@@ -86,53 +113,46 @@ class ChatConsumer(AsyncConsumer):
         if visitor is None:
             await send({"type": "websocket.close", "code": int(Close.NO_SESSION)})
             return None
-        here = server()
-        if len(here.hub.by_user.get(visitor.user, ())) >= here.policy.connections_per_user_max:
+        server = current_server()
+        if len(server.registry.by_user.get(visitor.user, ())) >= server.policy.connections_per_user_max:
             await send({"type": "websocket.close", "code": int(Close.TOO_MUCH)})
             return None
         direct = (scope.get("extensions") or {}).get("chat.direct")
-        connection = Connection(send, visitor=visitor, policy=here.policy, direct=direct)
-        here.hub.enter(connection)
+        connection = Connection(send, visitor=visitor, policy=server.policy, direct=direct)
+        server.registry.enter(connection)
         return connection
 
     # Frames
 
-    def _take_at_once(self, here: Server, connection: Connection, text: str) -> bool:
-        """Take a text of frames that wait for nothing, where it arrives; False leaves it to `_receive_frames`."""
-        policy = here.policy
-        if not connection.greeted or connection.closed is not None or len(text) * 3 > policy.frame_max:
+    def _take_at_once(self, server: Server, connection: Connection, text: str) -> bool:
+        """Take a text where it arrives, if all its frames have the mode NOW; False leaves it to `_receive_frames`."""
+        policy = server.policy
+        if not connection.greeted or connection.writer.closed is not None or len(text) * 3 > policy.frame_max:
             return False
         frames = protocol.parse(text, frames_max=policy.frames_in_array_max, body_max=policy.body_max)
-        if not all(isinstance(frame, _AT_ONCE) for frame in frames):
-            return False
+        for frame in frames:
+            if type(frame) not in _NOW:
+                return False
         metrics.done.frames += len(frames)
         try:
             for frame in frames:
                 try:
-                    self._do_at_once(here.delivery, connection, frame)
+                    FRAMES[type(frame)][0](server)(connection, frame)  # type: ignore[index]
                 except MessagingError as error:
-                    self._refuse(connection, protocol.refused(frame, error))  # type: ignore[arg-type]
-        except Exception:  # noqa: BLE001 -- as where a task takes them: the connection ends with 1011
+                    _refuse(server, connection, protocol.refused(frame, error))  # type: ignore[arg-type]
+        except Exception:  # noqa: BLE001 -- as in a task: the connection ends with 1011
             _fail(connection)
         return True
 
-    def _do_at_once(self, delivery: Delivery, connection: Connection, frame: object) -> None:
-        if isinstance(frame, protocol.Send):
-            delivery.send(connection, frame)
-        elif isinstance(frame, protocol.Ack):
-            delivery.acknowledge(connection, frame)
-        elif isinstance(frame, protocol.Ping):
-            delivery.ping(connection, frame)
-
-    async def _receive_frames(self, here: Server, connection: Connection, receive: Receive) -> None:
-        policy = here.policy
+    async def _receive_frames(self, server: Server, connection: Connection, receive: Receive) -> None:
+        policy = server.policy
         while True:
             event = await receive()
             if event["type"] == "websocket.disconnect":
                 return
             text = event.get("text")
             if text is None:
-                self._refuse(connection, protocol.Refused(BadFrame("Frames are text, not binary.")))
+                _refuse(server, connection, protocol.Refused(BadFrame("Frames are text, not binary.")))
                 continue
             if len(text) * 3 > policy.frame_max and len(text.encode(errors="replace")) > policy.frame_max:
                 connection.close(Close.TOO_BIG)
@@ -140,82 +160,65 @@ class ChatConsumer(AsyncConsumer):
             frames = protocol.parse(text, frames_max=policy.frames_in_array_max, body_max=policy.body_max)
             metrics.done.frames += len(frames)
             for frame in frames:
-                await self._take(here, connection, frame)
+                await self._take(server, connection, frame)
 
     async def _take(
-        self, here: Server, connection: Connection, frame: protocol.AnyClientFrame | protocol.Refused
+        self, server: Server, connection: Connection, frame: protocol.AnyClientFrame | protocol.Refused
     ) -> None:
         if isinstance(frame, protocol.Refused):
-            self._refuse(connection, frame)
+            _refuse(server, connection, frame)
             return
         try:
-            await self._dispatch_frame(here, connection, frame)
+            await self._handle(server, connection, frame)
         except MessagingError as error:
-            self._refuse(connection, protocol.refused(frame, error))
+            _refuse(server, connection, protocol.refused(frame, error))
 
-    async def _dispatch_frame(
-        self, here: Server, connection: Connection, frame: protocol.AnyClientFrame
-    ) -> None:
-        delivery = here.delivery
-        if isinstance(frame, protocol.Hello):
-            await delivery.hello(connection, frame)
+    async def _handle(self, server: Server, connection: Connection, frame: protocol.AnyClientFrame) -> None:
+        handler_of, mode = FRAMES[type(frame)]
+        handler = handler_of(server)
+        if mode is Mode.FIRST:
+            await handler(connection, frame)
         elif not connection.greeted:
             raise BadFrame("The first frame of a connection is hello.")
-        elif isinstance(frame, _AT_ONCE):
-            self._do_at_once(delivery, connection, frame)
-        elif isinstance(frame, protocol.Sync):
-            await self._beside(connection, frame, delivery.sync(connection, frame))
-        elif isinstance(frame, protocol.History):
-            await self._beside(connection, frame, delivery.history(connection, frame))
-        elif isinstance(frame, protocol.Typing):
-            await self._beside(connection, frame, delivery.typing(connection, frame))
+        elif mode is Mode.NOW:
+            handler(connection, frame)
         else:
-            await self._beside(connection, frame, self._change(here.changes, connection, frame))
+            await self._beside(server, connection, frame, handler, in_lane=mode is Mode.CHANGE)
 
-    async def _change(self, changes: Changes, connection: Connection, frame: protocol.AnyChange) -> None:
-        async with connection.in_turn(Turn.CHANGE):
-            match frame:
-                case protocol.Edit():
-                    await changes.edit(connection, frame)
-                case protocol.Delete():
-                    await changes.delete(connection, frame)
-                case protocol.Extend():
-                    await changes.extend(connection, frame)
-                case protocol.Resend():
-                    await changes.resend(connection, frame)
-                case protocol.Reject():
-                    await changes.reject(connection, frame)
-                case protocol.Dismiss():
-                    await changes.dismiss(connection, frame)
-
-    async def _beside(self, connection: Connection, frame: Any, work: Awaitable[None]) -> None:
-        """Let a verb that reads the store run beside the receiving; with many under way the peer waits."""
+    async def _beside(
+        self, server: Server, connection: Connection, frame: Any, handler: Handler, *, in_lane: bool
+    ) -> None:
+        """Handle a frame in a task while others are received; with many tasks the peer waits."""
+        work = _answer(server, connection, frame, handler, in_lane=in_lane)
         if len(connection.tasks) >= connection.policy.reads_waiting_max:
-            await asyncio.sleep(0)  # what came before it, and has not begun yet, goes first
-            await self._answered(connection, frame, work)
-        else:
-            connection.spawn(self._answered(connection, frame, work))
-
-    async def _answered(self, connection: Connection, frame: Any, work: Awaitable[None]) -> None:
-        try:
+            await asyncio.sleep(0)  # frames before it whose task has not begun yet are first
             await work
-        except MessagingError as error:
-            self._refuse(connection, protocol.refused(frame, error))
+        else:
+            connection.spawn(work)
 
-    def _refuse(self, connection: Connection, refused: protocol.Refused) -> None:
-        """Answer with one `error`; the tenth bad frame in a minute closes with 4400."""
-        connection.refuse(refused)
-        if not isinstance(refused.error, BadFrame):
-            return
-        now_s = time.monotonic()
-        most = connection.policy.bad_frames_per_minute_max
-        connection.bad_frames = [*connection.bad_frames, now_s][-most:]
-        if len(connection.bad_frames) == most and now_s - connection.bad_frames[0] < 60:
-            connection.close_when_written(Close.TOO_MANY_BAD_FRAMES)
+
+async def _answer(
+    server: Server, connection: Connection, frame: Any, handler: Handler, *, in_lane: bool
+) -> None:
+    try:
+        if in_lane:
+            async with connection.changes.turn():
+                await handler(connection, frame)
+        else:
+            await handler(connection, frame)
+    except MessagingError as error:
+        _refuse(server, connection, protocol.refused(frame, error))
+
+
+def _refuse(server: Server, connection: Connection, refused: protocol.Refused) -> None:
+    """Answer with one `error`; the tenth bad frame in a minute closes with 4400."""
+    connection.refuse(refused)
+    if isinstance(refused.error, BadFrame) and server.limits.bad_frame(connection):
+        connection.close_when_written(Close.TOO_MANY_BAD_FRAMES)
 
 
 def _fail(connection: Connection) -> None:
-    """End a connection whose frame brought a fault of the server to light."""
+    """End a connection whose handler raised: an error of the server."""
     metrics.done.handler_failures += 1
     log.exception("a handler failed", extra={"connection": connection.id, "user": connection.user})
     connection.close(Close.HANDLER_FAILED)

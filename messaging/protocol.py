@@ -21,14 +21,14 @@ VERSION = 1
 
 Count = Annotated[
     int, Meta(ge=0, le=2**53 - 1)
-]  # seq, rev, cursor, epoch ms, seconds: what JSON carries exactly
-# Not `$`, which lets a newline through: the id stands in the lines that fan out.
+]  # seq, rev, cursor, epoch ms, seconds: the numbers that JSON carries exactly
+# Not `$`, which allows a newline at the end: publications have the id in one line.
 MessageId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
 Limit = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 
 
 class Close(enum.IntEnum):
-    """Why the server closed a connection; 4000 to 4499 may reconnect, 4500 and above may not."""
+    """Why the server closed a connection; after 4000 to 4499 a client may reconnect, after 4500 and above it must not."""
 
     TOO_BIG = 1009
     HANDLER_FAILED = 1011
@@ -47,7 +47,7 @@ class Close(enum.IntEnum):
 
 
 class ClientFrame(Struct, frozen=True, tag_field="type"):
-    """What a client sends. Unknown fields are ignored; null stands for an absent optional field."""
+    """A frame from a client. Unknown fields are ignored; null stands for an absent optional field."""
 
 
 class Since(Struct, frozen=True):
@@ -149,7 +149,7 @@ AnyClientFrame = Hello | Send | Ack | Sync | History | Typing | Ping | AnyChange
 
 
 class Refused(Struct, frozen=True):
-    """A frame that could not be taken: why, and what of it could be read."""
+    """A frame that was refused: the error, and the fields that could be read."""
 
     error: MessagingError
     of: str | None = None
@@ -198,13 +198,13 @@ def _checked(frame: AnyClientFrame, body_max: int) -> AnyClientFrame | Refused:
 
 
 def refused(frame: ClientFrame, error: MessagingError) -> Refused:
-    """Return the refusal of a frame that could be parsed, with the fields that its sender finds it by."""
-    found = {name: getattr(frame, name, None) for name in ("id", "room", "seq")}
-    return Refused(error, str(frame.__struct_config__.tag), **found)
+    """Return the refusal of a frame that could be parsed, with the fields that identify it for its sender."""
+    fields = {name: getattr(frame, name, None) for name in ("id", "room", "seq")}
+    return Refused(error, str(frame.__struct_config__.tag), **fields)
 
 
 def body_error(body: str, body_max: int) -> MessagingError | None:
-    """Return why `body` cannot be a message, None when it can."""
+    """Return the error of an invalid message text, None for a valid one."""
     if len(body) > body_max:
         return BodyTooLong(f"The message is longer than {body_max} characters. Make it shorter.")
     if "\0" in body:
@@ -215,9 +215,9 @@ def body_error(body: str, body_max: int) -> MessagingError | None:
 
 
 def _refused(text: str, fault: Exception) -> AnyClientFrame | Refused:
-    """Say what is wrong with `text`, with the fields that an outbox needs to find its item.
+    """Return the refusal of a malformed text, with the fields that an outbox needs to find its message.
 
-    The standard parser reads what is nearly JSON (lone surrogates, NaN), so that the answer can still name the message.
+    The standard parser also reads texts that are nearly JSON (lone surrogates, NaN), so that the answer can still name the message.
     """
     try:
         loose = json.loads(text)
@@ -237,7 +237,7 @@ def _refused(text: str, fault: Exception) -> AnyClientFrame | Refused:
     }
     version = loose.get("v")
     if kind == "hello" and type(version) is int and version != VERSION:
-        return Hello(version, [])  # of another version: that it looks different is no fault of the client's
+        return Hello(version, [])  # another version of the contract: its other fields may differ
     if kind not in _types:
         return Refused(UnknownType(), **known)  # type: ignore[arg-type]
     return Refused(BadFrame(f"The frame is not what the contract says: {_reason(fault)}."), **known)  # type: ignore[arg-type]
@@ -252,7 +252,7 @@ def _reason(fault: Exception) -> str:
 
 
 def _text(value: Any) -> str | None:
-    """Return `value` when it is a string that may be sent back as it came."""
+    """Return `value` when it is a string that can be sent back unchanged."""
     if not isinstance(value, str) or len(value) > 64:
         return None
     return None if any("\ud800" <= character <= "\udfff" for character in value) else value
@@ -262,7 +262,7 @@ def _text(value: Any) -> str | None:
 
 
 class ServerFrame(Struct, frozen=True, tag_field="type"):
-    """What the server sends."""
+    """A frame to a client."""
 
 
 class Person(Struct, frozen=True):

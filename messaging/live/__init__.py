@@ -1,11 +1,13 @@
 """The open sockets of one server process.
 
-1. A handshake is authenticated from the session (`directory`). The socket becomes a `Connection` with one feed for each room.
-2. `delivery` answers its frames: hello, send, acknowledge, sync, history. `changes` answers those that change a message.
-3. The process subscribes to the rooms of its connections (`subscription`). `hub` gives each publication to the feeds of its room.
-4. `receipts` tells senders who holds their messages, `presence` who is online, `notifier` what they must be told.
-5. `retry` pushes again when a client does not acknowledge.
-6. `server` builds these parts and handles control events.
+1. `messaging.consumers` authenticates a handshake (`directory`). The socket becomes a `Connection` in the `registry`.
+2. `greeting` answers `hello`: a `Feed` for each room of the user, and `resumed` from the log (`reading`).
+3. `sending` commits messages in groups, `acknowledging` merges acks, `changes` edits and deletes, `ephemeral` answers the rest.
+4. The process subscribes to the rooms of its connections (`subscription`). `hub` gives each publication to the feeds of its room;
+   the `writer` of each connection writes them to its socket. `positions` reveals lost publications.
+5. The hub reports to `receipts`, `presence` and `retry`. `notifier` sends notices.
+6. `rechecks`, `stuck_sockets` and `control_events` end or change connections that are open.
+7. `server` builds these parts and starts them.
 
-Never imports jobs or admin: they meet in the store and in control events.
+Others use `server`, `directory`, `metrics` and `origins`. Never imports jobs or admin: they meet in the store and in control events.
 """

@@ -1,7 +1,8 @@
-"""The verbs of a connection on messages that are there: edit, delete, extend, resend, reject, and dismiss on what was told of them.
+"""Changes of existing messages: edit, delete, extend, resend, reject; and dismiss, for a notice about one.
 
-May I? -> store -> the answer, and the fan-out to everybody else. A change leaves an audit row without text; a database that is
-away does not undo it. A refused frame raises a `MessagingError`, which the consumer turns into one `error` frame.
+Authorize -> store -> answer, and the fan-out to the other connections. A change leaves an audit row without text; when the
+database is away, the change is valid without it. A refused frame raises a `MessagingError`, which the consumer turns into one
+`error` frame.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 from django.db import Error as DatabaseError
 
 from messaging import audit, protocol
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.errors import Forbidden, NobodyMissedIt, NoSuchMessage, Unavailable
 from messaging.expiry import letters
 from messaging.expiry.resend import resend
@@ -21,16 +22,18 @@ from messaging.store import Store
 from messaging.store.records import Changed
 
 from . import metrics
-from .connection import Change, Connection, Feed
+from .connection import Connection
+from .feed import Feed
 from .hub import Hub
 from .limits import Limits
 from .notifier import Notifier
+from .publications import Change
 
 log = logging.getLogger(__name__)
 
 
 class Changes:
-    """One process's verbs on messages that are there."""
+    """The changes that one process's clients ask for."""
 
     def __init__(self, store: Store, hub: Hub, limits: Limits, notifier: Notifier, policy: Policy) -> None:
         self.store = store
@@ -40,19 +43,19 @@ class Changes:
         self.policy = policy
 
     async def edit(self, connection: Connection, frame: protocol.Edit) -> None:
-        """Give one's own message another text; answered by `edited`."""
-        feed = self._may(connection, frame.room)
+        """Replace the text of the user's own message; answered by `edited`."""
+        feed = self._authorize(connection, frame.room)
         room = feed.room
         changed = await self.store.changes.edit(
             room.key, connection.user, frame.epoch, frame.seq, frame.body, open_history=room.open_history
         )
         answer = _edited(frame.room, changed, body=frame.body, edited_at=changed.edited_at)
         self._answer(connection, feed, changed, answer)
-        await self._note("edit", connection, feed, changed)
+        await self._audit("edit", connection, feed, changed)
 
     async def delete(self, connection: Connection, frame: protocol.Delete) -> None:
-        """Take away one's own message, a moderator anybody's; answered by `deleted`."""
-        feed = self._may(connection, frame.room)
+        """Delete the user's own message, as a moderator any message; answered by `deleted`."""
+        feed = self._authorize(connection, frame.room)
         room = feed.room
         changed = await self.store.changes.delete(
             room.key,
@@ -63,15 +66,15 @@ class Changes:
             moderates=room.moderates,
         )
         answer = protocol.Deleted(room=frame.room, epoch=changed.epoch, rev=changed.rev, seq=changed.seq)
-        if not changed.id:  # it was deleted before; whoever asks again has lost the answer
+        if not changed.id:  # deleted before: a repeated request means that the first answer was lost
             connection.push_frame(answer)
             return
         self._answer(connection, feed, changed, answer)
-        await self._note("delete", connection, feed, changed)
+        await self._audit("delete", connection, feed, changed)
 
     async def extend(self, connection: Connection, frame: protocol.Extend) -> None:
-        """Let one's own message live longer, a moderator anybody's; answered by `edited`."""
-        feed = self._may(connection, frame.room)
+        """Extend the life of the user's own message, as a moderator of any message; answered by `edited`."""
+        feed = self._authorize(connection, frame.room)
         room = feed.room
         ttl_s = self.policy.ttl(frame.ttl, room_s=room.ttl_s, room_max_s=room.ttl_max_s)
         changed = await self.store.changes.extend(
@@ -84,11 +87,11 @@ class Changes:
             moderates=room.moderates,
         )
         self._answer(connection, feed, changed, _edited(frame.room, changed, expires_at=changed.expires_at))
-        await self._note("extend", connection, feed, changed)
+        await self._audit("extend", connection, feed, changed)
 
     async def resend(self, connection: Connection, frame: protocol.Resend) -> None:
-        """Send one's own expired message again to just those who missed it; answered by `sent`."""
-        feed = self._may(connection, frame.room)
+        """Send the user's own expired message again, only to the members who missed it; answered by `sent`."""
+        feed = self._authorize(connection, frame.room)
         if frame.ttl is not None:
             self.policy.ttl(frame.ttl, room_s=feed.room.ttl_s, room_max_s=feed.room.ttl_max_s)
         try:
@@ -111,10 +114,10 @@ class Changes:
         )
 
     async def _letter(self, connection: Connection, feed: Feed, frame: protocol.Resend) -> DeadLetter:
-        letter = await in_database(letters.letter_of, frame.room, frame.seq, frame.epoch or feed.epoch)
+        letter = await in_db_thread(letters.letter_of, frame.room, frame.seq, frame.epoch or feed.epoch)
         if letter is None:
-            this_life = frame.epoch is None or frame.epoch == feed.epoch
-            if not this_life or not 0 < frame.seq <= self.hub.rooms[frame.room].top:
+            current_log = frame.epoch is None or frame.epoch == feed.epoch
+            if not current_log or not 0 < frame.seq <= self.hub.registry.rooms[frame.room].top:
                 raise NoSuchMessage()
             raise NobodyMissedIt("Nobody has missed this message, as far as is known by now.")
         if letter.sender_key != connection.user:
@@ -122,7 +125,7 @@ class Changes:
         return letter
 
     async def reject(self, connection: Connection, frame: protocol.Reject) -> None:
-        """Note that the client cannot show a message. Not answered; a room that is not the user's is ignored."""
+        """Note that the client cannot show a message. Not answered; ignored in a room that the user is not in."""
         feed = connection.feeds.get(frame.room)
         if feed is None:
             return
@@ -142,14 +145,14 @@ class Changes:
         )
 
     async def dismiss(self, connection: Connection, frame: protocol.Dismiss) -> None:
-        """End a notice; answered by it, on all of the user's connections."""
+        """Dismiss a notice; answered by it, on all of the user's connections."""
         self.limits.take("change", connection)
         try:
             await self.notifier.dismiss(connection.user, frame.notice)
         except DatabaseError as fault:
             raise Unavailable("Notices cannot be changed just now.", retry_after_ms=2_000) from fault
 
-    def _may(self, connection: Connection, room: str) -> Feed:
+    def _authorize(self, connection: Connection, room: str) -> Feed:
         feed = connection.feed(room)
         self.limits.take("change", connection)
         return feed
@@ -161,9 +164,9 @@ class Changes:
         change = Change(changed.epoch, changed.rev, changed.seq, connection.user, text, text)
         self.hub.answer_change(connection, feed, change)
 
-    async def _note(self, verb: str, connection: Connection, feed: Feed, changed: Changed) -> None:
+    async def _audit(self, verb: str, connection: Connection, feed: Feed, changed: Changed) -> None:
         try:
-            await in_database(
+            await in_db_thread(
                 audit.note,
                 verb,
                 now_ms=await self.store.now_ms(),

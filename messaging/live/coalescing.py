@@ -1,9 +1,10 @@
-"""Calls of the store that many sockets make at the same moment, as one call for all who ask about the same.
+"""Coalesced calls: many requests for the same thing at the same moment become one call.
 
-Who asks about something while a call for it is under way goes in the next one, never in that one: a read must begin after whoever asks
-has begun to hold what comes in. So a room of a thousand that comes back at once costs some dozens of scripts, not thousands. What is
-begun in one turn of the loop shares a round trip; nobody waits for a call about something else, nor hears of its fault.
-`gathering` asks the database for many; there one hop follows another, for a thread is scarce.
+A request for a key joins the next call about that key, never one under way: a read must begin after its client has begun to hold
+publications. So the return of a room's thousand clients costs some dozens of scripts, not thousands. Calls about different keys
+do not wait for each other. Those that begin in the same turn of the event loop share a round trip.
+
+`reading` and `greeting` coalesce calls of the store, `query_batches` those of the database.
 """
 
 from __future__ import annotations
@@ -16,123 +17,130 @@ from typing import Generic, TypeVar
 from messaging.errors import Unavailable
 from messaging.store.scripts import RETRY_AFTER_MS
 
-KEYS_MOST = 20  # in one round trip
-ASKING_MOST = 50  # about one of them: the script's time grows with them
+MAX_KEYS = 20  # in one round trip
+MAX_MEMBERS = 50  # for one key of it: the script's time grows with them
 
-K = TypeVar("K")  # what is asked about
-M = TypeVar("M")  # who asks
-A = TypeVar("A")  # what is answered
-Asked = Sequence[tuple[K, Sequence[M]]]
+K = TypeVar("K")  # what is requested
+M = TypeVar("M")  # whom or what for
+A = TypeVar("A")  # the answer
 _Waiting = tuple[M, "asyncio.Future[A | Unavailable | None]"]
 
 log = logging.getLogger(__name__)
 
 
-class Together(Generic[K, M, A]):
+class Coalescer(Generic[K, M, A]):
     """One kind of call in one event loop.
 
-    `call` takes [(key, who ask)] and returns for each key an answer for each, None for one that cannot be had together with others;
-    `alone` takes what one asked of that, [(key, who)], and returns the answers.
+    `batch` takes [(key, members)] and returns for each key an answer for each member, None where it has none. Those are
+    requested from `fallback`, which takes the [(key, member)] of one `load_many` and returns the answers.
+    After a call for more than one member of a key, the next call about this key begins `window_s` later.
     """
 
     def __init__(
         self,
-        call: Callable[[Asked[K, M]], Awaitable[Sequence[Sequence[A | Unavailable | None]]]],
-        alone: Callable[[Sequence[tuple[K, M]]], Awaitable[Sequence[A | Unavailable]]],
+        batch: Callable[
+            [Sequence[tuple[K, Sequence[M]]]], Awaitable[Sequence[Sequence[A | Unavailable | None]]]
+        ],
+        fallback: Callable[[Sequence[tuple[K, M]]], Awaitable[Sequence[A | Unavailable]]] | None = None,
         *,
-        deadline_s: float,
+        deadline_s: float | None = None,
+        max_members: int = MAX_MEMBERS,
+        window_s: float = 0.0,
     ) -> None:
-        self._call = call
-        self._alone = alone
+        self._batch = batch
+        self._fallback = fallback
         self._deadline_s = deadline_s
+        self._max_members = max_members
+        self._window_s = window_s
         self._waiting: dict[K, list[_Waiting[M, A]]] = {}
         self._under_way: set[K] = set()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop keeps only weak references
         self._beginning = False
 
-    async def ask(self, asked: Sequence[tuple[K, M]]) -> list[A]:
-        """Return the answers in order. Raises Unavailable where one is that or comes too late, and what the call raises."""
-        futures = [self._ask(key, who) for key, who in asked]
+    async def load_many(self, requests: Sequence[tuple[K, M]]) -> list[A]:
+        """Return the answers in order. Raises Unavailable where one is that or comes too late, and the errors of the call."""
+        futures = [self._request(key, member) for key, member in requests]
         try:
             async with asyncio.timeout(self._deadline_s):
-                found = await asyncio.gather(*futures)
-                left = [one for one, answer in zip(asked, found, strict=True) if answer is None]
-                others = iter(await self._alone(left) if left else ())
+                answers = await asyncio.gather(*futures)
+                missing = [row for row, answer in zip(requests, answers, strict=True) if answer is None]
+                if missing and self._fallback is not None:
+                    others = iter(await self._fallback(missing))
+                    answers = [next(others) if answer is None else answer for answer in answers]
         except TimeoutError as late:
             raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from late
         finally:
             for future in futures:
-                future.cancel()  # where one has failed nobody waits for the others
-        answers: list[A] = []
-        for answer in found:
-            own = next(others) if answer is None else answer
-            if isinstance(own, Unavailable):
-                raise own
-            answers.append(own)
-        return answers
+                future.cancel()  # after a failure nothing waits for the others
+        for answer in answers:
+            if isinstance(answer, Unavailable):
+                raise answer
+        return answers  # type: ignore[return-value]
 
-    def _ask(self, key: K, who: M) -> asyncio.Future[A | Unavailable | None]:
+    def _request(self, key: K, member: M) -> asyncio.Future[A | Unavailable | None]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[A | Unavailable | None] = loop.create_future()
-        self._waiting.setdefault(key, []).append((who, future))
+        self._waiting.setdefault(key, []).append((member, future))
         if key not in self._under_way and not self._beginning:
             self._beginning = True
             loop.call_soon(self._begin)
         return future
 
     def _begin(self) -> None:
-        """Begin calls for all that waits and is not under way: what was asked in this turn of the loop, or behind a call that ended."""
+        """Begin calls for all keys that wait and are not under way."""
         self._beginning = False
         ready = [key for key in self._waiting if key not in self._under_way]
-        for at in range(0, len(ready), KEYS_MOST):
-            taken = [(key, self._take(key)) for key in ready[at : at + KEYS_MOST]]
-            taken = [(key, waiting) for key, waiting in taken if waiting]
-            if taken:
-                self._under_way.update(key for key, _ in taken)
-                task = asyncio.ensure_future(self._answer_all(taken))
+        for start in range(0, len(ready), MAX_KEYS):
+            calls = [(key, self._take(key)) for key in ready[start : start + MAX_KEYS]]
+            calls = [(key, waiting) for key, waiting in calls if waiting]
+            if calls:
+                self._under_way.update(key for key, _ in calls)
+                task = asyncio.ensure_future(self._answer_all(calls))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
     def _take(self, key: K) -> list[_Waiting[M, A]]:
-        """Take who has waited longest, and still does."""
-        waiting = [(who, future) for who, future in self._waiting.pop(key) if not future.done()]
-        if len(waiting) > ASKING_MOST:
-            self._waiting[key] = waiting[ASKING_MOST:]
-        return waiting[:ASKING_MOST]
+        """Take the requests for a key that have waited longest and were not cancelled."""
+        waiting = [(member, future) for member, future in self._waiting.pop(key) if not future.done()]
+        if len(waiting) > self._max_members:
+            self._waiting[key] = waiting[self._max_members :]
+        return waiting[: self._max_members]
 
-    async def _answer_all(self, taken: Sequence[tuple[K, Sequence[_Waiting[M, A]]]]) -> None:
+    async def _answer_all(self, calls: Sequence[tuple[K, Sequence[_Waiting[M, A]]]]) -> None:
         try:
-            await self._answer(taken)
+            await self._answer(calls)
+            if self._window_s and any(len(waiting) > 1 for _, waiting in calls):
+                await asyncio.sleep(self._window_s)
         finally:
-            self._under_way.difference_update(key for key, _ in taken)
+            self._under_way.difference_update(key for key, _ in calls)
             if self._waiting and not self._beginning:
                 self._beginning = True
                 asyncio.get_running_loop().call_soon(self._begin)
 
-    async def _answer(self, taken: Sequence[tuple[K, Sequence[_Waiting[M, A]]]]) -> None:
+    async def _answer(self, calls: Sequence[tuple[K, Sequence[_Waiting[M, A]]]]) -> None:
         try:
-            answers = await self._call([(key, [who for who, _ in waiting]) for key, waiting in taken])
+            rows = await self._batch([(key, [member for member, _ in waiting]) for key, waiting in calls])
         except Exception as fault:
-            if len(taken) > 1:  # one odd key: the others are not to suffer for it
-                for one in taken:
-                    await self._answer([one])
+            if len(calls) > 1:  # isolate the key that failed, so that it cannot fail the others
+                for call in calls:
+                    await self._answer([call])
                 return
-            [(_, waiting)] = taken
-            left = [future for _, future in waiting if not future.done()]
-            if not left:
-                log.exception("a call failed, and nobody is left to hear of it")
-            for future in left:
+            [(_, waiting)] = calls
+            pending = [future for _, future in waiting if not future.done()]
+            if not pending:
+                log.exception("a call failed, and nothing waits for its answer any more")
+            for future in pending:
                 future.set_exception(fault)
             return
-        for (key, waiting), row in zip(taken, answers, strict=True):
+        for (key, waiting), row in zip(calls, rows, strict=True):
             for (_, future), answer in zip(waiting, row, strict=True):
-                if not future.done():  # who asked has gone
+                if not future.done():  # else the request was cancelled
                     future.set_result(answer)
             if all(isinstance(answer, Unavailable) for answer in row):
                 self._give_up(key, row[0])
 
     def _give_up(self, key: K, answer: A | Unavailable | None) -> None:
-        """Tell those who wait behind a call that was not answered: each has waited as long as he may."""
+        """Answer the requests that waited for a call that was unavailable: they have waited long enough."""
         for _, future in self._waiting.pop(key, ()):
             if not future.done():
                 future.set_result(answer)

@@ -1,7 +1,7 @@
-"""What the database says about who may be here: sessions, users, memberships, as plain data for the sockets.
+"""Sessions, users and memberships from the database, as plain data for the sockets.
 
-Read when a connection begins, when a control event says that something changed, and every 60 s in case that event was lost.
-Each is one hop to a thread, or a share of one; a `DatabaseError` passes through, for "cannot be checked" is not "no".
+Read when a connection begins, when a control event reports a change, and every 60 s in case that event was lost. Each read is one
+hop to a thread, or a share of one. A `DatabaseError` is propagated, because "cannot be checked" is not "no".
 """
 
 from __future__ import annotations
@@ -19,28 +19,33 @@ from django.http import parse_cookie
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.models import Membership, Room
 from messaging.store.records import RoomKey
 
-from .connection import MemberRoom, Visitor
-from .query_batches import ask
+from .connection import Visitor
+from .feed import MemberRoom
+from .query_batches import batch_query
+
+QUERY_BATCH = 500  # users or sessions in one query
 
 
 def session_key(headers: Collection[tuple[bytes, bytes]]) -> str:
     """Return the session key of a handshake's cookies, '' without one."""
-    # Django's parser, as for pages: the standard one gives up at the first cookie, of whatever site on this host, that is odd.
-    given = "; ".join(value.decode("latin-1") for name, value in headers if name == b"cookie")
-    return str(parse_cookie(given).get(settings.SESSION_COOKIE_NAME, ""))
+    # Django's parser, as for pages: the standard one stops at the first invalid cookie, of any site on this host.
+    cookies = "; ".join(value.decode("latin-1") for name, value in headers if name == b"cookie")
+    return str(parse_cookie(cookies).get(settings.SESSION_COOKIE_NAME, ""))
 
 
-async def visitor(key: str) -> Visitor | None:
-    """Return who a session belongs to, None when it is no session or its user is not active."""
-    return await ask(_visitors, key) if key and "\0" not in key else None  # no database keeps a NUL
+async def authenticate(key: str) -> Visitor | None:
+    """Return the user of a session, None when there is no such session or its user is not active."""
+    return (
+        await batch_query(_visitors, key) if key and "\0" not in key else None
+    )  # a database cannot store a NUL
 
 
 def _visitors(keys: Collection[str]) -> dict[str, Visitor | None]:
-    """As `django.contrib.auth.get_user`, but two queries for all: with two for each, 1,000 who came back took a second of them."""
+    """As `django.contrib.auth.get_user`, but two queries for all: with two for each, a reconnect of 1,000 took a second."""
     rows = Session.objects.filter(session_key__in=keys, expire_date__gt=timezone.now())
     sessions = {row.session_key: row.get_decoded() for row in rows}
     people = get_user_model()._default_manager
@@ -49,9 +54,9 @@ def _visitors(keys: Collection[str]) -> dict[str, Visitor | None]:
 
 
 def _pk(session: Mapping[str, Any]) -> int:
-    """Return whose session it is, 0 where it is nobody's or says what is no number of a user."""
-    given = str(session.get(SESSION_KEY, ""))
-    return int(given) if given.isascii() and given.isdecimal() and len(given) < 19 else 0
+    """Return the user id of a session, 0 where it has none or an invalid one."""
+    value = str(session.get(SESSION_KEY, ""))
+    return int(value) if value.isascii() and value.isdecimal() and len(value) < 19 else 0
 
 
 def _visitor(key: str, session: Mapping[str, Any], users: Mapping[int, Any]) -> Visitor | None:
@@ -65,40 +70,40 @@ def _visitor(key: str, session: Mapping[str, Any], users: Mapping[int, Any]) -> 
 
 
 @database_sync_to_async
-def still_here(visitors: Collection[Visitor]) -> set[Visitor]:
-    """Return those whose session lives, whose user is active and whose password is the same: two queries per 500."""
+def still_authorized(visitors: Collection[Visitor]) -> set[Visitor]:
+    """Return those whose session exists, whose user is active and whose password is the same: two queries for each batch."""
     remaining = list(visitors)
-    here: set[Visitor] = set()
-    for at in range(0, len(remaining), 500):
-        part = remaining[at : at + 500]
+    authorized: set[Visitor] = set()
+    for start in range(0, len(remaining), QUERY_BATCH):
+        chunk = remaining[start : start + QUERY_BATCH]
         sessions = set(
             Session.objects.filter(
-                session_key__in=[visitor.session for visitor in part], expire_date__gt=timezone.now()
+                session_key__in=[visitor.session for visitor in chunk], expire_date__gt=timezone.now()
             ).values_list("session_key", flat=True)
         )
         passwords = dict(
             get_user_model()
-            .objects.filter(pk__in={visitor.user for visitor in part}, is_active=True)
+            .objects.filter(pk__in={visitor.user for visitor in chunk}, is_active=True)
             .values_list("pk", "password")
         )
-        here.update(
+        authorized.update(
             visitor
-            for visitor in part
+            for visitor in chunk
             if visitor.session in sessions
             and _credential(passwords.get(visitor.user, "")) == visitor.credential
         )
-    return here
+    return authorized
 
 
 async def rooms_of(user: int) -> list[MemberRoom]:
     """Return the rooms a user is in, by name. A direct room has the other member's name."""
-    return await ask(_rooms, user)
+    return await batch_query(_rooms, user)
 
 
 async def room_of(user: int, room: str) -> MemberRoom | None:
-    """Return a room that a user is in, None when he is not."""
-    found = await in_database(_rooms, [user], room)
-    return next(iter(found[user]), None)
+    """Return a room that a user is in, None when they are not."""
+    rooms = await in_db_thread(_rooms, [user], room)
+    return next(iter(rooms[user]), None)
 
 
 def _rooms(users: Collection[int], room: str | None = None) -> dict[int, list[MemberRoom]]:
@@ -107,11 +112,11 @@ def _rooms(users: Collection[int], room: str | None = None) -> dict[int, list[Me
         memberships = memberships.filter(room=room)
     rows = list(memberships.order_by("room__name"))
     others = _others({row.room_id for row in rows if row.room.kind == Room.Kind.DIRECT})
-    found: dict[int, list[MemberRoom]] = {user: [] for user in users}
+    rooms: dict[int, list[MemberRoom]] = {user: [] for user in users}
     for row in rows:
         names = [name for member, name in others.get(row.room_id, ()) if member != row.user_id]
-        found[row.user_id].append(_member_room(row, names[0] if names else None))
-    return found
+        rooms[row.user_id].append(_member_room(row, names[0] if names else None))
+    return rooms
 
 
 def _others(direct: Collection[str]) -> dict[str, list[tuple[int, str]]]:
@@ -126,14 +131,15 @@ def _others(direct: Collection[str]) -> dict[str, list[tuple[int, str]]]:
 
 @database_sync_to_async
 def rooms_of_many(users: Collection[int]) -> dict[int, set[str]]:
-    """Return the room ids of many users: what the 60 s check compares."""
-    found: dict[int, set[str]] = {user: set() for user in users}
+    """Return the room ids of many users, for the check every 60 s."""
+    rooms: dict[int, set[str]] = {user: set() for user in users}
     remaining = list(users)
-    for at in range(0, len(remaining), 500):
-        rows = Membership.objects.filter(user__in=remaining[at : at + 500], leaving_at=None)
+    for start in range(0, len(remaining), QUERY_BATCH):
+        chunk = remaining[start : start + QUERY_BATCH]
+        rows = Membership.objects.filter(user__in=chunk, leaving_at=None)
         for user, room in rows.values_list("user_id", "room_id"):
-            found[user].add(room)
-    return found
+            rooms[user].add(room)
+    return rooms
 
 
 @database_sync_to_async
@@ -156,5 +162,5 @@ def _member_room(row: Membership, other: str | None) -> MemberRoom:
 
 
 def _credential(password: str) -> str:
-    """Stand for a password hash without being one: it stays in the memory of the process."""
+    """Return a digest of a password hash: this one stays in the memory of the process."""
     return hashlib.sha256(password.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""How often a connection and its user may do something: token buckets, one of each for every kind of frame."""
+"""How often a connection and its user may do something: token buckets, bad frames, typing hints."""
 
 from __future__ import annotations
 
@@ -8,14 +8,47 @@ from messaging.errors import RateLimited
 from messaging.policy import Policy, Rate
 from messaging.protocol import Close
 
-from .connection import Bucket, Connection
+from .connection import Connection
 
-USER_SHARE = 4  # a user's bucket over all connections, in those of one
-REFUSED_MOST = 1_000  # frames refused for rate in a row: that is flooding
+USER_SHARE = 4  # the bucket of a user over all connections, in buckets of one connection
+MAX_REFUSED = 1_000  # frames refused in a row for their rate: that is flooding
+MINUTE_S = 60
+
+
+class Bucket:
+    """A token bucket over a monotonic clock in seconds."""
+
+    __slots__ = ("rate", "tokens", "updated_s")
+
+    def __init__(self, rate: Rate, now_s: float) -> None:
+        self.rate = rate
+        self.tokens = float(rate.burst)
+        self.updated_s = now_s
+
+    def take(self, now_s: float) -> float:
+        """Take a token; return 0, or the seconds until there is one."""
+        self.tokens = min(self.rate.burst, self.tokens + (now_s - self.updated_s) * self.rate.per_s)
+        self.updated_s = now_s
+        if self.tokens >= 1:
+            self.tokens -= 1
+            return 0.0
+        return (1 - self.tokens) / self.rate.per_s
+
+
+class _Usage:
+    """The usage of one connection."""
+
+    __slots__ = ("bad_frames_s", "buckets", "refused", "typed_s")
+
+    def __init__(self) -> None:
+        self.buckets: dict[str, tuple[Bucket, Bucket]] = {}  # kind -> the connection's, its user's
+        self.refused = 0  # frames refused for their rate since one was taken
+        self.typed_s: dict[str, float] = {}  # room -> when the newest hint was taken
+        self.bad_frames_s: list[float] = []  # when the newest came
 
 
 class Limits:
-    """One process's buckets. A connection's own stand on it; those of its user are shared here."""
+    """The limits of one process's connections."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -25,29 +58,58 @@ class Limits:
             "ping": policy.ping_rate,
             "change": policy.change_rate,
         }
+        self._usage: dict[Connection, _Usage] = {}
         self._user_buckets: dict[tuple[int, str], Bucket] = {}
 
     def take(self, kind: str, connection: Connection) -> None:
         """Take a token of the connection and one of its user; raise RateLimited when there is none."""
         now_s = time.monotonic()
-        bucket = connection.buckets.get(kind)
-        if bucket is None:
-            bucket = connection.buckets[kind] = Bucket(self.policy.rate(self._rates[kind]), now_s)
-        shared = self._user_buckets.get((connection.user, kind))
-        if shared is None:
-            rate = self.policy.rate(self._rates[kind])
-            together = Rate(rate.per_s * USER_SHARE, rate.burst * USER_SHARE)
-            shared = self._user_buckets[connection.user, kind] = Bucket(together, now_s)
-        wait_s = bucket.take(now_s) or shared.take(now_s)
+        usage = self._usage.get(connection) or self._new_usage(connection)
+        own, shared = usage.buckets.get(kind) or self._new_buckets(usage, kind, connection.user, now_s)
+        wait_s = own.take(now_s) or shared.take(now_s)
         if not wait_s:
-            connection.refused = 0
+            usage.refused = 0
             return
-        connection.refused += 1
-        if connection.refused > REFUSED_MOST:
+        usage.refused += 1
+        if usage.refused > MAX_REFUSED:
             connection.close(Close.TOO_MUCH)
         raise RateLimited(retry_after_ms=max(1, int(wait_s * 1000)))
 
+    def _new_usage(self, connection: Connection) -> _Usage:
+        usage = self._usage[connection] = _Usage()
+        return usage
+
+    def _new_buckets(self, usage: _Usage, kind: str, user: int, now_s: float) -> tuple[Bucket, Bucket]:
+        rate = self.policy.rate(self._rates[kind])
+        shared = self._user_buckets.get((user, kind))
+        if shared is None:
+            user_rate = Rate(rate.per_s * USER_SHARE, rate.burst * USER_SHARE)
+            shared = self._user_buckets[user, kind] = Bucket(user_rate, now_s)
+        buckets = usage.buckets[kind] = Bucket(rate, now_s), shared
+        return buckets
+
+    def take_typing(self, connection: Connection, room: str) -> bool:
+        """Return whether a typing hint may be passed on: one for each room in `Policy.typing_interval_s`."""
+        now_s = time.monotonic()
+        usage = self._usage.get(connection) or self._new_usage(connection)
+        if now_s - usage.typed_s.get(room, -1e9) < self.policy.typing_interval_s:
+            return False
+        usage.typed_s[room] = now_s
+        return True
+
+    def bad_frame(self, connection: Connection) -> bool:
+        """Count a bad frame; return whether there were too many within a minute."""
+        now_s = time.monotonic()
+        usage = self._usage.get(connection) or self._new_usage(connection)
+        limit = self.policy.bad_frames_per_minute_max
+        usage.bad_frames_s = [*usage.bad_frames_s, now_s][-limit:]
+        return len(usage.bad_frames_s) == limit and now_s - usage.bad_frames_s[0] < MINUTE_S
+
+    def forget(self, connection: Connection) -> None:
+        """Drop what a connection has used. Idempotent."""
+        self._usage.pop(connection, None)
+
     def forget_user(self, user: int) -> None:
-        """Drop a user's shared buckets once no connection is left."""
+        """Drop the shared buckets of a user who has no connection left."""
         for kind in self._rates:
             self._user_buckets.pop((user, kind), None)

@@ -1,8 +1,8 @@
-"""What this process has done since it began, as Prometheus asks for it. No room, no person, no text.
+"""The counters of this process, in Prometheus's format. No room, no person, no text.
 
-Plain numbers, raised where the thing is done, on the hot path once for a whole batch: a counter of prometheus-client's own takes
-a microsecond, its histogram five. They become metrics only when they are asked for. Each process of a site has its own, told
-apart by the label `process`. What jobs do is the whole site's: it is counted in the store, and whoever asks for the page brings it.
+Plain numbers, raised where the thing is done, on the hot path once for a whole batch: a counter of prometheus-client takes a
+microsecond, its histogram five. They become metrics only on request. Every process of a site has its own, with the label
+`process`. Figures of the jobs belong to the whole site: they are counted in the store, and the page adds them as `Site`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _gauge(what: str) -> Any:
 
 @dataclasses.dataclass(slots=True)
 class Done:
-    """What only ever rises, in the order in which it is shown."""
+    """Totals that only rise, in the order in which they are shown."""
 
     frames: int = _total("Frames received from clients")
     accepted: int = _total("Messages accepted: stored, and given a seq")
@@ -41,25 +41,25 @@ class Done:
     retried: int = _total("Attempts: pushes to a connected recipient who did not acknowledge")
     gave_up: int = _total("Last attempts: the room is left alone until an acknowledgement (no_ack)")
     rejected: int = _total("Messages that a recipient's client could not show (client_rejected)")
-    subscriptions_lost: int = _total("Times that this process began to listen to the store anew")
+    subscriptions_lost: int = _total("Times that this process lost its subscription to the store")
     handler_failures: int = _total("Connections that a fault of the server closed (1011)")
 
 
 done = Done()
 refused: collections.Counter[str] = collections.Counter()  # by error code
 _connections = 0
-_batches = [0] * (len(BATCH_SIZES) + 1)  # how many were as large as each size and above the one before
+_batches = [0] * (len(BATCH_SIZES) + 1)  # by size: above the size before, at most this one
 _in_batches = 0
 
 
 def connected(change: int) -> None:
-    """Note that a connection came (1) or went (-1)."""
+    """Note that a connection opened (1) or ended (-1)."""
     global _connections
     _connections += change
 
 
 def committed(size: int) -> None:
-    """Note that the store was given so many messages in one round trip."""
+    """Note how many messages the store was given in one round trip."""
     global _in_batches
     _batches[bisect.bisect_left(BATCH_SIZES, size)] += 1
     _in_batches += size
@@ -67,7 +67,7 @@ def committed(size: int) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """How expiry stands for the whole site, whichever process is asked; `missed` are members, by reason."""
+    """The state of expiry for the whole site, the same in every process; `missed` are members, by reason."""
 
     expired_due: int = _gauge("Messages that have expired and are not yet reported")
     expired_due_seconds: float = _gauge("Age of the oldest of them: how late the job runs")
@@ -78,7 +78,7 @@ class Site:
 
 
 def page(site: Site | None = None) -> bytes:
-    """Return everything in Prometheus's text format; without the site's numbers where the store does not tell them."""
+    """Return everything in Prometheus's text format; without the site's numbers while the store does not answer."""
     own = generate_latest(_registry)
     if site is None:
         return own
@@ -121,13 +121,13 @@ class _Own(Collector):
 
 
 def _buckets() -> list[tuple[str, float]]:
-    """Return [(at most, how many batches)], cumulative as the format has it."""
+    """Return [(largest size, number of batches)], cumulative as the format requires."""
     names = [*(f"{size}.0" for size in BATCH_SIZES), "+Inf"]
     return [(name, sum(_batches[: at + 1])) for at, name in enumerate(names)]
 
 
 class _Registry(CollectorRegistry):
-    """Puts the process's number on every sample."""
+    """Adds the process's number to every sample."""
 
     def collect(self) -> Iterator[Metric]:
         process = str(os.getpid())

@@ -1,8 +1,8 @@
-"""Questions to the database that many sockets ask at the same moment, answered in one hop to its thread.
+"""Database queries that many sockets issue at once, batched into one hop to the database thread.
 
-What is asked while a hop is under way goes in the next one, the same question for all who wait in one call: a thousand sockets
-that come back at once cost a few hops and queries instead of thousands. For sockets only: what comes from synchronous code must
-return to its own thread (`crossing.run_verb`).
+A query that is issued while a hop is under way joins the next one; the same query for many keys is one call. So the return of a
+thousand sockets costs a few hops and queries instead of thousands. For sockets only: an answer to synchronous code must return to
+its own thread (`bridge.run_async`).
 """
 
 from __future__ import annotations
@@ -15,79 +15,58 @@ from typing import Any, TypeVar
 
 from django.db import InterfaceError, OperationalError
 
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
+
+from .coalescing import Coalescer
 
 K = TypeVar("K")
 V = TypeVar("V")
-Question = Callable[[Sequence[K]], Mapping[K, V]]
+Query = Callable[[Sequence[K]], Mapping[K, V]]
 
-PAUSE_S = 0.03  # after a hop in which several asked: more are coming, and a larger hop is cheaper
-AT_ONCE = 100  # keys in one hop: what else needs the thread waits for it
+MAX_BATCH = 100  # keys in one hop: other work of the thread waits for it
+BATCH_WINDOW_S = 0.03  # after a hop with several keys: more are coming, and a larger hop is cheaper
+THREAD = "database"  # all queries wait for the one thread
 
-_Waiting = tuple[Question[Any, Any], Any, asyncio.Future[Any]]
-
-
-async def ask(question: Question[K, V], key: K) -> V:
-    """Return what `question`, a function of many keys that runs in a thread, says of `key`. Raises what it raises."""
-    gathered = _gathered.setdefault(asyncio.get_running_loop(), _Gathered())
-    answer: V = await gathered.ask(question, key)
-    return answer
+_Key = tuple[Query[Any, Any], Any]
 
 
-class _Gathered:
-    """What waits in one event loop."""
-
-    def __init__(self) -> None:
-        self._waiting: list[_Waiting] = []
-        self._hopping = False
-
-    def ask(self, question: Question[Any, Any], key: Any) -> asyncio.Future[Any]:
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append((question, key, future))
-        if not self._hopping:
-            self._hopping = True
-            self._hopper = asyncio.ensure_future(self._hop())  # the loop keeps only weak references
-        return future
-
-    async def _hop(self) -> None:
-        try:
-            while self._waiting:
-                some, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
-                try:
-                    answers = await in_database(_answer_all, [(question, key) for question, key, _ in some])
-                except Exception as fault:  # noqa: BLE001 -- the hop itself failed: who waits hears of it
-                    answers = [fault] * len(some)
-                for (_, _, future), answer in zip(some, answers, strict=True):
-                    if future.done():  # who asked has gone
-                        continue
-                    if isinstance(answer, Exception):
-                        future.set_exception(answer)
-                    else:
-                        future.set_result(answer)
-                if len(some) > 1:
-                    await asyncio.sleep(PAUSE_S)
-        finally:
-            self._hopping = False
+async def batch_query(query: Query[K, V], key: K) -> V:
+    """Return the answer for `key` of `query`, a function of many keys that runs in the thread. Propagates its exceptions."""
+    loop = asyncio.get_running_loop()
+    batches = _batches.get(loop)
+    if batches is None:
+        batches = _batches[loop] = Coalescer(_hop, max_members=MAX_BATCH, window_s=BATCH_WINDOW_S)
+    [answer] = await batches.load_many([(THREAD, (query, key))])
+    if isinstance(answer, Exception):
+        raise answer
+    return answer  # type: ignore[no-any-return]
 
 
-_gathered: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Gathered] = weakref.WeakKeyDictionary()
+_batches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Coalescer[str, _Key, Any]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
-def _answer_all(asked: list[tuple[Question[Any, Any], Any]]) -> list[Any]:
-    """Return an answer, or the exception, for each."""
-    keys: defaultdict[Question[Any, Any], list[Any]] = defaultdict(list)
-    for question, key in asked:
-        keys[question].append(key)
-    answers = {question: _answers(question, list(dict.fromkeys(some))) for question, some in keys.items()}
-    return [answers[question][key] for question, key in asked]
+async def _hop(requests: Sequence[tuple[str, Sequence[_Key]]]) -> list[list[Any]]:
+    [(_, keys)] = requests
+    return [await in_db_thread(_answer_all, keys)]
 
 
-def _answers(question: Question[Any, Any], keys: list[Any]) -> Mapping[Any, Any]:
+def _answer_all(requests: Sequence[_Key]) -> list[Any]:
+    """Return an answer, or its exception, for each."""
+    keys: defaultdict[Query[Any, Any], list[Any]] = defaultdict(list)
+    for query, key in requests:
+        keys[query].append(key)
+    answers = {query: _answers(query, list(dict.fromkeys(of_query))) for query, of_query in keys.items()}
+    return [answers[query][key] for query, key in requests]
+
+
+def _answers(query: Query[Any, Any], keys: list[Any]) -> Mapping[Any, Any]:
     try:
-        return question(keys)
-    except (InterfaceError, OperationalError) as fault:  # it is away
-        return dict.fromkeys(keys, fault)
-    except Exception as fault:  # noqa: BLE001 -- one odd key: the others are not to suffer for it
+        return query(keys)
+    except (InterfaceError, OperationalError) as error:  # the database is away
+        return dict.fromkeys(keys, error)
+    except Exception as error:  # noqa: BLE001 -- isolate the key that failed, so that it cannot fail the others
         if len(keys) == 1:
-            return {keys[0]: fault}
-        return {key: answer for one in keys for key, answer in _answers(question, [one]).items()}
+            return {keys[0]: error}
+        return {key: answer for one in keys for key, answer in _answers(query, [one]).items()}

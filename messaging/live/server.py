@@ -1,260 +1,139 @@
-"""One server process put together: store, hub, delivery and what runs beside them; control events; the 60 s check.
+"""One server process: the composition root, which builds the parts, starts them and stops them.
 
-Begins with ASGI's lifespan `startup`, ends with `say_bye` and `shutdown`. The only place that knows all parts.
+Begins with ASGI's lifespan (`startup`), ends with `say_bye` and `shutdown`. The only module that knows all parts.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
-import logging
-import random
-import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
 
-from channels.layers import get_channel_layer
-from django.db import Error as DatabaseError
-from redis.exceptions import RedisError
-
-from messaging import control, protocol
 from messaging import policy as policies
-from messaging.errors import MessagingError, Unavailable
+from messaging import protocol
+from messaging.policy import Policy
 from messaging.protocol import Close
 from messaging.store import Store, connections, open_store
 
-from . import directory
+from .acknowledging import Acknowledger
+from .background import Background
 from .changes import Changes
-from .connection import Connection, MemberRoom
-from .delivery import Delivery
-from .hub import Hub
+from .connection import Connection
+from .control_events import ControlEvents
+from .ephemeral import Ephemeral
+from .greeting import Greeter
+from .hub import Hub, HubListener
 from .limits import Limits
 from .notifier import Notifier
+from .positions import Positions
 from .presence import Presence
+from .reading import LogReader
 from .receipts import Receipts
+from .rechecks import Rechecks
+from .registry import Registry
 from .retry import Retry
-
-LOOK_AT_SOCKETS_EVERY_S = 1.0
-PART_AGAIN_AFTER_S = 1.0
-
-log = logging.getLogger(__name__)
+from .sending import Sender
+from .stuck_sockets import StuckSockets
 
 
 class Server:
     """The parts of one process."""
 
-    def __init__(self, store: Store, policy: policies.Policy) -> None:
+    def __init__(self, store: Store, policy: Policy) -> None:
         self.policy = policy
         self.store = store
-        self.hub = Hub(store, policy)
-        self.presence = Presence(store, self.hub)
-        self.receipts = Receipts(store, self.hub, policy)
-        self.retry = Retry(store, self.hub, policy)
+        self.background = Background()
+        self.registry = Registry()
         self.limits = Limits(policy)
-        self.notifier = Notifier(store, self.hub)
-        self.delivery = Delivery(
-            store, self.hub, self.presence, self.receipts, self.limits, self.notifier, policy
+
+        # The fan-out, and the parts that it reports to.
+        self.presence = Presence(store, self.registry)
+        self.receipts = Receipts(store, self.registry, policy)
+        self.retry = Retry(store, self.registry, policy)
+        self.notifier = Notifier(store, self.registry)
+        self.positions = Positions(store, self.registry, policy, members_changed=self._members_changed)
+        self.hub = Hub(
+            self.registry,
+            policy,
+            HubListener(
+                accepted=self.receipts.accepted,
+                pushed=self.retry.pushed,
+                cursors_moved=self.receipts.cursors_moved,
+                presence_changed=self.presence.on_change,
+                restored=self._restored,
+            ),
         )
+
+        # Frames from clients.
+        self.reader = LogReader(store, self.hub, self.limits, policy)
+        self.greeter = Greeter(store, self.hub, self.presence, self.reader, policy, greeted=self._greeted)
+        self.sender = Sender(store, self.limits, policy)
+        self.acknowledger = Acknowledger(store, self.hub, policy)
         self.changes = Changes(store, self.hub, self.limits, self.notifier, policy)
-        self.hub.on_members = lambda room: self._spawn(self._read_members_again(room))
-        self.hub.on_presence = self.presence.on_change
-        # The channel layer does not say that it was away; the store is its neighbour, as a rule the same server.
-        self.hub.on_restored = lambda: self._spawn(self.recheck())
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.ephemeral = Ephemeral(store, self.limits)
+
+        # Checks of open connections.
+        self.rechecks = Rechecks(store, self.registry, self.greeter, policy)
+        self.stuck_sockets = StuckSockets(self.registry, policy)
+        self.control_events = ControlEvents(
+            self.registry, self.rechecks, self.retry, self.notifier, self.background
+        )
 
     def start(self) -> None:
-        """Begin what runs for the life of the process."""
+        """Start the parts that run for the life of the process."""
         for part in (
             self.hub.run,
+            self.positions.run,
             self.presence.run,
             self.receipts.run,
-            self._hear_control_events,
-            self._recheck_for_ever,
-            self._end_stuck_for_ever,
+            self.control_events.run,
+            self.rechecks.run,
+            self.stuck_sockets.run,
         ):
-            self._spawn(self._keep_running(part))
+            self.background.keep_running(part)
 
     async def stop(self) -> None:
-        """End it."""
+        """Stop them."""
         await self.presence.shutdown()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.background.stop()
 
     def leave(self, connection: Connection) -> None:
         """Forget a connection everywhere. Idempotent."""
         rooms = set(connection.feeds)
         self.retry.forget(connection)
-        self.hub.leave(connection)
+        self.limits.forget(connection)
+        self.registry.leave(connection)
         self.presence.leave(connection.user)
-        if connection.user not in self.hub.by_user:
+        if connection.user not in self.registry.by_user:
             self.receipts.forget(connection.user, rooms)
             self.limits.forget_user(connection.user)
 
     async def say_bye(self, after_ms: int) -> None:
-        """Tell every connection to come back at a random moment within `after_ms`, and wait until they were written to."""
+        """Tell every connection to come back at a random moment within `after_ms`, and wait until their sockets took it."""
         frame = protocol.encode(protocol.Bye(code=int(Close.RESTART), after_ms=after_ms)).decode()
-        connections = list(self.hub.connections)
+        connections = list(self.registry.connections)
         for connection in connections:
-            connection.push(frame)
-        await asyncio.gather(*(connection.written() for connection in connections))
+            connection.writer.push(frame)
+        await asyncio.gather(*(connection.writer.drained() for connection in connections))
 
-    async def _keep_running(self, part: Callable[[], Awaitable[None]]) -> None:
-        """Begin a part again when it fails: a process without it would look well and be deaf."""
-        while True:
-            try:
-                await part()
-            except Exception:
-                log.exception(
-                    "a part of the server failed and begins again", extra={"part": part.__qualname__}
-                )
-            await asyncio.sleep(PART_AGAIN_AFTER_S)
+    # What parts report to each other
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
+    def _greeted(self, connection: Connection) -> None:
+        self.receipts.connected(connection)
+        connection.spawn(self.notifier.repeat(connection))
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("news could not be taken; the next check brings it", exc_info=task.exception())
+    def _members_changed(self, room: str) -> None:
+        self.background.spawn(self.rechecks.check_members(room))
 
-    # Control events
-
-    async def _hear_control_events(self) -> None:
-        """Take news from the channel layer; after it was lost, check everything, for what it carried then is lost too."""
-        while True:
-            layer = get_channel_layer()
-            try:
-                channel = await layer.new_channel()
-                await layer.group_add(control.GROUP, channel)
-                while True:
-                    event = await layer.receive(channel)
-                    await self._on_control_event(event)
-            except (RedisError, OSError, TimeoutError) as fault:
-                log.warning("control events lost: %s", type(fault).__name__)
-                await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311
-                self._spawn(self.recheck())
-
-    async def _on_control_event(self, event: dict[str, Any]) -> None:
-        kind = event["type"].removeprefix("control.")
-        handler = getattr(self, f"_on_{kind}", None)
-        if handler is None:
-            return  # of a newer version beside this one
-        try:
-            await handler(event)
-        except (MessagingError, DatabaseError) as fault:
-            log.warning("a control event waits for the next check: %s", fault, extra={"event": kind})
-
-    async def _on_membership_changed(self, event: dict[str, Any]) -> None:
-        await self._read_membership_again(event["room"], event["user"])
-
-    async def _on_room_changed(self, event: dict[str, Any]) -> None:
-        room = self.hub.rooms.get(event["room"])
-        for user in {connection.user for connection in room.feeds} if room else ():
-            await self._read_membership_again(event["room"], user)
-
-    async def _on_session_ended(self, event: dict[str, Any]) -> None:
-        for connection in list(self.hub.connections):
-            if control.session_digest(connection.visitor.session) == event["session"]:
-                connection.close(Close.NO_SESSION)
-
-    async def _on_user_ended(self, event: dict[str, Any]) -> None:
-        await self._check_sessions(self.hub.connections_of(event["user"]))
-
-    async def _on_close_user(self, event: dict[str, Any]) -> None:
-        for connection in self.hub.connections_of(event["user"]):
-            connection.close(Close.RESTART)
-
-    async def _on_sweep(self, event: dict[str, Any]) -> None:
-        await self.retry.sweep(event["room"], event["epoch"], event["mark"])
-
-    async def _on_noticed(self, event: dict[str, Any]) -> None:
-        await self.notifier.on_noticed(event["user"], event["notices"], event.get("by", ""))
-
-    # Memberships and sessions, read again
-
-    async def _read_membership_again(self, room: str, user: int) -> None:
-        connections = self.hub.connections_of(user)
-        if not connections:
-            return
-        found = await directory.room_of(user, room)
-        for connection in connections:
-            if not connection.greeted:
-                continue
-            if found is None:
-                self.delivery.expel(connection, room)
-            elif room in connection.feeds:
-                await self.delivery.update(connection, found)
-            else:  # beside the rest: it waits for the connection's reads, and a slow reader's take their time
-                connection.spawn(self._admit(connection, found))
-
-    async def _admit(self, connection: Connection, room: MemberRoom) -> None:
-        try:
-            await self.delivery.admit(connection, room)
-        except (MessagingError, DatabaseError) as fault:
-            log.warning("a room waits for the next check: %s", fault, extra={"room": room.key.id})
-
-    async def _read_members_again(self, room_id: str) -> None:
-        """The store's count of joins and leaves moved without an event that this process heard."""
-        room = self.hub.rooms.get(room_id)
-        if room is None:
-            return
-        for user in {connection.user for connection in room.feeds}:
-            await self._read_membership_again(room_id, user)
-        feed = next(iter(room.feeds.values()), None)
-        connection = next(iter(room.feeds), None)
-        if feed is None or connection is None:
-            return
-        with contextlib.suppress(MessagingError):
-            [standing] = await self.store.members.member_positions(connection.user, [(room.key, "", 0)])
-            if standing is not None:
-                room.members, room.people = standing.members, standing.people
-
-    async def _recheck_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(self.policy.recheck_interval_s)
-            await self.recheck()
-
-    async def recheck(self) -> None:
-        """Read sessions and memberships of all connections again; what cannot be read is left for the next time."""
-        try:
-            await self._check_sessions(self.hub.connections)
-            users = set(self.hub.by_user)
-            rooms = await directory.rooms_of_many(users)
-            for user in users:
-                for connection in self.hub.connections_of(user):
-                    if connection.greeted:
-                        for room in connection.feeds.keys() ^ rooms[user]:
-                            await self._read_membership_again(room, user)
-        except (DatabaseError, Unavailable) as fault:
-            log.warning("connections cannot be checked: %s", type(fault).__name__)
-
-    async def _check_sessions(self, connections: Iterable[Connection]) -> None:
-        asked = list(connections)  # who comes while the database is asked was not asked about
-        here = await directory.still_here({connection.visitor for connection in asked})
-        for connection in asked:
-            if connection.visitor not in here:
-                connection.close(Close.NO_SESSION)
-
-    # Sockets that take nothing
-
-    async def _end_stuck_for_ever(self) -> None:
-        """uvicorn never ends a peer that stops reading; this does, and the kernel's own time-out frees the socket."""
-        while True:
-            await asyncio.sleep(LOOK_AT_SOCKETS_EVERY_S)
-            stuck_before_s = time.monotonic() - self.policy.stuck_send_s
-            for connection in list(self.hub.connections):
-                if connection.sending_since_s is not None and connection.sending_since_s < stuck_before_s:
-                    connection.close(Close.TOO_MUCH)
+    async def _restored(self) -> None:
+        """The channel layer does not report that it was away; it is the store's neighbour, usually the same server."""
+        self.background.spawn(self.rechecks.check_all())
+        await self.positions.check()
 
 
 _servers: dict[asyncio.AbstractEventLoop, Server] = {}
 
 
-def server() -> Server:
+def current_server() -> Server:
     """Return this process's server; the first call starts it where no lifespan did."""
     loop = asyncio.get_running_loop()
     if loop not in _servers:
@@ -264,22 +143,22 @@ def server() -> Server:
 
 
 async def startup() -> None:
-    """Begin the process's server."""
-    server()
+    """Start the process's server."""
+    current_server()
     gc.collect()
     # At the default 700, collections took a tenth of the time in rooms of two; with 10 for the second, one of those took 45 ms.
     gc.set_threshold(10_000, 2, 50)
-    gc.freeze()  # what was imported lives as long as the process: each full collection took 36 ms to look through it
+    gc.freeze()  # imported modules live as long as the process: each full collection took 36 ms to look through them
 
 
 async def say_bye(after_ms: int) -> None:
     """Send `bye` to every connection."""
-    await server().say_bye(after_ms)
+    await current_server().say_bye(after_ms)
 
 
 async def shutdown() -> None:
-    """End the process's server and its connections to the store."""
-    here = _servers.pop(asyncio.get_running_loop(), None)
-    if here is not None:
-        await here.stop()
+    """Stop the process's server and close its connections to the store."""
+    server = _servers.pop(asyncio.get_running_loop(), None)
+    if server is not None:
+        await server.stop()
     await connections.close()

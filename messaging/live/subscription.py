@@ -1,8 +1,8 @@
-"""One process's subscription to rooms' channels: subscribes, notices when it has gone deaf, comes back by itself.
+"""The subscription of one process to the channels of its rooms. It notices a lost connection and reconnects automatically.
 
-Redis answers each subscribe; only after that answer is a read of the store complete. An idle subscription sends nothing, so a
-half-open one looks healthy: it is pinged, and dropped when the pong does not come. What is published while it is away is lost
-here; `on_restored` lets the hub repair it from the store. Knows nothing of frames.
+Redis confirms each subscribe; only after that is a read of the store complete. An idle subscription sends nothing, so a half-open
+one looks healthy: it is pinged, and dropped when no pong arrives. Publications of the time without a subscription are lost here;
+`on_restored` repairs that from the store. Knows nothing of frames.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from messaging.store.transport import RedisProtocol
 
 from . import metrics
 
-PING_EVERY_S = 10.0
-PONG_WITHIN_S = 5.0
-CONFIRM_WITHIN_S = 3.0
-BACKOFF_MOST_S = 1.0
+PING_INTERVAL_S = 10.0
+PONG_TIMEOUT_S = 5.0
+CONFIRM_TIMEOUT_S = 3.0
+MAX_BACKOFF_S = 1.0
 
 log = logging.getLogger(__name__)
 
 
 class Subscription:
-    """Channels in, payloads out: `on_message(channel, payload)` for each, in the order of publishing."""
+    """Calls `on_message(channel, payload)` for each publication, in the order of publishing."""
 
     def __init__(
         self, on_message: Callable[[str, bytes], None], on_restored: Callable[[], Awaitable[None]]
     ) -> None:
         self._on_message = on_message
         self._on_restored = on_restored
-        self._channels: dict[str, asyncio.Event] = {}  # set when the store confirmed it
+        self._channels: dict[str, asyncio.Event] = {}  # set once the store has confirmed it
         self._replies: RedisProtocol | None = None  # while it listens
         self._heard = asyncio.Event()
 
     def want(self, channel: str) -> None:
-        """Name a channel to be heard from the start."""
+        """Add a channel that is subscribed to from the start."""
         self._channels.setdefault(channel, asyncio.Event())
 
     async def add(self, channel: str) -> None:
-        """Subscribe and wait for the store's word, at most 3 s. Raises TimeoutError; it is then tried on by itself."""
+        """Subscribe and wait for the confirmation, at most 3 s. Raises TimeoutError; the subscribe is then still tried."""
         confirmed = self._channels.get(channel)
         if confirmed is None:
             confirmed = self._channels[channel] = asyncio.Event()
             if self._replies is not None:
                 self._replies.write([("SUBSCRIBE", channel)])
         if not confirmed.is_set():
-            async with asyncio.timeout(CONFIRM_WITHIN_S):
+            async with asyncio.timeout(CONFIRM_TIMEOUT_S):
                 await confirmed.wait()
 
     def remove(self, channel: str) -> None:
-        """Stop listening to a channel: from here on nothing of it is heard."""
+        """Unsubscribe from a channel; no publication of it is passed on any more."""
         if self._channels.pop(channel, None) is not None and self._replies is not None:
             self._replies.write([("UNSUBSCRIBE", channel)])
 
@@ -75,7 +75,7 @@ class Subscription:
             for confirmed in self._channels.values():
                 confirmed.clear()
             failures += 1
-            await asyncio.sleep(random.uniform(0.05, min(BACKOFF_MOST_S, 0.1 * 2 ** min(failures, 5))))  # noqa: S311
+            await asyncio.sleep(random.uniform(0.05, min(MAX_BACKOFF_S, 0.1 * 2 ** min(failures, 5))))  # noqa: S311
 
     async def _listen(self, restored: bool) -> None:
         ended = asyncio.get_running_loop().create_future()
@@ -102,7 +102,7 @@ class Subscription:
         kind = reply[0]
         if kind == b"message":
             channel = reply[1].decode()
-            if channel in self._channels:  # else it was on its way when the channel was given up
+            if channel in self._channels:  # else it was on its way when the channel was removed
                 self._on_message(channel, reply[2])
         elif kind == b"subscribe":
             confirmed = self._channels.get(reply[1].decode())
@@ -116,14 +116,14 @@ class Subscription:
 
     async def _ping(self, replies: RedisProtocol) -> None:
         while True:
-            await asyncio.sleep(PING_EVERY_S)
+            await asyncio.sleep(PING_INTERVAL_S)
             self._heard.clear()
             replies.write([("PING",)])
             try:
-                async with asyncio.timeout(PONG_WITHIN_S):
+                async with asyncio.timeout(PONG_TIMEOUT_S):
                     await self._heard.wait()
             except TimeoutError:
-                log.warning("subscription does not answer; starting anew")
+                log.warning("subscription does not answer; it is started again")
                 replies.abort()
                 return
 

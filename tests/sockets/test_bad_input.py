@@ -76,7 +76,7 @@ NOT_FRAMES = [
 
 
 @pytest.mark.parametrize("text", NOT_FRAMES, ids=lambda text: repr(text[:24]))
-async def test_what_is_no_frame_gets_one_error_and_the_socket_stays(
+async def test_an_invalid_frame_gets_one_error_and_the_socket_stays(
     site: Site, open_wire: Open, text: str
 ) -> None:
     atlas, wire = await alone(site, open_wire)
@@ -114,7 +114,7 @@ async def test_an_array_of_a_hundred_and_one_frames_is_refused_whole(site: Site,
     assert [frame["seq"] for frame in wire.heard("message")] == [1]
 
 
-async def test_one_bad_frame_in_an_array_leaves_the_others_alone(site: Site, open_wire: Open) -> None:
+async def test_a_bad_frame_in_an_array_does_not_affect_the_others(site: Site, open_wire: Open) -> None:
     atlas, wire = await alone(site, open_wire)
     good = [{"type": "send", "id": new_id(), "room": atlas, "body": body} for body in ("a", "b")]
     error = await refused(wire, json.dumps([good[0], {"type": "ping", "n": -1}, good[1]]))
@@ -201,7 +201,9 @@ async def test_a_send_that_cannot_be_is_answered_with_its_id_and_room(
         '{"type":"send","id":"%s","room":"%s","body":"hi","ttl":1e1}',
     ],
 )
-async def test_what_json_cannot_carry_still_names_the_message(site: Site, open_wire: Open, text: str) -> None:
+async def test_an_error_for_invalid_json_still_names_the_message(
+    site: Site, open_wire: Open, text: str
+) -> None:
     atlas, wire = await alone(site, open_wire)
     error = await refused(wire, text % (ID, atlas))
     assert (error["of"], error["id"], error["room"]) == ("send", ID, atlas)
@@ -288,7 +290,7 @@ async def test_markup_and_links_are_text_and_come_back_as_they_were(site: Site, 
     assert [frame["body"] for frame in history] == [frame["body"] for frame in wire.heard("message")]
 
 
-async def test_what_an_edit_says_comes_back_as_it_was(site: Site, open_wire: Open) -> None:
+async def test_the_text_of_an_edit_comes_back_unchanged(site: Site, open_wire: Open) -> None:
     atlas, wire = await alone(site, open_wire)
     epoch = (await wire.post(atlas, "hello"))["epoch"]
     for rev, body in enumerate([*ODD_TEXTS, "\U0001d4b3" * 4_000], 1):
@@ -420,7 +422,7 @@ def change(kind: str, room_id: str) -> Frame:
     [(kind, part) for kind, parts in NO_CHANGES.items() for part in parts],
     ids=lambda value: value if isinstance(value, str) else "-".join(value[0][0]),
 )
-async def test_a_change_that_cannot_be_says_why_and_changes_nothing(
+async def test_an_invalid_change_is_refused_with_its_reason_and_changes_nothing(
     site: Site, open_wire: Open, kind: str, wrong: list[tuple[Frame, str]]
 ) -> None:
     ada = await later(person)("ada")

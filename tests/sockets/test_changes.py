@@ -116,7 +116,7 @@ async def test_a_deletion_takes_the_message_from_every_screen_and_blocks_nobody(
     await room.here("ada").told(3, 2, 0, 2)
 
 
-async def test_what_is_changed_keeps_its_place_among_the_messages_on_all_screens(meet: Meet) -> None:
+async def test_a_changed_message_keeps_its_place_on_all_screens(meet: Meet) -> None:
     room = await meet("ada", "grace", "bob")
     for person in ("ada", "grace"):
         await room.here(person).post(room.id, f"{person}'s first")
@@ -147,7 +147,7 @@ async def test_what_is_changed_keeps_its_place_among_the_messages_on_all_screens
         assert sorted(frame["rev"] for frame in changes(wire)) == list(range(1, 49)), "each once"
 
 
-async def test_what_one_connection_asks_is_done_in_its_order_and_each_is_answered(meet: Meet) -> None:
+async def test_changes_of_one_connection_are_made_in_order_and_each_is_answered(meet: Meet) -> None:
     room = await meet("ada", "grace")
     await room.here("ada").post(room.id, "hello")
     await room.here("ada").send(*(room.frame("edit", 1, body=f"edit {n}") for n in range(90)))
@@ -159,7 +159,7 @@ async def test_what_one_connection_asks_is_done_in_its_order_and_each_is_answere
         ]
 
 
-async def test_a_change_of_what_one_was_not_sent_says_only_its_rev(meet: Meet) -> None:
+async def test_a_change_of_a_message_for_others_has_only_its_rev(meet: Meet) -> None:
     room = await meet("ada", "grace", "bob")
     await room.here("ada").post(room.id, "to all")
     seq = await send_again(room, 1, "ada", "bob", body="for bob alone")
@@ -178,7 +178,7 @@ async def test_a_change_of_what_one_was_not_sent_says_only_its_rev(meet: Meet) -
         assert "still for" not in "".join(wire.texts)
 
 
-async def test_who_joined_later_hears_nothing_of_an_older_text(meet: Meet) -> None:
+async def test_a_member_who_joined_later_gets_nothing_of_an_older_text(meet: Meet) -> None:
     room = await meet("ada", kind="private")
     await room.here("ada").post(room.id, "before bob")
     await room.join("bob")
@@ -243,7 +243,7 @@ async def test_an_answer_lost_with_its_connection_is_made_up_for_by_the_next(
 # Resuming
 
 
-async def test_who_was_away_gets_each_changed_message_whole_and_once_in_the_order_of_change(
+async def test_an_offline_member_gets_each_changed_message_whole_and_once_in_the_order_of_change(
     meet: Meet,
 ) -> None:
     room = await meet("ada", "grace")
@@ -327,7 +327,7 @@ async def test_no_page_holds_more_than_five_hundred_changes_and_each_deletion_is
     assert sorted(seqs(first["changed"] + rest["changed"])) == kept
 
 
-async def test_what_is_over_or_for_others_is_never_among_what_changed(meet: Meet) -> None:
+async def test_expired_messages_and_those_for_others_are_never_among_the_changed_ones(meet: Meet) -> None:
     room = await meet("ada", "grace", "bob")
     await room.here("ada").post(room.id, "to all")
     await room.here("ada").post(room.id, "short-lived")
@@ -386,7 +386,9 @@ EACH_VERB = pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.kind)
 
 
 @EACH_VERB
-async def test_another_member_may_not_and_a_moderator_may_all_but_edit(meet: Meet, verb: Verb) -> None:
+async def test_another_member_is_forbidden_every_change_and_a_moderator_only_to_edit(
+    meet: Meet, verb: Verb
+) -> None:
     room = await meet("ada", "grace")
     await room.here("ada").post(room.id, "mine")
     await room.settle()
@@ -411,7 +413,9 @@ def set_role(room: Talk, name: str, role: str) -> None:
 
 
 @EACH_VERB
-async def test_who_is_no_member_or_has_left_is_refused_and_nothing_changes(meet: Meet, verb: Verb) -> None:
+async def test_a_user_who_is_no_member_or_has_left_is_refused_and_nothing_changes(
+    meet: Meet, verb: Verb
+) -> None:
     room = await meet("ada", "grace")
     elsewhere = await meet("eve", "bob")
     await room.here("ada").post(room.id, "mine")
@@ -431,7 +435,9 @@ async def test_who_is_no_member_or_has_left_is_refused_and_nothing_changes(meet:
 
 
 @EACH_VERB
-async def test_what_is_no_message_of_this_life_of_the_log_cannot_be_changed(meet: Meet, verb: Verb) -> None:
+async def test_a_seq_without_a_message_in_this_life_of_the_log_cannot_be_changed(
+    meet: Meet, verb: Verb
+) -> None:
     room = await meet("ada")
     await room.here("ada").post(room.id, "mine")
     before = await room.stored()
@@ -447,7 +453,7 @@ async def test_what_is_no_message_of_this_life_of_the_log_cannot_be_changed(meet
 
 
 @EACH_VERB
-async def test_what_has_expired_is_too_late_though_no_job_ran(meet: Meet, verb: Verb) -> None:
+async def test_a_change_after_the_expiry_is_too_late_although_no_job_ran(meet: Meet, verb: Verb) -> None:
     room = await meet("ada", "grace")
     await room.here("ada").post(room.id, "mine")
     await later(set_role)(room, "grace", "moderator")
@@ -462,7 +468,7 @@ async def test_what_has_expired_is_too_late_though_no_job_ran(meet: Meet, verb: 
         assert not changes(wire)
 
 
-# What a site of one's own is needed for
+# Tests that need a separate site
 
 
 async def test_each_change_past_the_burst_is_told_when_to_come_again_and_does_nothing(

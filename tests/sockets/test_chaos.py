@@ -27,7 +27,7 @@ Open = Callable[..., Any]
 async def offer(
     clients: Sequence[Client], rooms: Sequence[str], dice: random.Random, ids: list[tuple[str, str]]
 ) -> None:
-    """Let people write at random for about eight seconds, whatever happens to them; `ids` are (room, message id)."""
+    """Let people write at random for about eight seconds, through all faults; `ids` are (room, message id)."""
     for number in range(MESSAGES):
         chosen = dice.choice(rooms)
         ids.append((chosen, dice.choice(clients).post(chosen, f"{number}")))

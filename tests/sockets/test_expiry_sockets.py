@@ -1,4 +1,4 @@
-"""The end of a message over sockets, in two server processes and a job beside them: `expired`, `notice`, `resend`, `dismiss`.
+"""The end of a message over sockets, in two server processes and a job: `expired`, `notice`, `resend`, `dismiss`.
 
 Times are moved, not waited for; the job runs in the test's own process, a further one of the site.
 """
@@ -49,7 +49,7 @@ def resend(room: Talk, seq: int, **fields: Any) -> Frame:
 
 
 async def notices(wire: Wire, count: int) -> list[Frame]:
-    """Wait for so many notices on a new connection; return all that came."""
+    """Wait for `count` notices on a new connection; return all that came."""
     for _ in range(count):
         await wire.next("notice")
     await wire.fence()
@@ -107,7 +107,7 @@ async def test_no_reader_gives_what_is_over_though_every_job_is_dead(meet: Meet)
         assert not wire.heard("expired")
 
 
-async def test_whoever_was_away_acknowledges_past_what_is_over(meet: Meet) -> None:
+async def test_an_offline_member_acknowledges_past_expired_messages(meet: Meet) -> None:
     room = await meet("ada", away=("bob",))
     for body in ("secret", "alive"):
         await room.here("ada").post(room.id, body)
@@ -159,7 +159,7 @@ async def test_the_sender_is_told_at_once_on_every_device_who_missed_it_and_why(
         assert "secret" not in str(wire.heard("notice"))
 
 
-async def test_what_reached_everybody_or_was_deleted_is_no_notice(meet: Meet) -> None:
+async def test_a_message_that_reached_all_or_was_deleted_makes_no_notice(meet: Meet) -> None:
     room = await meet("ada", "grace", away=("bob",))
     await room.here("ada").post(room.id, "to be deleted")
     await room.ask(room.here("ada"), "deleted", room.frame("delete", 1))
@@ -206,7 +206,7 @@ async def test_a_connect_repeats_the_newest_hundred_that_wait_the_oldest_of_them
 # dismiss
 
 
-async def test_a_notice_is_put_aside_on_all_devices_and_again_by_a_repetition(meet: Meet) -> None:
+async def test_a_notice_is_dismissed_on_all_devices_and_again_by_a_repetition(meet: Meet) -> None:
     room, _, notice = await missed(meet)
     await room.here("ada").post(room.id, "other")
     await room.expire(2)
@@ -225,7 +225,7 @@ async def test_a_notice_is_put_aside_on_all_devices_and_again_by_a_repetition(me
 
 
 @pytest.mark.parametrize("notice", ["", "none", "x" * 500, "\u0000", "../..", "another's"])
-async def test_only_a_notice_of_ones_own_can_be_put_aside(meet: Meet, notice: str) -> None:
+async def test_only_the_users_own_notice_can_be_dismissed(meet: Meet, notice: str) -> None:
     room, _, told = await missed(meet)
     frame = {"type": "dismiss", "notice": told["notice"] if notice == "another's" else notice}
     at = len(room.here("grace").frames)
@@ -294,7 +294,7 @@ async def test_a_resend_reaches_just_those_who_missed_it(meet: Meet) -> None:
         assert len(wire.heard("resumed")) == 2, "nobody syncs for it"
 
 
-async def test_whoever_asks_again_gets_the_first_answer_and_nothing_is_sent_twice(meet: Meet) -> None:
+async def test_a_repeated_resend_gets_the_first_answer_and_nothing_is_sent_twice(meet: Meet) -> None:
     room, _, _ = await missed(meet)
     one, two = resend(room, 1), resend(room, 1, ttl=60)
     for wire, frame in zip(room.devices["ada"], (one, two), strict=True):
@@ -372,7 +372,7 @@ async def test_a_text_that_is_not_kept_any_more_cannot_be_sent_again(meet: Meet)
     assert notice["data"]["resendable"] is False
 
 
-async def test_a_resend_goes_to_those_who_are_still_there(meet: Meet) -> None:
+async def test_a_resend_is_for_those_who_are_still_members(meet: Meet) -> None:
     room, _, _ = await missed(meet)
     bob = Browser(room.sites[0], room.people["bob"])
     assert await asyncio.to_thread(bob.call, "POST", f"/api/rooms/{room.id}/leave/") < 300
@@ -387,7 +387,7 @@ async def test_a_resend_goes_to_those_who_are_still_there(meet: Meet) -> None:
 # Rooms in which nobody owes
 
 
-async def test_in_an_untracked_room_nobody_owes_and_nobody_is_told(meet: Meet) -> None:
+async def test_an_untracked_room_has_no_debts_and_no_notices(meet: Meet) -> None:
     room = await meet("ada", "grace", away=("bob",), tracked=False)
     [entry] = room.here("ada").frames[0]["rooms"]
     assert entry["tracked"] is False

@@ -1,4 +1,4 @@
-"""Who may open a socket, how it begins, and when the server ends it: real handshakes with a real server."""
+"""Authentication, beginning and end of sockets: real handshakes with a real server."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def test_an_odd_cookie_of_another_site_on_this_host_does_not_hide_the_sess
     await (await open_wire(site, odd)).hello()
 
 
-async def test_the_check_says_why_a_handshake_would_fail(site: Site) -> None:
+async def test_the_check_returns_the_reason_why_a_handshake_would_fail(site: Site) -> None:
     ada = await later(person)("ada")
     assert await check(site, ada) == 204
     assert await check(site, ada, site.origin) == 204

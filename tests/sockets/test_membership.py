@@ -108,7 +108,7 @@ async def test_a_removed_member_reads_nothing_more_from_that_moment(site: Site, 
 async def test_a_message_sent_on_after_the_removal_reaches_nobody_removed(
     site: Site, open_wire: Open
 ) -> None:
-    """The row goes first: even before the event, a new connection has no room."""
+    """The row is deleted first: even before the event, a new connection has no room."""
     ada, bob = await later(people)("ada", "bob")
     atlas = await later(room)(ada, bob)
     await greeted(site, open_wire, ada, bob)
@@ -175,7 +175,7 @@ async def test_a_slow_reader_does_not_hold_up_the_news_for_others(new_site: Open
     await quick.next("resumed", room=comet)
 
 
-async def test_who_joins_and_leaves_while_others_write_agrees_with_them(
+async def test_a_member_who_joins_and_leaves_while_others_write_agrees_with_them(
     new_site: Open, open_client: Open
 ) -> None:
     site = new_site()

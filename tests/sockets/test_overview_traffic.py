@@ -1,7 +1,7 @@
-"""The staff's front page after real traffic: each card and each part of the account is what a count of one's own finds.
+"""The staff's front page after real traffic: each card and each part of the account equals a separate count.
 
-People talk over sockets to a site whose waits are short; the staff and the job do what they do. What is expected is counted here,
-from the ledgers of the sockets, key by key in the store, and with SQL of its own in the database.
+People talk over sockets to a site whose waits are short; the staff and the job do what they do. The expected figures are counted
+here, from the ledgers of the sockets, key by key in the store, and with separate SQL in the database.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from django.utils.translation import override
 
 from messaging.admin import overview
 from messaging.admin.formatting import age
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.expiry import job as expiry
 from messaging.expiry import letters, requeue
 from messaging.expiry.job import Expiring
@@ -46,7 +46,7 @@ BRIEF_S = 1
 
 @dataclasses.dataclass
 class Ledger:
-    """What the sockets were told and what was done, as the test itself keeps it."""
+    """The frames of the sockets and the actions of the staff, as the test keeps them."""
 
     accepted: int = 0
     held: int = 0  # ended when everybody had them
@@ -130,9 +130,9 @@ async def test_every_figure_is_what_a_count_of_ones_own_finds(everybody: Everybo
     [sent_again] = await requeue.requeue([again], by=None)
     assert sent_again.result == "done"
     ledger.accepted += 1
-    await in_database(letters.discard, [dropped], None, await open_store().now_ms())
+    await in_db_thread(letters.discard, [dropped], None, await open_store().now_ms())
 
-    # What lives: deleted, with everybody, parked, not shown, given up, still tried.
+    # Live messages: deleted, with everybody, parked, not shown, given up, still tried.
     gone = await here.say("grace", pair)
     await here.wires["grace"].send({"type": "delete", "room": pair, "epoch": here.epochs[pair], "seq": gone})
     await here.wires["grace"].next("deleted", room=pair, seq=gone)
@@ -157,7 +157,7 @@ async def test_every_figure_is_what_a_count_of_ones_own_finds(everybody: Everybo
     await here.silent("grace", pair, 2)
     await here.go("grace")
     await until(lambda: online(here.site) == {ada.id, bob.id}, what="grace's going")
-    await in_database(jobs.retry_undelivered)
+    await in_db_thread(jobs.retry_undelivered)
     await compare(here)
 
 
@@ -166,12 +166,12 @@ def online(site: Site) -> set[int]:
         return set().union(*(online_in(client, one) for one in client.zrange("chat:online", 0, -1)))
 
 
-# ── An account of one's own ──
+# ── The separate account ──
 
 
 @dataclasses.dataclass
 class Found:
-    """What is in the store, read key by key, and in the database."""
+    """The contents of the store, read key by key, and of the database."""
 
     stored: int = 0
     on_the_way: int = 0
@@ -233,8 +233,8 @@ def count_rows() -> dict[str, int]:
 
 
 async def compare(here: Everybody) -> None:
-    found, rows = count_keys(here.site), await in_database(count_rows)
-    figures: Figures = await in_database(site_figures.count)
+    found, rows = count_keys(here.site), await in_db_thread(count_rows)
+    figures: Figures = await in_db_thread(site_figures.count)
     store, account, ledger = figures.store, figures.account, here.ledger
     assert store is not None
     assert account is not None
@@ -279,7 +279,7 @@ async def compare(here: Everybody) -> None:
 
 
 async def end_of(here: Everybody, seqs: dict[str, int]) -> None:
-    """Wait until messages are over, and have the job report whatever is."""
+    """Wait until messages have expired, and have the job report them."""
 
     def over() -> bool:
         with redis.Redis.from_url(here.site.store.url, decode_responses=True) as client:
@@ -289,7 +289,7 @@ async def end_of(here: Everybody, seqs: dict[str, int]) -> None:
 
     await until(over, what="the end of what lives a second")
     ends_s = time.monotonic() + 20
-    while not await in_database(_reported, 3):
+    while not await in_db_thread(_reported, 3):
         assert time.monotonic() < ends_s
         done = await expiry.process(Expiring())
         here.ledger.held += done.expired - done.missed

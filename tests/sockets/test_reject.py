@@ -51,7 +51,7 @@ async def today(store: Store) -> Counts:
 
 
 class TestOutcome:
-    async def test_is_written_once_for_each_member(self, store: Store) -> None:
+    async def test_a_rejection_is_written_once_for_each_member(self, store: Store) -> None:
         await accept(store)
         assert await reject(store, GRACE, 1)
         before = await dump(store)
@@ -61,7 +61,7 @@ class TestOutcome:
         assert await outcomes(store) == ["1|2|client_rejected|0", "1|3|client_rejected|0"]
         assert (await today(store)).rejected == 2
 
-    async def test_after_an_attempt_it_says_how_many_and_stays_one(self, store: Store) -> None:
+    async def test_a_rejection_after_an_attempt_has_their_number_and_stays_one(self, store: Store) -> None:
         await accept(store)
         assert await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
         assert await reject(store, GRACE, 1)
@@ -76,7 +76,7 @@ class TestOutcome:
         assert await reject(store, GRACE, 1)
         assert await missing(store, 1) == {ALAN: "offline", GRACE: "client_rejected"}
 
-    async def test_is_the_reason_although_attempts_were_made(self, store: Store) -> None:
+    async def test_rejection_is_the_reason_although_attempts_were_made(self, store: Store) -> None:
         await accept(store)
         await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
         await reject(store, GRACE, 1)
@@ -93,11 +93,11 @@ class TestOutcome:
         rows = {row.user: (row.state, row.reason, row.next_at_ms) for row in found.members}
         assert rows == {GRACE: ("waiting", "client_rejected", None), ALAN: ("delivered", None, None)}
 
-    async def test_a_crowd_of_them_is_named_by_the_same_word(self, store: Store) -> None:
-        async def crowd(room: str) -> list[int]:
+    async def test_rejections_by_many_members_have_the_same_reason(self, store: Store) -> None:
+        async def many(room: str) -> list[int]:
             return list(range(1, 401))
 
-        store.members.members_of = crowd
+        store.members.members_of = many
         await accept(store)
         await asyncio.gather(*(reject(store, user, 1) for user in range(2, 401)))
         await asyncio.gather(*(acknowledge(store, user, 1) for user in range(52, 401)))
@@ -106,7 +106,9 @@ class TestOutcome:
         assert {(row.state, row.reason) for row in found.members} == {("waiting", "client_rejected")}
         assert {row.user for row in found.members} >= set(range(2, 52)), "who lacks it altogether comes first"
 
-    async def test_who_left_and_joined_again_is_not_counted_against_the_others(self, store: Store) -> None:
+    async def test_a_member_who_left_and_joined_again_is_not_counted_against_the_others(
+        self, store: Store
+    ) -> None:
         await accept(store)
         await acknowledge(store, GRACE, 1)
         await acknowledge(store, ALAN, 1)
@@ -139,7 +141,7 @@ class TestOutcome:
 
 
 class TestNeverRetried:
-    async def test_who_rejected_all_that_he_lacks_owes_nothing(self, store: Store) -> None:
+    async def test_a_member_who_rejected_all_missing_messages_owes_nothing(self, store: Store) -> None:
         await accept(store, message("a"), message("b"))
         await reject(store, GRACE, 2)
         assert await owing(store) == {GRACE, ALAN}
@@ -148,7 +150,7 @@ class TestNeverRetried:
         await accept(store)
         assert await owing(store) == {GRACE, ALAN}
 
-    async def test_his_own_and_what_is_for_some_are_looked_past_too(self, store: Store) -> None:
+    async def test_own_messages_and_those_for_others_are_skipped_too(self, store: Store) -> None:
         await accept(store, message("a"), message("b", user=GRACE), message("c"))
         await store.client.hset(f"{ROOM.key}:only", "3", f"{GRACE},{ALAN}")
         for seq in (1, 3):
@@ -156,11 +158,11 @@ class TestNeverRetried:
         assert await owing(store, GRACE) == set()
         assert await owing(store) == {ADA, ALAN}
 
-    async def test_a_crowd_that_rejected_the_newest_owes_nothing(self, store: Store) -> None:
-        async def crowd(room: str) -> list[int]:
+    async def test_many_members_who_rejected_the_newest_owe_nothing(self, store: Store) -> None:
+        async def many(room: str) -> list[int]:
             return list(range(1, 501))
 
-        store.members.members_of = crowd
+        store.members.members_of = many
         await accept(store, message("a"), message("b"))
         await asyncio.gather(*(reject(store, user, 2) for user in range(2, 501)))
         await asyncio.gather(*(acknowledge(store, user, 1) for user in range(2, 401)))
@@ -241,7 +243,7 @@ async def test_a_rejection_is_not_answered_and_reaches_the_sender_as_a_receipt(
     assert [frame["type"] for frame in grace.frames[before:]] == ["pong"]
 
 
-async def test_what_cannot_be_rejected_is_passed_over_in_silence(site: Site, open_wire: Open) -> None:
+async def test_a_rejection_of_a_message_that_is_not_owed_is_ignored(site: Site, open_wire: Open) -> None:
     room_id, ada, grace, _ = await talk(site, open_wire)
     await send(ada, room_id)
     pushed = await grace.next("message", room=room_id)
@@ -265,7 +267,7 @@ async def test_a_rejection_without_its_fields_is_a_bad_frame(site: Site, open_wi
         assert refused["code"] == "bad_frame"
 
 
-async def test_who_rejects_too_fast_is_told_to_wait(site: Site, open_wire: Open) -> None:
+async def test_a_client_that_rejects_too_fast_is_told_to_wait(site: Site, open_wire: Open) -> None:
     room_id, ada, grace, _ = await talk(site, open_wire)
     await send(ada, room_id)
     pushed = await grace.next("message", room=room_id)
@@ -275,7 +277,7 @@ async def test_who_rejects_too_fast_is_told_to_wait(site: Site, open_wire: Open)
     assert (refused["code"], refused["room"], refused["seq"]) == ("rate_limited", room_id, pushed["seq"])
 
 
-async def test_what_was_rejected_is_not_pushed_again_and_what_follows_is(
+async def test_a_rejected_message_is_not_pushed_again_and_the_next_one_is(
     new_site: Callable[..., Site], open_wire: Open
 ) -> None:
     site = new_site(ack_timeout_s=0.2, backoff_cap_s=0.3, receipt_interval_s=0.1)

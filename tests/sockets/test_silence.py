@@ -1,4 +1,4 @@
-"""Somebody who is connected and never acknowledges: eight attempts, later each time, then peace. Others do not notice.
+"""A connected client that never acknowledges: eight attempts with growing waits, then none. Others do not notice.
 
 The policy's numbers are those of an installation divided by fifty.
 """
@@ -48,7 +48,7 @@ def attempts(wire: Wire) -> list[tuple[int, float]]:
     ]
 
 
-async def test_eight_attempts_later_each_time_then_no_ack(
+async def test_eight_attempts_with_growing_waits_then_no_ack(
     pooled_site: Open, open_wire: Open, open_client: Open
 ) -> None:
     site = pooled_site(**QUICK)

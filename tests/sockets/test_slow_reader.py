@@ -1,4 +1,4 @@
-"""A socket whose peer reads slowly, or not at all: it costs bounded memory, holds up nobody, and goes."""
+"""A socket whose peer reads slowly, or not at all: it costs bounded memory, delays no others, and is closed."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def _resident_bytes(site: Site) -> int:
     return int(psutil.Process(site.process.pid).memory_info().rss)
 
 
-async def test_one_that_stops_reading_is_gone_within_twenty_seconds(new_site: Open, open_wire: Open) -> None:
+async def test_a_socket_that_stops_reading_is_closed_within_twenty_seconds(
+    new_site: Open, open_wire: Open
+) -> None:
     site = new_site(rate_limit_scale=100.0)
     atlas, ada, grace, [_, grace_self] = await two(site, open_wire)
     port = grace.socket.local_address[1]

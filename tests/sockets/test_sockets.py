@@ -250,7 +250,7 @@ async def test_the_sender_is_told_who_holds_and_who_has_read(site: Site, open_wi
     assert not grace.heard("receipt")
 
 
-async def test_what_was_read_while_a_second_tab_opened_is_told_to_both(site: Site, open_wire: Open) -> None:
+async def test_messages_read_while_a_second_tab_opened_are_told_to_both(site: Site, open_wire: Open) -> None:
     atlas, [ada, grace], [ada_self, _] = await talk(site, open_wire)
     *_, sent = [await ada.post(atlas, f"m{n}") for n in range(3)]
     await ada.told(3, 0, 0, 1)
@@ -261,7 +261,7 @@ async def test_what_was_read_while_a_second_tab_opened_is_told_to_both(site: Sit
     await tab.told(1, 1, 1, 1)
 
 
-async def test_what_was_read_while_the_only_tab_came_back_is_told(site: Site, open_wire: Open) -> None:
+async def test_messages_read_while_the_only_tab_came_back_are_told(site: Site, open_wire: Open) -> None:
     atlas, [ada, grace], [ada_self, _] = await talk(site, open_wire)
     sent = await ada.post(atlas, "hello")
     await ada.aclose()
@@ -285,7 +285,7 @@ async def test_read_is_cut_to_delivered_and_cursors_only_rise(site: Site, open_w
     assert (entry["delivered"], entry["read"], entry["unread"]) == (3, 2, 1)
 
 
-async def test_an_ack_above_top_is_refused_by_itself_and_the_others_hold(site: Site, open_wire: Open) -> None:
+async def test_an_ack_above_top_is_refused_alone_and_the_others_count(site: Site, open_wire: Open) -> None:
     atlas, [ada, grace], members = await talk(site, open_wire)
     sent = await ada.post(atlas, "hello")
     acks = [
@@ -327,7 +327,7 @@ async def test_a_late_joiner_does_not_owe_what_was_there(site: Site, open_wire: 
 # sync and history
 
 
-async def test_sync_says_more_until_it_reaches_top_and_no_message_comes_meanwhile(
+async def test_sync_has_more_until_it_reaches_top_and_no_message_comes_before(
     site: Site, open_wire: Open
 ) -> None:
     atlas, [ada, grace], _ = await talk(site, open_wire)

@@ -125,7 +125,7 @@ async def test_an_ack_that_failed_is_not_lost_behind_a_lower_one(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another tab's comes while the store does not answer for the first."""
-    delivery = Server(store, Policy(ack_flush_s=0.01)).delivery
+    acknowledger = Server(store, Policy(ack_flush_s=0.01)).acknowledger
     await accept(store, *(message() for _ in range(3)))
     [place] = await store.log.positions([ROOM])
     assert place is not None
@@ -133,12 +133,12 @@ async def test_an_ack_that_failed_is_not_lost_behind_a_lower_one(
 
     async def fail(acks: Sequence[AckRow]) -> list[int]:
         monkeypatch.setattr(store.cursors, "acknowledge", settle)
-        delivery._queue_ack(AckRow(ROOM, place.epoch, GRACE, 1, 1))
+        acknowledger._put(AckRow(ROOM, place.epoch, GRACE, 1, 1))
         raise Unavailable()
 
     monkeypatch.setattr(store.cursors, "acknowledge", fail)
-    delivery._queue_ack(AckRow(ROOM, place.epoch, GRACE, 3, None))
-    await delivery._settler
+    acknowledger._put(AckRow(ROOM, place.epoch, GRACE, 3, None))
+    await acknowledger._settler
     assert await cursors(store, GRACE) == (3, 1)
 
 
@@ -197,7 +197,7 @@ async def test_no_seq_is_given_twice_over_a_restart_and_nobody_syncs_for_the_jum
 
 
 @pytest.mark.parametrize("how", ["gone", "frozen"])
-async def test_a_hello_meets_1013_and_the_page_comes_back_by_itself(
+async def test_a_hello_is_closed_with_1013_and_the_page_reconnects_automatically(
     new_site: Open, open_wire: Open, open_client: Open, how: str
 ) -> None:
     site = new_site()
@@ -248,7 +248,9 @@ async def test_scripts_that_were_flushed_are_loaded_again_unseen(new_site: Open,
     assert (sent["seq"], wire.heard("error")) == (1, [])
 
 
-async def test_a_full_store_says_backlog_full_and_still_takes_acks(new_site: Open, open_wire: Open) -> None:
+async def test_a_full_store_answers_backlog_full_and_still_takes_acks(
+    new_site: Open, open_wire: Open
+) -> None:
     site = new_site()
     ada, grace = await later(people)("ada", "grace")
     atlas = await later(room)(ada, grace)

@@ -1,4 +1,4 @@
-"""The short way between a socket and the chat: the same frames in the same order, whichever way each of them goes."""
+"""The short way between a socket and the chat: the same frames in the same order as through ASGI."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Open = Callable[..., Any]
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 300_000])
 @pytest.mark.parametrize("letter", ["x", "消"])
-def test_a_text_is_framed_as_the_standard_says(size: int, letter: str) -> None:
+def test_a_text_is_framed_as_in_the_standard(size: int, letter: str) -> None:
     text = letter * size
     for _ in range(2):
         assert framed(text) == Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
@@ -45,7 +45,7 @@ class Transport:
         self.closing = True
 
 
-async def test_of_many_handshakes_one_begins_in_each_turn_of_the_loop(
+async def test_handshakes_begin_one_in_each_turn_of_the_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     turn, begun = 0, []
@@ -91,7 +91,7 @@ async def test_a_handshake_that_cannot_be_read_is_refused(site: Site, odd: str) 
     writer.close()
 
 
-async def test_a_crowd_that_comes_at_once_is_let_in_though_some_hang_up(site: Site) -> None:
+async def test_many_clients_at_once_are_let_in_although_some_hang_up(site: Site) -> None:
     ada = await later(person)("ada")
     request = (
         f"GET /ws/chat/ HTTP/1.1\r\nHost: localhost:{site.port}\r\nOrigin: {site.origin}\r\nCookie: {ada.cookie}\r\n"
@@ -114,7 +114,7 @@ async def test_a_crowd_that_comes_at_once_is_let_in_though_some_hang_up(site: Si
 
 
 async def test_frames_that_wait_and_frames_that_do_not_keep_their_order(site: Site, open_wire: Open) -> None:
-    """What is asked is answered in its order, though reads go by a task and messages are taken where they arrive."""
+    """Frames are answered in their order, although reads run in tasks and messages are taken where they arrive."""
     ada = await later(person)("ada")
     atlas = await later(room)(ada)
     wire = await open_wire(site, ada)
@@ -136,7 +136,7 @@ async def test_frames_that_wait_and_frames_that_do_not_keep_their_order(site: Si
     assert seqs == sorted(seqs)
     asked = [
         frame["n"] for frame in wire.heard("pong") if frame["n"] < len(ids)
-    ]  # a fence has a number of its own
+    ]  # a fence has its own number
     assert asked == list(range(0, 40, 7))
     assert [frame["body"] for frame in wire.heard("message")] == [str(number) for number in range(40)]
 

@@ -24,7 +24,7 @@ from messaging import control, policy
 from messaging import store as stores
 from messaging.expiry import job as expiry
 from messaging.expiry.job import Processed
-from messaging.live import directory, hub, subscription
+from messaging.live import directory, positions, subscription
 from messaging.store import Store, connections
 from messaging.store.expiry import Expiry
 from messaging.store.records import Due, Expired, RoomKey
@@ -45,8 +45,10 @@ Explore = Callable[..., None]
 @pytest.fixture
 def explore(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Explore:
     """Return what runs a machine."""
-    monkeypatch.setattr(hub, "HEARD_WITHIN_S", 0.0)
-    monkeypatch.setattr(subscription, "PING_EVERY_S", 10.0**9)  # the clock leaps: no pong could come in time
+    monkeypatch.setattr(positions, "PUBLISH_LATENCY_S", 0.0)
+    monkeypatch.setattr(
+        subscription, "PING_INTERVAL_S", 10.0**9
+    )  # the clock leaps: no pong could come in time
     move_clocks(monkeypatch)
     stop_at_steps(monkeypatch)
     news: list[dict[str, Any]] = []
@@ -71,7 +73,7 @@ def explore(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPa
             machine.store = runner.run(open_store())
             machine.visitors = {}
             for user, session in sessions.items():
-                visitor = runner.run(directory.visitor(session))
+                visitor = runner.run(directory.authenticate(session))
                 assert visitor is not None
                 machine.visitors[user] = visitor
             try:
@@ -139,11 +141,12 @@ class CountsNothing(DeliveryMachine):
 
 
 class LosesEverySilence(DeliveryMachine):
-    """A process whose first net is gone, and a store that does not remember who owes."""
+    """A process that starts no retry, and a store that does not remember who owes."""
 
     async def _settle(self) -> None:
         for process in self.processes:
-            process.server.hub.on_pushed = lambda connection, feed: None
+            hub = process.server.hub
+            hub.listener = dataclasses.replace(hub.listener, pushed=lambda connection, feed: None)
         await self.store.client.delete(f"{self.room.prefix}unacked")
         await super()._settle()
 

@@ -1,4 +1,4 @@
-"""What fans out: cut, held, merged, skipped, dropped; and the positions that repair it."""
+"""Publications: cut, held, merged, skipped, dropped; and the positions that repair lost ones."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from messaging.live import hub as hubs
-from messaging.live.connection import Batch, State
-from messaging.live.hub import BATCH_MOST, Hub, cut
+from messaging.live import positions as live_positions
+from messaging.live.feed import FeedState
+from messaging.live.hub import Hub, HubListener
+from messaging.live.positions import Positions
+from messaging.live.publications import MAX_BATCH_CHARACTERS, Batch, cut
+from messaging.live.registry import Registry
 from messaging.policy import Policy
 from messaging.store import Store
 from tests.support.messages import ADA, ALAN, GRACE, ROOM, accept, acknowledge, message, read
@@ -22,12 +26,36 @@ from tests.support.sockets import MEMBER_ROOM, connect, open_feed, resume, until
 FRAME = '{"type":"message","seq":%d}'
 
 
+@dataclasses.dataclass
+class Reports:
+    """Reports of the hub and of the check of positions."""
+
+    accepted: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+    cursors_moved: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+    members_changed: list[str] = dataclasses.field(default_factory=list)
+
+
 @pytest.fixture
-async def hub(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
-    monkeypatch.setattr(hubs, "HEARD_WITHIN_S", 0.05)
-    here = Hub(store, Policy())
-    running = asyncio.ensure_future(here.run())
-    yield here
+def reports() -> Reports:
+    return Reports()
+
+
+@pytest.fixture
+def positions(store: Store, reports: Reports, monkeypatch: pytest.MonkeyPatch) -> Positions:
+    monkeypatch.setattr(live_positions, "PUBLISH_LATENCY_S", 0.05)
+    return Positions(store, Registry(), Policy(), members_changed=reports.members_changed.append)
+
+
+@pytest.fixture
+async def hub(positions: Positions, reports: Reports) -> AsyncIterator[Hub]:
+    listener = HubListener(
+        accepted=lambda room, sender, _after: reports.accepted.append((room, sender)),
+        cursors_moved=lambda room, above: reports.cursors_moved.append((room, above)),
+        restored=positions.check,
+    )
+    hub = Hub(positions.registry, Policy(), listener)
+    running = asyncio.ensure_future(hub.run())
+    yield hub
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
@@ -47,7 +75,7 @@ class TestCut:
         text = ",".join(FRAME % seq for seq in (1, 2, 3))
         assert batch == Batch("e1", 0, 3, 3, text, frozenset({ADA, GRACE}))
 
-    def test_a_resend_to_some_stands_by_itself_and_in_its_place(self) -> None:
+    def test_a_resend_to_some_is_a_separate_batch_in_its_place(self) -> None:
         batches = list(cut(published((1, 0, ADA, "-"), (2, 1, ADA, "2,3"), (3, 2, ADA, "-"))))
         assert [(batch.after, batch.last, batch.only) for batch in batches] == [
             (0, 1, None),
@@ -66,7 +94,7 @@ class TestCut:
             lines += [f"{seq} {seq - 1} {ADA} -", f'{{"body":"{body}"}}']
         batches = list(cut("\n".join(lines)))
         assert [batches[0].after, batches[-1].last] == [0, 50]
-        assert all(len(batch.text) <= BATCH_MOST + batch.count for batch in batches)
+        assert all(len(batch.text) <= MAX_BATCH_CHARACTERS + batch.count for batch in batches)
 
     @given(
         steps=st.lists(
@@ -94,15 +122,15 @@ class TestFanOut:
         for socket in sockets:
             assert [frame["body"] for frame in await socket.until("message", 2)] == ["a", "b"]
 
-    async def test_who_left_the_hub_gets_nothing(self, store: Store, hub: Hub) -> None:
+    async def test_a_connection_that_left_gets_nothing(self, store: Store, hub: Hub) -> None:
         gone, _, silent = await open_feed(store, hub, GRACE)
         _, _, socket = await open_feed(store, hub, ALAN)
-        hub.leave(gone)
-        hub.leave(gone)
+        hub.registry.leave(gone)
+        hub.registry.leave(gone)
         await accept(store)
         await socket.until("message")
         assert silent.frames == []
-        assert GRACE not in hub.by_user
+        assert GRACE not in hub.registry.by_user
 
     async def test_a_resend_to_some_is_skipped_for_the_others_in_its_place(
         self, store: Store, hub: Hub
@@ -125,22 +153,24 @@ class TestFanOut:
         assert (skipped["messages"], skipped["gone"]) == ([], [[2, "not_for_you"]])
         assert "changed" not in skipped
 
-    async def test_a_sender_who_is_here_is_noted_for_receipts(self, store: Store, hub: Hub) -> None:
-        noted: list[tuple[str, int]] = []
-        hub.on_accepted = lambda room, sender, _after: noted.append((room, sender))
+    async def test_a_sender_who_is_here_is_noted_for_receipts(
+        self, store: Store, hub: Hub, reports: Reports
+    ) -> None:
         _, _, socket = await open_feed(store, hub, ADA)
         await accept(store, message(user=GRACE), message(user=ADA))
         await socket.until("message", 2)
-        assert noted == [(ROOM.id, ADA)]
+        assert reports.accepted == [(ROOM.id, ADA)]
 
-    async def test_an_ack_marks_the_rooms_cursors_as_moved(self, store: Store, hub: Hub) -> None:
+    async def test_an_ack_marks_the_rooms_cursors_as_moved(
+        self, store: Store, hub: Hub, reports: Reports
+    ) -> None:
         _, _, socket = await open_feed(store, hub, ADA)
         await accept(store)
         await socket.until("message")
         await acknowledge(store, GRACE, 1)
-        await until(lambda: hub.rooms[ROOM.id].cursors_moved)
+        await until(lambda: reports.cursors_moved)
 
-    async def test_typing_goes_to_the_others(self, store: Store, hub: Hub) -> None:
+    async def test_typing_is_sent_to_the_others(self, store: Store, hub: Hub) -> None:
         await store.members.create_log(ROOM)
         _, _, own = await open_feed(store, hub, ADA)
         _, _, other = await open_feed(store, hub, GRACE)
@@ -150,24 +180,24 @@ class TestFanOut:
 
 
 class TestMerge:
-    async def test_what_fans_out_during_a_read_follows_it(self, store: Store, hub: Hub) -> None:
+    async def test_messages_published_during_a_read_follow_it(self, store: Store, hub: Hub) -> None:
         await accept(store, message("read"))
         connection, socket = connect(GRACE)
-        hub.enter(connection)
+        hub.registry.enter(connection)
         feed = await hub.add_feed(connection, MEMBER_ROOM)
         with hub.reading(feed):
             slice_ = await read(store, GRACE)
-            await accept(store, message("meanwhile"))
+            await accept(store, message("during the read"))
             await until(lambda: feed.held)
             assert socket.frames == []
             hub.merge(connection, feed, slice_)
         await accept(store, message("after"))
-        assert [frame["body"] for frame in await socket.until("message", 2)] == ["meanwhile", "after"]
+        assert [frame["body"] for frame in await socket.until("message", 2)] == ["during the read", "after"]
 
-    async def test_what_the_read_already_has_is_not_sent_again(self, store: Store, hub: Hub) -> None:
+    async def test_messages_of_the_read_are_not_sent_again(self, store: Store, hub: Hub) -> None:
         await store.members.create_log(ROOM)
         connection, socket = connect(GRACE)
-        hub.enter(connection)
+        hub.registry.enter(connection)
         feed = await hub.add_feed(connection, MEMBER_ROOM)
         with hub.reading(feed):
             await accept(store, message("both heard and read"))
@@ -178,16 +208,16 @@ class TestMerge:
         await accept(store, message("after"))
         assert [frame["seq"] for frame in await socket.until("message")] == [2]
 
-    async def test_what_was_held_for_one_read_is_not_given_after_another(
+    async def test_messages_held_for_one_read_are_not_sent_after_another(
         self, store: Store, hub: Hub
     ) -> None:
         """The first read of a connection holds from `add_feed` on, outside of `reading`."""
         await accept(store, message("read"))
         connection, socket = connect(GRACE)
-        hub.enter(connection)
+        hub.registry.enter(connection)
         feed = await hub.add_feed(connection, MEMBER_ROOM)
         slice_ = await read(store, GRACE)
-        await accept(store, message("meanwhile"))
+        await accept(store, message("during the read"))
         await until(lambda: feed.held)
         hub.merge(connection, feed, slice_)
         assert feed.held == []
@@ -196,10 +226,12 @@ class TestMerge:
         await socket.until("message", 2)
         assert socket.seqs == [2, 3]
 
-    async def test_a_read_that_says_more_sends_nothing_until_the_next(self, store: Store, hub: Hub) -> None:
+    async def test_a_read_with_more_to_come_sends_nothing_until_the_next(
+        self, store: Store, hub: Hub
+    ) -> None:
         await accept(store, *(message() for _ in range(3)))
         connection, socket = connect(GRACE)
-        hub.enter(connection)
+        hub.registry.enter(connection)
         feed = await hub.add_feed(connection, MEMBER_ROOM)
         with hub.reading(feed):
             slice_ = await read(store, GRACE, limit=2)
@@ -207,7 +239,7 @@ class TestMerge:
         _, _, other = await open_feed(store, hub, ALAN)
         await accept(store)
         await other.until("message")
-        assert feed.state is State.BEHIND
+        assert feed.state is FeedState.BEHIND
         assert socket.frames == []
         await resume(store, hub, connection, feed, since=2)
         await accept(store)
@@ -218,19 +250,19 @@ class TestMerge:
         feed = await hub.add_feed(connection, MEMBER_ROOM)
         with pytest.raises(TimeoutError), hub.reading(feed):
             raise TimeoutError
-        assert feed.state is State.BEHIND
+        assert feed.state is FeedState.BEHIND
 
     async def test_more_than_may_be_held_ends_in_a_position(self, store: Store, hub: Hub) -> None:
         hub.policy = dataclasses.replace(hub.policy, unsent_max=3)
         await store.members.create_log(ROOM)
         connection, socket = connect(GRACE, hub.policy)
-        hub.enter(connection)
+        hub.registry.enter(connection)
         feed = await hub.add_feed(connection, MEMBER_ROOM)
         with hub.reading(feed):
             slice_ = await read(store, GRACE)
             for _ in range(5):
                 await accept(store)
-            await until(lambda: hub.rooms[ROOM.id].top == 5)
+            await until(lambda: hub.registry.rooms[ROOM.id].top == 5)
             hub.merge(connection, feed, slice_)
         assert [frame["top"] for frame in await socket.until("position")] == [5]
         assert socket.seqs == []
@@ -239,7 +271,7 @@ class TestMerge:
         hub.policy = dataclasses.replace(hub.policy, unsent_max=3)
         await store.members.create_log(ROOM)
         connection, socket = connect(GRACE, hub.policy)
-        hub.enter(connection)
+        hub.registry.enter(connection)
         feed = await hub.add_feed(connection, MEMBER_ROOM)
         with hub.reading(feed):
             slice_ = await read(store, GRACE)
@@ -248,7 +280,7 @@ class TestMerge:
             await accept(store, message())
             await until(lambda: len(feed.held) == 3)
             hub.merge(connection, feed, slice_)
-        await connection.written()
+        await connection.writer.drained()
         assert [frame["type"] for frame in socket.frames] == ["message", "message", "position"]
 
 
@@ -267,11 +299,11 @@ class TestSlowReader:
         for n in range(40):
             await accept(store, message(str(n)))
         await quick.until("message", 40)
-        assert connection.unsent <= 10
-        assert feed.state is State.BEHIND
+        assert connection.writer.unsent <= 10
+        assert feed.state is FeedState.BEHIND
         slow.reads.set()
         await slow.until("position")
-        await connection.written()
+        await connection.writer.drained()
         assert slow.frames[-1]["type"] == "position"
         assert slow.frames[-1]["top"] > slow.seqs[-1] == len(slow.seqs)
         slice_ = await resume(store, hub, connection, feed, since=slow.seqs[-1])
@@ -281,59 +313,65 @@ class TestSlowReader:
 
 
 class TestPosition:
-    async def test_a_message_that_was_never_heard_is_revealed(self, store: Store, hub: Hub) -> None:
+    async def test_a_message_that_was_never_heard_is_revealed(
+        self, store: Store, hub: Hub, positions: Positions
+    ) -> None:
         _, feed, socket = await open_feed(store, hub, GRACE)
         hub._subscription.remove(ROOM.key)  # as if the line were lost
         [accepted] = await accept(store)
-        await hub.check_positions()
+        await positions.check()
         [position] = await socket.until("position")
         assert position == {"type": "position", "room": ROOM.id, "epoch": accepted.epoch, "top": 1, "rev": 0}
-        assert feed.state is State.BEHIND
+        assert feed.state is FeedState.BEHIND
 
-    async def test_who_has_everything_hears_it_once(self, store: Store, hub: Hub) -> None:
+    async def test_a_client_that_has_everything_is_told_once(
+        self, store: Store, hub: Hub, positions: Positions
+    ) -> None:
         _, feed, socket = await open_feed(store, hub, GRACE)
         await accept(store)
         await socket.until("message")
-        await hub.check_positions()
-        await hub.check_positions()
+        await positions.check()
+        await positions.check()
         await accept(store)
         await socket.until("message", 2)
         assert [frame["type"] for frame in socket.frames] == ["message", "position", "message"]
-        assert feed.state is State.OPEN
+        assert feed.state is FeedState.OPEN
 
-    async def test_a_lost_change_is_revealed(self, store: Store, hub: Hub) -> None:
+    async def test_a_lost_change_is_revealed(self, store: Store, hub: Hub, positions: Positions) -> None:
         _, _, socket = await open_feed(store, hub, GRACE)
         await store.client.hset(ROOM.key, "rev", 3)
-        await hub.check_positions()
+        await positions.check()
         assert [frame["rev"] for frame in await socket.until("position")] == [3]
 
-    async def test_another_epoch_is_revealed(self, store: Store, hub: Hub) -> None:
+    async def test_another_epoch_is_revealed(self, store: Store, hub: Hub, positions: Positions) -> None:
         await accept(store)
         _, feed, socket = await open_feed(store, hub, GRACE)
         await store.client.delete(ROOM.key)
         epoch = await store.members.create_log(ROOM)
-        await hub.check_positions()
+        await positions.check()
         assert [frame["epoch"] for frame in await socket.until("position")] == [epoch]
-        assert feed.state is State.BEHIND
+        assert feed.state is FeedState.BEHIND
 
-    async def test_a_lost_membership_event_is_revealed(self, store: Store, hub: Hub) -> None:
-        asked: list[str] = []
+    async def test_a_lost_membership_event_is_revealed(
+        self, store: Store, hub: Hub, positions: Positions, reports: Reports
+    ) -> None:
         await open_feed(store, hub, GRACE)
-        hub.rooms[ROOM.id].members = 0
-        hub.on_members = asked.append
-        await hub.check_positions()
-        assert asked == []
+        hub.registry.rooms[ROOM.id].members = 0
+        await positions.check()
+        assert reports.members_changed == []
         await store.members.leave(ROOM, ALAN)
-        await hub.check_positions()
-        assert asked == [ROOM.id]
+        await positions.check()
+        assert reports.members_changed == [ROOM.id]
 
-    async def test_a_feed_that_is_being_read_for_is_left_alone(self, store: Store, hub: Hub) -> None:
+    async def test_a_feed_that_is_being_read_for_is_left_alone(
+        self, store: Store, hub: Hub, positions: Positions
+    ) -> None:
         _, feed, socket = await open_feed(store, hub, GRACE)
         with hub.reading(feed):
             hub._subscription.remove(ROOM.key)
             await accept(store)
-            await hub.check_positions()
-            assert feed.state is State.READING
+            await positions.check()
+            assert feed.state is FeedState.READING
         assert socket.frames == []
 
     async def test_a_subscription_that_was_cut_comes_back_and_positions_are_checked(
@@ -351,9 +389,9 @@ async def test_an_empty_room_stays_for_a_moment_and_is_forgotten(
 ) -> None:
     await store.members.create_log(ROOM)
     connection, _, _ = await open_feed(store, hub, GRACE)
-    hub.leave(connection)
-    hub._forget_empty_rooms()
-    assert ROOM.id in hub.rooms
+    hub.registry.leave(connection)
+    hub.forget_empty_rooms()
+    assert ROOM.id in hub.registry.rooms
     monkeypatch.setattr(hubs, "FORGET_AFTER_S", 0.0)
-    hub._forget_empty_rooms()
-    assert ROOM.id not in hub.rooms
+    hub.forget_empty_rooms()
+    assert ROOM.id not in hub.registry.rooms

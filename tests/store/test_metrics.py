@@ -18,13 +18,12 @@ from chatsite.environment import BASE_DIR
 from messaging.errors import Unavailable
 from messaging.live import metrics
 from messaging.live.changes import Changes
-from messaging.live.delivery import Delivery
-from messaging.live.hub import Hub
+from messaging.live.hub import Hub, HubListener
 from messaging.live.limits import Limits
 from messaging.live.notifier import Notifier
-from messaging.live.presence import Presence
-from messaging.live.receipts import Receipts
+from messaging.live.registry import Registry
 from messaging.live.retry import Retry
+from messaging.live.sending import Sender
 from messaging.monitoring import health
 from messaging.monitoring.status import last_hour
 from messaging.policy import Policy
@@ -387,13 +386,14 @@ class TestLog:
         caplog.set_level(logging.INFO)
         policy = Policy(ack_timeout_s=0.05, backoff_cap_s=0.05, attempts_max=2)
         store._calls.policy = policy
-        hub = Hub(store, policy)
-        retry = Retry(store, hub, policy)
+        registry = Registry()
+        retry = Retry(store, registry, policy)
+        hub = Hub(registry, policy, HubListener(pushed=retry.pushed))
         hearing = asyncio.ensure_future(hub.run())
         connection, _, _ = await open_feed(store, hub, GRACE)
         await accept(store, message("a secret"))
         await until(lambda: any(line["says"] == "gave up" for line in lines(caplog)))
-        hub.leave(connection)
+        registry.leave(connection)
         retry.forget(connection)
         await connection.finish()
         hearing.cancel()
@@ -409,10 +409,11 @@ class TestLog:
         self, store: Store, caplog: pytest.LogCaptureFixture, level: int, shown: bool
     ) -> None:
         caplog.set_level(level, logger="messaging")
-        delivery, connection = await served(store, ADA)
+        hub, connection = await served(store, ADA)
+        sender = Sender(store, Limits(hub.policy), hub.policy)
         frame = Send(id=new_id(), room=ROOM.id, body="a secret")
-        delivery.send(connection, frame)
-        await delivery._committer
+        sender.send(connection, frame)
+        await sender._committer
         await connection.finish()
         own = {"room": ROOM.id, "user": ADA, "seq": 1, "message_id": frame.id, "connection": connection.id}
         found = [line for line in lines(caplog) if line["says"] == "accepted"]
@@ -424,8 +425,9 @@ class TestLog:
     ) -> None:
         caplog.set_level(logging.INFO)
         [accepted] = await accept(store)
-        delivery, connection = await served(store, GRACE)
-        changes = Changes(store, delivery.hub, delivery.limits, delivery.notifier, delivery.policy)
+        hub, connection = await served(store, GRACE)
+        notifier = Notifier(store, hub.registry)
+        changes = Changes(store, hub, Limits(hub.policy), notifier, hub.policy)
         for _ in range(2):
             await changes.reject(
                 connection, Reject(room=ROOM.id, epoch=accepted.epoch, seq=1, reason="a secret\n")
@@ -435,12 +437,10 @@ class TestLog:
         assert lines(caplog) == [{"level": "INFO", "says": "rejected", **ids, "reason": "client_rejected"}]
 
 
-async def served(store: Store, user: int) -> tuple[Delivery, Any]:
-    """Return the verbs of a process and a connection in the room."""
-    policy = Policy()
-    hub = Hub(store, policy)
+async def served(store: Store, user: int) -> tuple[Hub, Any]:
+    """Return the hub of a process and a connection in the room."""
+    hub = Hub(Registry(), Policy(), HubListener())
     hearing = asyncio.ensure_future(hub.run())
     connection, _, _ = await open_feed(store, hub, user)
     hearing.cancel()
-    presence, receipts = Presence(store, hub), Receipts(store, hub, policy)
-    return Delivery(store, hub, presence, receipts, Limits(policy), Notifier(store, hub), policy), connection
+    return hub, connection

@@ -1,4 +1,4 @@
-"""The first net: silence is counted and pushed into again; an ack, an expiry or the last attempt ends it.
+"""Retry: silence is counted and messages are pushed again; an ack, an expiry or the last attempt ends it.
 
 The waits are the policy's, made short; what is asserted is what was pushed and counted, not when.
 """
@@ -13,8 +13,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import pytest
 
 from messaging.errors import Unavailable
-from messaging.live.connection import Connection, Feed, State
-from messaging.live.hub import Hub
+from messaging.live.connection import Connection
+from messaging.live.feed import Feed, FeedState
+from messaging.live.hub import Hub, HubListener
+from messaging.live.registry import Registry
 from messaging.live.retry import Retry
 from messaging.policy import Policy
 from messaging.protocol import Close
@@ -40,7 +42,7 @@ class Process:
 
     def end(self, connection: Connection) -> None:
         self.retry.forget(connection)
-        self.hub.leave(connection)
+        self.hub.registry.leave(connection)
 
 
 NewProcess = Callable[..., Awaitable[Process]]
@@ -48,21 +50,23 @@ NewProcess = Callable[..., Awaitable[Process]]
 
 @pytest.fixture
 async def new_process(store: Store) -> AsyncIterator[NewProcess]:
-    """Return what starts a process with a policy of its own."""
+    """Return a function that starts a process with its own policy."""
     processes: list[Process] = []
     running: list[asyncio.Future[None]] = []
 
     async def start(policy: Policy = QUICK, **changes: object) -> Process:
         policy = dataclasses.replace(policy, **changes)  # type: ignore[arg-type]
         own_store = Store(store.client, policy, members_of=store.members.members_of)
-        hub = Hub(own_store, policy)
-        processes.append(Process(own_store, hub, Retry(own_store, hub, policy)))
+        registry = Registry()
+        retry = Retry(own_store, registry, policy)
+        hub = Hub(registry, policy, HubListener(pushed=retry.pushed))
+        processes.append(Process(own_store, hub, retry))
         running.append(asyncio.ensure_future(hub.run()))
         return processes[-1]
 
     yield start
     for process in processes:
-        for connection in list(process.hub.connections):
+        for connection in list(process.hub.registry.connections):
             process.end(connection)
             await connection.finish()
     for task in running:
@@ -84,12 +88,12 @@ def attempts(socket: Socket) -> list[int]:
 
 async def ack(process: Process, connection: Connection, feed: Feed, seq: int) -> None:
     """Do what delivery does for an ack."""
-    feed.acked, feed.silence = seq, None
+    feed.acknowledged(seq)
     await acknowledge(process.store, connection.user, seq)
 
 
 class TestSilence:
-    async def test_what_nobody_acknowledges_is_pushed_again_and_numbered(
+    async def test_unacknowledged_messages_are_pushed_again_and_numbered(
         self, new_process: NewProcess
     ) -> None:
         process = await new_process()
@@ -102,11 +106,10 @@ class TestSilence:
 
     async def test_only_what_is_above_the_cursor_is_pushed_again(self, new_process: NewProcess) -> None:
         process = await new_process()
-        connection, feed, socket = await process.open(GRACE)
+        connection, _, socket = await process.open(GRACE)
         await acknowledge(process.store, GRACE, 0)
         await accept(process.store, message("a"), message("b"))
         await socket.until("message", 2)
-        feed.acked = 1
         await acknowledge(process.store, GRACE, 1)
         await until(lambda: attempts(socket))
         assert {frame["seq"] for frame in socket.of("message") if "attempt" in frame} == {2}
@@ -148,7 +151,7 @@ class TestSilence:
         await until(lambda: feed.silence is None and connection not in process.retry._timers)
         assert attempts(socket) == []
 
-    async def test_is_not_counted_while_a_send_is_under_way(self, new_process: NewProcess) -> None:
+    async def test_silence_during_a_send_is_not_counted(self, new_process: NewProcess) -> None:
         process = await new_process()
         _, _, slow = await process.open(GRACE)
         _, _, quick = await process.open(ALAN)
@@ -164,12 +167,12 @@ class TestSilence:
         _, feed, socket = await process.open(GRACE)
         await accept(process.store)
         await socket.until("message")
-        feed.state = State.BEHIND
+        feed.fall_behind(0, 0)
         await socket.until("position")
         assert attempts(socket) == []
         assert await counted(process.store, GRACE) >= 1
 
-    async def test_without_nets_nothing_is_pushed_again(self, new_process: NewProcess) -> None:
+    async def test_without_recovery_nothing_is_pushed_again(self, new_process: NewProcess) -> None:
         process = await new_process(recovery=False)
         connection, feed, socket = await process.open(GRACE)
         await accept(process.store)
@@ -177,7 +180,7 @@ class TestSilence:
         assert feed.silence is None
         assert connection not in process.retry._timers
 
-    async def test_of_one_room_is_noticed_in_time_though_another_waits_longer(
+    async def test_silence_in_one_room_is_noticed_although_another_waits_longer(
         self, new_process: NewProcess
     ) -> None:
         process = await new_process(PATIENT)
@@ -204,7 +207,7 @@ class TestThirdAndLast:
         assert attempts(socket) == [1, 2, 3]
         assert await counted(process.store, GRACE) == 3
 
-    async def test_who_reconnects_in_silence_goes_on_where_he_stood_and_is_not_closed_again(
+    async def test_a_silent_client_that_reconnects_continues_the_count_and_is_not_closed_again(
         self, new_process: NewProcess
     ) -> None:
         process = await new_process()
@@ -213,7 +216,7 @@ class TestThirdAndLast:
         await asyncio.wait_for(asyncio.shield(first.ended), 5)
         process.end(first)
         connection, feed, socket = await process.open(GRACE)
-        process.hub.on_pushed(connection, feed)  # as after the `resumed` that brought the message
+        process.hub.watch(connection, feed)  # as after the `resumed` that brought the message
         await until(lambda: len(attempts(socket)) >= 2)
         assert attempts(socket)[:2] == [4, 5]
         assert connection.closed is None
@@ -229,11 +232,11 @@ class TestThirdAndLast:
         assert await missing(process.store, 1) == {GRACE: "no_ack", ALAN: "offline"}
         await accept(process.store, message("another"))
         await until(lambda: 2 in socket.seqs)
-        assert feed.silence.due_s is None, "what is new goes out once and starts no new silence"
+        assert feed.silence.due_s is None, "a new message is pushed once and starts no new silence"
         process.end(connection)
 
         again, feed, socket = await process.open(GRACE)
-        process.hub.on_pushed(again, feed)
+        process.hub.watch(again, feed)
         await until(lambda: feed.silence is not None and feed.silence.due_s is None)
         assert attempts(socket) == []
         await ack(process, again, feed, 2)
@@ -258,7 +261,7 @@ class TestCounting:
         await until(lambda: any(4 in attempts(socket) for socket in sockets))
         assert sorted(attempts(sockets[0]) + attempts(sockets[1])) == [1, 2, 3, 4]
 
-    async def test_each_user_has_a_count_of_his_own(self, new_process: NewProcess) -> None:
+    async def test_each_user_has_a_separate_count(self, new_process: NewProcess) -> None:
         process = await new_process(attempts_max=2)
         for user in (GRACE, ALAN):
             await process.open(user)
@@ -308,7 +311,7 @@ class TestSweep:
         await self.sweep(process, mark=1)
         assert await counted(process.store, GRACE) == 1
 
-    async def test_pushes_anew_where_it_gave_up_before_another_device_acknowledged(
+    async def test_pushes_again_where_it_gave_up_before_another_device_acknowledged(
         self, new_process: NewProcess
     ) -> None:
         process = await new_process(attempts_max=2)
@@ -333,13 +336,13 @@ class TestSweep:
         await self.sweep(process, mark=1)
         [position] = await socket.until("position")
         assert position["top"] == 1
-        assert feed.state is State.BEHIND
+        assert feed.state is FeedState.BEHIND
         assert await counted(process.store, GRACE) == 1
 
-    async def test_of_a_room_that_is_not_here_does_nothing(self, new_process: NewProcess) -> None:
+    async def test_a_room_without_connections_here_is_ignored(self, new_process: NewProcess) -> None:
         process = await new_process(PATIENT)
         await process.retry.sweep("elsewhere", "e", 1)
-        assert process.hub.rooms == {}
+        assert process.hub.registry.rooms == {}
 
 
 async def test_a_store_that_does_not_answer_costs_no_attempt_and_the_silence_stays(

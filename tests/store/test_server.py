@@ -1,4 +1,4 @@
-"""One server process put together: the check of sessions touches only who was asked about."""
+"""One server process: the check of sessions closes only connections that were part of it."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def visitor(user: int) -> Visitor:
     return Visitor(user=user, name=f"user{user}", session=f"session{user}", credential="c")
 
 
-async def test_one_who_comes_while_sessions_are_checked_is_not_closed(
+async def test_a_connection_that_opens_during_the_check_is_not_closed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = Server(store, Policy())
     old, gone, new = (Connection(send, visitor=visitor(user), policy=Policy()) for user in (1, 2, 3))
     for connection in (old, gone):
-        server.hub.enter(connection)
+        server.registry.enter(connection)
 
-    async def still_here(asked: Collection[Visitor]) -> set[Visitor]:
-        server.hub.enter(new)
+    async def still_authorized(asked: Collection[Visitor]) -> set[Visitor]:
+        server.registry.enter(new)
         return set(asked) - {gone.visitor, new.visitor}
 
     async def no_rooms(users: Collection[int]) -> dict[int, set[str]]:
         return {user: set() for user in users}
 
-    monkeypatch.setattr(directory, "still_here", still_here)
+    monkeypatch.setattr(directory, "still_authorized", still_authorized)
     monkeypatch.setattr(directory, "rooms_of_many", no_rooms)
-    await server.recheck()
+    await server.rechecks.check_all()
     assert [connection.closed for connection in (old, gone, new)] == [None, Close.NO_SESSION, None]

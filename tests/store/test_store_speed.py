@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 import pytest
 
-from messaging.live.coalescing import ASKING_MOST
+from messaging.live.coalescing import MAX_MEMBERS
 from messaging.policy import Policy
 from messaging.store import Store, connections
 from messaging.store.changes import SHORTEN_BATCH
@@ -142,7 +142,7 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
         seq = next(seqs)
         return big.cursors.acknowledge([AckRow(BIG, place.epoch, user, seq, seq) for user in range(2, 502)])
 
-    crowd = range(MEMBERS - ASKING_MOST, MEMBERS)
+    crowd = range(MEMBERS - MAX_MEMBERS, MEMBERS)
 
     def standing() -> list[tuple[int, str, int]]:
         seq = next(seqs)

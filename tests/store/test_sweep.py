@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import pytest
 from django.conf import settings
 
 from messaging import control
-from messaging.live.hub import Hub
+from messaging.live.hub import Hub, HubListener
+from messaging.live.registry import Registry
 from messaging.live.retry import Retry
 from messaging.policy import Policy
 from messaging.store import Store, connections
@@ -94,18 +96,31 @@ class Counting:
         monkeypatch.setattr(store.scripts, "run", counting)
 
 
+@dataclasses.dataclass
+class Process:
+    """The parts of one server process that sweep."""
+
+    store: Store
+    hub: Hub
+    retry: Retry
+
+
 @pytest.fixture
-async def hub(redis_url: str) -> AsyncIterator[Hub]:
-    """Run the hub of a process for a room of many members."""
+async def process(redis_url: str) -> AsyncIterator[Process]:
+    """Run a process for a room of many members."""
 
     async def many(room: str) -> list[int]:
         return list(range(1, MANY + 1))
 
-    hub = Hub(Store(connections.async_client(), PATIENT, members_of=many), PATIENT)
+    store = Store(connections.async_client(), PATIENT, members_of=many)
+    registry = Registry()
+    retry = Retry(store, registry, PATIENT)
+    hub = Hub(registry, PATIENT, HubListener(pushed=retry.pushed))
     running = asyncio.ensure_future(hub.run())
-    yield hub
-    for connection in list(hub.connections):
-        hub.leave(connection)
+    yield Process(store, hub, retry)
+    for connection in list(registry.connections):
+        retry.forget(connection)
+        registry.leave(connection)
         await connection.finish()
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -117,20 +132,20 @@ def attempts(socket: Socket) -> list[int]:
     return [frame["attempt"] for frame in socket.of("message") if "attempt" in frame]
 
 
-async def test_one_sweep_serves_all_who_are_here_and_the_absent_cost_nothing(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
+async def test_a_sweep_serves_all_connected_members_and_offline_ones_cost_nothing(
+    process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = range(MANY - HERE + 1, MANY + 1)
     for user in here:
         monkeypatch.setitem(NAMES, user, f"user{user}")
-    store, retry = hub.store, Retry(hub.store, hub, PATIENT)
-    sockets = [(await open_feed(store, hub, user))[2] for user in here]
+    store = process.store
+    sockets = [(await open_feed(store, process.hub, user))[2] for user in here]
     await owed(store, ROOM)
     await until(lambda: all(socket.of("message") for socket in sockets))
 
     [claim] = await store.retries.claim("t")
     counting = Counting(store, monkeypatch)
-    await retry.sweep(claim.room.id, claim.epoch, claim.mark)
+    await process.retry.sweep(claim.room.id, claim.epoch, claim.mark)
     assert counting.calls == {"who_owes": 1, "record_attempt": HERE, "read_after": HERE}
     await until(lambda: all(attempts(socket) == [1] for socket in sockets))
     written = await store.client.hkeys(f"{ROOM.key}:attempts")
@@ -138,5 +153,3 @@ async def test_one_sweep_serves_all_who_are_here_and_the_absent_cost_nothing(
 
     back = await read(store, user=2)
     assert [stored.seq for stored in back.messages] == [1], "and gets everything on return"
-    for connection in list(hub.connections):
-        retry.forget(connection)

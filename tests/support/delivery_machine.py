@@ -1,8 +1,8 @@
-"""One room, three users of two devices each, two server processes in one, on a real store and database: what can happen to a delivery.
+"""One room, three users of two devices each, two server processes in one, on a real store and database: any order of events.
 
 Cuts, silence, restarts, lost fan-out, lost sweeps, in any order, with time as an argument. After each step every accepted message is
-acknowledged by each member who owes it, or he is away, or a look is due, or he was pushed to eight times. At the end all go
-silent, and the nets must spend their eight attempts and no more; then all speak, and everything must be held.
+acknowledged by each member who owes it, or they are offline, or a check is due, or they were pushed to eight times. At the end all
+clients fall silent, and the server must make its eight attempts and no more; then all answer, and everything must be held.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from messaging import models, protocol
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.consumers import ChatConsumer
 from messaging.live.connection import Connection, Visitor
 from messaging.policy import Policy
@@ -36,14 +36,14 @@ from tests.support.messages import ADA, MEMBERS, NAMES, cursors, new_id
 
 T = TypeVar("T")
 POLICY = Policy(ack_flush_s=0.0001, rate_limit_scale=100.0)
-DEVICES = st.sampled_from(range(2 * len(MEMBERS)))  # neighbours are one user's
+DEVICES = st.sampled_from(range(2 * len(MEMBERS)))  # two neighbours are one user's
 PROCESSES = st.sampled_from([0, 1])
-REST_WITHIN_S = 30.0
-ROUNDS_MOST = 200  # until a device has all that it asks for
+REST_TIMEOUT_S = 30.0
+MAX_ROUNDS = 200  # until a device has all that it asks for
 
 
 class World(RuleBasedStateMachine):
-    """What both machines are made of: what can be done to devices and processes, and what must hold after each step."""
+    """The base of both machines: the events of devices and processes, and the rules that hold after each step."""
 
     runner: asyncio.Runner
     store: Store
@@ -105,7 +105,7 @@ class World(RuleBasedStateMachine):
             return
         device.process = process
         device.connection = Connection(device.receive, visitor=self.visitors[device.user], policy=self.policy)
-        process.server.hub.enter(device.connection)
+        process.server.registry.enter(device.connection)
         await self._tell(device, device.hello(), *device.sends())
         await self._settle()
 
@@ -136,7 +136,7 @@ class World(RuleBasedStateMachine):
             await self._cut(device)
 
     async def _receive(self, device: Device, most: int = 1_000) -> None:
-        for _ in range(ROUNDS_MOST):
+        for _ in range(MAX_ROUNDS):
             if device.connection is None:
                 return
             taken, device.inbox = device.inbox[:most], device.inbox[most:]
@@ -161,7 +161,7 @@ class World(RuleBasedStateMachine):
         await self._settle()
 
     async def _positions(self, process: Process) -> None:
-        await process.server.hub.check_positions()
+        await process.server.positions.check()
         await self._settle()
 
     async def _sweep(self, heard: list[Process]) -> None:
@@ -181,7 +181,7 @@ class World(RuleBasedStateMachine):
 
     async def _settle(self) -> None:
         """Let everything that is under way come to rest, take away what was closed, then check."""
-        late_s = asyncio.get_running_loop().time() + REST_WITHIN_S
+        late_s = asyncio.get_running_loop().time() + REST_TIMEOUT_S
         while True:
             assert asyncio.get_running_loop().time() < late_s, "it does not come to rest"
             await self._spread_news()
@@ -230,7 +230,7 @@ class World(RuleBasedStateMachine):
         raise NotImplementedError
 
     def _check_held(self, user: int, passed: set[int]) -> None:
-        """Whatever a user's cursor passed, a device of his holds."""
+        """Check that a user's devices hold everything that the user's cursor passed."""
         lost = passed - self._held_by(user)
         assert not lost, f"{NAMES[user]}'s cursor passed {lost}, which no device holds"
         for device in self.devices:
@@ -240,11 +240,11 @@ class World(RuleBasedStateMachine):
         return {seq for device in self.devices if device.user == user for seq in device.held}
 
     async def _check_due(self, user: int) -> None:
-        """Who owes is away, or is looked at again, or was pushed to as often as may be."""
+        """Check that a user who owes is offline, or has a check due, or was pushed to eight times."""
         if not self._connected(user) or await self._attempts(user) == self.policy.attempts_max:
             return
         for process in self.processes:
-            for connection in process.server.hub.connections_of(user):
+            for connection in process.server.registry.connections_of(user):
                 feed = connection.feeds.get(self.room.id)
                 due_s = feed.silence.due_s if feed and feed.silence else None
                 if due_s and connection in process.server.retry._timers:
@@ -252,7 +252,7 @@ class World(RuleBasedStateMachine):
         raise AssertionError(f"{NAMES[user]} owes, is connected, and nothing is due")
 
     def _connected(self, user: int) -> bool:
-        return any(process.server.hub.by_user.get(user) for process in self.processes)
+        return any(process.server.registry.by_user.get(user) for process in self.processes)
 
     async def _attempts(self, user: int) -> int:
         value = await self.store.client.hget(f"{self.room.key}:attempts", str(user))
@@ -276,7 +276,7 @@ class World(RuleBasedStateMachine):
         """Let these be connected, nothing lost, and everything asked for be answered."""
         for process in self.processes:
             process.deaf = False
-            await process.server.recheck()
+            await process.server.rechecks.check_all()
         for device in devices:
             device.silent = False
             await self._connect(device, self.processes[0])
@@ -290,7 +290,7 @@ class World(RuleBasedStateMachine):
         for process in self.processes:
             await process.end()
         await self.store.client.flushdb()
-        await in_database(_forget)
+        await in_db_thread(_forget)
 
 
 class DeliveryMachine(World):
@@ -304,7 +304,7 @@ class DeliveryMachine(World):
 
     @rule(device=DEVICES)
     def cut(self, device: int) -> None:
-        """What was on the way in either direction is lost."""
+        """Frames on the way in either direction are lost."""
         self.run(self._cut(self.devices[device]))
 
     @rule(device=DEVICES, count=st.sampled_from([1, 3]), heard=st.booleans())
@@ -376,7 +376,7 @@ class DeliveryMachine(World):
         self.run(self._end_in_peace())
 
     async def _end_in_silence(self) -> None:
-        """Who is connected and owes gets his eight attempts from whatever state, and not one more."""
+        """Check that connected users who owe get eight attempts from any state, and not one more."""
         for device in self.devices:
             device.silent = True
         for process in self.processes:

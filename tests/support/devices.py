@@ -1,4 +1,4 @@
-"""Two server processes in one, and clients that keep docs/protocol.md, for machines that step through any order of events."""
+"""A server process in the test, and clients that keep docs/protocol.md, for machines that step through any order of events."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from messaging.policy import Policy
 from messaging.store import Store
 from messaging.store.presence import PRESENCE_CHANNEL
 
-LATE_MS = 2_000  # what the machine itself may take between a read and a push
-# What a client may be told when somebody else was quicker.
+SLACK_MS = 2_000  # the machine's own time between a read and a push
+# Errors that a client may get when another one was quicker.
 LOST_RACES = {"not_member", "no_such_message", "forbidden", "too_late", "nobody_missed_it"}
 
 
@@ -29,7 +29,7 @@ class Loop(asyncio.SelectorEventLoop):
 
 
 class Process:
-    """A server process, and a gate on what it hears."""
+    """A server process, and a gate on the publications that it receives."""
 
     def __init__(self, store: Store, policy: Policy) -> None:
         self.server = Server(store, policy)
@@ -50,30 +50,30 @@ class Process:
     async def hear_news(self, event: dict[str, Any]) -> None:
         """Take a control event."""
         if not self.deaf:
-            await self.server._on_control_event(event)
+            await self.server.control_events.handle(event)
 
     @property
     def busy(self) -> bool:
-        own = self.server.delivery
+        server = self.server
         return bool(
-            own._committing
-            or own._settling
-            or self.server._tasks
-            or any(connection.tasks or connection._writing for connection in self.server.hub.connections)
+            server.sender.busy
+            or server.acknowledger.busy
+            or server.background.tasks
+            or any(connection.tasks or connection.writer.busy for connection in server.registry.connections)
         )
 
     async def end(self) -> None:
-        for connection in list(self.server.hub.connections):
+        for connection in list(self.server.registry.connections):
             self.server.leave(connection)
             await connection.finish()
-        for task in [self.task, *self.server.presence._leaving.values(), *self.server._tasks]:
+        for task in [self.task, *self.server.presence._leaving.values(), *self.server.background.tasks]:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
 
 class Device:
-    """A client that keeps the contract, but for when its silence is asked for.
+    """A client that keeps the contract, except while it is `silent`.
 
     `held` is all that ever reached it, in order; `view` is what it would show: {seq: (body, expires_at)}; `notices`
     {notice: whether it is dismissed}. `outbox` is {id: (body, ttl in s or None, given up at, epoch ms)}.
@@ -113,11 +113,11 @@ class Device:
                 else frame.get("messages", []) + frame.get("changed", [])
             )
             for message in texts:
-                assert message["expires_at"] > self.now_ms() - LATE_MS, "an expired text was sent"
+                assert message["expires_at"] > self.now_ms() - SLACK_MS, "an expired text was sent"
         self.inbox += frames
 
     def hello(self) -> dict[str, Any]:
-        # To name what is held would acknowledge it; who names nothing is told of no changes, so he shows nothing from before.
+        # To name what is held would acknowledge it. A client that names nothing is told of no changes, so it shows nothing older.
         named = self.epoch and not self.silent
         if not named:
             self.view.clear()

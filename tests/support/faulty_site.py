@@ -3,19 +3,19 @@
 from chatsite.asgi import application
 from messaging import protocol
 from messaging.live.connection import Connection
-from messaging.live.delivery import Delivery
+from messaging.live.ephemeral import Ephemeral
 
 FATAL = 666
 
 __all__ = ["FATAL", "application"]
 
-_ping = Delivery.ping
+_ping = Ephemeral.ping
 
 
-def ping(self: Delivery, connection: Connection, frame: protocol.Ping) -> None:
+def ping(self: Ephemeral, connection: Connection, frame: protocol.Ping) -> None:
     if frame.n == FATAL:
         raise ZeroDivisionError("a fault of ours")
     _ping(self, connection, frame)
 
 
-Delivery.ping = ping  # type: ignore[method-assign]
+Ephemeral.ping = ping  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The far end of a connection, in the test's own process: what it was sent, and a gate that lets it stop reading."""
+"""The far end of a connection, in the test's process: the texts that it was sent, and a gate that stops its reading."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from messaging.live.connection import Connection, Feed, MemberRoom, Visitor
+from messaging.live.connection import Connection, Visitor
+from messaging.live.feed import Feed, MemberRoom
 from messaging.live.hub import Hub
 from messaging.policy import DAY_S, Policy
 from messaging.store import Store
 from messaging.store.records import Slice
 from tests.support.messages import NAMES, ROOM, read
 
-WAIT_S = 5.0
+TIMEOUT_S = 5.0
 MEMBER_ROOM = MemberRoom(
     key=ROOM, name="Commons", kind="private", role="member", ttl_s=3_600, ttl_max_s=DAY_S, tracked=True
 )
 
 
 class Socket:
-    """Takes what a connection sends; `sends` are the raw texts, `frames` what stood in them."""
+    """Takes the texts of a connection; `sends` are the raw texts, `frames` the frames in them."""
 
     def __init__(self) -> None:
         self.sends: list[str] = []
@@ -52,14 +53,14 @@ class Socket:
 
     async def until(self, kind: str, count: int = 1) -> list[dict[str, Any]]:
         """Wait for `count` frames of a type in all."""
-        async with asyncio.timeout(WAIT_S), self._changed:
+        async with asyncio.timeout(TIMEOUT_S), self._changed:
             await self._changed.wait_for(lambda: len(self.of(kind)) >= count)
         return self.of(kind)
 
 
 async def until(condition: Callable[[], object]) -> None:
     """Let everything else run until `condition` holds."""
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -81,11 +82,11 @@ async def resume(store: Store, hub: Hub, connection: Connection, feed: Feed, sin
 async def open_feed(
     store: Store, hub: Hub, user: int, policy: Policy | None = None
 ) -> tuple[Connection, Feed, Socket]:
-    """Connect somebody to the hub and bring him up to date."""
+    """Connect a user to the hub and bring the feed up to date."""
     await store.members.create_log(ROOM)
     connection, socket = connect(user, policy or hub.policy)
     connection.welcomed = True
-    hub.enter(connection)
+    hub.registry.enter(connection)
     feed = await hub.add_feed(connection, MEMBER_ROOM)
     await resume(store, hub, connection, feed)
     return connection, feed, socket

@@ -1,4 +1,4 @@
-"""Calls that many sockets make at once: one for all who ask about the same meanwhile, each with his own answer; others do not wait."""
+"""Coalesced calls: one for all requests with the same key, an answer for each of them; other keys do not wait."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from messaging.errors import NotMember, Unavailable
-from messaging.live.coalescing import ASKING_MOST, KEYS_MOST, Together
+from messaging.live.coalescing import MAX_KEYS, MAX_MEMBERS, Coalescer
 from tests.support.sockets import until
 
 Asked = Sequence[tuple[str, Sequence[int]]]
@@ -16,14 +16,14 @@ Answer = str | NotMember | Unavailable
 
 
 class Store:
-    """What is called: it notes what it is asked. A call about `slow`, `away` or `late` waits until `go`; of `own` each is asked alone."""
+    """The store that is called; it notes the calls. A call about `slow`, `away` or `late` waits until `go`; `own` has no answer in a batch."""
 
     def __init__(self, deadline_s: float = 10) -> None:
         self.asking = 0
         self.calls: list[Asked] = []
         self.alone: list[Sequence[tuple[str, int]]] = []
         self.go = asyncio.Event()
-        self.together: Together[str, int, Answer] = Together(
+        self.coalescer: Coalescer[str, int, Answer] = Coalescer(
             self.call, self.call_alone, deadline_s=deadline_s
         )
 
@@ -52,7 +52,7 @@ class Store:
     def ask(self, *asked: tuple[str, int]) -> asyncio.Task[list[Answer]]:
         async def asking() -> list[Answer]:
             self.asking += 1  # and it has asked before anything else runs
-            return await self.together.ask(asked)
+            return await self.coalescer.load_many(asked)
 
         return asyncio.ensure_future(asking())
 
@@ -63,34 +63,34 @@ class Store:
         await until(lambda: len(self.calls) == times)
 
 
-async def test_who_asks_about_what_is_under_way_goes_in_the_next_call_with_all_who_do() -> None:
+async def test_requests_for_a_key_under_way_share_the_next_call() -> None:
     store = Store()
     first = store.ask(("slow", 0))
     await store.called(1)
     others = [store.ask(("slow", 1)), store.ask(("slow", 2))]
-    assert await store.ask(("a", 1), ("b", 1)) == ["a1", "b1"], "what is about something else does not wait"
+    assert await store.ask(("a", 1), ("b", 1)) == ["a1", "b1"], "another key does not wait"
     store.go.set()
     assert await asyncio.gather(first, *others) == [["slow0"], ["slow1"], ["slow2"]]
     assert store.calls == [[("slow", [0])], [("a", [1]), ("b", [1])], [("slow", [1, 2])]]
 
 
-async def test_what_is_asked_in_one_turn_shares_a_call() -> None:
+async def test_requests_of_one_turn_share_a_call() -> None:
     store = Store()
     told = await asyncio.gather(store.ask(("a", 1)), store.ask(("a", 2)), store.ask(("b", 3)))
     assert told == [["a1"], ["a2"], ["b3"]]
     assert store.calls == [[("a", [1, 2]), ("b", [3])]]
 
 
-async def test_a_call_takes_no_more_than_it_may() -> None:
+async def test_a_call_has_a_largest_size() -> None:
     store = Store()
-    many = [("a", who) for who in range(20, 20 + ASKING_MOST + 1)]
-    keys = [(f"k{n}", 1) for n in range(KEYS_MOST)]
-    assert await store.together.ask([*many, *keys]) == [f"{key}{who}" for key, who in (*many, *keys)]
+    many = [("a", who) for who in range(20, 20 + MAX_MEMBERS + 1)]
+    keys = [(f"k{n}", 1) for n in range(MAX_KEYS)]
+    assert await store.coalescer.load_many([*many, *keys]) == [f"{key}{who}" for key, who in (*many, *keys)]
     sizes = [[len(asking) for _, asking in call] for call in store.calls]
-    assert sizes == [[ASKING_MOST] + [1] * (KEYS_MOST - 1), [1], [1]]
+    assert sizes == [[MAX_MEMBERS] + [1] * (MAX_KEYS - 1), [1], [1]]
 
 
-async def test_what_cannot_be_had_together_is_asked_for_alone() -> None:
+async def test_requests_without_an_answer_in_the_batch_use_the_fallback() -> None:
     store = Store()
     told = await asyncio.gather(store.ask(("own", 1), ("a", 1), ("other", 2)), store.ask(("own", 2)))
     assert told == [["own1 alone", "a1", "other2"], ["own2 alone"]]
@@ -100,20 +100,20 @@ async def test_what_cannot_be_had_together_is_asked_for_alone() -> None:
     assert well == ["own3 alone"]
 
 
-async def test_what_is_asked_alone_has_no_longer_than_the_rest() -> None:
+async def test_the_fallback_has_the_same_deadline() -> None:
     store = Store(deadline_s=0.05)
     with pytest.raises(Unavailable):
-        await store.together.ask([("own", 98)])
+        await store.coalescer.load_many([("own", 98)])
     assert store.alone == [[("own", 98)]]
 
 
-async def test_an_error_of_ones_own_is_an_answer() -> None:
-    refused, other = await Store().together.ask([("a", 13), ("a", 1)])
+async def test_an_error_for_one_member_is_an_answer() -> None:
+    refused, other = await Store().coalescer.load_many([("a", 13), ("a", 1)])
     assert isinstance(refused, NotMember)
     assert other == "a1"
 
 
-async def test_who_waits_behind_what_is_away_is_told_at_once_and_nobody_else() -> None:
+async def test_requests_that_wait_for_an_unavailable_key_are_answered_at_once() -> None:
     store = Store()
     first = store.ask(("away", 0))
     await store.called(1)
@@ -125,7 +125,7 @@ async def test_who_waits_behind_what_is_away_is_told_at_once_and_nobody_else() -
     assert len(store.calls) == 2
 
 
-async def test_what_comes_too_late_is_unavailable_and_nobody_asks_for_who_has_gone() -> None:
+async def test_a_late_answer_is_unavailable_and_cancelled_requests_are_not_called() -> None:
     store = Store(deadline_s=0.05)
     first = store.ask(("slow", 0))
     await store.called(1)
@@ -138,7 +138,7 @@ async def test_what_comes_too_late_is_unavailable_and_nobody_asks_for_who_has_go
     assert store.calls == [[("slow", [0])], [("slow", [2])]]
 
 
-async def test_the_fault_of_one_key_is_told_to_all_who_asked_about_it_and_to_nobody_else() -> None:
+async def test_the_error_of_one_key_fails_only_requests_for_that_key() -> None:
     store = Store()
     *broken, well = await asyncio.gather(
         store.ask(("broken", 1)), store.ask(("broken", 2)), store.ask(("a", 1)), return_exceptions=True
@@ -149,7 +149,7 @@ async def test_the_fault_of_one_key_is_told_to_all_who_asked_about_it_and_to_nob
     assert await store.ask(("a", 2)) == ["a2"], "the next goes on"
 
 
-async def test_a_fault_of_which_nobody_is_left_to_hear_is_in_the_log(
+async def test_an_error_without_a_waiting_request_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = Store()
@@ -162,7 +162,7 @@ async def test_a_fault_of_which_nobody_is_left_to_hear_is_in_the_log(
     assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["broken"]
 
 
-async def test_who_is_cancelled_takes_nobody_with_him() -> None:
+async def test_a_cancelled_request_does_not_cancel_others() -> None:
     store = Store()
     first = store.ask(("slow", 1))
     await store.called(1)
@@ -176,7 +176,7 @@ async def test_who_is_cancelled_takes_nobody_with_him() -> None:
     assert store.calls == [[("slow", [1])], [("slow", [3])]]
 
 
-async def test_nothing_asked_is_nothing_called() -> None:
+async def test_no_request_makes_no_call() -> None:
     store = Store()
-    assert await store.together.ask([]) == []
+    assert await store.coalescer.load_many([]) == []
     assert store.calls == []

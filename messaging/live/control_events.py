@@ -1,0 +1,106 @@
+"""Control events: news for every server process, over the channel layer. `messaging.control` lists them.
+
+An event is a hint. After the channel layer was away everything is checked again, because the events of that time are lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from channels.layers import get_channel_layer
+from django.db import Error as DatabaseError
+from redis.exceptions import RedisError
+
+from messaging import control
+from messaging.errors import MessagingError
+from messaging.protocol import Close
+
+from .background import Background
+from .notifier import Notifier
+from .rechecks import Rechecks
+from .registry import Registry
+from .retry import Retry
+
+log = logging.getLogger(__name__)
+
+Event = dict[str, Any]
+
+
+class ControlEvents:
+    """The events that one process receives."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        rechecks: Rechecks,
+        retry: Retry,
+        notifier: Notifier,
+        background: Background,
+    ) -> None:
+        self.registry = registry
+        self.rechecks = rechecks
+        self.retry = retry
+        self.notifier = notifier
+        self.background = background
+        self._handlers: dict[str, Callable[[Event], Awaitable[None]]] = {
+            "control.membership_changed": self._membership_changed,
+            "control.room_changed": self._room_changed,
+            "control.session_ended": self._session_ended,
+            "control.user_ended": self._user_ended,
+            "control.close_user": self._close_user,
+            "control.sweep": self._sweep,
+            "control.noticed": self._noticed,
+        }
+
+    async def run(self) -> None:
+        """Receive events until cancelled."""
+        while True:
+            layer = get_channel_layer()
+            try:
+                channel = await layer.new_channel()
+                await layer.group_add(control.GROUP, channel)
+                while True:
+                    await self.handle(await layer.receive(channel))
+            except (RedisError, OSError, TimeoutError) as error:
+                log.warning("control events lost: %s", type(error).__name__)
+                await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311
+                self.background.spawn(self.rechecks.check_all())
+
+    async def handle(self, event: Event) -> None:
+        """Handle one event; an unknown one comes from a newer version."""
+        handler = self._handlers.get(event["type"])
+        if handler is None:
+            return
+        try:
+            await handler(event)
+        except (MessagingError, DatabaseError) as error:
+            kind = event["type"].removeprefix("control.")
+            log.warning("a control event waits for the next check: %s", error, extra={"event": kind})
+
+    async def _membership_changed(self, event: Event) -> None:
+        await self.rechecks.check_membership(event["room"], event["user"])
+
+    async def _room_changed(self, event: Event) -> None:
+        await self.rechecks.check_room(event["room"])
+
+    async def _session_ended(self, event: Event) -> None:
+        for connection in list(self.registry.connections):
+            if control.session_digest(connection.visitor.session) == event["session"]:
+                connection.close(Close.NO_SESSION)
+
+    async def _user_ended(self, event: Event) -> None:
+        await self.rechecks.check_sessions(self.registry.connections_of(event["user"]))
+
+    async def _close_user(self, event: Event) -> None:
+        for connection in self.registry.connections_of(event["user"]):
+            connection.close(Close.RESTART)
+
+    async def _sweep(self, event: Event) -> None:
+        await self.retry.sweep(event["room"], event["epoch"], event["mark"])
+
+    async def _noticed(self, event: Event) -> None:
+        await self.notifier.on_noticed(event["user"], event["notices"], event.get("by", ""))

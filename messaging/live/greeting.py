@@ -1,0 +1,212 @@
+"""The rooms of a connection: given by `hello`, changed while it is open.
+
+`hello`: the user's rooms from the database -> a feed for each -> the member's position in each from the store -> `welcome` -> one
+`resumed` for each room. Later, a room that the user joins, leaves or sees changed is a `room` frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from django.db import Error as DatabaseError
+from msgspec import UNSET
+
+from messaging import protocol
+from messaging.errors import BacklogFull, BadFrame, Unavailable
+from messaging.policy import Policy
+from messaging.protocol import Close
+from messaging.store import Store
+from messaging.store.records import MemberPosition, RoomKey
+
+from . import directory
+from .coalescing import MAX_KEYS, Coalescer
+from .connection import Connection
+from .encoding import refused_read
+from .feed import Feed, MemberRoom
+from .hub import Hub
+from .presence import Presence
+from .reading import LogReader
+
+# Connections that are greeted at once; in a reconnect storm, clients that are already connected are served in between.
+MAX_GREETINGS = 24
+
+Holding = tuple[int, str, int]  # what a user's client holds of a room: user, epoch, since
+
+
+class Greeter:
+    """The greeting of one process's connections. `greeted` is called with each connection after its last `resumed`."""
+
+    def __init__(
+        self,
+        store: Store,
+        hub: Hub,
+        presence: Presence,
+        reader: LogReader,
+        policy: Policy,
+        *,
+        greeted: Callable[[Connection], None],
+    ) -> None:
+        self.store = store
+        self.hub = hub
+        self.registry = hub.registry
+        self.presence = presence
+        self.reader = reader
+        self.policy = policy
+        self._greeted = greeted
+        self._greetings = asyncio.Semaphore(MAX_GREETINGS)
+        self._positions: Coalescer[RoomKey, Holding, MemberPosition | None] = Coalescer(
+            store.members.member_positions_for_many, self._positions_alone, deadline_s=policy.verb_deadline_s
+        )
+
+    # Hello
+
+    async def hello(self, connection: Connection, frame: protocol.Hello) -> None:
+        """Answer with `welcome`, then one `resumed` for each room. Closes 4504 on another version, 1013 while a part is away."""
+        if connection.greeted:
+            raise BadFrame("A connection says hello once.")
+        if frame.v != protocol.VERSION:
+            connection.close(Close.VERSION)
+            return
+        try:
+            # `admit` waits for the end of this, so that no room is begun twice.
+            async with self._greetings, connection.reads.lock:
+                await self._greet(connection, frame)
+        except (Unavailable, BacklogFull, DatabaseError):
+            connection.close(Close.TRY_LATER)
+
+    async def _greet(self, connection: Connection, frame: protocol.Hello) -> None:
+        connection.greeted = True
+        named = {since.room: since for since in frame.rooms}
+        rooms = await directory.rooms_of(connection.user)
+        feeds = await asyncio.gather(*(self.hub.add_feed(connection, room) for room in rooms))
+        positions = await self._locate(connection, feeds, named)
+        now_ms = await self.store.now_ms()
+        await self.presence.enter(connection, self._presence_rooms(positions))
+        connection.push_frame(self._welcome(connection, positions, now_ms))
+        connection.welcomed = True
+        for room_id, since in named.items():
+            if room_id not in connection.feeds:
+                connection.push_frame(refused_read(room_id, None, since.since, why="not_member"))
+        resumed = [(feed, position, named.get(feed.room.key.id)) for feed, position in positions.items()]
+        for start in range(0, len(resumed), MAX_KEYS):
+            await self.reader.resume(connection, resumed[start : start + MAX_KEYS])
+        self._greeted(connection)
+
+    async def _locate(
+        self, connection: Connection, feeds: Sequence[Feed], named: Mapping[str, protocol.Since]
+    ) -> dict[Feed, MemberPosition]:
+        """Read the user's position in each room; drop the feeds of rooms that the user has left in the meantime."""
+        requests = [
+            (feed.room.key, (connection.user, *_holding(named.get(feed.room.key.id)))) for feed in feeds
+        ]
+        positions = {}
+        for feed, position in zip(feeds, await self._positions.load_many(requests), strict=True):
+            if position is None:
+                self.registry.drop_feed(connection, feed.room.key.id)
+                continue
+            room = self.registry.rooms[feed.room.key.id]
+            room.heard_members(position)
+            room.heard_position(position.epoch, position.top, position.rev)
+            feed.locate(position)
+            positions[feed] = position
+        return positions
+
+    async def _positions_alone(
+        self, requests: Sequence[tuple[RoomKey, Holding]]
+    ) -> list[MemberPosition | None]:
+        [user] = {user for _, (user, *_) in requests}
+        return await self.store.members.member_positions(
+            user, [(room, epoch, since) for room, (_, epoch, since) in requests]
+        )
+
+    def _presence_rooms(self, feeds: Iterable[Feed]) -> set[str]:
+        return {feed.room.key.id for feed in feeds if self.registry.rooms[feed.room.key.id].people}
+
+    def _welcome(
+        self, connection: Connection, positions: Mapping[Feed, MemberPosition], now_ms: int
+    ) -> protocol.Welcome:
+        policy = self.policy
+        return protocol.Welcome(
+            v=protocol.VERSION,
+            connection=connection.id,
+            user=protocol.Person(connection.user, connection.name),
+            now=now_ms,
+            store=self.store.life,
+            limits=protocol.Limits(
+                body=policy.body_max,
+                frame=policy.frame_max,
+                ttl_min=policy.ttl_min_s,
+                ttl_max=policy.ttl_max_s,
+                unsent=policy.unsent_max,
+                id_s=policy.id_life_s,
+            ),
+            rooms=[
+                protocol.RoomFields(**self.room_fields(feed.room, position))
+                for feed, position in positions.items()
+            ],
+        )
+
+    def room_fields(self, room: MemberRoom, position: MemberPosition) -> dict[str, Any]:
+        """Return the fields of the room object on the wire."""
+        return {
+            "room": room.key.id,
+            "name": room.name,
+            "kind": room.kind,
+            "role": room.role,
+            "epoch": position.epoch,
+            "top": position.top,
+            "rev": position.rev,
+            "delivered": position.delivered,
+            "read": position.read,
+            "unread": position.unread,
+            "ttl": self.policy.ttl(None, room_s=room.ttl_s, room_max_s=room.ttl_max_s),
+            "ttl_max": min(room.ttl_max_s, self.policy.ttl_max_s),
+            "tracked": room.tracked,
+            "online": self.presence.online_of(position.people) if position.people else UNSET,
+        }
+
+    # While the connection is open
+
+    async def admit(self, connection: Connection, room: MemberRoom) -> None:
+        """Give an open connection a room that its user has joined: its `room` frame, then its `resumed`."""
+        async with connection.reads.lock:
+            if room.key.id in connection.feeds or connection not in self.registry.connections:
+                return
+            try:
+                feed = await self.hub.add_feed(connection, room)
+                positions = await self._locate(connection, [feed], {})
+            except Unavailable:
+                self.registry.drop_feed(connection, room.key.id)  # the next check admits it
+                raise
+            position = positions.get(feed)
+            if position is None:
+                return
+            await self.presence.enter(connection, self._presence_rooms([feed]))
+            connection.push_frame(protocol.Room(**self.room_fields(room, position)))  # type: ignore[arg-type]
+            await self.reader.resume(connection, [(feed, position, None)])
+
+    async def update(self, connection: Connection, room: MemberRoom) -> None:
+        """Tell an open connection what changed in its room or in its user's role."""
+        feed = connection.feeds[room.key.id]
+        if feed.room == room:
+            return
+        feed.change_room(room)
+        [position] = await self.store.members.member_positions(connection.user, [(room.key, "", 0)])
+        if position is None:
+            return
+        connection.push_frame(protocol.Room(**self.room_fields(room, position)))  # type: ignore[arg-type]
+
+    def expel(self, connection: Connection, room_id: str) -> None:
+        """Take a room from an open connection: nothing of it is sent any more."""
+        feed = connection.feeds.get(room_id)
+        if feed is None:
+            return
+        self.registry.drop_feed(connection, room_id)
+        last = MemberPosition(feed.epoch, feed.last, 0, 0, feed.acked, 0, 0, 0, frozenset())
+        connection.push_frame(protocol.Room(**self.room_fields(feed.room, last), removed=True))  # type: ignore[arg-type]
+
+
+def _holding(since: protocol.Since | None) -> tuple[str, int]:
+    return (since.epoch, since.since) if since else ("", 0)

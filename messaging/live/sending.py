@@ -1,0 +1,114 @@
+"""Messages from clients into the store: group commit.
+
+`send` checks the membership from memory and queues the message -> `_commit` gives everything that is queued to the store in one
+round trip (natural batching: no timer) -> the append script stores and publishes -> `sent` answers each sender, and the hub
+fans out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from messaging import protocol
+from messaging.errors import MessagingError, Unavailable
+from messaging.policy import Policy
+from messaging.store import Store
+from messaging.store.records import Accepted, Append
+
+from . import metrics
+from .connection import Connection
+from .limits import Limits
+
+MAX_COMMIT = 400  # messages in one round trip
+
+log = logging.getLogger(__name__)
+
+
+class Sender:
+    """The group commit of one process."""
+
+    def __init__(self, store: Store, limits: Limits, policy: Policy) -> None:
+        self.store = store
+        self.limits = limits
+        self.policy = policy
+        self._queue: list[tuple[Connection, Append]] = []
+        self._committing = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether messages wait for the store."""
+        return self._committing
+
+    def send(self, connection: Connection, frame: protocol.Send) -> None:
+        """Queue a message for the next commit; `sent` or `error` answers it."""
+        feed = connection.feed(frame.room)
+        self.limits.take("send", connection)
+        room = feed.room
+        ttl_s = self.policy.ttl(frame.ttl, room_s=room.ttl_s, room_max_s=room.ttl_max_s)
+        append = Append(
+            room=room.key,
+            user=connection.user,
+            name=connection.name,
+            id=frame.id,
+            body=frame.body,
+            ttl_ms=ttl_s * 1000,
+            reply_to=frame.reply_to,
+            tracked=room.tracked,
+        )
+        self._queue.append((connection, append))
+        if not self._committing:
+            self._committing = True
+            self._committer = asyncio.ensure_future(self._commit())  # the loop keeps only weak references
+
+    async def _commit(self) -> None:
+        """Store everything that is queued, until nothing is."""
+        try:
+            while self._queue:
+                batch, self._queue = self._queue[:MAX_COMMIT], self._queue[MAX_COMMIT:]
+                answers = await self.store.log.append([append for _, append in batch])
+                for (connection, append), answer in zip(batch, answers, strict=True):
+                    self._answer(connection, append, answer)
+                _count(batch, answers)
+                if any(isinstance(answer, Unavailable) for answer in answers):
+                    self._refuse_queued()
+        finally:
+            self._committing = False
+
+    def _refuse_queued(self) -> None:
+        """Refuse the messages that waited while the store did not answer: they have waited long enough."""
+        waiting, self._queue = self._queue, []
+        for connection, append in waiting:
+            self._answer(connection, append, Unavailable(retry_after_ms=1_000))
+
+    def _answer(self, connection: Connection, append: Append, answer: Accepted | MessagingError) -> None:
+        if isinstance(answer, MessagingError):
+            connection.refuse(protocol.Refused(answer, "send", append.id, append.room.id))
+            return
+        connection.push_frame(
+            protocol.Sent(
+                id=append.id,
+                room=append.room.id,
+                epoch=answer.epoch,
+                seq=answer.seq,
+                sent_at=answer.sent_at,
+                expires_at=answer.expires_at,
+                duplicate=answer.duplicate,
+            )
+        )
+
+
+def _count(batch: Sequence[tuple[Connection, Append]], answers: Sequence[Accepted | MessagingError]) -> None:
+    """Count a commit; log each message where the log level asks for it."""
+    accepted = [answer for answer in answers if isinstance(answer, Accepted)]
+    fresh = sum(not answer.duplicate for answer in accepted)
+    metrics.committed(len(batch))
+    metrics.done.accepted += fresh
+    metrics.done.repeated += len(accepted) - fresh
+    if not log.isEnabledFor(logging.DEBUG):
+        return
+    for (connection, append), answer in zip(batch, answers, strict=True):
+        if isinstance(answer, Accepted) and not answer.duplicate:
+            ids = {"room": append.room.id, "user": append.user, "seq": answer.seq, "message_id": append.id}
+            log.debug("accepted", extra={**ids, "connection": connection.id})

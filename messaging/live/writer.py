@@ -1,0 +1,209 @@
+"""The outgoing side of one socket: a queue of frames, written as fast as the socket takes them.
+
+1. `push` queues frames; the first one schedules a write for the next turn of the event loop.
+2. Everything that is queued by then is written as one text: a single frame as an object, several as an array.
+3. While the socket is full, a task waits in the write; frames that are queued in the meantime leave together in the next array.
+4. `close` sets the close code. Queued frames are dropped, `ended` is done, and `finish` sends the code to the peer.
+
+Knows nothing of rooms, users or the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Protocol
+
+from messaging.protocol import Close
+
+MAX_QUEUE = 4_000  # frames of all kinds; a client that lets this many pile up is not reading
+CLOSE_TIMEOUT_S = 1.0
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Direct(Protocol):
+    """A socket of a server that offers more than ASGI: synchronous writes, and each incoming text as it arrives.
+
+    `on_text` returns whether it took the text; a text that it did not take arrives through ASGI.
+    """
+
+    on_text: Callable[[str], bool] | None
+
+    @property
+    def writable_now(self) -> bool: ...
+
+    def write(self, text: str) -> None: ...
+
+
+class Writer:
+    """The queue of one socket. `send` is ASGI's; a text has at most `max_bytes`, unless a single frame is larger."""
+
+    __slots__ = (
+        "_loop",
+        "_max_bytes",
+        "_queue",
+        "_send",
+        "_task",
+        "_writing",
+        "_written",
+        "closed",
+        "direct",
+        "ended",
+        "sending_since_s",
+        "unsent",
+    )
+
+    def __init__(self, send: Send, *, max_bytes: int, direct: Direct | None = None) -> None:
+        self._loop = asyncio.get_running_loop()  # each call of it is a system call in Python 3.11
+        self._send = send
+        self._max_bytes = max_bytes
+        self.direct = direct
+        self.closed: Close | None = None
+        self.ended = self._loop.create_future()  # done once nothing more is written
+        self.unsent = 0  # messages in the queue
+        self.sending_since_s: float | None = None  # monotonic, while the socket is full
+        self._queue: list[tuple[str, int]] = []  # (text, messages in it)
+        self._writing = False  # a write is scheduled or under way
+        self._task: asyncio.Task[None] | None = None  # while the socket is full
+        self._written: asyncio.Event | None = None  # made when something waits for a write
+
+    def push(self, text: str, messages: int = 0) -> None:
+        """Queue one frame, or several joined by commas, of which `messages` are messages."""
+        if self.closed is not None:
+            return
+        self._queue.append((text, messages))
+        self.unsent += messages
+        if not self._writing:
+            self._writing = True
+            self._loop.call_soon(self._write)
+        elif len(self._queue) > MAX_QUEUE:
+            self.close(Close.TOO_MUCH)
+
+    def close(self, code: Close) -> None:
+        """Write no more; `finish` sends `code`. Only the first code counts."""
+        if self.closed is None:
+            self.closed = code
+            self._end()
+
+    async def finish(self) -> None:
+        """Stop writing and send the close code, if the socket still takes it."""
+        if self._task is not None:
+            self._task.cancel()
+        self._queue.clear()
+        if self.closed is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._send({"type": "websocket.close", "code": int(self.closed)})
+        except (TimeoutError, OSError, RuntimeError):
+            pass  # the peer is away or does not read: the transport's own timeout ends it
+
+    async def drained(self) -> None:
+        """Wait until the socket has taken everything that is queued."""
+        while self._writing and not self.ended.done():
+            await self._next_write()
+
+    async def below(self, messages: int) -> None:
+        """Wait until fewer than `messages` are queued."""
+        while self.unsent >= messages and not self.ended.done():
+            await self._next_write()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a write is scheduled or under way."""
+        return self._writing
+
+    def _write(self) -> None:
+        """Write the queue without a task: only a full socket needs one, to wait in."""
+        direct = self.direct
+        while self._queue and self.closed is None and direct is not None and direct.writable_now:
+            text, messages = self._next_text()
+            direct.write(text)
+            self.unsent -= messages
+            if self._written is not None:
+                self._written.set()
+        if not self._queue or self.closed is not None:
+            self._stop()
+            return
+        writing = self._write_all()
+        try:
+            full = writing.send(None)
+        except StopIteration:
+            return
+        self._task = asyncio.ensure_future(_continue(writing, full))
+
+    async def _write_all(self) -> None:
+        """Write through ASGI while anything is queued: one array for everything queued during the last write."""
+        try:
+            while self._queue:
+                text, messages = self._next_text()
+                self.sending_since_s = time.monotonic()
+                await self._send({"type": "websocket.send", "text": text})
+                self.unsent -= messages
+                if self._written is not None:
+                    self._written.set()
+        except (OSError, RuntimeError):
+            self._end()  # the peer has disconnected; the receiving side notices it too
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        self.sending_since_s = None
+        self._task = None
+        self._writing = False
+        if self._written is not None:
+            self._written.set()
+
+    def _end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    async def _next_write(self) -> None:
+        if self._written is None:
+            self._written = asyncio.Event()
+        self._written.clear()
+        await self._written.wait()
+
+    def _next_text(self) -> tuple[str, int]:
+        """Take as many frames from the queue as one array may hold; return the text and how many messages it has."""
+        texts: list[str] = []
+        size = messages = 0
+        for text, count in self._queue:
+            size += 1 + (len(text) if text.isascii() else len(text.encode()))
+            if texts and size >= self._max_bytes:
+                break
+            texts.append(text)
+            messages += count
+        del self._queue[: len(texts)]
+        return (texts[0] if len(texts) == 1 and messages <= 1 else _array(texts)), messages
+
+
+# The last array of this process, with its frames. The sockets of a room are written to one after another, mostly with the same
+# frames: those are joined once. Compared by content, so it is right for every caller and every event loop.
+_last: tuple[list[str], str] = [], ""
+
+
+def _array(texts: list[str]) -> str:
+    """Return frames as one array."""
+    global _last
+    last_texts, array = _last
+    if texts != last_texts:
+        array = "[" + ",".join(texts) + "]"
+        _last = texts, array
+    return array
+
+
+@types.coroutine
+def _continue(begun: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Continue, in a task, a coroutine that was begun outside of one and now waits for a future."""
+    try:
+        with contextlib.suppress(Exception):  # `begun` gets it from the future itself
+            yield waits_for
+    except asyncio.CancelledError:
+        begun.close()
+        raise
+    yield from begun
