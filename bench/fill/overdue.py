@@ -42,7 +42,7 @@ class Seeded:
 def seed(load: Load) -> Seeded:
     """Make people, rooms, and messages that are over as soon as they are stored."""
     from messaging import demo
-    from messaging.bridge import run_async
+    from messaging.bridge import run_verb
 
     talking = [talking_room(demo.seed_fresh(TALKERS, 0, 1, sessions=True).users) for _ in range(TALKING)]
     people = [one.id for one in demo.seed_fresh(99 * MEMBERS, 0, 1).users]
@@ -51,7 +51,7 @@ def seed(load: Load) -> Seeded:
     for group in groups[1:ONE_WRITER]:
         group[0] = people[0]
     found = Seeded(talking, {}, Counter(), [])
-    run_async(_fill, load, [(group, HOLDERS) for group in groups] + [(crowd, CROWD_HOLDERS)], found)
+    run_verb(_fill, load, [(group, HOLDERS) for group in groups] + [(crowd, CROWD_HOLDERS)], found)
     return found
 
 
@@ -70,13 +70,13 @@ def room_of(users: Sequence[int]) -> Any:
 
 
 async def _fill(load: Load, groups: Sequence[tuple[list[int], int]], found: Seeded) -> None:
-    from messaging.bridge import in_db_thread
+    from messaging.bridge import in_database
     from messaging.store import open_store
     from messaging.store.records import AckRow, Append, RoomKey
 
     store = open_store()
     for users, holders in groups:
-        room = await in_db_thread(room_of, users)
+        room = await in_database(room_of, users)
         key = RoomKey(room.id, room.partition)
         epoch = await store.members.create_log(key)
         writer, away = users[0], len(users) - 1 - holders
@@ -96,18 +96,18 @@ async def _fill(load: Load, groups: Sequence[tuple[list[int], int]], found: Seed
 
 def due() -> int:
     """Return how many messages the job would take now: not those that are claimed."""
-    from messaging.bridge import run_async
+    from messaging.bridge import run_verb
     from messaging.store import open_store
 
     async def count() -> int:
         return (await open_store().expiry.overdue()).due
 
-    return run_async(count)
+    return run_verb(count)
 
 
 def left(seeded: Seeded) -> int:
     """Return how many of the messages the store still has."""
-    from messaging.bridge import run_async
+    from messaging.bridge import run_verb
     from messaging.store import open_store
 
     async def count() -> int:
@@ -115,7 +115,7 @@ def left(seeded: Seeded) -> int:
             await open_store().scripts.pipeline([("ZCARD", f"{room.key}:live") for room in seeded.rooms])
         )
 
-    return run_async(count)
+    return run_verb(count)
 
 
 def faults(seeded: Seeded) -> list[str]:

@@ -23,7 +23,7 @@ from django.db import InterfaceError, OperationalError
 
 from messaging import control
 from messaging import policy as policies
-from messaging.bridge import in_db_thread
+from messaging.bridge import in_database
 from messaging.store import Store, open_store
 from messaging.store.records import Expired, RoomKey
 
@@ -136,7 +136,7 @@ async def _record(
 ) -> tuple[list[Expired], Mapping[int, list[str]], int]:
     """Write a batch down, split where something in it is bad. Return what was taken, whom to tell, how many were set aside."""
     try:
-        return list(expired), (await in_db_thread(reports.record, expired, now_ms)).notices, 0
+        return list(expired), (await in_database(reports.record, expired, now_ms)).notices, 0
     except (OperationalError, InterfaceError):
         raise
     except reports.ODD as fault:
@@ -153,7 +153,7 @@ async def _set_aside(
 ) -> tuple[list[Expired], Mapping[int, list[str]], int]:
     ids = {"room": expired.due.room.id, "seq": expired.due.seq, "fault": type(fault).__name__}
     try:
-        recorded = await in_db_thread(reports.set_aside, expired, now_ms, type(fault).__name__)
+        recorded = await in_database(reports.set_aside, expired, now_ms, type(fault).__name__)
     except (OperationalError, InterfaceError):
         raise
     except reports.ODD:
@@ -189,7 +189,7 @@ async def _keep_house(store: Store, over: Callable[[], bool]) -> None:
     for work in (retention.scrub, retention.prune):
         while True:
             begun_mono_s = time.monotonic()
-            if await in_db_thread(work, now_ms) < retention.AT_ONCE or over():
+            if await in_database(work, now_ms) < retention.AT_ONCE or over():
                 break
             await asyncio.sleep((time.monotonic() - begun_mono_s) * REST)
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from django.db import Error as DatabaseError
 
-from messaging.bridge import in_db_thread
+from messaging.bridge import in_database
 from messaging.errors import BacklogFull, MessagingError, Unavailable
 from messaging.models import AuditEntry, DeadLetter
 
@@ -85,5 +85,5 @@ async def _requeue(key: UUID, by: int | None) -> Outcome:
 
 
 async def _prospect(key: UUID) -> letters.Prospect:
-    row = await in_db_thread(DeadLetter.objects.filter(pk=key).first)
-    return letters.Prospect("unknown") if row is None else await in_db_thread(letters.prospect, row)
+    row = await in_database(DeadLetter.objects.filter(pk=key).first)
+    return letters.Prospect("unknown") if row is None else await in_database(letters.prospect, row)

@@ -15,7 +15,7 @@ from django.core.exceptions import ObjectDoesNotExist
 from django.db import Error as DatabaseError
 
 from messaging import policy as policies
-from messaging.bridge import in_db_thread
+from messaging.bridge import in_database
 from messaging.errors import BacklogFull, MessagingError, NobodyMissedIt, NotMember, TooLate, Unavailable
 from messaging.models import AuditEntry, DeadLetter, Room
 from messaging.rooms import memberships
@@ -45,20 +45,20 @@ async def resend(
     Raises NobodyMissedIt when nobody is left to send it to, TooLate when its text is not kept or it was discarded, NotMember when
     its room is gone or its sender has left it, BadTtl, Unavailable, BacklogFull.
     """
-    row = await in_db_thread(DeadLetter.objects.select_related("room").get, pk=letter)
+    row = await in_database(DeadLetter.objects.select_related("room").get, pk=letter)
     if row.answer is not None:
         return Resent(_accepted(row.answer), [])
-    found = await in_db_thread(letters.prospect, row)
+    found = await in_database(letters.prospect, row)
     if found.obstacle or row.room is None or row.body is None:
         raise _refusal(found.obstacle)
     store = open_store()
     append = await _append_of(store, row, row.room, row.body, found.users, ttl_s)
-    if not await in_db_thread(letters.begin_resend, letter, await store.now_ms()):
+    if not await in_database(letters.begin_resend, letter, await store.now_ms()):
         return await _answered_meanwhile(letter)
     [answer] = await store.log.append([append])
     if isinstance(answer, MessagingError):
         raise answer
-    kept = await in_db_thread(letters.end_resend, letter, _fields(answer), by, await store.now_ms(), verb)
+    kept = await in_database(letters.end_resend, letter, _fields(answer), by, await store.now_ms(), verb)
     if kept != _fields(answer) or answer.duplicate:
         return Resent(_accepted(kept), found.left_out)
     return Resent(answer, found.left_out)
@@ -97,7 +97,7 @@ async def _append_of(
 
 
 async def _answered_meanwhile(letter: UUID) -> Resent:
-    row = await in_db_thread(DeadLetter.objects.get, pk=letter)
+    row = await in_database(DeadLetter.objects.get, pk=letter)
     if row.answer is None:
         raise TooLate("The staff have discarded this message, or its text is not kept any more.")
     return Resent(_accepted(row.answer), [])
@@ -108,7 +108,7 @@ async def finish_unfinished() -> int:
 
     One that cannot be sent is given up: it must not stop the others, nor the job, minute after minute. A full store is waited for.
     """
-    rows = await in_db_thread(letters.unfinished_resends, await open_store().now_ms())
+    rows = await in_database(letters.unfinished_resends, await open_store().now_ms())
     finished = 0
     for row in rows:
         ids = {"room": row.room_key, "seq": row.seq}
@@ -123,7 +123,7 @@ async def finish_unfinished() -> int:
             log.warning("a resend could not be finished", extra=ids)
         except (MessagingError, ObjectDoesNotExist, ValueError) as fault:
             log.warning("a resend was given up", extra={**ids, "reason": type(fault).__name__})
-            await in_db_thread(letters.abandon_resend, row.pk)
+            await in_database(letters.abandon_resend, row.pk)
     return finished
 
 

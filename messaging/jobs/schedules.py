@@ -16,7 +16,7 @@ from django_q.tasks import async_task
 from redis.exceptions import RedisError
 
 from messaging import expiry
-from messaging.bridge import run_async
+from messaging.bridge import run_verb
 from messaging.store import open_store
 
 from .sweeps import Sweep, sweep
@@ -68,7 +68,7 @@ def mend_schedules() -> int:
 
 def heartbeat_age_s() -> float | None:
     """Return the seconds since any job ran, None when none ever did. Raises Unavailable."""
-    return run_async(_heartbeat_age_s)
+    return run_verb(_heartbeat_age_s)
 
 
 async def _heartbeat_age_s() -> float | None:
@@ -82,17 +82,17 @@ async def _heartbeat_age_s() -> float | None:
 
 def retry_undelivered() -> int:
     """Sweep once, within the deadline of a job; return how many rooms were told. The schedule calls this."""
-    return run_async(sweep, Sweep())
+    return run_verb(sweep, Sweep())
 
 
 def process_expired() -> int:
     """Process what has expired, within the deadline of a job; return how many messages. The schedule calls this."""
-    return run_async(expiry.process, expiry.Expiring()).expired
+    return run_verb(expiry.process, expiry.Expiring()).expired
 
 
 def rewrite_log() -> None:
     """Let expired text leave the store's log on disk. The schedule calls this."""
-    run_async(_rewrite_log)
+    run_verb(_rewrite_log)
 
 
 async def _rewrite_log() -> None:

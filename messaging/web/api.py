@@ -17,7 +17,7 @@ from django.http import HttpRequest
 from msgspec import Struct
 
 from messaging import rooms
-from messaging.bridge import in_db_thread
+from messaging.bridge import in_database
 from messaging.errors import NoSuchMessage
 from messaging.models import Membership, Room, epoch_ms
 from messaging.rooms import memberships
@@ -70,7 +70,7 @@ class Named(Struct, frozen=True):
 
 async def list_public(user: User, request: HttpRequest) -> Answer:
     """{rooms: [{room, name, topic, members, joined}]}: public rooms whose name or topic has `q`."""
-    return HTTPStatus.OK, {"rooms": await in_db_thread(_public_rooms, user.pk, text_of(request, "q"))}
+    return HTTPStatus.OK, {"rooms": await in_database(_public_rooms, user.pk, text_of(request, "q"))}
 
 
 async def make_room(user: User, request: HttpRequest) -> Answer:
@@ -90,7 +90,7 @@ async def make_room(user: User, request: HttpRequest) -> Answer:
 
 async def show_room(user: User, request: HttpRequest, room: str) -> Answer:
     """{room, name, kind, topic, ttl, ttl_max, tracked, role, members_total}"""
-    return HTTPStatus.OK, await in_db_thread(_details, user.pk, room)
+    return HTTPStatus.OK, await in_database(_details, user.pk, room)
 
 
 async def change_room(user: User, request: HttpRequest, room: str) -> Answer:
@@ -100,12 +100,12 @@ async def change_room(user: User, request: HttpRequest, room: str) -> Answer:
         name=wanted.name, topic=wanted.topic, ttl_s=wanted.ttl, ttl_max_s=wanted.ttl_max
     )
     await rooms.change_room(user.pk, room, change)
-    return HTTPStatus.OK, await in_db_thread(_details, user.pk, room)
+    return HTTPStatus.OK, await in_database(_details, user.pk, room)
 
 
 async def list_lifetimes(user: User, request: HttpRequest, room: str) -> Answer:
     """{lifetimes: [{at, by: {id, name} or null, from, to}]}: the newest 20 changes of the room's lifetime, the oldest first."""
-    return HTTPStatus.OK, {"lifetimes": await in_db_thread(_lifetimes, user.pk, room)}
+    return HTTPStatus.OK, {"lifetimes": await in_database(_lifetimes, user.pk, room)}
 
 
 async def shorten(user: User, request: HttpRequest, room: str) -> Answer:
@@ -138,7 +138,7 @@ async def leave(user: User, request: HttpRequest, room: str) -> Answer:
 
 async def list_members(user: User, request: HttpRequest, room: str) -> Answer:
     """{members: [{user, name, role}], total}: by user id, 200 at once, those behind the id in `after`."""
-    return HTTPStatus.OK, await in_db_thread(_members, user.pk, room, number_of(request, "after"))
+    return HTTPStatus.OK, await in_database(_members, user.pk, room, number_of(request, "after"))
 
 
 async def add_member(user: User, request: HttpRequest, room: str) -> Answer:
@@ -155,7 +155,7 @@ async def remove_member(user: User, request: HttpRequest, room: str, member: int
 
 async def list_people(user: User, request: HttpRequest) -> Answer:
     """{people: [{user, name}]}: names that begin with `q` among those one shares a room with, and whoever is called so."""
-    return HTTPStatus.OK, {"people": await in_db_thread(_people, user.pk, text_of(request, "q"))}
+    return HTTPStatus.OK, {"people": await in_database(_people, user.pk, text_of(request, "q"))}
 
 
 async def list_recipients(user: User, request: HttpRequest, room: str, seq: int) -> Answer:
@@ -163,12 +163,12 @@ async def list_recipients(user: User, request: HttpRequest, room: str, seq: int)
 
     For the sender and the room's moderators; to anybody else there is no such message.
     """
-    membership = await in_db_thread(memberships.membership_of, user.pk, room)
+    membership = await in_database(memberships.membership_of, user.pk, room)
     store = open_store()
     found = await store.cursors.recipients(memberships.key_of(membership.room), seq)
     if found.sender != user.pk and not membership.moderates:
         raise NoSuchMessage()
-    names = await in_db_thread(_names, [member.user for member in found.members])
+    names = await in_database(_names, [member.user for member in found.members])
     online: set[int] = set().union(*(await store.presence.online()).values())
     return HTTPStatus.OK, {
         "seq": seq,

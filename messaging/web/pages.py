@@ -20,7 +20,7 @@ from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_safe
 
 from messaging import policy
-from messaging.bridge import in_db_thread
+from messaging.bridge import in_database
 from messaging.errors import Unavailable
 from messaging.live import metrics as numbers
 from messaging.live.origins import origin_allowed
@@ -133,7 +133,7 @@ def _from_this_machine(request: HttpRequest) -> bool:
 async def _database_answers() -> bool:
     try:
         async with asyncio.timeout(READY_DEADLINE_S):
-            await in_db_thread(_ask_database)
+            await in_database(_ask_database)
     except (DatabaseError, InterfaceError, TimeoutError):
         return False
     return True

@@ -17,7 +17,7 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.db.models import Count
 
-from messaging.bridge import run_async
+from messaging.bridge import run_verb
 from messaging.expiry.notices import WAITING_MOST
 from messaging.models import DeadLetter, Membership, MissedRecipient, Notice, Room
 from messaging.store import open_store
@@ -51,13 +51,13 @@ def kept_undisturbed() -> dict[str, Any]:
 @pytest.fixture
 def undisturbed(redis_url: str, transactional_db: None, kept_undisturbed: dict[str, Any]) -> dict[str, Any]:
     """Return what is kept after a run that nothing happens to; everything is due again for the test."""
-    run_async(expiry_process.seed)
+    run_verb(expiry_process.seed)
     if not kept_undisturbed:
         code, _, said = expiry_process.run()
         assert code == 0, said
         kept_undisturbed.update(kept())
-        run_async(expiry_process.clear)
-        run_async(expiry_process.seed)
+        run_verb(expiry_process.clear)
+        run_verb(expiry_process.seed)
     return kept_undisturbed
 
 
@@ -98,7 +98,7 @@ def test_killed_between_portions_or_in_a_transaction_neither(
     undisturbed: dict[str, Any], place: str, nth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _kill_at(place, nth)
-    run_async(expiry_process.end_leases)
+    run_verb(expiry_process.end_leases)
     finish(monkeypatch)
     assert kept() == undisturbed
 
@@ -108,7 +108,7 @@ def test_killed_again_and_again_it_ends_all_the_same(
 ) -> None:
     for place in ("read", "notices.waiting_for", "recorded", "finalized", "noticed"):
         _kill_at(place)
-        run_async(expiry_process.end_leases)
+        run_verb(expiry_process.end_leases)
     finish(monkeypatch)
     assert kept() == undisturbed
 
@@ -131,7 +131,7 @@ BAD = {
 def test_a_bad_row_is_set_aside_without_its_text_and_the_rest_of_its_batch_is_told(
     undisturbed: dict[str, Any], fields: dict[str, int]
 ) -> None:
-    run_async(expiry_process.spoil, "atlas", 3, **fields)
+    run_verb(expiry_process.spoil, "atlas", 3, **fields)
     code, out, said = expiry_process.run(claim_max=100)
     assert code == 0, said
     assert Counter(json.loads(out.splitlines()[-1])[0]) >= Counter(
@@ -157,7 +157,7 @@ UNREADABLE = {"bytes that are no text": {"body": b"\xff"}, "a time that is no nu
 def test_what_cannot_be_read_is_reported_all_the_same(
     undisturbed: dict[str, Any], fields: dict[str, Any]
 ) -> None:
-    run_async(expiry_process.spoil, "atlas", 3, **fields)
+    run_verb(expiry_process.spoil, "atlas", 3, **fields)
     code, _, said = expiry_process.run()
     assert code == 0, said
     assert reported() == MISSED
@@ -261,7 +261,7 @@ def many(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPatch
         while (await store.expiry.overdue()).due < MANY:
             await asyncio.sleep(POLL_S)
 
-    run_async(send)
+    run_verb(send)
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["both live", "one is killed"])

@@ -20,7 +20,7 @@ from django_q.models import Schedule, Task
 from django_q.scheduler import scheduler
 
 from chatsite.run.children import wait_for
-from messaging.bridge import run_async
+from messaging.bridge import run_verb
 from messaging.jobs import schedules as jobs
 from messaging.models import DeadLetter, Notice, epoch_ms
 from tests.support import expiry_process
@@ -166,7 +166,7 @@ async def process(site: Site) -> Counter[str]:
 def test_rows_whose_room_is_gone_are_cleared_and_nobody_is_reported(
     redis_url: str, transactional_db: None
 ) -> None:
-    run_async(expiry_process.seed)
+    run_verb(expiry_process.seed)
     with redis.Redis.from_url(redis_url) as client:
         client.delete(*(key for key in client.scan_iter() if not key.endswith(b":expiring")))
         code, _, said = expiry_process.run()
@@ -183,8 +183,8 @@ def test_rows_whose_room_is_gone_are_cleared_and_nobody_is_reported(
 def test_a_wrong_clock_of_the_worker_changes_nothing(
     redis_url: str, transactional_db: None, clock_s: int
 ) -> None:
-    run_async(expiry_process.seed)
-    before_ms = run_async(expiry_process.now_ms)
+    run_verb(expiry_process.seed)
+    before_ms = run_verb(expiry_process.now_ms)
     code, _, said = expiry_process.run(Fate(clock_s=clock_s))
     assert code == 0, said
     logged = datetime.fromisoformat(said.splitlines()[-1].split()[0])
@@ -194,7 +194,7 @@ def test_a_wrong_clock_of_the_worker_changes_nothing(
     live = [key for key in store if key.endswith(":live")]
     assert [len(store[key]) for key in live] == [1], "neither more nor less than what is due"
     for at in (*_times(DeadLetter, "processed_at"), *_times(Notice, "at")):
-        assert before_ms <= at <= run_async(expiry_process.now_ms), "the store's time is what is written"
+        assert before_ms <= at <= run_verb(expiry_process.now_ms), "the store's time is what is written"
     assert {letter.body for letter in DeadLetter.objects.all()} == {"hello"}
 
 

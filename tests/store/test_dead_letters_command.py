@@ -19,7 +19,7 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from messaging.bridge import run_async
+from messaging.bridge import run_verb
 from messaging.expiry import letters, reports, requeue
 from messaging.models import AuditEntry, DeadLetter, Membership, Room, epoch_ms
 from messaging.rooms.memberships import key_of
@@ -42,7 +42,7 @@ def room() -> Room:
     async def make() -> Room:
         return await room_of(*[await person(name) for name in ("ada", "bob", "carol")])
 
-    return run_async(make)
+    return run_verb(make)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def now_ms(room: Room) -> int:
     async def now() -> int:
         return await open_store().now_ms()
 
-    return run_async(now)
+    return run_verb(now)
 
 
 @pytest.fixture
@@ -215,14 +215,14 @@ class TestRequeue:
         assert out == f"{name_of(kept[2])}\tdone\t\n"
         assert err == "1 sent again, 0 skipped, 0 failed.\n"
         both = frozenset({key_of_person("bob"), key_of_person("carol")})
-        assert run_async(_sent, room) == [(3, both)]
+        assert run_verb(_sent, room) == [(3, both)]
         entry = AuditEntry.objects.get()
         assert (entry.verb, entry.user, entry.seq) == ("requeue", None, 3)
 
     def test_twice_sends_once(self, room: Room, kept: list[DeadLetter], capfd: Capture) -> None:
         for _ in range(2):
             run("requeue", name_of(kept[0]), str(kept[0].pk))
-        assert len(run_async(_sent, room)) == 1
+        assert len(run_verb(_sent, room)) == 1
         assert "skipped\trequeued" in capfd.readouterr().out
 
     def test_a_selection_takes_open_ones_the_oldest_first(
@@ -269,14 +269,14 @@ class TestRequeue:
             "outside": "left_room",
             "inactive": "deactivated",
         }
-        assert run_async(_sent, room) == [(7, frozenset({bob.pk}))]
+        assert run_verb(_sent, room) == [(7, frozenset({bob.pk}))]
         assert "1 sent again, 1 skipped, 0 failed (nobody_left 1)." in err
 
     def test_what_stands_in_the_way_is_said_of_each_and_is_no_error(
         self, room: Room, kept: list[DeadLetter], now_ms: int, capfd: Capture
     ) -> None:
         ada, bob = User.objects.get(username="ada"), User.objects.get(username="bob")
-        gone = run_async(room_of, ada, bob, name="Gone")
+        gone = run_verb(room_of, ada, bob, name="Gone")
         of_gone = letter(gone, ada, bob, now_ms=now_ms, expires_at=now_ms)
         of_leaver = letter(room, bob, ada, seq=9, now_ms=now_ms, expires_at=now_ms)
         Membership.objects.filter(room=room, user=bob).delete()
@@ -294,7 +294,7 @@ class TestRequeue:
             ["skipped", "sender_left"],
         ]
         assert "0 sent again, 4 skipped, 0 failed" in err
-        assert run_async(_sent, room) == []
+        assert run_verb(_sent, room) == []
 
     def test_a_damaged_row_fails_and_the_others_are_sent(
         self, room: Room, kept: list[DeadLetter], capfd: Capture
@@ -319,7 +319,7 @@ class TestRequeue:
         ]
         assert err == "1 would be sent again, 2 skipped, 0 failed (nobody_left 2).\n"
         assert states(kept) == ["open"] * 3
-        assert run_async(_sent, room) == []
+        assert run_verb(_sent, room) == []
         assert not AuditEntry.objects.exists()
 
     def test_with_the_store_away_it_stops_says_so_and_ends_with_1(
@@ -364,9 +364,9 @@ class TestRequeue:
             keys = [one.pk for one in kept]
             return await asyncio.gather(*(requeue.requeue(keys, by=None) for _ in range(2)))
 
-        outcomes = [outcome for some in run_async(both) for outcome in some]
+        outcomes = [outcome for some in run_verb(both) for outcome in some]
         assert Counter(one.result for one in outcomes) == {"done": 3, "skipped": 3}
-        assert len(run_async(_sent, room)) == 3
+        assert len(run_verb(_sent, room)) == 3
         assert AuditEntry.objects.count() == 3
 
 

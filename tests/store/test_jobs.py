@@ -17,7 +17,7 @@ from django.core.management import CommandError, call_command
 from django_q.models import Schedule
 
 from messaging import control
-from messaging.bridge import run_async
+from messaging.bridge import run_verb
 from messaging.jobs import schedules as jobs
 from messaging.policy import Policy
 from messaging.rooms.memberships import key_of
@@ -160,7 +160,7 @@ def lagging_room(redis_url: str, transactional_db: None) -> RoomKey:
         await make_due(open_store(), room)
         return room
 
-    return run_async(late)
+    return run_verb(late)
 
 
 def crash_at(name: str) -> None:
@@ -192,7 +192,7 @@ class TestSweep:
     ) -> None:
         crash_at(step)
         assert 0 < due_in_ms(lagging_room) <= 30_000
-        run_async(end_lease, lagging_room)
+        run_verb(end_lease, lagging_room)
         told = heard(monkeypatch)
         assert jobs.retry_undelivered() == 1
         assert told == [(lagging_room.id, 1)]

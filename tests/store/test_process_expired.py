@@ -17,7 +17,7 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from messaging.bridge import run_async
+from messaging.bridge import run_verb
 from messaging.errors import Unavailable
 from messaging.expiry import job as expiry
 from messaging.expiry import letters, resend, retention
@@ -45,7 +45,7 @@ def room() -> Room:
         names = ("ada", "bob", "carol")
         return await expired_room(*[await person(name) for name in names], count=2)
 
-    return run_async(make)
+    return run_verb(make)
 
 
 @pytest.fixture
@@ -106,9 +106,9 @@ class TestDryRun:
         assert "hello" not in out + err
 
     def test_it_changes_nothing_in_the_store_or_the_database(self, room: Room) -> None:
-        before = run_async(_dump)
+        before = run_verb(_dump)
         run("--dry-run")
-        assert run_async(_dump) == before
+        assert run_verb(_dump) == before
         assert not DeadLetter.objects.exists()
         assert not Notice.objects.exists()
 
@@ -120,7 +120,7 @@ class TestDryRun:
     def test_a_sender_whose_name_went_with_the_message_is_looked_up(
         self, room: Room, ada: User, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        run_async(_vanish, room, 1)
+        run_verb(_vanish, room, 1)
         run("--dry-run", "--json")
         assert json.loads(capsys.readouterr().out)[0]["sender_name"] == "ada"
 
@@ -145,14 +145,14 @@ class TestOnce:
         assert "1 are due still, the oldest for 1 min" in err
 
     def test_one_room_leaves_the_others_alone(self, room: Room, ada: User) -> None:
-        other = run_async(expired_room, ada, User.objects.get(username="bob"), name="Borealis")
+        other = run_verb(expired_room, ada, User.objects.get(username="bob"), name="Borealis")
         run("--once", "--room", other.id)
         assert DeadLetter.objects.get().room == other
 
     def test_what_no_table_takes_stays_due_and_is_counted(
         self, room: Room, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        run_async(_spoil, room)
+        run_verb(_spoil, room)
         run("--once")
         out, _ = capsys.readouterr()
         assert out == "2 expired, 2 of them missed by somebody, 1 set aside, 0 left\n"
@@ -215,7 +215,7 @@ def test_of_a_room_that_is_gone_the_letter_names_it_by_number(room: Room, ada: U
 
 def test_of_a_deleted_sender_a_letter_stays_and_the_others_notices_are_written(room: Room, ada: User) -> None:
     bob = User.objects.get(username="bob")
-    run_async(let_expire, room, bob)
+    run_verb(let_expire, room, bob)
     ada.delete()
     run("--once")
     found = DeadLetter.objects.order_by("seq").values_list("sender", "sender_key", "sender_name")
@@ -237,7 +237,7 @@ def test_a_deleted_user_who_missed_it_is_still_named(room: Room) -> None:
 
 def old_letters(room: Room, ada: User, count: int) -> int:
     """Make dead letters whose texts have been kept for long enough; return the present."""
-    now_ms = run_async(_now_ms)
+    now_ms = run_verb(_now_ms)
     for number in range(count):
         at = now_ms - 8 * DAY_MS
         letter(room, ada, User.objects.get(username="bob"), seq=100 + number, now_ms=at, expires_at=at)
@@ -251,7 +251,7 @@ def test_texts_and_records_go_in_as_many_parts_as_it_takes(
     monkeypatch.setattr(retention, "AT_ONCE", 2)
     old_letters(room, ada, 5)
     AuditEntry.objects.bulk_create(AuditEntry(at=moment(0), verb="edit") for _ in range(5))
-    run_async(expiry.process, expiry.Expiring())
+    run_verb(expiry.process, expiry.Expiring())
     assert not DeadLetter.objects.filter(seq__gte=100).exclude(body=None).exists()
     assert not AuditEntry.objects.exists()
 
@@ -262,7 +262,7 @@ def test_a_run_that_is_to_stop_does_one_part_of_each(
     monkeypatch.setattr(retention, "AT_ONCE", 2)
     old_letters(room, ada, 5)
     AuditEntry.objects.bulk_create(AuditEntry(at=moment(0), verb="edit") for _ in range(5))
-    run_async(expiry.process, expiry.Expiring(), stopping=lambda: True)
+    run_verb(expiry.process, expiry.Expiring(), stopping=lambda: True)
     assert DeadLetter.objects.exclude(body=None).count() == 3
     assert AuditEntry.objects.count() == 3
 
@@ -273,7 +273,7 @@ def test_the_deadline_of_the_job_holds_for_this_too(
     monkeypatch.setattr(retention, "AT_ONCE", 2)
     with_policy(monkeypatch, job_deadline_s=1e-9)
     old_letters(room, ada, 5)
-    run_async(expiry.process, expiry.Expiring())
+    run_verb(expiry.process, expiry.Expiring())
     assert DeadLetter.objects.exclude(body=None).count() == 3
 
 
@@ -287,9 +287,9 @@ def cut_off() -> list[DeadLetter]:
     async def make() -> Room:
         return await room_of(await person("ada"), await person("bob"), await person("carol"))
 
-    atlas = run_async(make)
+    atlas = run_verb(make)
     ada, bob = User.objects.get(username="ada"), User.objects.get(username="bob")
-    now_ms = run_async(_now_ms)
+    now_ms = run_verb(_now_ms)
     kept = [letter(atlas, ada, bob, seq=seq, now_ms=now_ms, expires_at=now_ms) for seq in (1, 2, 3)]
     for number, one in enumerate(kept):
         letters.begin_resend(one.pk, now_ms - 120_000 + number)
@@ -304,9 +304,9 @@ def begun(kept: list[DeadLetter]) -> list[tuple[str, bool]]:
 def test_a_refused_resend_is_given_up_and_the_next_ones_are_finished(
     cut_off: list[DeadLetter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_async(_use_id, cut_off[0])  # for another text: the store will not have it
+    run_verb(_use_id, cut_off[0])  # for another text: the store will not have it
     DeadLetter.objects.filter(pk=cut_off[1].pk).update(missing="nonsense")
-    assert run_async(resend.finish_unfinished) == 1
+    assert run_verb(resend.finish_unfinished) == 1
     assert begun(cut_off) == [("open", False), ("open", False), ("requeued", True)]
     reasons = [record.reason for record in caplog.records if "given up" in record.getMessage()]  # type: ignore[attr-defined]
     assert reasons == ["IdReused", "ValueError"]
@@ -317,11 +317,11 @@ def test_in_a_full_store_it_waits(cut_off: list[DeadLetter]) -> None:
     with store_client() as client:
         client.config_set("maxmemory", 1)
         try:
-            assert run_async(resend.finish_unfinished) == 0
+            assert run_verb(resend.finish_unfinished) == 0
         finally:
             client.config_set("maxmemory", 0)
     assert begun(cut_off) == [("open", True)] * 3
-    assert run_async(resend.finish_unfinished) == 3
+    assert run_verb(resend.finish_unfinished) == 3
 
 
 def test_a_store_that_is_away_ends_the_look(
@@ -332,7 +332,7 @@ def test_a_store_that_is_away_ends_the_look(
         client.execute_command("CLIENT", "PAUSE", 20_000, "WRITE")
         try:
             with pytest.raises(Unavailable):
-                run_async(resend.finish_unfinished)
+                run_verb(resend.finish_unfinished)
         finally:
             client.execute_command("CLIENT", "UNPAUSE")
     assert begun(cut_off) == [("open", True)] * 3

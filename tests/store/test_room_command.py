@@ -10,7 +10,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 
-from messaging.bridge import run_async
+from messaging.bridge import run_verb
 from messaging.errors import Unavailable
 from messaging.models import Membership, Room
 from messaging.rooms.memberships import key_of
@@ -113,7 +113,7 @@ def test_lifetime_changes_what_is_given() -> None:
 def full_room(ada: User) -> str:
     """A room with one message of an hour in it."""
     room = run("create", "Lobby", "--owner", "ada")[0].strip()
-    run_async(_send, key_of(Room.objects.get()), ada.pk)
+    run_verb(_send, key_of(Room.objects.get()), ada.pk)
     return room
 
 

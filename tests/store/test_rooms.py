@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.db import connections
 from django.utils import timezone
 
-from messaging.bridge import in_db_thread
+from messaging.bridge import in_database
 from messaging.errors import (
     BadName,
     BadRequest,
@@ -166,8 +166,8 @@ async def test_a_direct_room_opened_by_both_at_once_is_one(ada: User, grace: Use
 
 async def test_each_sees_a_direct_room_by_the_other_ones_name(ada: User, grace: User) -> None:
     room = await rooms.open_direct(ada.pk, "grace")
-    assert await in_db_thread(memberships.room_name_for, room, ada.pk) == "grace"
-    assert await in_db_thread(memberships.room_name_for, room, grace.pk) == "ada"
+    assert await in_database(memberships.room_name_for, room, ada.pk) == "grace"
+    assert await in_database(memberships.room_name_for, room, grace.pk) == "ada"
 
 
 async def test_nobody_has_a_direct_room_with_himself(ada: User) -> None:
@@ -343,10 +343,10 @@ async def test_joining_again_while_still_leaving_begins_anew(ada: User, grace: U
 
 async def test_a_late_second_finish_does_not_delete_a_new_membership(ada: User, grace: User) -> None:
     room = await room_of(ada, grace, kind="public")
-    departure = await in_db_thread(memberships.mark_own_leaving, grace.pk, room.id)
+    departure = await in_database(memberships.mark_own_leaving, grace.pk, room.id)
     await rooms.join_room(grace.pk, room.id)
 
-    await in_db_thread(memberships.delete_marked, departure)
+    await in_database(memberships.delete_marked, departure)
 
     assert "grace" in await rows_of(room)
 
@@ -533,7 +533,7 @@ async def test_a_private_room_shows_changes_of_its_lifetime_since_one_joined_and
         room = await room_of(ada, kind=kind)
         await rooms.change_room(ada.pk, room.id, Change(ttl_s=60))
         await rooms.add_member(ada.pk, room.id, "grace")
-        assert len(await in_db_thread(memberships.lifetime_changes, grace.pk, room.id, 20)) == seen
+        assert len(await in_database(memberships.lifetime_changes, grace.pk, room.id, 20)) == seen
 
 
 async def test_the_newest_changes_come_oldest_first(ada: User) -> None:
@@ -541,7 +541,7 @@ async def test_the_newest_changes_come_oldest_first(ada: User) -> None:
     for ttl_s in range(10, 15):
         await rooms.change_room(ada.pk, room.id, Change(ttl_s=ttl_s))
 
-    changes = await in_db_thread(memberships.lifetime_changes, ada.pk, room.id, 3)
+    changes = await in_database(memberships.lifetime_changes, ada.pk, room.id, 3)
 
     assert [change.detail["to"] for change in changes] == [12, 13, 14]
 

@@ -16,7 +16,7 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client, override_settings
 
-from messaging.bridge import run_async
+from messaging.bridge import run_verb
 from messaging.demo import people as demo
 from messaging.models import Membership, Room
 from messaging.rooms.memberships import key_of
@@ -99,7 +99,7 @@ def test_the_store_learns_of_a_room_at_its_first_use() -> None:
     row = Room.objects.get(pk=room["id"])
     assert row.partition == Room(id=row.pk).partition or row.partition < 64
 
-    assert run_async(_members, key_of(row)) == sorted(room["members"])
+    assert run_verb(_members, key_of(row)) == sorted(room["members"])
 
 
 async def _members(room: RoomKey) -> list[int]:

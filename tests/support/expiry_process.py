@@ -22,7 +22,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.db.models import Model
 
-from messaging.bridge import in_db_thread, run_async
+from messaging.bridge import in_database, run_verb
 from messaging.expiry import job as expiry
 from messaging.expiry.job import Expiring
 from messaging.models import DeadLetter, Membership, MissedRecipient, Notice, Room
@@ -64,7 +64,7 @@ def expired_at() -> int:
 
 async def seed() -> None:
     """Write people, rooms and messages: to all, missed for each reason, for some, deleted, still alive."""
-    atlas, borealis = await in_db_thread(_rows)
+    atlas, borealis = await in_database(_rows)
     store = open_store()
     for room in (atlas, borealis):
         await store.members.create_log(room)
@@ -137,7 +137,7 @@ async def now_ms() -> int:
 async def clear() -> None:
     """Forget everything."""
     await open_store().client.flushdb()
-    await in_db_thread(call_command, "flush", interactive=False, verbosity=0)
+    await in_database(call_command, "flush", interactive=False, verbosity=0)
 
 
 # The job
@@ -174,9 +174,9 @@ def finish(monkeypatch: pytest.MonkeyPatch, *, left: int = 1, **policy: Any) -> 
     """Run the job again and again, as its schedule does, until only `left` rows are not processed: leases run out meanwhile."""
     with_policy(monkeypatch, **SHORT | policy)
     ends_s = time.monotonic() + WITHIN_S
-    while run_async(_rows_left) > left:
+    while run_verb(_rows_left) > left:
         assert time.monotonic() < ends_s, "what was claimed is not due again"
-        run_async(expiry.process, Expiring())
+        run_verb(expiry.process, Expiring())
         time.sleep(POLL_S)
 
 

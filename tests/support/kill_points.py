@@ -61,12 +61,12 @@ def _say(line: str) -> None:
 
 
 def _run(most: int) -> list[dict[str, Any]]:
-    from messaging.bridge import run_async
+    from messaging.bridge import run_verb
     from messaging.expiry import job as expiry
 
     done: list[dict[str, Any]] = []
     while len(done) < most and (not done or done[-1]["expired"]):
-        done.append(dataclasses.asdict(run_async(expiry.process, expiry.Expiring())))
+        done.append(dataclasses.asdict(run_verb(expiry.process, expiry.Expiring())))
     return done
 
 

@@ -21,7 +21,7 @@ from django.db.models import Exists, OuterRef, Prefetch, Q, QuerySet
 from rich.progress import Progress
 
 from messaging import policy as policies
-from messaging.bridge import run_async
+from messaging.bridge import run_verb
 from messaging.expiry import letters, requeue
 from messaging.expiry.reports import Names
 from messaging.expiry.requeue import Outcome, Result
@@ -130,7 +130,7 @@ class Command(BaseCommand):
         shown = sys.stderr.isatty()
         with Stop() as stop, Progress(disable=not shown, transient=True) as progress:
             bar = progress.add_task("Sending again", total=len(keys))
-            outcomes = run_async(
+            outcomes = run_verb(
                 requeue.requeue,
                 keys,
                 by=None,
@@ -147,7 +147,7 @@ class Command(BaseCommand):
             return
         if not self._may(keys, options, "Discard {} messages? Nobody can send them again then."):
             return
-        resolved = letters.discard(keys, None, run_async(clock_ms))
+        resolved = letters.discard(keys, None, run_verb(clock_ms))
         outcomes = [_outcome(key, "") for key in resolved.done]
         outcomes += [_outcome(key, why) for key, why in resolved.skipped]
         self._tell(outcomes, "discarded", as_json=options["json"])
@@ -243,7 +243,7 @@ def _selected(options: Fields) -> QuerySet[DeadLetter]:
             raise CommandError(f"There is no room {room}, nor a dead letter of one.", returncode=2)
         found = found.filter(room_key=room)
     if options["older_than"] is not None:
-        now_ms = run_async(clock_ms)
+        now_ms = run_verb(clock_ms)
         found = found.filter(expired_at__lt=moment(now_ms) - timedelta(seconds=options["older_than"]))
     return found
 

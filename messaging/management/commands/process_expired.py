@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from messaging import expiry
 from messaging import policy as policies
-from messaging.bridge import run_async
+from messaging.bridge import run_verb
 from messaging.errors import Unavailable
 from messaging.expiry.reports import Names
 from messaging.management.arguments import Stop, age, database_away, positive, room_key, say, show_table
@@ -65,16 +65,16 @@ class Command(BaseCommand):
                 if done.left:
                     say(f"{done.left} could not be reported and stay due; the lines above say which.")
                 if once:
-                    _say_what_is_due(run_async(_overdue))
+                    _say_what_is_due(run_verb(_overdue))
                     return
                 stop.wait(interval_s)
 
     def _process_once(self, what: expiry.Expiring, stop: Stop) -> expiry.Processed:
         shown = sys.stderr.isatty()
-        total = run_async(_overdue).due if shown and what.room is None else None
+        total = run_verb(_overdue).due if shown and what.room is None else None
         with Progress(disable=not shown, transient=True) as progress:
             bar = progress.add_task("Reporting messages", total=what.limit or total)
-            return run_async(
+            return run_verb(
                 expiry.process,
                 what,
                 stopping=lambda: bool(stop),
@@ -82,7 +82,7 @@ class Command(BaseCommand):
             )
 
     def _show(self, what: expiry.Expiring, *, as_json: bool) -> None:
-        found = run_async(expiry.preview, what)
+        found = run_verb(expiry.preview, what)
         rooms = dict(Room.objects.filter(pk__in={one.due.room.id for one in found}).values_list("pk", "name"))
         rows = _rows(found, rooms)
         if as_json:

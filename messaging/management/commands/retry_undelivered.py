@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from messaging import jobs
 from messaging import policy as policies
-from messaging.bridge import run_async
+from messaging.bridge import run_verb
 from messaging.errors import MessagingError
 from messaging.management.arguments import (
     Stop,
@@ -79,10 +79,10 @@ class Command(BaseCommand):
             def told(claim: Claim) -> None:
                 progress.advance(bar)
 
-            return run_async(jobs.sweep, what, stopping=lambda: bool(stop), told=told)
+            return run_verb(jobs.sweep, what, stopping=lambda: bool(stop), told=told)
 
     def _show(self, what: jobs.Sweep, *, as_json: bool) -> None:
-        lags = run_async(jobs.lagging, what)
+        lags = run_verb(jobs.lagging, what)
         names = dict(
             get_user_model()
             .objects.filter(pk__in={laggard.user for lag in lags for laggard in lag.members_behind})

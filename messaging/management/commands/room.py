@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from messaging import rooms
-from messaging.bridge import run_async
+from messaging.bridge import run_verb
 from messaging.errors import MessagingError, Unavailable
 from messaging.management.arguments import agreed, database_away
 from messaging.models import Membership, Room
@@ -82,7 +82,7 @@ class Command(BaseCommand):
     def _create(self, options: Fields) -> None:
         if options["private"] and not (options["owner"] or options["member"]):
             raise CommandError("A private room needs an --owner or a --member.", returncode=2)
-        room = run_async(
+        room = run_verb(
             rooms.create_room,
             memberships.person(options["owner"]).pk if options["owner"] else None,
             options["name"],
@@ -125,7 +125,7 @@ class Command(BaseCommand):
             raise CommandError("Give --ttl, --ttl-max or both.", returncode=2)
         before = _room(options["room"])
         change = memberships.Change(ttl_s=options["ttl"], ttl_max_s=options["ttl_max"])
-        room = run_async(rooms.change_room, None, before.id, change)
+        room = run_verb(rooms.change_room, None, before.id, change)
         if options["json"]:
             self._write_json(_room_fields(room))
         else:
@@ -135,7 +135,7 @@ class Command(BaseCommand):
 
     def _shorten(self, options: Fields) -> None:
         room = _room(options["room"])
-        found = run_async(rooms.shorten, None, room.id, options["ttl"], dry_run=True)
+        found = run_verb(rooms.shorten, None, room.id, options["ttl"], dry_run=True)
         self.stderr.write(
             f"{found.shortened} of {found.looked} messages in {room.name} end sooner, {found.ended} of them at once."
         )
@@ -145,7 +145,7 @@ class Command(BaseCommand):
             and (options["yes"] or agreed(self.stderr, "This cannot be undone. Shorten them?"))
         )
         if goes_on:
-            found = run_async(rooms.shorten, None, room.id, options["ttl"], dry_run=False)
+            found = run_verb(rooms.shorten, None, room.id, options["ttl"], dry_run=False)
             self.stderr.write(f"Shortened {found.shortened}.")
         if options["json"]:
             self._write_json(dataclasses.asdict(found) | {"done": goes_on})
@@ -153,7 +153,7 @@ class Command(BaseCommand):
     def _place(self, room: Room) -> Fields:
         """Return where the room's log stands; nulls where it has none yet, or the store is away."""
         try:
-            [place] = run_async(_places, room)
+            [place] = run_verb(_places, room)
         except Unavailable as error:
             self.stderr.write(error.detail)
             place = None

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, ProgrammingError
 
 from messaging import demo
-from messaging.bridge import run_async
+from messaging.bridge import run_verb
 from messaging.demo import states
 from messaging.errors import MessagingError
 from messaging.management.arguments import Stop, duration_s, say
@@ -75,7 +75,7 @@ class Command(BaseCommand):
             raise CommandError("The demo's people are not here any more.")
         with Stop() as stop:
             try:
-                made = run_async(states.make, note, stopping=lambda: bool(stop))
+                made = run_verb(states.make, note, stopping=lambda: bool(stop))
             except states.Stopped:
                 return
             except TimeoutError:
@@ -91,7 +91,7 @@ class Command(BaseCommand):
                 say(
                     f"{who} is connected and silent for {seconds // 60} min, so that somebody lags; Ctrl-C ends that."
                 )
-                run_async(states.stay, note, seconds, stopping=lambda: bool(stop))
+                run_verb(states.stay, note, seconds, stopping=lambda: bool(stop))
 
     def _seed(self, options: dict[str, Any]) -> demo.Seeded:
         given = [options[name] for name in ("users", "rooms", "members")]
