@@ -62,7 +62,7 @@ async def retry_rooms(names: Sequence[str]) -> list[Outcome]:
             outcomes.append(_skipped(name, "room_gone"))
             continue
         try:
-            told = await jobs.sweep(jobs.Sweep(room=memberships.key_of(known[name])))
+            told = await jobs.sweep(jobs.SweepOptions(room=memberships.key_of(known[name])))
         except _AWAY as fault:
             outcomes.append(_failed(name, fault))
             break
@@ -80,7 +80,7 @@ async def retry_members(places: Sequence[str]) -> list[Outcome]:
             ready = [user for user in users if not why[user]]
             if ready:
                 await store.retries.retry_now(room, ready)
-                if not await jobs.sweep(jobs.Sweep(room=room)):
+                if not await jobs.sweep(jobs.SweepOptions(room=room)):
                     why |= dict.fromkeys(ready, "nothing_due")
         except _AWAY as fault:
             outcomes.append(_failed(f"{room.id}:{users[0]}", fault))

@@ -135,7 +135,7 @@ async def _let_end(key: RoomKey, pages: _Pages) -> None:
     missed = {name: _id(key, name) for name in (MISSED, AGAIN, DROPPED)}
     while await DeadLetter.objects.filter(message_id__in=missed.values()).acount() < len(missed):
         await pages.until(pages.rested(1.0))
-        await expiry.process(expiry.Expiring(room=key))  # or the worker was quicker
+        await expiry.process(expiry.ExpiryOptions(room=key))  # or the worker was quicker
     staff = await in_database(get_user_model().objects.filter(is_superuser=True).order_by("pk").first)
     by = staff.pk if staff else None
     await requeue.requeue([await _letter(missed[AGAIN])], by=by)

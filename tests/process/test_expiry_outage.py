@@ -227,7 +227,7 @@ def test_schedules_that_are_overdue_by_a_day_run_once(begin: Open) -> None:
 def test_a_clock_that_is_set_back_puts_no_job_off(begin: Open) -> None:
     _, worker = begin()
     jobs.install_schedules()
-    assert jobs.mend_schedules() == 0
+    assert jobs.repair_schedules() == 0
     now = timezone.now()
     Schedule.objects.update(
         next_run=now + timedelta(hours=1, minutes=1)

@@ -23,7 +23,7 @@ from messaging.admin.formatting import age
 from messaging.bridge import in_database
 from messaging.expiry import job as expiry
 from messaging.expiry import letters, requeue
-from messaging.expiry.job import Expiring
+from messaging.expiry.job import ExpiryOptions
 from messaging.jobs import schedules as jobs
 from messaging.models import DeadLetter
 from messaging.monitoring import site_figures
@@ -291,7 +291,7 @@ async def end_of(here: Everybody, seqs: dict[str, int]) -> None:
     ends_s = time.monotonic() + 20
     while not await in_database(_reported, 3):
         assert time.monotonic() < ends_s
-        done = await expiry.process(Expiring())
+        done = await expiry.process(ExpiryOptions())
         here.ledger.held += done.expired - done.missed
         here.ledger.missed += done.missed
         await asyncio.sleep(0.05)

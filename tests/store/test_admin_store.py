@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 
 from messaging.admin import undelivered
 from messaging.bridge import in_database
-from messaging.expiry.job import Expiring, process
+from messaging.expiry.job import ExpiryOptions, process
 from messaging.models import DeadLetter, Room
 from messaging.rooms.memberships import key_of
 from messaging.store import open_store, scripts
@@ -260,7 +260,7 @@ async def test_what_expired_leads_to_its_dead_letter(staff: Client, people: tupl
     [row] = await said(room, ada, SECRET)
     await expire(open_store(), 1, room=key_of(room))
     await due(open_store(), 1, room=key_of(room))
-    await process(Expiring(room=key_of(room)))
+    await process(ExpiryOptions(room=key_of(room)))
     letter = await DeadLetter.objects.aget()
     for query in (f"{room.pk}:1", row.id):
         answer = await in_database(staff.get, f"{PAGES}/storedmessage/", {"q": query}, follow=True)

@@ -190,9 +190,9 @@ class HuntsWorkers(ExpiryMachine):
 def _clears_before_it_records(monkeypatch: pytest.MonkeyPatch) -> None:
     async def process_batch(store: Store, expired: Sequence[Expired], done: Processed) -> None:
         await store.expiry.finalize(expired)
-        expiry.step("finalized")
+        checkpoints.reach("expiry.finalized")
         await expiry._record(expired, await store.now_ms())
-        expiry.step("recorded")
+        checkpoints.reach("expiry.recorded")
 
     monkeypatch.setattr(expiry, "_process_batch", process_batch)
 

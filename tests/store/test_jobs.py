@@ -138,13 +138,14 @@ KILLED_AT = """
 import os, signal
 import django
 django.setup()
-from messaging.jobs import retry_undelivered, sweeps
+from messaging import checkpoints
+from messaging.jobs import retry_undelivered
 
-def step(name):
-    if name == {name!r}:
+def reach(checkpoint):
+    if checkpoint == {checkpoint!r}:
         os.kill(os.getpid(), signal.SIGKILL)
 
-sweeps.step = step
+checkpoints.reach = reach
 retry_undelivered()
 """
 

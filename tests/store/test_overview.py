@@ -23,7 +23,7 @@ from messaging.admin.overview import SILENT_S
 from messaging.bridge import in_database
 from messaging.expiry import job as expiry
 from messaging.expiry import resend
-from messaging.expiry.job import Expiring
+from messaging.expiry.job import ExpiryOptions
 from messaging.jobs import schedules as jobs
 from messaging.models import DeadLetter, Room
 from messaging.monitoring import site_figures
@@ -92,7 +92,7 @@ class Talking:
         """Let messages be over, and let the job report them."""
         await expire(self.store, *seqs, room=self.room)
         await due(self.store, *seqs, room=self.room)
-        await expiry.process(Expiring())
+        await expiry.process(ExpiryOptions())
 
     async def delete(self, user: User, seq: int) -> None:
         await self.store.changes.delete(self.room, user.pk, None, seq, open_history=False)
@@ -186,7 +186,7 @@ class TestAccount:
         )
         await atlas.store.changes.shorten(atlas.room, 10)
         await due(atlas.store, seq, room=atlas.room)
-        await expiry.process(Expiring())
+        await expiry.process(ExpiryOptions())
         assert await atlas.store.client.zscore(f"{atlas.room.prefix}expiring", f"{atlas.room.id}|{seq}")
         found = (await figures()).account
         assert found is not None
@@ -393,7 +393,7 @@ class TestBanners:
             due_at = await atlas.store.now_ms() - late_s * 1000
             await atlas.store.client.zadd(f"{atlas.room.prefix}expiring", {f"{atlas.room.id}|{seq}": due_at})
             assert ("late" in await banners()) is told
-        await expiry.process(Expiring())
+        await expiry.process(ExpiryOptions())
         assert "late" not in await banners()
 
     async def test_each_says_what_it_means_and_what_to_do_in_both_languages(self) -> None:

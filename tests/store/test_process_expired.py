@@ -251,7 +251,7 @@ def test_texts_and_records_go_in_as_many_parts_as_it_takes(
     monkeypatch.setattr(retention, "AT_ONCE", 2)
     old_letters(room, ada, 5)
     AuditEntry.objects.bulk_create(AuditEntry(at=moment(0), verb="edit") for _ in range(5))
-    run_verb(expiry.process, expiry.Expiring())
+    run_verb(expiry.process, expiry.ExpiryOptions())
     assert not DeadLetter.objects.filter(seq__gte=100).exclude(body=None).exists()
     assert not AuditEntry.objects.exists()
 
@@ -262,7 +262,7 @@ def test_a_run_that_is_to_stop_does_one_part_of_each(
     monkeypatch.setattr(retention, "AT_ONCE", 2)
     old_letters(room, ada, 5)
     AuditEntry.objects.bulk_create(AuditEntry(at=moment(0), verb="edit") for _ in range(5))
-    run_verb(expiry.process, expiry.Expiring(), stopping=lambda: True)
+    run_verb(expiry.process, expiry.ExpiryOptions(), stopping=lambda: True)
     assert DeadLetter.objects.exclude(body=None).count() == 3
     assert AuditEntry.objects.count() == 3
 
@@ -273,7 +273,7 @@ def test_the_deadline_of_the_job_holds_for_this_too(
     monkeypatch.setattr(retention, "AT_ONCE", 2)
     with_policy(monkeypatch, job_deadline_s=1e-9)
     old_letters(room, ada, 5)
-    run_verb(expiry.process, expiry.Expiring())
+    run_verb(expiry.process, expiry.ExpiryOptions())
     assert DeadLetter.objects.exclude(body=None).count() == 3
 
 

@@ -24,7 +24,7 @@ from django.db.models import Model
 
 from messaging.bridge import in_database, run_verb
 from messaging.expiry import job as expiry
-from messaging.expiry.job import Expiring
+from messaging.expiry.job import ExpiryOptions
 from messaging.models import DeadLetter, Membership, MissedRecipient, Notice, Room
 from messaging.rooms.memberships import key_of
 from messaging.store import Store, open_store
@@ -176,7 +176,7 @@ def finish(monkeypatch: pytest.MonkeyPatch, *, left: int = 1, **policy: Any) -> 
     ends_s = time.monotonic() + WITHIN_S
     while run_verb(_rows_left) > left:
         assert time.monotonic() < ends_s, "what was claimed is not due again"
-        run_verb(expiry.process, Expiring())
+        run_verb(expiry.process, ExpiryOptions())
         time.sleep(POLL_S)
 
 

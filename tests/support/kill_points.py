@@ -66,7 +66,7 @@ def _run(most: int) -> list[dict[str, Any]]:
 
     done: list[dict[str, Any]] = []
     while len(done) < most and (not done or done[-1]["expired"]):
-        done.append(dataclasses.asdict(run_verb(expiry.process, expiry.Expiring())))
+        done.append(dataclasses.asdict(run_verb(expiry.process, expiry.ExpiryOptions())))
     return done
 
 

@@ -125,7 +125,7 @@ def watch(
 def look() -> float:
     """Mend what a clock that was set back did to the schedules; return the seconds since any job beat."""
     try:
-        if jobs.mend_schedules():
+        if jobs.repair_schedules():
             log.warning("this machine's clock was set back: the schedules were brought forward")
     except DatabaseError:
         pass  # the jobs say it
