@@ -1,4 +1,4 @@
-"""The audit trail: who changed what and when. Times and numbers only, never a text; part of its caller's transaction."""
+"""The audit trail: every change with its user and time. Times and numbers only, never a text. Part of the caller's transaction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.contrib.auth import get_user_model
 
 from .models import AuditEntry, DeadLetter, moment
 
-WRITTEN_AT_ONCE = 500
+INSERT_BATCH = 500
 
 Verb = AuditEntry.Verb
 
@@ -25,7 +25,7 @@ def note(
     rev: int | None = None,
     detail: Mapping[str, int | None] | None = None,
 ) -> None:
-    """Write down that `user` (None: a job or a command) did something. `detail` holds what else is a number."""
+    """Record an action of `user` (None: a job or a command). `detail` has further numbers."""
     AuditEntry.objects.create(
         **_signed(verb, now_ms, user),
         room_key=room_key,
@@ -37,12 +37,13 @@ def note(
 
 
 def note_letters(verb: str, letters: Iterable[DeadLetter], *, now_ms: int, user: int | None) -> None:
-    """Write down that `user` did the same to each of these dead letters."""
+    """Record the same action of `user` on several dead letters."""
     signed = _signed(verb, now_ms, user)
     entries = [
-        AuditEntry(**signed, room_key=one.room_key, seq=one.seq, message_id=one.message_id) for one in letters
+        AuditEntry(**signed, room_key=letter.room_key, seq=letter.seq, message_id=letter.message_id)
+        for letter in letters
     ]
-    AuditEntry.objects.bulk_create(entries, batch_size=WRITTEN_AT_ONCE)
+    AuditEntry.objects.bulk_create(entries, batch_size=INSERT_BATCH)
 
 
 def _signed(verb: str, now_ms: int, user: int | None) -> dict[str, Any]:

@@ -227,7 +227,7 @@ def _start_store(supervisor: Supervisor, folder: Path) -> None:
 def _check_store(supervisor: Supervisor) -> None:
     faults = health.store().faults
     for fault in faults:
-        supervisor.say(f"{fault.sentence} {fault.remedy}")
+        supervisor.say(fault.text)
     if any(fault.fatal for fault in faults):
         raise CannotServe("With such a store messages would be lost: correct it first.")
 

@@ -1,6 +1,6 @@
-"""Numbers as the parts of an SVG: a line, bars behind it, and bars below the axis. Pure: no words, no colours, no I/O.
+"""Numbers as the parts of an SVG: a line, bars, and bars below the axis. Pure: no texts, no colours, no I/O.
 
-Line and bars have a scale each, left and right: one message is one acceptance and as many deliveries as it has recipients.
+The line has its scale on the left, the bars on the right: one message is one acceptance and one delivery for each recipient.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ WIDTH, HEIGHT = 560, 170
 LEFT, RIGHT = 44, 516  # of the plot
 TOP, BASE = 10, 130
 BELOW, DEPTH = 132, 14
-BAR = 0.72  # of the room that each has
-LEAST = 2.0  # of a bar below the axis, so that a single one is seen
+BAR_SHARE = 0.72  # of the width that each point has
+MIN_DEPTH = 2.0  # of a bar below the axis: a single message must be visible
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Point:
-    """One minute or day. `label` stands in the table and, for some, under the axis."""
+    """One minute or day. Every `label` is in the table, some are under the axis."""
 
     label: str
     line: int
@@ -28,7 +28,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mark:
-    """A horizontal line with what it means on the left and on the right."""
+    """A horizontal line and its values on the left and right scales."""
 
     y: float
     left: str
@@ -61,16 +61,16 @@ def chart(points: Sequence[Point], *, labels: int = 5) -> Chart:
     bars_top = ceiling(max(point.bars for point in points))
     deepest = max(point.below for point in points)
     step = (RIGHT - LEFT) / len(points)
-    width = step * BAR
+    width = step * BAR_SHARE
     height = BASE - TOP
     middles, bars, below = [], [], []
-    for at, point in enumerate(points):
-        left = LEFT + at * step + (step - width) / 2
+    for index, point in enumerate(points):
+        left = LEFT + index * step + (step - width) / 2
         middles.append((left + width / 2, BASE - height * point.line / line_top))
         if point.bars:
             bars.append(_box(left, BASE, width, -height * point.bars / bars_top))
         if point.below:
-            below.append(_box(left, BELOW, width, max(LEAST, DEPTH * point.below / deepest)))
+            below.append(_box(left, BELOW, width, max(MIN_DEPTH, DEPTH * point.below / deepest)))
     marks = [
         Mark(TOP + height * (1 - share), compact(line_top * share), compact(bars_top * share))
         for share in (1, 0.5)
@@ -86,43 +86,45 @@ def chart(points: Sequence[Point], *, labels: int = 5) -> Chart:
     )
 
 
-def ceiling(most: int) -> int:
-    """Return an even round number that is not below `most`, at least 2: its half is whole too."""
+def ceiling(largest: int) -> int:
+    """Return an even round number of at least `largest` and 2, so that its half is a whole number."""
     power = 1
-    while most > 10 * power:
+    while largest > 10 * power:
         power *= 10
-    return next(step * power for step in (2, 4, 6, 8, 10) if step * power >= most)
+    return next(step * power for step in (2, 4, 6, 8, 10) if step * power >= largest)
 
 
 def compact(number: float) -> str:
-    """Write a number in at most five signs: 950, 1.2k, 48k, 3M."""
-    for unit, sign in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
-        if number >= 0.9995 * unit:  # or it would be written 1e+03
-            return f"{number / unit:.3g}{sign}"
+    """Write a number in at most five characters: 950, 1.2k, 48k, 3M."""
+    for unit, suffix in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if number >= 0.9995 * unit:  # below it would be written as 1e+03
+            return f"{number / unit:.3g}{suffix}"
     return f"{number:.0f}"
 
 
-def stack(numbers: Sequence[int], *, width: int, gap: int, least: int) -> list[tuple[int, int]]:
-    """Lay numbers side by side in a bar, each with its place and width: what is there is seen, however small, and the largest gives way."""
-    there = [number for number in numbers if number > 0]
-    room = width - gap * (len(there) - 1)
-    whole = sum(there)
-    widths = [max(least, room * number // whole) if number > 0 else 0 for number in numbers]
-    if there:
-        widths[numbers.index(max(there))] += room - sum(widths)
-    found, x = [], 0
-    for one in widths:
-        found.append((x, one))
-        x += one + (gap if one else 0)
-    return found
+def stack(numbers: Sequence[int], *, width: int, gap: int, min_width: int) -> list[tuple[int, int]]:
+    """Return the place and width of each number in a bar. Every number above 0 is visible; the largest gives up width for it."""
+    shown = [number for number in numbers if number > 0]
+    free = width - gap * (len(shown) - 1)
+    total = sum(shown)
+    widths = [max(min_width, free * number // total) if number > 0 else 0 for number in numbers]
+    if shown:
+        widths[numbers.index(max(shown))] += free - sum(widths)
+    places, x = [], 0
+    for part in widths:
+        places.append((x, part))
+        x += part + (gap if part else 0)
+    return places
 
 
 def _box(x: float, y: float, width: float, height: float) -> str:
     return f"M{x:.1f} {y}v{height:.1f}h{width:.1f}v{-height:.1f}z"
 
 
-def _labels(points: Sequence[Point], middles: list[float], most: int) -> list[Label]:
+def _labels(points: Sequence[Point], middles: list[float], max_labels: int) -> list[Label]:
     last = len(points) - 1
-    chosen = sorted({round(last * at / (most - 1)) for at in range(most)}) if last else [0]
+    chosen = sorted({round(last * step / (max_labels - 1)) for step in range(max_labels)}) if last else [0]
     anchors = {0: "start", last: "end"} if last else {0: "middle"}
-    return [Label(round(middles[at], 1), anchors.get(at, "middle"), points[at].label) for at in chosen]
+    return [
+        Label(round(middles[index], 1), anchors.get(index, "middle"), points[index].label) for index in chosen
+    ]

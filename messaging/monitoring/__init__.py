@@ -1,8 +1,9 @@
-"""The state of an installation, in numbers and in sentences.
+"""The state of an installation: its figures and its faults.
 
-1. `status` counts what is stored, owed and parked.
-2. `health` checks each part of the installation. `manage.py doctor` prints its findings.
-3. `site_figures` collects the figures of the staff's front page and the account of all accepted messages.
+1. `status` counts messages that are stored, owed and parked.
+2. `site_figures` collects the figures of the staff's front page and the account of all accepted messages.
+3. `health` collects the facts of every component.
+4. `faults` judges the facts: one list of faults for `manage.py doctor`, `serve` and the front page.
 
 Reads only. Knows nothing of sockets and of pages.
 """

@@ -1,10 +1,10 @@
-"""How the whole site stands, in figures: what the staff's front page says, from the store and the database.
+"""The figures of the whole site for the staff's front page, from the store and the database.
 
-The account: each message accepted in the last days is with everyone, on its way, missed and told, or deleted; each of these is
-counted where it is kept, none is derived, so that what is left over has really been lost. Counts only, no name and no text.
+The account: each message accepted in the last days is with everyone, on the way, missed and reported, or deleted. Each of these is
+counted where it is stored, none is derived, so the rest has really been lost. Counts only, no name and no text.
 
-Whoever looks within 4 s sees the same figures, so that many who look cost as much as one. Of rooms in which somebody lags about a
-thousand are looked at, a few at a time, so that the chat does not wait.
+All readers within 4 s get the same figures, so many readers cost as much as one. About a thousand rooms with lagging members are
+read, a few at a time, so that the chat does not wait.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from messaging import policy as policies
 from messaging.bridge import run_verb
 from messaging.errors import Unavailable
 from messaging.models import DeadLetter, Membership, Room, moment
-from messaging.store import Store, open_store
+from messaging.store import open_store
 from messaging.store.records import Counts, Memory, MessageTotals, Overdue
 
-from .status import Owed, owed
+from . import faults
+from .faults import Fault, fault
+from .status import TotalDebt, last_runs, total_debt
 
 KEPT_S = 4.0
 DAYS_SHOWN = 30
-ROOMS_MOST = 1_000
-MEMBERS_MOST = 100  # of a room, furthest behind first
-ROOMS_AT_ONCE = 25  # in one round trip, whose scripts nothing comes between
+MAX_ROOMS = 1_000
+MAX_MEMBERS = 100  # of a room, those furthest behind first
+ROOM_BATCH = 25  # in one round trip, whose scripts run without a break
 SHOWN = ("accepted", "delivered", "expired_missed")  # in the charts
 ENDED = ("expired", "expired_missed")
 DAY_S = 86_400
@@ -37,9 +39,9 @@ DAY_S = 86_400
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """What became of the messages accepted in the last `days`. `on_the_way` is at least so much where `cut`.
+    """Where the messages accepted in the last `days` are. If `cut`, `on_the_way` is a minimum.
 
-    `dropped`: dead letters went because there were too many, so that the account cannot be closed.
+    `dropped`: there were too many dead letters and some were deleted, so the account cannot be closed.
     """
 
     days: int
@@ -53,30 +55,35 @@ class Account:
 
     @property
     def unaccounted(self) -> int:
-        """Below 0 while messages are being reported: they are missed already and not yet gone from the store."""
+        """Below 0 while messages are being reported: they count as missed, and the store still has them."""
         return self.accepted - self.with_everyone - self.on_the_way - self.missed - self.deleted
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What the store tells. `beat_at`: epoch ms of a job's last run, None when none ever ran."""
+class StoreFigures:
+    """Figures from the store. `runs`: {job: epoch ms of its last run}."""
 
     now_ms: int
-    fates: MessageTotals
-    owed: Owed
+    totals: MessageTotals
+    debt: TotalDebt
     online: int
     processes: int
-    beat_at: int | None
+    runs: dict[str, int]
     memory: Memory
     overdue: Overdue
     last_day: Counts
     minutes: list[Counts]
     days: list[Counts]
 
+    @property
+    def last_run_at(self) -> int | None:
+        """Epoch ms of the last run of any job, None if none ever ran."""
+        return max(self.runs.values(), default=None)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """What the database tells. `missed` of the messages accepted since the account begins."""
+class DatabaseFigures:
+    """Figures from the database. `missed`: only messages accepted since the account begins."""
 
     letters: int
     letters_open: int
@@ -88,12 +95,26 @@ class Recorded:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Everything, as of `at`; `told` and `account` are None while the store cannot be reached."""
+    """All figures as of `at`. `store` and `account` are None while the store cannot be reached."""
 
     at: datetime
-    recorded: Recorded
-    told: Told | None
+    database: DatabaseFigures
+    store: StoreFigures | None
     account: Account | None
+
+    def faults(self) -> list[Fault]:
+        """Return what is wrong, the worst first."""
+        store, account = self.store, self.account
+        if store is None or account is None:
+            return [fault("store_unreachable")]
+        return faults.worst_first(
+            [
+                *faults.of_account(0 if account.dropped else account.unaccounted),
+                *faults.of_memory(store.memory),
+                *faults.of_worker(store.runs, store.now_ms, recovery=policies.current().nets),
+                *faults.of_expiry(store.runs, store.overdue, store.now_ms),
+            ]
+        )
 
 
 def figures() -> Figures:
@@ -102,7 +123,7 @@ def figures() -> Figures:
 
 
 class _Kept:
-    """The last figures of this process; whoever comes while they are counted waits for them."""
+    """The last figures of this process. Callers that come while they are counted wait for them."""
 
     def __init__(self) -> None:
         self._counting = threading.Lock()
@@ -121,52 +142,50 @@ _kept = _Kept()
 
 
 def count() -> Figures:
-    """Count everything now. Never raises for a store that is away."""
+    """Count everything now. A store that cannot be reached raises nothing."""
     try:
-        told = run_verb(_ask)
+        store = run_verb(_read_store)
     except Unavailable:
-        told = None
-    at = moment(told.now_ms) if told else timezone.now()
-    # The database comes last: what moves from the store to it meanwhile is counted twice, and never not at all.
-    recorded = _recorded(at, moment(told.fates.since) if told else at - timedelta(days=account_days()))
-    account = _account(told, recorded) if told else None
-    return Figures(at=at, recorded=recorded, told=told, account=account)
+        store = None
+    at = moment(store.now_ms) if store else timezone.now()
+    # The database comes last: a message that moves there in the meantime counts twice instead of not at all.
+    database = _read_database(
+        at, moment(store.totals.since) if store else at - timedelta(days=account_days())
+    )
+    account = _account(store, database) if store else None
+    return Figures(at=at, database=database, store=store, account=account)
 
 
 def account_days() -> int:
-    """Return over how many days the account goes: every life has ended in that time, and two days for its report."""
+    """Return the days of the account: the longest lifetime and two days for its report."""
     return max(DAYS_SHOWN, -(-policies.current().ttl_max_s // DAY_S) + 2)
 
 
-async def _ask() -> Told:
+async def _read_store() -> StoreFigures:
     store = open_store()
     presence = await store.presence.online()
     online = set().union(*presence.values())
-    owing = await owed(store, online, rooms_most=ROOMS_MOST, members_most=MEMBERS_MOST, at_once=ROOMS_AT_ONCE)
-    return Told(
+    debt = await total_debt(store, online, max_rooms=MAX_ROOMS, max_members=MAX_MEMBERS, batch=ROOM_BATCH)
+    return StoreFigures(
         now_ms=await store.now_ms(),
-        fates=await store.stats.message_totals(account_days()),
-        owed=owing,
+        totals=await store.stats.message_totals(account_days()),
+        debt=debt,
         online=len(online),
         processes=len(presence),
-        beat_at=await _beat_at(store),
+        runs=await last_runs(store),
         memory=await store.stats.memory(),
         overdue=await store.expiry.overdue(),
         last_day=await store.stats.last_day(ENDED),
         minutes=(await store.stats.counts("minute", 61, only=SHOWN))[
             :-1
-        ],  # a minute begun looks like an outage
+        ],  # the current minute would look like an outage
         days=await store.stats.counts("day", DAYS_SHOWN, only=SHOWN),
     )
 
 
-async def _beat_at(store: Store) -> int | None:
-    return max((int(beat["at"]) for beat in (await store.stats.beats()).values()), default=None)
-
-
-def _recorded(at: datetime, since: datetime) -> Recorded:
+def _read_database(at: datetime, since: datetime) -> DatabaseFigures:
     letters = DeadLetter.objects.all()
-    return Recorded(
+    return DatabaseFigures(
         letters=letters.count(),
         letters_open=letters.filter(state=DeadLetter.State.OPEN).count(),
         missed=letters.filter(expired_at__gte=since, sent_at__gte=since).count(),
@@ -176,17 +195,17 @@ def _recorded(at: datetime, since: datetime) -> Recorded:
     )
 
 
-def _account(told: Told, recorded: Recorded) -> Account:
-    fates = told.fates
-    # Members come and go between two looks at a room: the way is never longer than what lives.
-    on_the_way = min(told.owed.on_the_way, fates.live)
+def _account(store: StoreFigures, database: DatabaseFigures) -> Account:
+    totals = store.totals
+    # Members join and leave between two reads of a room, so the sum over rooms can exceed the live messages.
+    on_the_way = min(store.debt.on_the_way, totals.live)
     return Account(
         days=account_days(),
-        accepted=fates.accepted,
-        with_everyone=fates.held + fates.live - on_the_way,
+        accepted=totals.accepted,
+        with_everyone=totals.held + totals.live - on_the_way,
         on_the_way=on_the_way,
-        missed=recorded.missed,
-        deleted=fates.deleted,
-        cut=told.owed.rooms_left_out > 0,
-        dropped=recorded.letters >= policies.current().dead_letter_count,
+        missed=database.missed,
+        deleted=totals.deleted,
+        cut=store.debt.rooms_left_out > 0,
+        dropped=database.letters >= policies.current().dead_letter_count,
     )

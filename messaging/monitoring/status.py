@@ -1,6 +1,6 @@
-"""How delivery stands: what is stored, who lags, who is parked, what gave up, whether the jobs run.
+"""The state of delivery: what is stored, which members lag or are parked, what gave up, whether the jobs run.
 
-Counted from the store's indexes over rooms with something unacknowledged: the cost grows with those, never with what is stored.
+Counted from the store's indexes over rooms with unacknowledged messages: the cost grows with those, not with all that is stored.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from messaging.store import Store, open_store
 from messaging.store.records import Counts, Lag, Owing, RoomKey
 from messaging.store.stats import COUNTED
 
-ROOMS_IN_ONE_CALL = 100
-MEMBERS_LOOKED_AT = 1_000
+ROOM_BATCH = 100
+MAX_MEMBERS = 1_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Counts of rooms and of (room, member) pairs; ages in seconds, None where there is nothing to be that old.
+    """Counts of rooms and of (room, member) pairs; ages in seconds, None where nothing has an age.
 
-    `lagging` members are connected, `parked` are not; `retrying` and `gave_up` are among those who lag. `expired_due` messages have
-    expired and are not yet reported, the oldest since `expired_due_s`. These and `last_hour` are of all rooms.
+    `lagging` members are connected, `parked` are not; `retrying` and `gave_up` are among the lagging. `expired_due` messages have
+    expired and are not reported yet, the oldest since `expired_due_s`. These and `last_hour` cover all rooms.
     """
 
+    now_ms: int
     stored: int
     rooms_active: int
     lagging: int
@@ -45,11 +46,11 @@ class Status:
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
-class Owed:
-    """What members owe in the rooms looked at, which are those with something unacknowledged but for `rooms_left_out`.
+class TotalDebt:
+    """What members owe in the rooms with unacknowledged messages, except `rooms_left_out`.
 
-    Counts of (room, member) pairs as in `Status`; `on_the_way` live messages that somebody stands below who did not write them.
-    Epoch ms: the oldest of these was accepted at `oldest_at`, the next attempt to somebody connected is due at `next_at`; 0 where there is none.
+    Counts of (room, member) pairs as in `Status`. `on_the_way`: live messages that a recipient has not received.
+    Epoch ms, 0 for none: the oldest of these was accepted at `oldest_at`, the next attempt to a connected member is due at `next_at`.
     """
 
     rooms: int = 0
@@ -68,17 +69,18 @@ async def status(room: RoomKey | None = None) -> Status:
     store = open_store()
     now_ms = await store.now_ms()
     presence = await store.presence.online()
-    found = await owed(store, set().union(*presence.values()), room)
+    debt = await total_debt(store, set().union(*presence.values()), room)
     memory = await store.stats.memory()
     overdue = await store.expiry.overdue()
     return Status(
+        now_ms=now_ms,
         stored=await store.stats.count_messages(room),
-        rooms_active=found.rooms,
-        lagging=found.lagging,
-        parked=found.parked,
-        retrying=found.retrying,
-        gave_up=found.gave_up,
-        oldest_undelivered_s=(now_ms - found.oldest_at) // 1000 if found.oldest_at else None,
+        rooms_active=debt.rooms,
+        lagging=debt.lagging,
+        parked=debt.parked,
+        retrying=debt.retrying,
+        gave_up=debt.gave_up,
+        oldest_undelivered_s=(now_ms - debt.oldest_at) // 1000 if debt.oldest_at else None,
         expired_due=overdue.due,
         expired_due_s=overdue.oldest_s,
         connections={process: len(users) for process, users in presence.items()},
@@ -97,54 +99,57 @@ async def status(room: RoomKey | None = None) -> Status:
 async def last_hour(store: Store) -> Counts:
     """Return what was done in the last 60 minutes."""
     minutes = await store.stats.counts("minute", 60)
-    sums = {what: sum(getattr(minute, what) for minute in minutes) for what in COUNTED}
+    sums = {name: sum(getattr(minute, name) for minute in minutes) for name in COUNTED}
     return Counts(at=minutes[0].at, **sums)
 
 
-async def owed(
+async def last_runs(store: Store) -> dict[str, int]:
+    """Return {job: epoch ms of its last run}."""
+    return {job: int(beat["at"]) for job, beat in (await store.stats.beats()).items()}
+
+
+async def total_debt(
     store: Store,
     online: Set[int],
     room: RoomKey | None = None,
     *,
-    rooms_most: int | None = None,
-    members_most: int = MEMBERS_LOOKED_AT,
-    at_once: int = ROOMS_IN_ONE_CALL,
-) -> Owed:
-    """Look at the rooms with something unacknowledged, or at `rooms_most` of them, those due soonest: three round trips `at_once`."""
+    max_rooms: int | None = None,
+    max_members: int = MAX_MEMBERS,
+    batch: int = ROOM_BATCH,
+) -> TotalDebt:
+    """Add up the rooms with unacknowledged messages, or at most `max_rooms`, soonest due first. Three round trips for each `batch`."""
     keys = (
-        [room]
-        if room
-        else [key for key, _ in await store.retries.active_rooms(limit=rooms_most)][:rooms_most]
+        [room] if room else [key for key, _ in await store.retries.active_rooms(limit=max_rooms)][:max_rooms]
     )
-    found = Owed()
-    for at in range(0, len(keys), at_once):
+    debt = TotalDebt()
+    for start in range(0, len(keys), batch):
         lags = [
             lag
-            for lag in await store.retries.members_behind(keys[at : at + at_once], limit=members_most)
+            for lag in await store.retries.members_behind(keys[start : start + batch], limit=max_members)
             if lag
         ]
-        found.rooms += sum(bool(lag.live) for lag in lags)
+        debt.rooms += sum(bool(lag.live) for lag in lags)
         behind = [lag for lag in lags if lag.members_behind]
-        found.on_the_way += sum(await store.retries.count_undelivered([lag.room for lag in behind]))
+        debt.on_the_way += sum(await store.retries.count_undelivered([lag.room for lag in behind]))
         for lag, owing in zip(behind, await store.retries.owing_among(behind), strict=True):
-            _add(found, lag, owing, online)
-    if rooms_most is not None:
-        found.rooms_left_out = max(0, await store.retries.count_active_rooms() - len(keys))
-    return found
+            _add(debt, lag, owing, online)
+    if max_rooms is not None:
+        debt.rooms_left_out = max(0, await store.retries.count_active_rooms() - len(keys))
+    return debt
 
 
-def _add(found: Owed, lag: Lag, owing: Sequence[Owing], online: Set[int]) -> None:
-    """Add a room's members who owe something. Beyond those looked at, all count as parked."""
-    most = policies.current().attempts_max
+def _add(debt: TotalDebt, lag: Lag, owing: Sequence[Owing], online: Set[int]) -> None:
+    """Add a room's members who owe something. Members beyond those read count as parked."""
+    max_attempts = policies.current().attempts_max
     for row in owing:
-        here = row.user in online
-        found.lagging += here
-        found.parked += not here
-        found.gave_up += row.attempts >= most
-        if 0 < row.attempts < most:
-            found.retrying += 1
-            if here:  # who is away is not pushed to: everything comes with the next `hello`
-                found.next_at = min(found.next_at or row.next_at_ms, row.next_at_ms)
-    found.parked += lag.behind - len(lag.members_behind)
+        connected = row.user in online
+        debt.lagging += connected
+        debt.parked += not connected
+        debt.gave_up += row.attempts >= max_attempts
+        if 0 < row.attempts < max_attempts:
+            debt.retrying += 1
+            if connected:  # nothing is pushed to an offline member: everything comes with the next `hello`
+                debt.next_at = min(debt.next_at or row.next_at_ms, row.next_at_ms)
+    debt.parked += lag.behind - len(lag.members_behind)
     if owing and lag.oldest_at:
-        found.oldest_at = min(found.oldest_at or lag.oldest_at, lag.oldest_at)
+        debt.oldest_at = min(debt.oldest_at or lag.oldest_at, lag.oldest_at)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import binascii
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import msgspec
 
@@ -354,10 +356,9 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MessageTotals:
-    """What became of the messages accepted since `since` (epoch ms, when a day began), of all rooms at one moment.
+    """What became of the messages accepted since `since` (epoch ms, the beginning of a day), of all rooms at one moment.
 
-    `held` ended when nobody lacked them, `deleted` were taken away by people, `live` are not over. Of what somebody missed the
-    database has the letters.
+    `held` ended when nobody owed them, `deleted` were deleted by people, `live` have not ended. Missed ones are in the database.
     """
 
     since: int
@@ -369,16 +370,29 @@ class MessageTotals:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Memory:
-    """The store's memory in bytes; `limit` 0: as much as there is. `policy`: what it does when it is full.
+    """How the store keeps messages. Bytes `used`, and their `limit`: 0 is none. `policy`: the maxmemory-policy of a full store.
 
-    `logged`: it writes what it accepts to disk; `written` False: the last time it could not.
+    `logged`: it writes to disk. `written` is False if the last write failed.
     """
+
+    WRITES: ClassVar = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
 
     used: int
     limit: int
     policy: str
     logged: bool = True
     written: bool = True
+
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any]) -> Self:
+        """Read the answer of INFO, its sections memory and persistence."""
+        return cls(
+            int(info["used_memory"]),
+            int(info["maxmemory"]),
+            str(info["maxmemory_policy"]),
+            logged=str(info["aof_enabled"]) == "1",
+            written=all(info.get(name, "ok") == "ok" for name in cls.WRITES),
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,6 @@ HASH_BATCH = 256  # read in one round trip
 FIELD_BATCH = 6_000  # the same, where fields are asked for by name: to read their numbers takes 2 ms
 DAY_MS = 86_400_000
 JOBS_KEY = "chat:jobs"
-DISK = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
 
 _Field = tuple[str, int | str, str]  # the hash's name, minute or day or `all`, what
 _Sums = defaultdict[tuple[str, str], int]
@@ -113,7 +112,7 @@ class Stats:
         return sums
 
     async def message_totals(self, days: int) -> MessageTotals:
-        """Say what became of the messages of the last days, today included: all at one moment, so that the sum holds while they move."""
+        """Return the totals of the last days with today, read at one moment: the sum holds while messages move."""
         newest = await self._calls.now_ms() // DAY_MS
         oldest = newest - days + 1
         whats = ("accepted", "held", "deleted")
@@ -156,14 +155,7 @@ class Stats:
     async def memory(self) -> Memory:
         """Read how much memory the store uses, may use, what it does when that is full, and whether it writes to disk."""
         [answer] = await self._calls.scripts.pipeline([("INFO", "memory", "persistence")])
-        facts = dict(line.split(":", 1) for line in text(answer).splitlines() if ":" in line)
-        return Memory(
-            int(facts["used_memory"]),
-            int(facts["maxmemory"]),
-            facts["maxmemory_policy"],
-            logged=facts["aof_enabled"] == "1",
-            written=all(facts.get(name, "ok") == "ok" for name in DISK),
-        )
+        return Memory.from_info(dict(line.split(":", 1) for line in text(answer).splitlines() if ":" in line))
 
     async def rewrite_log(self) -> None:
         """Ask the store to rewrite its log on disk and to forget its lists of slow and of large calls: expired text leaves all."""

@@ -80,7 +80,7 @@ def test_pause_stops_it_and_the_same_button_goes_on(open_screen: OpenScreen, ope
     page = open_screen(operator, "/admin/").page
     pause = page.get_by_role("button", name="Pause")
     status = page.get_by_role("status")
-    expect(status).to_have_text("Again every 5 s.")
+    expect(status).to_have_text("Updates every 5 s.")
     wait_for_request(page)
     pause.focus()
     page.keyboard.press("Space")
@@ -92,7 +92,7 @@ def test_pause_stops_it_and_the_same_button_goes_on(open_screen: OpenScreen, ope
     assert page.locator("time").inner_text() == shown
     pause.click()
     expect(pause).to_have_attribute("aria-pressed", "false")
-    expect(status).to_have_text("Again every 5 s.")
+    expect(status).to_have_text("Updates every 5 s.")
     expect(page.locator("time")).not_to_have_text(shown)
 
 
@@ -110,7 +110,7 @@ def test_a_hidden_tab_asks_for_nothing_and_asks_at_once_when_it_is_seen_again(
 
 def test_a_screen_reader_hears_of_changes_of_state_alone(open_screen: OpenScreen, operator: Person) -> None:
     page = open_screen(operator, "/admin/").page
-    expect(page.get_by_role("status")).to_have_text("Again every 5 s.")
+    expect(page.get_by_role("status")).to_have_text("Updates every 5 s.")
     page.evaluate(
         """() => {
           window.heard = [];
@@ -138,10 +138,10 @@ def test_a_server_that_fails_or_a_session_that_ended_is_said_and_the_figures_sta
     expect(status).to_have_text(re.compile("^The server does not answer"), timeout=LATER_MS)
     assert page.locator("[data-card]").count() >= 10
     page.unroute("**/admin/overview/", fail)
-    expect(status).to_have_text("Again every 5 s.", timeout=LATER_MS)
+    expect(status).to_have_text("Updates every 5 s.", timeout=LATER_MS)
 
     make_staff(site, operator, staff=False)
-    expect(status).to_have_text(re.compile("^You are not logged in here any more"), timeout=LATER_MS)
+    expect(status).to_have_text(re.compile("^You are no longer logged in here"), timeout=LATER_MS)
     asked = watch(page)
     page.wait_for_timeout((REFRESH_S + 2) * 1000)
     assert asked == []

@@ -28,7 +28,7 @@ SAID = {  # what the page answers, by language
     "delete": ("Deleted: 1, skipped: 0, failed: 0.", "已删除：1，跳过：0，失败：0。"),
     "away": ("The store cannot be reached.", "无法连接存储。"),
     "paused": ("Paused.", "已暂停。"),
-    "pace": ("Again every 5 s.", "每 5 秒更新一次。"),
+    "pace": ("Updates every 5 s.", "每 5 秒更新一次。"),
 }
 WHAT_THERE_IS = """
 import json

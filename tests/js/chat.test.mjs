@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Chat } from "../../static/js/chat.js";
-import { ServerClock } from "../../static/js/clock.js";
-import { entriesOf } from "../../static/js/entries.js";
-import { Outbox } from "../../static/js/outbox.js";
-import { MemoryStore } from "../../static/js/outbox-store.js";
-import { Tombstones } from "../../static/js/tombstones.js";
-import * as words from "../../static/js/words.js";
-import { FakeClock, settle } from "./clock.mjs";
+import { Chat } from "../../static/js/model/chat.js";
+import { ServerClock } from "../../static/js/model/server-clock.js";
+import { entriesOf } from "../../static/js/model/timeline-entries.js";
+import { Outbox } from "../../static/js/model/outbox.js";
+import { MemoryStore } from "../../static/js/device/outbox-store.js";
+import { Tombstones } from "../../static/js/model/tombstones.js";
+import * as phrases from "../../static/js/phrases.js";
+import { FakeClock, settle } from "./fake-clock.mjs";
 
 const ADA = { id: 1, name: "ada" };
 const GRACE = { id: 2, name: "grace" };
@@ -32,19 +32,65 @@ function world({ top = 0, delivered = 0, read = 0, unread = 0 } = {}) {
   const newId = () => `id${++ids}`;
   const chat = new Chat({ me: ADA, clock, serverClock, newId, tombstones, hidden: () => w.hidden });
   const transmit = (frame) => w.up && sent.push(frame) > 0;
-  const outbox = new Outbox({ store: new MemoryStore(), clock, newId, random: () => 0, transmit: (item) => (transmit({ type: "send", id: item.id, room: item.room, body: item.body }) ? "sent" : "offline"), on: { changed() {}, settled: (item, frame) => chat.settled(item, frame) } });
-  outbox.lead();
+  const outbox = new Outbox({
+    store: new MemoryStore(),
+    clock,
+    newId,
+    random: () => 0,
+    transmit: (item) => (transmit({ type: "send", id: item.id, room: item.room, body: item.body }) ? "sent" : "offline"),
+    on: { changed() {}, settled: (item, frame) => chat.settled(item, frame) },
+  });
+  outbox.becomeSender();
   chat.join({ outbox, transmit });
   for (const name of ["room", "rooms", "notices", "problem", "left"]) chat.on(name, (detail) => events.push([name, detail]));
-  const info = { room: "r", name: "Atlas", kind: "public", role: "member", epoch: "e", top, rev: 0, delivered, read, unread, ttl: 3600, ttl_max: 86_400, online: [1, 2] };
+  const info = {
+    room: "r",
+    name: "Atlas",
+    kind: "public",
+    role: "member",
+    epoch: "e",
+    top,
+    rev: 0,
+    delivered,
+    read,
+    unread,
+    ttl: 3600,
+    ttl_max: 86_400,
+    online: [1, 2],
+  };
   w.welcome = (rooms = [info]) => {
     chat.greeting();
-    chat.take({ type: "welcome", v: 1, connection: "c", user: ADA, now: clock.now(), store: "s", limits: LIMITS, rooms });
+    chat.receive({ type: "welcome", v: 1, connection: "c", user: ADA, now: clock.now(), store: "s", limits: LIMITS, rooms });
     outbox.connected(LIMITS);
     chat.connected();
-    for (const { room, delivered: from } of rooms) chat.take({ type: "resumed", room, epoch: "e", ok: true, from, upto: from, top: from, rev: 0, more: false, messages: [], gone: [], changed: [] });
+    for (const { room, delivered: from } of rooms)
+      chat.receive({
+        type: "resumed",
+        room,
+        epoch: "e",
+        ok: true,
+        from,
+        upto: from,
+        top: from,
+        rev: 0,
+        more: false,
+        messages: [],
+        gone: [],
+        changed: [],
+      });
   };
-  w.message = (seq, fields = {}) => ({ type: "message", room: "r", epoch: "e", seq, id: `m${seq}`, from: GRACE, body: `body ${seq}`, sent_at: clock.now(), expires_at: clock.now() + HOUR, ...fields });
+  w.message = (seq, fields = {}) => ({
+    type: "message",
+    room: "r",
+    epoch: "e",
+    seq,
+    id: `m${seq}`,
+    from: GRACE,
+    body: `body ${seq}`,
+    sent_at: clock.now(),
+    expires_at: clock.now() + HOUR,
+    ...fields,
+  });
   w.types = () => sent.map(({ type }) => type);
   w.cut = () => {
     chat.disconnected();
@@ -53,29 +99,29 @@ function world({ top = 0, delivered = 0, read = 0, unread = 0 } = {}) {
   return Object.assign(w, { chat, outbox, tombstones, info, room: () => chat.rooms.get("r") });
 }
 
-test("acknowledgements of a quarter of a second leave as one", () => {
+test("acknowledgements of 250 ms are sent as one", () => {
   const w = world();
   w.welcome();
-  for (const seq of [1, 2, 3]) w.chat.take(w.message(seq));
+  for (const seq of [1, 2, 3]) w.chat.receive(w.message(seq));
   w.clock.advance(249);
   assert.deepEqual(w.sent, []);
   w.clock.advance(1);
   assert.deepEqual(w.sent, [{ type: "ack", rooms: [{ room: "r", epoch: "e", delivered: 3 }] }]);
 });
 
-test("a hidden tab acknowledges from the receive handler, once for all that came", () => {
+test("a hidden tab acknowledges from the receive handler, once for all frames", () => {
   const w = world();
   w.welcome();
   w.hidden = true;
-  for (const seq of [1, 2, 3]) w.chat.take(w.message(seq));
+  for (const seq of [1, 2, 3]) w.chat.receive(w.message(seq));
   w.chat.batch();
   assert.deepEqual(w.sent, [{ type: "ack", rooms: [{ room: "r", epoch: "e", delivered: 3 }] }]);
 });
 
-test("what was read goes with the acknowledgement and never above what is held", () => {
+test("the read cursor is sent with the acknowledgement and never above the last message", () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(1));
+  w.chat.receive(w.message(1));
   w.chat.read("r", 99);
   w.clock.advance(250);
   assert.deepEqual(w.sent.at(-1).rooms, [{ room: "r", epoch: "e", delivered: 1, read: 1 }]);
@@ -84,76 +130,85 @@ test("what was read goes with the acknowledgement and never above what is held",
 test("unread counts others' messages above what was read, and mentions by whole name", () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(1));
-  w.chat.take(w.message(2, { from: ADA }));
-  w.chat.take(w.message(3, { body: "@Ada look, @adam too" }));
-  w.chat.take(w.message(4, { body: "@adam only" }));
+  w.chat.receive(w.message(1));
+  w.chat.receive(w.message(2, { from: ADA }));
+  w.chat.receive(w.message(3, { body: "@Ada look, @adam too" }));
+  w.chat.receive(w.message(4, { body: "@adam only" }));
   assert.deepEqual([w.room().unread.count, w.room().mentions], [3, 1]);
   w.chat.read("r", 3);
   assert.deepEqual([w.room().unread.count, w.room().mentions], [1, 0]);
 });
 
-test("what the log does not reach down to is counted by the server", () => {
+test("messages below the log are counted by the server", () => {
   const w = world({ top: 50, delivered: 50, read: 10, unread: 40 });
   w.welcome();
-  w.chat.take(w.message(51));
+  w.chat.receive(w.message(51));
   assert.deepEqual(w.room().unread, { count: 41, atLeast: false });
 });
 
-test("a receipt never goes back", () => {
+test("a receipt never goes backwards", () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(1, { from: ADA }));
-  w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 3, 1, 5]] });
-  w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 5]] });
+  w.chat.receive(w.message(1, { from: ADA }));
+  w.chat.receive({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 3, 1, 5]] });
+  w.chat.receive({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 5]] });
   assert.deepEqual(w.room().receipts.get(1), { delivered: 3, read: 1, total: 5 });
 });
 
-test("the message itself settles the outbox when sent was lost", async () => {
+test("the message itself settles the outbox if `sent` was lost", async () => {
   const w = world();
   w.welcome();
   const item = await w.outbox.add({ room: "r", body: "mine", life_s: 3600 });
-  w.chat.take(w.message(1, { id: item.id, from: ADA, body: "mine" }));
+  w.chat.receive(w.message(1, { id: item.id, from: ADA, body: "mine" }));
   assert.equal(w.outbox.items.size, 0);
   assert.equal(w.room().accepted.size, 0);
 });
 
-test("sent before the message keeps it in sight, once", async () => {
+test("a `sent` before the message keeps it shown, once", async () => {
   const w = world();
   w.welcome();
   const item = await w.outbox.add({ room: "r", body: "mine", life_s: 3600 });
-  w.chat.take({ type: "sent", id: item.id, room: "r", epoch: "e", seq: 1, sent_at: w.clock.now(), expires_at: w.clock.now() + HOUR, duplicate: false });
+  w.chat.receive({
+    type: "sent",
+    id: item.id,
+    room: "r",
+    epoch: "e",
+    seq: 1,
+    sent_at: w.clock.now(),
+    expires_at: w.clock.now() + HOUR,
+    duplicate: false,
+  });
   assert.deepEqual([...w.room().accepted.keys()], [item.id]);
-  w.chat.take(w.message(1, { id: item.id, from: ADA, body: "mine" }));
+  w.chat.receive(w.message(1, { id: item.id, from: ADA, body: "mine" }));
   assert.deepEqual([w.room().accepted.size, w.room().log.list.length], [0, 1]);
 });
 
-test("a duplicate of what has long expired leaves nothing behind", async () => {
+test("a duplicate of an expired message leaves nothing behind", async () => {
   const w = world({ top: 9, delivered: 9, read: 9 });
   w.welcome();
   const item = await w.outbox.add({ room: "r", body: "mine", life_s: 3600 });
-  w.chat.take({ type: "sent", id: item.id, room: "r", epoch: "e", seq: 4, sent_at: 1, expires_at: 2, duplicate: true });
+  w.chat.receive({ type: "sent", id: item.id, room: "r", epoch: "e", seq: 4, sent_at: 1, expires_at: 2, duplicate: true });
   assert.deepEqual([w.room().accepted.size, w.outbox.items.size], [0, 0]);
 });
 
 test("an own message that expires leaves a tombstone with counts and without its text", async () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(1, { from: ADA, body: "secret", expires_at: w.clock.now() + 1000 }));
-  w.chat.take(w.message(2, { body: "of grace", expires_at: w.clock.now() + 1000 }));
-  w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 3, 1, 5]] });
+  w.chat.receive(w.message(1, { from: ADA, body: "secret", expires_at: w.clock.now() + 1000 }));
+  w.chat.receive(w.message(2, { body: "of grace", expires_at: w.clock.now() + 1000 }));
+  w.chat.receive({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 3, 1, 5]] });
   w.clock.advance(1000);
   w.chat.expire();
   assert.equal(w.room().log.list.length, 0);
-  const [stone, ...more] = w.chat.tombstones(w.room());
-  assert.deepEqual([stone.seq, stone.why, stone.delivered, stone.total, more.length], [1, "expired", 3, 5, 0]);
+  const [tombstone, ...more] = w.chat.tombstones(w.room());
+  assert.deepEqual([tombstone.seq, tombstone.why, tombstone.delivered, tombstone.total, more.length], [1, "expired", 3, 5, 0]);
   await settle();
   const kept = w.storage.getItem("chat.tombstones.1");
   assert.equal(kept.includes('"delivered":3'), true);
   assert.equal(kept.includes("secret"), false);
 });
 
-test("tombstones are gone after a day", () => {
+test("tombstones are removed after a day", () => {
   const w = world();
   w.welcome();
   w.tombstones.put({ room: "r", epoch: "e", seq: 1, ended_at: w.clock.now(), why: "expired" });
@@ -161,38 +216,70 @@ test("tombstones are gone after a day", () => {
   assert.deepEqual(w.chat.tombstones(w.room()), []);
 });
 
-const notice = (fields = {}, dismissed = false) => ({ type: "notice", notice: "n1", kind: "undelivered", at: 1, dismissed, data: { room: "r", epoch: "e", seq: 1, id: "x", sent_at: 1_000_000, expired_at: 1_000_000, delivered: 1, total: 2, missing: [{ user: 3, name: "bob", reason: "offline", attempts: 0 }], missing_total: 1, resendable: true, ...fields } });
+const notice = (fields = {}, dismissed = false) => ({
+  type: "notice",
+  notice: "n1",
+  kind: "undelivered",
+  at: 1,
+  dismissed,
+  data: {
+    room: "r",
+    epoch: "e",
+    seq: 1,
+    id: "x",
+    sent_at: 1_000_000,
+    expired_at: 1_000_000,
+    delivered: 1,
+    total: 2,
+    missing: [{ user: 3, name: "bob", reason: "offline", attempts: 0 }],
+    missing_total: 1,
+    resendable: true,
+    ...fields,
+  },
+});
 
 test("a notice names who missed it on the tombstone, until dismissed in the list", () => {
   const w = world();
   w.welcome();
-  w.chat.take(notice());
+  w.chat.receive(notice());
   assert.equal(w.chat.tombstones(w.room())[0].missing[0].name, "bob");
-  w.chat.take(notice({}, true));
+  w.chat.receive(notice({}, true));
   assert.equal(w.chat.notices.size, 0);
   assert.equal(w.chat.tombstones(w.room()).length, 1);
 });
 
-test("a resend is asked once, repeated with its id after a cut, and its answer dismisses the notice", () => {
+test("a resend is sent once, repeated with its id after a lost connection, and its answer dismisses the notice", () => {
   const w = world();
   w.welcome();
-  w.chat.take(notice());
+  w.chat.receive(notice());
   w.chat.resend({ room: "r", epoch: "e", seq: 1 });
   w.chat.resend({ room: "r", epoch: "e", seq: 1 });
   w.cut();
   w.welcome();
   const asked = w.sent.filter(({ type }) => type === "resend");
-  assert.deepEqual(asked.map(({ id }) => id), [asked[0].id, asked[0].id]);
-  w.chat.take({ type: "sent", id: asked[0].id, room: "r", epoch: "e", seq: 7, sent_at: w.clock.now(), expires_at: w.clock.now() + HOUR, duplicate: false });
+  assert.deepEqual(
+    asked.map(({ id }) => id),
+    [asked[0].id, asked[0].id],
+  );
+  w.chat.receive({
+    type: "sent",
+    id: asked[0].id,
+    room: "r",
+    epoch: "e",
+    seq: 7,
+    sent_at: w.clock.now(),
+    expires_at: w.clock.now() + HOUR,
+    duplicate: false,
+  });
   assert.equal(w.chat.tombstones(w.room())[0].resent_at, w.clock.now());
   assert.deepEqual(w.sent.at(-1), { type: "dismiss", notice: "n1" });
   assert.equal(w.chat.notices.size, 0);
 });
 
-test("a notice put aside while the connection is away stays away, and the server hears of it at the next connect", () => {
+test("a notice dismissed without a connection stays dismissed, and the server is told at the next connect", () => {
   const w = world();
   w.welcome();
-  w.chat.take(notice());
+  w.chat.receive(notice());
   w.cut();
   w.up = false;
   w.chat.dismiss("n1");
@@ -200,199 +287,234 @@ test("a notice put aside while the connection is away stays away, and the server
   w.up = true;
   w.welcome();
   assert.deepEqual(w.sent, [{ type: "dismiss", notice: "n1" }]);
-  w.chat.take(notice()); // repeated before the server heard
+  w.chat.receive(notice()); // repeated before the server heard
   assert.equal(w.chat.notices.size, 0);
-  w.chat.take(notice({}, true));
+  w.chat.receive(notice({}, true));
   w.cut();
   w.welcome();
   assert.equal(w.sent.length, 1);
 });
 
-test("a notice put aside on another device while this one was away goes when it is not repeated", () => {
+test("a notice dismissed on another device is removed when it is not repeated after a connect", () => {
   const w = world();
   w.welcome();
-  w.chat.take(notice());
-  w.chat.take({ ...notice({ seq: 2 }), notice: "n2" });
+  w.chat.receive(notice());
+  w.chat.receive({ ...notice({ seq: 2 }), notice: "n2" });
   w.cut();
   w.welcome();
-  w.chat.take({ ...notice({ seq: 2 }), notice: "n2" });
+  w.chat.receive({ ...notice({ seq: 2 }), notice: "n2" });
   assert.equal(w.chat.notices.size, 2);
   w.clock.advance(3000);
   assert.deepEqual([...w.chat.notices.keys()], ["n2"]);
 });
 
-test("a dismissal that is refused for now is asked again, one that is refused for good is forgotten", () => {
+test("a dismissal with a retryable refusal is sent again, one with a final refusal is dropped", () => {
   const w = world();
   w.welcome();
-  w.chat.take(notice());
+  w.chat.receive(notice());
   w.chat.dismiss("n1");
-  w.chat.take({ type: "error", code: "unavailable", retryable: true, of: "dismiss", retry_after_ms: 500 });
+  w.chat.receive({ type: "error", code: "unavailable", retryable: true, of: "dismiss", retry_after_ms: 500 });
   w.clock.advance(500);
   assert.deepEqual(w.types(), ["dismiss", "dismiss"]);
-  w.chat.take({ type: "error", code: "no_such_message", retryable: false, of: "dismiss" });
+  w.chat.receive({ type: "error", code: "no_such_message", retryable: false, of: "dismiss" });
   w.cut();
   w.welcome();
   assert.deepEqual(w.types(), ["dismiss", "dismiss"]);
 });
 
-test("a hundred notices put aside at once are asked for twenty at a time", () => {
+test("a hundred notices dismissed at once are sent at most twenty at a time", () => {
   const w = world();
   w.welcome();
   const told = Array.from({ length: 100 }, (_, i) => ({ ...notice({ seq: i + 1 }), notice: `n${i}` }));
-  for (const one of told) w.chat.take(one);
+  for (const one of told) w.chat.receive(one);
   for (const one of told) w.chat.dismiss(one.notice);
   assert.equal(w.sent.length, 20);
-  for (let i = 0; i < 20; i += 1) w.chat.take({ type: "error", code: "rate_limited", retryable: true, of: "dismiss", retry_after_ms: 500 });
+  for (let i = 0; i < 20; i += 1)
+    w.chat.receive({ type: "error", code: "rate_limited", retryable: true, of: "dismiss", retry_after_ms: 500 });
   w.clock.advance(500);
   assert.equal(w.sent.length, 40);
-  for (const one of told) w.chat.take({ ...one, dismissed: true });
+  for (const one of told) w.chat.receive({ ...one, dismissed: true });
   assert.deepEqual([w.sent.length, new Set(w.sent.map((frame) => frame.notice)).size, w.chat.notices.size], [120, 100, 0]);
 });
 
-test("what another device or the staff sent again cannot be resent here", () => {
+test("a message that another device or the staff resent cannot be resent here", () => {
   const w = world();
   w.welcome();
-  w.chat.take(notice());
-  w.chat.take(w.message(7, { from: ADA, resends: 1, after: 0 }));
-  const [stone] = w.chat.tombstones(w.room());
-  assert.deepEqual([stone.resent_at, stone.resendable], [w.clock.now(), false]);
+  w.chat.receive(notice());
+  w.chat.receive(w.message(7, { from: ADA, resends: 1, after: 0 }));
+  const [tombstone] = w.chat.tombstones(w.room());
+  assert.deepEqual([tombstone.resent_at, tombstone.resendable], [w.clock.now(), false]);
   assert.equal(w.chat.notices.get("n1").data.resendable, false);
 });
 
-test("a tombstone names five and counts the rest, so that many of them fit the device", () => {
+test("a tombstone names five recipients and counts the rest, so that many tombstones fit into the storage", () => {
   const w = world();
   w.welcome();
   const missing = Array.from({ length: 100 }, (_, i) => ({ user: i, name: `user ${i}`, reason: "offline", attempts: 0 }));
-  w.chat.take(notice({ missing, missing_total: 240 }));
-  const [stone] = w.chat.tombstones(w.room());
-  assert.deepEqual([stone.missing.length, stone.missing_total], [5, 240]);
+  w.chat.receive(notice({ missing, missing_total: 240 }));
+  const [tombstone] = w.chat.tombstones(w.room());
+  assert.deepEqual([tombstone.missing.length, tombstone.missing_total], [5, 240]);
 });
 
-test("a resend that can never happen is not offered again", () => {
+test("a resend with a final refusal is not offered again", () => {
   const w = world();
   w.welcome();
-  w.chat.take(notice());
+  w.chat.receive(notice());
   w.chat.resend({ room: "r", epoch: "e", seq: 1 });
-  w.chat.take({ type: "error", code: "too_late", retryable: false, of: "resend", id: w.sent.at(-1).id, room: "r" });
+  w.chat.receive({ type: "error", code: "too_late", retryable: false, of: "resend", id: w.sent.at(-1).id, room: "r" });
   assert.deepEqual([w.chat.tombstones(w.room())[0].resendable, w.chat.notices.get("n1").data.problem], [false, "too_late"]);
 });
 
-test("a refused resend says why on the tombstone", () => {
+test("a refused resend shows the reason on the tombstone", () => {
   const w = world();
   w.welcome();
-  w.chat.take(notice());
+  w.chat.receive(notice());
   w.chat.resend({ room: "r", epoch: "e", seq: 1 });
   const { id } = w.sent.at(-1);
-  w.chat.take({ type: "error", code: "unknown_type", retryable: false, of: "resend", id, room: "r" });
+  w.chat.receive({ type: "error", code: "unknown_type", retryable: false, of: "resend", id, room: "r" });
   assert.equal(w.chat.tombstones(w.room())[0].problem, "unknown_type");
   assert.equal(w.chat.isResending("r", 1), false);
 });
 
-test("an edit in doubt is asked again, and a refused one tells where", () => {
+test("an unanswered edit is sent again, and a refused one names its message", () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(1, { from: ADA }));
+  w.chat.receive(w.message(1, { from: ADA }));
   w.chat.edit(w.room(), 1, "better");
   w.cut();
   w.welcome([{ ...w.info, delivered: 1, top: 1 }]);
-  assert.deepEqual(w.sent.filter(({ type }) => type === "edit").map(({ body }) => body), ["better", "better"]);
-  w.chat.take({ type: "error", code: "too_late", retryable: false, of: "edit", room: "r", seq: 1 });
+  assert.deepEqual(
+    w.sent.filter(({ type }) => type === "edit").map(({ body }) => body),
+    ["better", "better"],
+  );
+  w.chat.receive({ type: "error", code: "too_late", retryable: false, of: "edit", room: "r", seq: 1 });
   const [, problem] = w.events.find(([name]) => name === "problem");
   assert.deepEqual([problem.seq, problem.code, problem.of, problem.body], [1, "too_late", "edit", "better"]);
   assert.equal(w.chat.isChanging("r", 1), false);
 });
 
-test("an own deletion is known for one also when a sync brings it", () => {
+test("an own deletion is recognized also when a sync brings it", () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(1, { from: ADA }));
+  w.chat.receive(w.message(1, { from: ADA }));
   w.chat.delete(w.room(), 1);
-  w.chat.take({ type: "deleted", room: "r", epoch: "e", rev: 2, seq: 1 }); // rev 1 was not heard
-  w.chat.take({ type: "resumed", room: "r", epoch: "e", ok: true, from: 1, upto: 1, top: 1, rev: 2, more: false, messages: [], gone: [[1, "deleted"]], changed: [] });
-  assert.deepEqual(w.chat.tombstones(w.room()).map(({ why, own_doing }) => [why, own_doing]), [["deleted", true]]);
+  w.chat.receive({ type: "deleted", room: "r", epoch: "e", rev: 2, seq: 1 }); // rev 1 was not heard
+  w.chat.receive({
+    type: "resumed",
+    room: "r",
+    epoch: "e",
+    ok: true,
+    from: 1,
+    upto: 1,
+    top: 1,
+    rev: 2,
+    more: false,
+    messages: [],
+    gone: [[1, "deleted"]],
+    changed: [],
+  });
+  assert.deepEqual(
+    w.chat.tombstones(w.room()).map(({ why, own_doing }) => [why, own_doing]),
+    [["deleted", true]],
+  );
 });
 
-test("a deletion in doubt that turns out to be done is no problem", () => {
+test("an unanswered deletion that was done already is no problem", () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(1, { from: ADA }));
+  w.chat.receive(w.message(1, { from: ADA }));
   w.chat.delete(w.room(), 1);
   w.cut();
   w.welcome([{ ...w.info, delivered: 1, top: 1 }]);
-  w.chat.take({ type: "error", code: "no_such_message", retryable: false, of: "delete", room: "r", seq: 1 });
-  assert.equal(w.events.some(([name]) => name === "problem"), false);
+  w.chat.receive({ type: "error", code: "no_such_message", retryable: false, of: "delete", room: "r", seq: 1 });
+  assert.equal(
+    w.events.some(([name]) => name === "problem"),
+    false,
+  );
   assert.equal(w.chat.isChanging("r", 1), false);
 });
 
-test("an own deletion leaves a tombstone that says so", () => {
+test("an own deletion leaves a tombstone that is marked as such", () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(1, { from: ADA }));
+  w.chat.receive(w.message(1, { from: ADA }));
   w.chat.delete(w.room(), 1);
-  w.chat.take({ type: "deleted", room: "r", epoch: "e", rev: 1, seq: 1 });
-  assert.deepEqual(w.chat.tombstones(w.room()).map(({ why, own_doing }) => [why, own_doing]), [["deleted", true]]);
+  w.chat.receive({ type: "deleted", room: "r", epoch: "e", rev: 1, seq: 1 });
+  assert.deepEqual(
+    w.chat.tombstones(w.room()).map(({ why, own_doing }) => [why, own_doing]),
+    [["deleted", true]],
+  );
 });
 
-test("what cannot be shown is rejected, held and acknowledged", () => {
+test("an unreadable message is rejected, held and acknowledged", () => {
   const w = world();
   w.welcome();
-  w.chat.take({ ...w.message(1), body: "", unshowable: true });
+  w.chat.receive({ ...w.message(1), body: "", unshowable: true });
   assert.deepEqual(w.sent, [{ type: "reject", room: "r", epoch: "e", seq: 1, reason: "unreadable" }]);
   w.clock.advance(250);
   assert.equal(w.sent.at(-1).rooms[0].delivered, 1);
 });
 
-test("a gap is synced at once and a refused sync after the server's wait", () => {
+test("a gap is synced at once, and a refused sync is repeated after the server's wait", () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(2));
+  w.chat.receive(w.message(2));
   assert.deepEqual(w.types(), ["sync"]);
-  w.chat.take({ type: "error", code: "unavailable", retryable: true, of: "sync", room: "r", retry_after_ms: 4000 });
+  w.chat.receive({ type: "error", code: "unavailable", retryable: true, of: "sync", room: "r", retry_after_ms: 4000 });
   w.clock.advance(3999);
   assert.deepEqual(w.types(), ["sync"]);
   w.clock.advance(1);
   assert.deepEqual(w.types(), ["sync", "sync"]);
 });
 
-test("removed from a room: nothing more is said or taken for it, and joining again starts anew", () => {
+test("after a removal no frame is sent or received for the room, and joining again starts from the beginning", () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(1));
-  w.chat.take({ type: "room", room: "r", removed: true });
-  w.chat.take(w.message(2));
+  w.chat.receive(w.message(1));
+  w.chat.receive({ type: "room", room: "r", removed: true });
+  w.chat.receive(w.message(2));
   w.clock.advance(1000);
   assert.deepEqual([w.room().left, w.room().log.last, w.types()], [true, 1, []]);
-  w.chat.take({ type: "room", ...w.info, delivered: 5, top: 5 });
+  w.chat.receive({ type: "room", ...w.info, delivered: 5, top: 5 });
   assert.deepEqual([w.room().left, w.room().log.last], [false, 5]);
 });
 
-test("how the lifetime was changed is asked again after a change and after a cut", () => {
+test("the lifetime changes are loaded again after a change and after a lost connection", () => {
   const w = world();
   w.welcome();
-  w.room().lifetimes_known = true;
-  w.chat.take({ type: "room", ...w.info });
-  assert.equal(w.room().lifetimes_known, true);
-  w.chat.take({ type: "room", ...w.info, ttl: 28_800 });
-  assert.equal(w.room().lifetimes_known, false);
-  w.room().lifetimes_known = true;
+  w.room().lifetimesKnown = true;
+  w.chat.receive({ type: "room", ...w.info });
+  assert.equal(w.room().lifetimesKnown, true);
+  w.chat.receive({ type: "room", ...w.info, ttl: 28_800 });
+  assert.equal(w.room().lifetimesKnown, false);
+  w.room().lifetimesKnown = true;
   w.cut();
-  assert.equal(w.room().lifetimes_known, false);
+  assert.equal(w.room().lifetimesKnown, false);
 });
 
-test("a room is tracked unless it says otherwise", () => {
+test("a room is tracked unless its frame has `tracked: false`", () => {
   const w = world();
   w.welcome();
   assert.equal(w.room().tracked, true);
-  w.chat.take({ type: "room", ...w.info, tracked: false });
+  w.chat.receive({ type: "room", ...w.info, tracked: false });
   assert.equal(w.room().tracked, false);
 });
 
-test("a clock that the next welcome sets right ends what is over", () => {
+test("messages expire when the next welcome corrects the clock", () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(1, { from: ADA, expires_at: w.clock.now() + HOUR }));
+  w.chat.receive(w.message(1, { from: ADA, expires_at: w.clock.now() + HOUR }));
   w.chat.greeting();
-  w.chat.take({ type: "welcome", v: 1, connection: "c", user: ADA, now: w.clock.now() + HOUR, store: "s", limits: LIMITS, rooms: [{ ...w.info, delivered: 1, top: 1 }] });
+  w.chat.receive({
+    type: "welcome",
+    v: 1,
+    connection: "c",
+    user: ADA,
+    now: w.clock.now() + HOUR,
+    store: "s",
+    limits: LIMITS,
+    rooms: [{ ...w.info, delivered: 1, top: 1 }],
+  });
   assert.equal(w.room().log.list.length, 0);
   assert.equal(w.chat.tombstones(w.room()).length, 1);
 });
@@ -401,66 +523,104 @@ test("a clock that the next welcome sets right ends what is over", () => {
 
 function lines(w, more = {}) {
   const room = w.room();
-  return entriesOf({ room, now: w.clock.now(), local_now: w.clock.now(), me: ADA, online: true, limit: 4000, outbox: w.outbox.inRoom("r"), inFlight: () => true, stones: w.chat.tombstones(room), leaving: [], divider: null, linked: null, problems: new Map(), lacking: () => null, extended: new Map(), resending: () => false, changing: (seq) => w.chat.isChanging("r", seq), ...more });
+  return entriesOf({
+    room,
+    now: w.clock.now(),
+    localNow: w.clock.now(),
+    me: ADA,
+    online: true,
+    limit: 4000,
+    outbox: w.outbox.inRoom("r"),
+    inFlight: () => true,
+    tombstones: w.chat.tombstones(room),
+    leaving: [],
+    divider: null,
+    linked: null,
+    problems: new Map(),
+    undelivered: () => null,
+    extended: new Map(),
+    resending: () => false,
+    changing: (seq) => w.chat.isChanging("r", seq),
+    ...more,
+  });
 }
 
 const kinds = (list) => list.map(({ kind, seq }) => (kind === "message" || kind === "tombstone" ? `${kind} ${seq}` : kind));
 
-test("days, divider, messages, tombstones and the outbox stand in their order", async () => {
+test("days, divider, messages, tombstones and the outbox are in order", async () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(1));
-  w.chat.take(w.message(2, { from: ADA, expires_at: w.clock.now() + 1 }));
-  w.chat.take(w.message(3));
+  w.chat.receive(w.message(1));
+  w.chat.receive(w.message(2, { from: ADA, expires_at: w.clock.now() + 1 }));
+  w.chat.receive(w.message(3));
   w.clock.advance(1);
   w.chat.expire();
   await w.outbox.add({ room: "r", body: "waiting", life_s: 3600 });
   assert.deepEqual(kinds(lines(w, { divider: 3 })), ["day", "message 1", "tombstone 2", "since", "message 3", "outbox"]);
 });
 
-test("a run of one author keeps one face, broken by a quote, a divider or ten minutes", () => {
+test("consecutive messages of one author share an avatar until a quote, a divider or ten minutes", () => {
   const w = world();
   w.welcome();
-  for (const seq of [1, 2]) w.chat.take(w.message(seq));
-  w.chat.take(w.message(3, { reply_to: 1 }));
+  for (const seq of [1, 2]) w.chat.receive(w.message(seq));
+  w.chat.receive(w.message(3, { reply_to: 1 }));
   w.clock.advance(600_000);
-  w.chat.take(w.message(4));
-  assert.deepEqual(lines(w).filter(({ kind }) => kind === "message").map(({ shown }) => shown.follows), [false, true, false, false]);
+  w.chat.receive(w.message(4));
+  assert.deepEqual(
+    lines(w)
+      .filter(({ kind }) => kind === "message")
+      .map(({ shown }) => shown.follows),
+    [false, true, false, false],
+  );
 });
 
-test("a quote never outlives the text it quotes", () => {
+test("a quote never outlives the quoted text", () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(1, { body: "secret", expires_at: w.clock.now() + 10 }));
-  w.chat.take(w.message(2, { reply_to: 1 }));
+  w.chat.receive(w.message(1, { body: "secret", expires_at: w.clock.now() + 10 }));
+  w.chat.receive(w.message(2, { reply_to: 1 }));
   assert.equal(lines(w).at(-1).shown.quote.text, "secret");
   w.clock.advance(10);
   assert.equal(JSON.stringify(lines(w).at(-1).shown.quote).includes("secret"), false);
 });
 
-test("extend is offered at four fifths of a life while somebody lacks it, and names them when known", () => {
+test("an extension is offered after four fifths of a life while the message is undelivered, with names when they are known", () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(1, { from: ADA }));
-  w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 1, 0, 3]] });
+  w.chat.receive(w.message(1, { from: ADA }));
+  w.chat.receive({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 1, 0, 3]] });
   w.clock.advance(0.8 * HOUR - 1);
   assert.equal(lines(w).at(-1).shown.aside, null);
   w.clock.advance(1);
-  const aside = (...names) => lines(w, { lacking: () => names.map((name) => ({ name })) }).at(-1).shown.aside.text;
+  const aside = (...names) => lines(w, { undelivered: () => names.map((name) => ({ name })) }).at(-1).shown.aside.text;
   assert.equal(aside("bob", "carol"), "Expires in 12 min, not with bob and carol yet");
   assert.equal(aside("bob"), "Expires in 12 min, not with bob and 1 more yet", "one who lacks it is counted where he is not named");
-  w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 3]] });
-  assert.deepEqual(lines(w, { lacking: () => [{ name: "bob" }] }).at(-1).shown.aside, { kind: "expiring", icon: "warning", text: "Expires in 12 min, not with bob yet", actions: ["extend"] });
-  w.chat.take({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 2]] });
+  w.chat.receive({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 3]] });
+  assert.deepEqual(lines(w, { undelivered: () => [{ name: "bob" }] }).at(-1).shown.aside, {
+    kind: "expiring",
+    icon: "warning",
+    text: "Expires in 12 min, not with bob yet",
+    actions: ["extend"],
+  });
+  w.chat.receive({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 2]] });
   assert.equal(lines(w).at(-1).shown.aside, null);
 });
 
-test("a machine that slept past an expiry has the text in no line when it wakes", async () => {
+test("a machine that slept past an expiry does not show the text when it wakes", async () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(1, { body: "secret of grace", expires_at: w.clock.now() + 10 }));
+  w.chat.receive(w.message(1, { body: "secret of grace", expires_at: w.clock.now() + 10 }));
   const item = await w.outbox.add({ room: "r", body: "secret of ada", life_s: 3600 });
-  w.chat.take({ type: "sent", id: item.id, room: "r", epoch: "e", seq: 2, sent_at: w.clock.now(), expires_at: w.clock.now() + 10, duplicate: false });
+  w.chat.receive({
+    type: "sent",
+    id: item.id,
+    room: "r",
+    epoch: "e",
+    seq: 2,
+    sent_at: w.clock.now(),
+    expires_at: w.clock.now() + 10,
+    duplicate: false,
+  });
   assert.match(JSON.stringify(lines(w)), /secret of grace.*secret of ada/);
   w.clock.advance(HOUR); // no timer of the page has run
   w.chat.expire([w.room()]); // what the timeline does before it draws
@@ -468,20 +628,23 @@ test("a machine that slept past an expiry has the text in no line when it wakes"
 });
 
 for (const wrong of [-HOUR, HOUR]) {
-  test(`a browser clock that is ${wrong} ms wrong shows the lives that the server means`, () => {
+  test(`a browser clock that is ${wrong} ms wrong shows the server's lifetimes`, () => {
     const server_now = 1_000_000_000;
     let local = server_now + wrong;
     const serverClock = new ServerClock(() => local);
     serverClock.set(server_now);
     local += 600_000;
     assert.equal(serverClock.now(), server_now + 600_000);
-    assert.equal(words.remaining(server_now + HOUR - serverClock.now()), "50 min");
+    assert.equal(phrases.remaining(server_now + HOUR - serverClock.now()), "50 min");
   });
 }
 
-test("a clock that is set back while the page runs, and one that stood still in a sleep, prolong no life", () => {
+test("a clock that is set back, or that stood still during a sleep, does not prolong a life", () => {
   let [local, steady] = [5_000_000, 0];
-  const serverClock = new ServerClock(() => local, () => steady);
+  const serverClock = new ServerClock(
+    () => local,
+    () => steady,
+  );
   serverClock.set(1_000_000_000);
   steady += 60_000;
   local += 60_000 - HOUR; // set back
@@ -493,33 +656,33 @@ test("a clock that is set back while the page runs, and one that stood still in 
 
 const change = (at, fields = {}) => ({ at, by: GRACE, from: 3600, to: 60, ...fields });
 
-test("a change of lifetime stands where its time falls", () => {
+test("a lifetime change stands between the messages where its time falls", () => {
   const w = world();
   w.welcome();
   const start = w.clock.now();
   for (const seq of [1, 2, 3]) {
-    w.chat.take(w.message(seq));
+    w.chat.receive(w.message(seq));
     w.clock.advance(1000);
   }
   w.room().lifetimes = [change(start - 1), change(start + 1500), change(start + 9000)];
   assert.deepEqual(kinds(lines(w)), ["day", "event", "message 1", "message 2", "event", "message 3", "event"]);
 });
 
-test("a change from before what is loaded comes with its page", () => {
+test("a lifetime change from before the loaded messages comes with its page", () => {
   const w = world({ top: 9, delivered: 9, read: 9 });
   w.welcome();
-  w.chat.take(w.message(10));
+  w.chat.receive(w.message(10));
   w.room().lifetimes = [change(w.clock.now() - 1)];
   assert.deepEqual(kinds(lines(w)), ["day", "message 10"]);
   w.chat.page("r");
-  w.chat.take({ type: "history", room: "r", epoch: "e", before: 10, messages: [], more: false });
+  w.chat.receive({ type: "history", room: "r", epoch: "e", before: 10, messages: [], more: false });
   assert.deepEqual(kinds(lines(w)), ["day", "event", "message 10"]);
 });
 
-test("a change that waits for the connection says so beside its message", () => {
+test("a change that waits for the connection is marked at its message", () => {
   const w = world();
   w.welcome();
-  w.chat.take(w.message(1, { from: ADA }));
+  w.chat.receive(w.message(1, { from: ADA }));
   w.cut();
   w.up = false;
   w.chat.edit(w.room(), 1, "better");

@@ -18,21 +18,21 @@ test("the generator's ledger counts a message that came once and in order", () =
   assert.deepEqual([ledger.twice, ledger.unordered], [0, 0]);
 });
 
-test("it sees a message that never came", () => {
+test("the ledger counts a lost message", () => {
   const { ledger, members, ada } = room();
   ledger.sent(ada);
   ledger.delivered(ada, bodyOf(0, 0), members);
   assert.equal(ledger.missing([members]), 1);
 });
 
-test("it sees a message that came twice", () => {
+test("the ledger counts a duplicate", () => {
   const { ledger, members, ada, grace } = room();
   ledger.sent(ada);
   for (let i = 0; i < 2; i++) ledger.delivered(grace, bodyOf(0, 0), members);
   assert.equal(ledger.twice, 1);
 });
 
-test("it sees messages out of order", () => {
+test("the ledger counts messages out of order", () => {
   const { ledger, members, ada, grace } = room();
   for (let i = 0; i < 2; i++) ledger.sent(ada);
   ledger.delivered(grace, bodyOf(0, 1), members);

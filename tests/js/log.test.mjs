@@ -1,10 +1,35 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { RoomLog } from "../../static/js/log.js";
+import { RoomLog } from "../../static/js/model/log.js";
 
 const NEVER = Number.MAX_SAFE_INTEGER;
-const message = (seq, fields = {}) => ({ type: "message", room: "r", epoch: "e", seq, id: `m${seq}`, from: { id: 2, name: "grace" }, body: `${seq}`, sent_at: 0, expires_at: NEVER, ...fields });
-const resumed = (from, upto, fields = {}) => ({ type: "resumed", room: "r", epoch: "e", ok: true, from, upto, top: upto, rev: 0, more: false, messages: [], gone: [], changed: [], ...fields });
+const message = (seq, fields = {}) => ({
+  type: "message",
+  room: "r",
+  epoch: "e",
+  seq,
+  id: `m${seq}`,
+  from: { id: 2, name: "grace" },
+  body: `${seq}`,
+  sent_at: 0,
+  expires_at: NEVER,
+  ...fields,
+});
+const resumed = (from, upto, fields = {}) => ({
+  type: "resumed",
+  room: "r",
+  epoch: "e",
+  ok: true,
+  from,
+  upto,
+  top: upto,
+  rev: 0,
+  more: false,
+  messages: [],
+  gone: [],
+  changed: [],
+  ...fields,
+});
 
 function open({ delivered = 0, rev = 0, now = () => 0 } = {}) {
   const log = new RoomLog({ room: "r", place: { epoch: "e", delivered, rev }, now });
@@ -14,7 +39,7 @@ function open({ delivered = 0, rev = 0, now = () => 0 } = {}) {
 
 const seqs = (log) => log.list.map(({ seq }) => seq);
 
-test("the next seq is taken and owed an acknowledgement", () => {
+test("the next seq is accepted and due for acknowledgement", () => {
   const log = open();
   assert.equal(log.message(message(1)).added.length, 1);
   assert.deepEqual(log.nextAck(), { room: "r", epoch: "e", delivered: 1 });
@@ -29,7 +54,7 @@ test("a known seq is dropped and acknowledged again", () => {
   assert.deepEqual(log.nextAck(), { room: "r", epoch: "e", delivered: 1 });
 });
 
-test("a gap is held back, asked for once, and never acknowledged", () => {
+test("a message above a gap is held, the gap is synced once, and it is never acknowledged", () => {
   const log = open();
   assert.equal(log.message(message(2)).added.length, 0);
   assert.deepEqual(log.nextSync(), { room: "r", epoch: "e", since: 0, rev: 0 });
@@ -40,7 +65,7 @@ test("a gap is held back, asked for once, and never acknowledged", () => {
   assert.deepEqual(seqs(log), [1, 2, 3]);
 });
 
-test("after says that nothing lies between", () => {
+test("`after` guarantees that nothing lies between", () => {
   const log = open();
   log.message(message(1));
   log.message(message(1_048_578, { after: 1 }));
@@ -48,14 +73,14 @@ test("after says that nothing lies between", () => {
   assert.equal(log.nextSync(), null);
 });
 
-test("an after above the last is a gap", () => {
+test("an `after` above the last is a gap", () => {
   const log = open();
   log.message(message(9, { after: 5 }));
   assert.deepEqual(seqs(log), []);
   assert.ok(log.nextSync());
 });
 
-test("a message of another epoch empties the room and asks from 0", () => {
+test("a message of another epoch empties the room and syncs from 0", () => {
   const log = open();
   log.message(message(1));
   const out = log.message(message(5, { epoch: "f" }));
@@ -63,14 +88,14 @@ test("a message of another epoch empties the room and asks from 0", () => {
   assert.deepEqual(log.nextSync(), { room: "r", epoch: "f", since: 0, rev: null });
 });
 
-test("a resumed that begins above the last is not applied", () => {
+test("a `resumed` that begins above the last is not applied", () => {
   const log = open();
   log.resumed(resumed(4, 5, { messages: [message(5)], changed: undefined }));
   assert.deepEqual([log.last, seqs(log)], [0, []]);
   assert.ok(log.nextSync());
 });
 
-test("an unasked resumed covers a message for others", () => {
+test("a `resumed` without a request covers a message for others", () => {
   const log = open();
   log.message(message(1));
   log.resumed(resumed(1, 2, { changed: undefined, rev: 7 }));
@@ -78,27 +103,27 @@ test("an unasked resumed covers a message for others", () => {
   assert.equal(log.nextSync(), null);
 });
 
-test("holes below upto mean nothing", () => {
+test("holes below `upto` mean nothing", () => {
   const log = open();
   log.resumed(resumed(0, 9, { messages: [message(3), message(8)] }));
   assert.deepEqual([log.last, seqs(log)], [9, [3, 8]]);
 });
 
-test("more asks again from where it was cut", () => {
+test("`more` syncs again from the cut", () => {
   const log = open();
   log.greet();
   log.resumed(resumed(0, 2, { top: 5, more: true, messages: [message(1), message(2)] }));
   assert.equal(log.nextSync().since, 2);
 });
 
-test("more without progress does not ask for ever", () => {
+test("`more` without progress does not sync for ever", () => {
   const log = open();
   log.greet();
   log.resumed(resumed(0, 0, { top: 5, more: true }));
   assert.equal(log.nextSync(), null);
 });
 
-test("ok false for the epoch drops the cache and asks from 0 of the current one", () => {
+test("`ok: false` for the epoch drops the messages and syncs from 0 of the current epoch", () => {
   const log = open();
   log.message(message(1));
   log.greet();
@@ -107,14 +132,14 @@ test("ok false for the epoch drops the cache and asks from 0 of the current one"
   assert.deepEqual(log.nextSync(), { room: "r", epoch: "f", since: 0, rev: null });
 });
 
-test("a since above the top of the same epoch drops the cache too", () => {
+test("a `since` above the top of the same epoch drops the messages too", () => {
   const log = open({ delivered: 9 });
   log.greet();
   log.resumed({ ...resumed(9, 0), ok: false, why: "epoch", epoch: "e" });
   assert.deepEqual([log.last, log.nextSync().since], [0, 0]);
 });
 
-test("an answer that a restart has overtaken changes nothing", () => {
+test("an answer from before a restart changes nothing", () => {
   const log = open({ delivered: 5 });
   log.position({ room: "r", epoch: "e", top: 9, rev: 0 });
   log.nextSync();
@@ -124,7 +149,7 @@ test("an answer that a restart has overtaken changes nothing", () => {
   assert.equal(out.reset, false);
 });
 
-test("edits come in order of rev; a jump syncs; an old one is dropped", () => {
+test("edits are applied in order of `rev`; a jump syncs; an old one is dropped", () => {
   const log = open();
   log.message(message(1));
   assert.equal(log.edited({ room: "r", epoch: "e", rev: 1, seq: 1, body: "new", edited_at: 5 }).changed[0].body, "new");
@@ -133,7 +158,7 @@ test("edits come in order of rev; a jump syncs; an old one is dropped", () => {
   assert.deepEqual(log.nextSync(), { room: "r", epoch: "e", since: 1, rev: 1 });
 });
 
-test("changes missed are learned from changed and gone, and rev is taken over with them", () => {
+test("missed changes come from `changed` and `gone`, and `rev` is set with them", () => {
   const log = open();
   for (const seq of [1, 2, 3]) log.message(message(seq));
   log.greet();
@@ -141,20 +166,23 @@ test("changes missed are learned from changed and gone, and rev is taken over wi
   assert.deepEqual([out.changed[0].body, out.removed[0].message.seq, log.rev], ["edited", 2, 4]);
 });
 
-test("what expired on the way moves the cursor and is not shown", () => {
+test("a message that expired on the way moves the cursor and is not shown", () => {
   const log = open({ now: () => 100 });
   log.message(message(1, { expires_at: 100 }));
   assert.deepEqual([log.last, seqs(log)], [1, []]);
 });
 
-test("the room ends a message at its own expires_at", () => {
+test("the room removes a message at its own expires_at", () => {
   const log = open();
   log.message(message(1, { expires_at: 50 }));
   log.message(message(2, { expires_at: 60 }));
-  assert.deepEqual(log.expireUntil(50).removed.map(({ message: { seq }, reason }) => [seq, reason]), [[1, "expired"]]);
+  assert.deepEqual(
+    log.expireUntil(50).removed.map(({ message: { seq }, reason }) => [seq, reason]),
+    [[1, "expired"]],
+  );
 });
 
-test("pages go down from where the log begins, one at a time", () => {
+test("pages are loaded downwards from the start of the log, one at a time", () => {
   const log = open({ delivered: 100 });
   assert.deepEqual(log.nextPage(50), { room: "r", before: 101, limit: 50 });
   assert.equal(log.nextPage(50), null);
@@ -164,13 +192,19 @@ test("pages go down from where the log begins, one at a time", () => {
   assert.equal(log.hasMore, false);
 });
 
-test("a page read before an edit or a deletion does not bring the old text back", () => {
+test("a page from before an edit or a deletion does not bring the old text back", () => {
   const log = open({ delivered: 3 });
   log.nextPage(50);
   log.edited({ room: "r", epoch: "e", rev: 1, seq: 2, body: "new" });
   log.deleted({ room: "r", epoch: "e", rev: 2, seq: 3 });
   log.history({ room: "r", epoch: "e", before: 4, messages: [message(1), message(2), message(3)], more: false });
-  assert.deepEqual(log.list.map(({ seq, body }) => [seq, body]), [[1, "1"], [2, "new"]]);
+  assert.deepEqual(
+    log.list.map(({ seq, body }) => [seq, body]),
+    [
+      [1, "1"],
+      [2, "new"],
+    ],
+  );
 });
 
 test("a position above the last syncs", () => {
@@ -179,14 +213,14 @@ test("a position above the last syncs", () => {
   assert.equal(log.nextSync().since, 0);
 });
 
-test("trimming raises the floor, so that paging brings back what went", () => {
+test("trimming raises the floor, so that paging brings the messages back", () => {
   const log = open();
   for (let seq = 1; seq <= 5; seq += 1) log.message(message(seq));
   log.trim(2);
   assert.deepEqual([seqs(log), log.nextPage(50).before], [[4, 5], 4]);
 });
 
-test("no longer a member", () => {
+test("`not_member` leaves the room", () => {
   const log = open();
   log.greet();
   assert.equal(log.resumed({ ...resumed(0, 0), ok: false, why: "not_member", epoch: null }).left, true);
@@ -216,7 +250,20 @@ class Server {
   append(mine, jump) {
     const before = this.top;
     this.top += jump;
-    if (!mine) return { type: "resumed", room: "r", epoch: this.epoch, ok: true, from: before, upto: this.top, top: this.top, rev: this.rev, more: false, messages: [], gone: [] };
+    if (!mine)
+      return {
+        type: "resumed",
+        room: "r",
+        epoch: this.epoch,
+        ok: true,
+        from: before,
+        upto: this.top,
+        top: this.top,
+        rev: this.rev,
+        more: false,
+        messages: [],
+        gone: [],
+      };
     const one = message(this.top, { epoch: this.epoch, ...(jump > 1 ? { after: before } : {}) });
     this.messages.set(this.top, one);
     return one;
@@ -245,7 +292,21 @@ class Server {
   }
 
   read({ epoch, since, rev = null }, limit) {
-    const refused = { type: "resumed", room: "r", epoch: this.epoch, ok: false, why: "epoch", from: since, upto: 0, top: this.top, rev: this.rev, more: false, messages: [], gone: [], changed: [] };
+    const refused = {
+      type: "resumed",
+      room: "r",
+      epoch: this.epoch,
+      ok: false,
+      why: "epoch",
+      from: since,
+      upto: 0,
+      top: this.top,
+      rev: this.rev,
+      more: false,
+      messages: [],
+      gone: [],
+      changed: [],
+    };
     if (epoch !== this.epoch || since > this.top) return refused;
     const after = [...this.messages.values()].filter(({ seq }) => seq > since).sort((a, b) => a.seq - b.seq);
     const messages = after.slice(0, limit);
@@ -254,9 +315,20 @@ class Server {
     const cut = news.slice(0, limit);
     const touched = [...new Set(cut.map(({ seq }) => seq))];
     const reached = news.length > cut.length ? cut.at(-1).rev : this.rev;
-    return { type: "resumed", room: "r", epoch: this.epoch, ok: true, from: since, upto, top: this.top, rev: reached, more: upto < this.top || news.length > cut.length, messages,
+    return {
+      type: "resumed",
+      room: "r",
+      epoch: this.epoch,
+      ok: true,
+      from: since,
+      upto,
+      top: this.top,
+      rev: reached,
+      more: upto < this.top || news.length > cut.length,
+      messages,
       gone: touched.filter((seq) => !this.messages.has(seq)).map((seq) => [seq, "deleted"]),
-      changed: touched.filter((seq) => this.messages.has(seq)).map((seq) => this.messages.get(seq)) };
+      changed: touched.filter((seq) => this.messages.has(seq)).map((seq) => this.messages.get(seq)),
+    };
   }
 
   acknowledge({ epoch, delivered }) {
@@ -291,7 +363,10 @@ function walk(seed) {
     if (log.epoch !== server.epoch) return;
     for (const one of server.messages.values()) {
       assert.ok(one.seq > log.last || log.messages.has(one.seq), `seed ${seed}: ${one.seq} was passed over`);
-      assert.ok(one.seq > server.delivered || shown.has(`${server.epoch}|${one.seq}`), `seed ${seed}: ${one.seq} was acknowledged and never held`);
+      assert.ok(
+        one.seq > server.delivered || shown.has(`${server.epoch}|${one.seq}`),
+        `seed ${seed}: ${one.seq} was acknowledged and never held`,
+      );
     }
   };
   const connect = () => {
@@ -327,7 +402,24 @@ function walk(seed) {
   after();
   connect();
   for (let step = 0; step < 120; step += 1) {
-    const name = pick(["append", "append", "append", "edit", "delete", "deliver", "deliver", "deliver", "deliver", "answer", "answer", "again", "cut", "connect", "position", "lose"]);
+    const name = pick([
+      "append",
+      "append",
+      "append",
+      "edit",
+      "delete",
+      "deliver",
+      "deliver",
+      "deliver",
+      "deliver",
+      "answer",
+      "answer",
+      "again",
+      "cut",
+      "connect",
+      "position",
+      "lose",
+    ]);
     trace.push(name);
     steps[name]();
   }
@@ -344,6 +436,6 @@ function walk(seed) {
   assert.equal(server.delivered, server.top, `seed ${seed}: everything held is acknowledged`);
 }
 
-test("whatever is lost, repeated, cut or restarted, the page ends with what the store has", () => {
+test("after any loss, repetition, cut or restart the page ends with the messages of the store", () => {
   for (let seed = 1; seed <= 3000; seed += 1) walk(seed);
 });

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Outbox } from "../../static/js/outbox.js";
-import { MemoryStore } from "../../static/js/outbox-store.js";
-import { FakeClock, settle } from "./clock.mjs";
+import { Outbox } from "../../static/js/model/outbox.js";
+import { MemoryStore } from "../../static/js/device/outbox-store.js";
+import { FakeClock, settle } from "./fake-clock.mjs";
 
 const LIMITS = { id_s: 86_400 };
 const HOUR = 3600;
@@ -25,11 +25,24 @@ function world({ store = new MemoryStore(), clock = new FakeClock(), leads = tru
     newId: () => `id${++n}`,
     on: { changed() {}, settled: (item, frame) => settled.push([item.id, frame.seq]) },
   });
-  if (leads) outbox.lead();
+  if (leads) outbox.becomeSender();
   const write = (body, fields = {}) => outbox.add({ room: "r", body, life_s: HOUR, ...fields });
   const accept = (id, fields = {}) => outbox.sent({ id, room: "r", seq: 1, ...fields });
   const refuse = (id, code, fields = {}) => outbox.refused({ id, code, retryable: false, ...fields });
-  return { outbox, store, clock, sent, line, settled, write, accept, refuse, get bodies() { return sent.map(({ body }) => body); } };
+  return {
+    outbox,
+    store,
+    clock,
+    sent,
+    line,
+    settled,
+    write,
+    accept,
+    refuse,
+    get bodies() {
+      return sent.map(({ body }) => body);
+    },
+  };
 }
 
 test("a message is on the device before it is sent", async () => {
@@ -46,7 +59,7 @@ test("a message is on the device before it is sent", async () => {
   assert.equal(w.sent.length, 1);
 });
 
-test("one unanswered send a room keeps the room's order", async () => {
+test("one unanswered send per room keeps the room's order", async () => {
   const w = world();
   w.outbox.connected(LIMITS);
   await w.write("one");
@@ -57,17 +70,20 @@ test("one unanswered send a room keeps the room's order", async () => {
   assert.deepEqual(w.bodies, ["one", "elsewhere", "two"]);
 });
 
-test("after any doubt the same id goes again, first", async () => {
+test("a message in doubt is sent again first, with the same id", async () => {
   const w = world();
   w.outbox.connected(LIMITS);
   await w.write("one");
   await w.write("two");
   w.outbox.disconnected(1006);
   w.outbox.connected(LIMITS);
-  assert.deepEqual(w.sent.map(({ id }) => id), ["id1", "id1"]);
+  assert.deepEqual(
+    w.sent.map(({ id }) => id),
+    ["id1", "id1"],
+  );
 });
 
-test("a reload finds what was not accepted, in order", async () => {
+test("a reload finds the messages that were not accepted, in order", async () => {
   const before = world();
   await before.write("one");
   await before.write("two");
@@ -78,7 +94,7 @@ test("a reload finds what was not accepted, in order", async () => {
   assert.deepEqual(after.bodies, ["one", "two"]);
 });
 
-test("sent takes it off the device", async () => {
+test("`sent` deletes the message from the device", async () => {
   const w = world();
   w.outbox.connected(LIMITS);
   await w.write("one");
@@ -88,7 +104,7 @@ test("sent takes it off the device", async () => {
   assert.deepEqual(w.settled, [["id1", 9]]);
 });
 
-test("the server's wait is honoured and holds up the room behind it", async () => {
+test("the server's wait is kept and delays the room's later messages", async () => {
   const w = world();
   w.outbox.connected(LIMITS);
   await w.write("one");
@@ -101,7 +117,7 @@ test("the server's wait is honoured and holds up the room behind it", async () =
   assert.equal(w.sent[0].id, w.sent[1].id);
 });
 
-test("a retryable error without a wait is tried again after a second", async () => {
+test("a message with a retryable error and no wait is sent again after a second", async () => {
   const w = world();
   w.outbox.connected(LIMITS);
   await w.write("one");
@@ -110,17 +126,20 @@ test("a retryable error without a wait is tried again after a second", async () 
   assert.equal(w.sent.length, 2);
 });
 
-test("a final error sets one aside and the room goes on", async () => {
+test("a final error fails one message and the room continues", async () => {
   const w = world();
   w.outbox.connected(LIMITS);
   await w.write("one");
   await w.write("two");
   w.refuse("id1", "body_too_long");
   assert.deepEqual(w.bodies, ["one", "two"]);
-  assert.deepEqual(w.outbox.failed.map(({ id, reason }) => [id, reason]), [["id1", "body_too_long"]]);
+  assert.deepEqual(
+    w.outbox.failed.map(({ id, reason }) => [id, reason]),
+    [["id1", "body_too_long"]],
+  );
 });
 
-test("what is older than its own lifetime is never repeated unasked, and yes means a new id", async () => {
+test("a message older than its own lifetime is never sent without asking, and a retry gives it a new id", async () => {
   const w = world();
   await w.write("one", { life_s: 30 });
   w.clock.advance(31_000);
@@ -128,11 +147,17 @@ test("what is older than its own lifetime is never repeated unasked, and yes mea
   assert.deepEqual(w.bodies, []);
   assert.equal(w.outbox.failed[0].reason, "too_old");
   await w.outbox.retry("id1");
-  assert.deepEqual(w.sent.map(({ id }) => id), ["id2"]);
-  assert.deepEqual((await w.store.all()).map(({ id }) => id), ["id2"]);
+  assert.deepEqual(
+    w.sent.map(({ id }) => id),
+    ["id2"],
+  );
+  assert.deepEqual(
+    (await w.store.all()).map(({ id }) => id),
+    ["id2"],
+  );
 });
 
-test("what is older than the store remembers ids is never repeated unasked", async () => {
+test("a message older than the store's memory of ids is never sent without asking", async () => {
   const w = world();
   await w.write("one", { life_s: 30 * 86_400 });
   w.clock.advance(86_401_000);
@@ -141,7 +166,7 @@ test("what is older than the store remembers ids is never repeated unasked", asy
   assert.equal(w.outbox.failed[0].reason, "too_old");
 });
 
-test("what was in flight at three closes in a row is set aside, and only that", async () => {
+test("a message in flight at three closes in a row fails, and no other", async () => {
   const w = world();
   w.outbox.connected(LIMITS);
   await w.write("poison");
@@ -167,7 +192,7 @@ test("the count of closes survives a reload", async () => {
   assert.equal((await w.store.all())[0].state, "failed");
 });
 
-test("1009 sets aside at once", async () => {
+test("a close with 1009 fails the message at once", async () => {
   const w = world();
   w.outbox.connected(LIMITS);
   await w.write("big");
@@ -175,7 +200,7 @@ test("1009 sets aside at once", async () => {
   assert.equal(w.outbox.failed.length, 1);
 });
 
-test("what would not fit a frame is refused here, before it costs the connection", async () => {
+test("a message that does not fit into a frame fails before it is sent", async () => {
   const w = world();
   w.line.big = true;
   w.outbox.connected(LIMITS);
@@ -183,7 +208,7 @@ test("what would not fit a frame is refused here, before it costs the connection
   assert.equal(w.outbox.failed[0].reason, "body_too_long");
 });
 
-test("a failed one is retried under its id; an id used twice gets a new one", async () => {
+test("a failed message is retried with its id; a reused id is replaced", async () => {
   const w = world();
   w.outbox.connected(LIMITS);
   await w.write("one");
@@ -191,10 +216,13 @@ test("a failed one is retried under its id; an id used twice gets a new one", as
   await w.outbox.retry("id1");
   w.refuse("id1", "id_reused");
   await w.outbox.retry("id1");
-  assert.deepEqual(w.sent.map(({ id }) => id), ["id1", "id1", "id2"]);
+  assert.deepEqual(
+    w.sent.map(({ id }) => id),
+    ["id1", "id1", "id2"],
+  );
 });
 
-test("a tab without the lock writes and does not send", async () => {
+test("a tab without the lock stores and does not send", async () => {
   const w = world({ leads: false });
   w.outbox.connected(LIMITS);
   await w.write("one");
@@ -202,7 +230,7 @@ test("a tab without the lock writes and does not send", async () => {
   assert.equal((await w.store.all()).length, 1);
 });
 
-test("the sending tab takes over what another tab wrote", async () => {
+test("the sending tab sends the messages of another tab", async () => {
   const leader = world();
   const other = world({ store: leader.store, clock: leader.clock, leads: false, ids: 10 });
   leader.outbox.connected(LIMITS);
@@ -211,7 +239,7 @@ test("the sending tab takes over what another tab wrote", async () => {
   assert.deepEqual(leader.bodies, ["from the other tab"]);
 });
 
-test("another tab's word does not take away what is just being stored", async () => {
+test("a reload for another tab does not remove a message that is being stored", async () => {
   const w = world();
   const put = w.store.put.bind(w.store);
   let release;
@@ -227,7 +255,7 @@ test("another tab's word does not take away what is just being stored", async ()
   assert.equal(w.outbox.items.size, 1);
 });
 
-test("discarding the one in flight lets the next go", async () => {
+test("discarding the message in flight lets the next one be sent", async () => {
   const w = world();
   w.outbox.connected(LIMITS);
   await w.write("one");
@@ -236,6 +264,6 @@ test("discarding the one in flight lets the next go", async () => {
   assert.deepEqual(w.bodies, ["one", "two"]);
 });
 
-test("an error about somebody else's id is not taken", () => {
+test("an error with an unknown id is not handled", () => {
   assert.equal(world().refuse("nobody", "forbidden"), false);
 });

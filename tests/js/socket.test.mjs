@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Socket, backoffBound } from "../../static/js/socket.js";
-import { FakeClock, settle } from "./clock.mjs";
+import { Socket, backoffBound } from "../../static/js/model/socket.js";
+import { FakeClock, settle } from "./fake-clock.mjs";
 
 function world({ status = 204, random = () => 1 } = {}) {
   const clock = new FakeClock();
@@ -22,7 +22,15 @@ function world({ status = 204, random = () => 1 } = {}) {
     }
     accept() {
       this.onopen();
-      this.say({ type: "welcome", connection: "c", user: { id: 1, name: "ada" }, now: 5, store: "s", limits: { frame: 65_536 }, rooms: [] });
+      this.say({
+        type: "welcome",
+        connection: "c",
+        user: { id: 1, name: "ada" },
+        now: 5,
+        store: "s",
+        limits: { frame: 65_536 },
+        rooms: [],
+      });
     }
     say(frame) {
       this.onmessage({ data: JSON.stringify(frame) });
@@ -45,10 +53,21 @@ function world({ status = 204, random = () => 1 } = {}) {
     user: 1,
     on: { state() {}, frame: (frame) => frames.push(frame), closed: (code) => closed.push(code) },
   });
-  return { clock, sockets, socket, asked, closed, frames, answer, get last() { return sockets.at(-1); } };
+  return {
+    clock,
+    sockets,
+    socket,
+    asked,
+    closed,
+    frames,
+    answer,
+    get last() {
+      return sockets.at(-1);
+    },
+  };
 }
 
-test("hello is the first frame and names the rooms that are held", () => {
+test("`hello` is the first frame and names the rooms", () => {
   const w = world();
   w.socket.connect();
   w.last.accept();
@@ -56,27 +75,27 @@ test("hello is the first frame and names the rooms that are held", () => {
   assert.equal(w.socket.state.name, "open");
 });
 
-test("the bound doubles from half a second to thirty", () => {
+test("the bound doubles from half a second to thirty seconds", () => {
   assert.deepEqual([0, 1, 2, 3, 4, 5, 6, 7, 20].map(backoffBound), [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000]);
 });
 
-test("each failure waits longer and ten healthy seconds start anew", () => {
+test("each failure waits longer, and ten healthy seconds reset the backoff", () => {
   const w = world();
   w.socket.connect();
   for (const wait of [500, 1000, 2000]) {
     w.last.accept();
     w.last.end(1006);
-    assert.equal(w.socket.state.retry_at - w.clock.now(), wait);
+    assert.equal(w.socket.state.retryAt - w.clock.now(), wait);
     w.clock.advance(wait);
   }
   w.last.accept();
   w.clock.advance(10_000);
   w.last.end(1012);
-  assert.equal(w.socket.state.retry_at - w.clock.now(), 500);
+  assert.equal(w.socket.state.retryAt - w.clock.now(), 500);
 });
 
 for (const code of [4400, 4429]) {
-  test(`a close with ${code} does not start the backoff anew however long it was healthy`, () => {
+  test(`a close with ${code} does not reset the backoff even after a healthy connection`, () => {
     const w = world();
     w.socket.connect();
     w.last.accept();
@@ -85,12 +104,15 @@ for (const code of [4400, 4429]) {
     w.last.accept();
     w.clock.advance(20_000);
     w.last.end(code);
-    assert.equal(w.socket.state.retry_at - w.clock.now(), 1000);
+    assert.equal(w.socket.state.retryAt - w.clock.now(), 1000);
   });
 }
 
-for (const [code, why] of [[4503, "banned"], [4504, "outdated"]]) {
-  test(`${code} ends it and says why`, () => {
+for (const [code, why] of [
+  [4503, "banned"],
+  [4504, "outdated"],
+]) {
+  test(`${code} ends the connection with its reason`, () => {
     const w = world();
     w.socket.connect();
     w.last.accept();
@@ -102,7 +124,7 @@ for (const [code, why] of [[4503, "banned"], [4504, "outdated"]]) {
   });
 }
 
-test("a session that ended ends it once the check says so", async () => {
+test("an ended session ends the connection after the check confirms it", async () => {
   const w = world({ status: 401 });
   w.socket.connect();
   w.last.accept();
@@ -116,7 +138,7 @@ test("a session that ended ends it once the check says so", async () => {
   assert.equal(w.sockets.length, 1);
 });
 
-test("a session that another tab has renewed goes on", async () => {
+test("a session that another tab has renewed continues", async () => {
   const w = world({ status: 503 });
   w.socket.connect();
   w.last.accept();
@@ -132,11 +154,19 @@ test("a session that another tab has renewed goes on", async () => {
   assert.equal(w.socket.state.name, "open");
 });
 
-test("somebody else's session is not taken for that of whose page this is", () => {
+test("another user's session does not serve this user's page", () => {
   const w = world();
   w.socket.connect();
   w.last.onopen();
-  const welcome = { type: "welcome", connection: "c", user: { id: 2, name: "grace" }, now: 5, store: "s", limits: { frame: 65_536 }, rooms: [] };
+  const welcome = {
+    type: "welcome",
+    connection: "c",
+    user: { id: 2, name: "grace" },
+    now: 5,
+    store: "s",
+    limits: { frame: 65_536 },
+    rooms: [],
+  };
   w.last.onmessage({ data: JSON.stringify([welcome, { type: "typing", room: "r", user: 3 }]) });
   assert.deepEqual(w.frames, []);
   assert.equal(w.socket.send([{ type: "ping", n: 1 }]), false);
@@ -145,7 +175,7 @@ test("somebody else's session is not taken for that of whose page this is", () =
   assert.equal(w.sockets.length, 1);
 });
 
-test("a failed handshake asks the check address before the next try", async () => {
+test("after a failed handshake the check address is requested before the next attempt", async () => {
   const w = world({ status: 503 });
   w.socket.connect();
   w.last.end(1006);
@@ -159,7 +189,7 @@ test("a failed handshake asks the check address before the next try", async () =
   assert.equal(w.sockets.length, 2);
 });
 
-test("a session that has ended shows only in the check and ends the tries", async () => {
+test("an ended session appears only in the check and ends the attempts", async () => {
   const w = world({ status: 401 });
   w.socket.connect();
   w.last.end(1006);
@@ -168,7 +198,7 @@ test("a session that has ended shows only in the check and ends the tries", asyn
   assert.deepEqual(w.socket.state, { name: "ended", why: "logged_out" });
 });
 
-test("a failed handshake is no close: nothing was in flight", () => {
+test("a failed handshake does not count as a close: nothing was in flight", () => {
   const w = world();
   w.socket.connect();
   w.last.end(1006);
@@ -185,16 +215,16 @@ test("waking connects at once", () => {
   assert.equal(w.clock.waits.includes(500), false);
 });
 
-test("bye bounds the next wait", () => {
+test("`bye` bounds the next wait", () => {
   const w = world({ random: () => 0.5 });
   w.socket.connect();
   w.last.accept();
   w.last.say({ type: "bye", code: 1012, after_ms: 3000 });
   w.last.end(1012);
-  assert.equal(w.socket.state.retry_at - w.clock.now(), 1500);
+  assert.equal(w.socket.state.retryAt - w.clock.now(), 1500);
 });
 
-test("a silent connection is asked and, without an answer, dropped", () => {
+test("a silent connection gets a ping and, without an answer, is dropped", () => {
   const w = world();
   w.socket.connect();
   w.last.accept();
@@ -208,7 +238,7 @@ test("a silent connection is asked and, without an answer, dropped", () => {
   assert.equal(w.sockets[0].closed, true);
 });
 
-test("any frame keeps it alive", () => {
+test("any frame keeps the connection alive", () => {
   const w = world();
   w.socket.connect();
   w.last.accept();
@@ -218,7 +248,7 @@ test("any frame keeps it alive", () => {
   assert.equal(w.socket.state.name, "open");
 });
 
-test("a server that never welcomes is let go", () => {
+test("a connection without `welcome` is dropped", () => {
   const w = world();
   w.socket.connect();
   w.last.onopen();
@@ -226,7 +256,7 @@ test("a server that never welcomes is let go", () => {
   assert.equal(w.socket.state.name, "waiting");
 });
 
-test("nothing leaves before welcome, and nothing too big at all", () => {
+test("no frame is sent before `welcome`, and no frame that is too big", () => {
   const w = world();
   w.socket.connect();
   assert.equal(w.socket.send({ type: "ping", n: 1 }), false);

@@ -87,6 +87,7 @@ def costs(rows: int, trips: list[int]) -> dict[str, tuple[int, int]]:
     return {name: ask(client, path, trips) for name, path in asked}
 
 
+@pytest.mark.proof
 async def test_every_page_costs_the_same_at_1000_rows_and_at_20000_from_the_first_to_the_last(
     trips: list[int],
 ) -> None:
@@ -118,6 +119,7 @@ async def _empty() -> None:
     await open_store().client.flushdb()
 
 
+@pytest.mark.proof
 def test_the_measurement_of_the_pages_fills_a_site_and_gets_an_answer_from_each(tmp_path: Any) -> None:
     out = tmp_path / "admin.json"
     command = [sys.executable, "-m", "bench.parts.admin", "--check", "--out", str(out)]

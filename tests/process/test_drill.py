@@ -31,6 +31,7 @@ from messaging.drill.plan import Plan
 from messaging.drill.report import Outcome, Report, judge
 from messaging.drill.tally import Tally
 from messaging.drill.witness import Cursor, Entry
+from tests.support.sites import KEPT
 
 RUN_WITHIN_S = 240.0
 ROOM, EPOCH = "atlas", "e1"
@@ -536,7 +537,7 @@ async def test_a_good_line_changes_nothing() -> None:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    plain = {name: os.environ[name] for name in KEPT if name in os.environ}
     return {**plain, "TMPDIR": str(folder), **more}
 
 

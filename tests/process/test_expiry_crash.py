@@ -265,6 +265,7 @@ def many(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["both live", "one is killed"])
+@pytest.mark.proof
 def test_two_workers_at_once_report_each_of_ten_thousand_once(
     many: None, killed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

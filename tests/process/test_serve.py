@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -25,6 +26,7 @@ from websockets.typing import Origin
 
 from chatsite.environment import BASE_DIR
 from chatsite.run import children, serving
+from tests.support.sites import KEPT
 
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 10.0  # the promise
@@ -33,7 +35,7 @@ RESTART_DEADLINE_S = 20.0
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """Return an environment in which nothing of this test run's own settings is left."""
-    plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    plain = {name: os.environ[name] for name in KEPT if name in os.environ}
     return {**plain, "DATA_DIR": str(folder), **more}
 
 
@@ -120,7 +122,10 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def served(folder: Path) -> Iterator[Served]:
+def served(folder: Path, migrated_database: Path) -> Iterator[Served]:
+    """Run `serve` on the database of an earlier run."""
+    folder.mkdir(mode=0o700)
+    shutil.copy(migrated_database, folder / "db.sqlite3")
     served = Served(folder)
     try:
         yield served.wait_until_ready()
@@ -157,8 +162,16 @@ def command_of(pid: int) -> str:
 
 
 def test_serve_runs_store_worker_and_server_in_groups_of_their_own_and_keeps_its_files_private(
-    served: Served,
+    folder: Path,
 ) -> None:
+    served = Served(folder)
+    try:
+        _check_what_runs(served.wait_until_ready())
+    finally:
+        served.clean_up()
+
+
+def _check_what_runs(served: Served) -> None:
     assert served.status() == 200
     groups = {name: {os.getpgid(pid) for pid in served.pids(name)} for name in ("store", "server", "worker")}
     assert len(groups["store"]) == 1
@@ -198,6 +211,7 @@ print(settings.SECRET_KEY, get_redis_connection("messages").ping())
 """
 
 
+@pytest.mark.proof
 def test_processes_share_one_listening_socket(folder: Path) -> None:
     served = Served(folder, "--processes", "2", "--no-worker")
     try:
@@ -330,7 +344,7 @@ def test_waits_between_restarts_grow_until_the_child_is_healthy(tmp_path: Path) 
 # ── The end ──
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.proof)])
 def test_a_signal_ends_everything_in_time_also_with_a_client_that_does_not_read(
     served: Served, number: signal.Signals
 ) -> None:
@@ -429,6 +443,7 @@ def test_serve_stops_although_nobody_reads_what_it_prints(folder: Path) -> None:
     assert children.marked(folder) == []
 
 
+@pytest.mark.proof
 def test_after_a_kill_of_the_supervisor_the_next_serve_takes_over_and_nothing_is_lost(folder: Path) -> None:
     first = Served(folder)
     second = None
@@ -451,6 +466,7 @@ def test_after_a_kill_of_the_supervisor_the_next_serve_takes_over_and_nothing_is
             served.clean_up()
 
 
+@pytest.mark.proof
 def test_a_live_store_of_unknown_origin_on_the_socket_is_ended_before_ours_starts(folder: Path) -> None:
     first = Served(folder, "--no-worker").wait_until_ready()
     assert first.stop() < STOP_DEADLINE_S
@@ -477,6 +493,7 @@ def test_a_live_store_of_unknown_origin_on_the_socket_is_ended_before_ours_start
 # ── The first run ──
 
 
+@pytest.mark.proof
 def test_the_first_run_prints_log_ins_that_work_and_the_next_run_prints_the_same(folder: Path) -> None:
     printed = []
     for _ in range(2):
@@ -499,6 +516,7 @@ print([authenticate(username=name, password=password) is not None for name, pass
 """
 
 
+@pytest.mark.proof
 def test_the_first_run_makes_a_message_in_each_state_behind_the_first_page_and_by_hand_none_is_added(
     folder: Path,
 ) -> None:

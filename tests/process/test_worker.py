@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ DEADLINE_S = 30.0
 
 
 @pytest.fixture
-def process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process(tmp_path: Path, migrated_database: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run `manage.py worker` on this test run's store and a database of its own."""
     env = {
         **os.environ,
@@ -31,7 +32,7 @@ def process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         "DJANGO_SETTINGS_MODULE": "chatsite.settings",
         "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3",
     }
-    subprocess.run([sys.executable, "manage.py", "migrate", "-v", "0"], cwd=BASE_DIR, env=env, check=True)
+    shutil.copy(migrated_database, tmp_path / "db.sqlite3")
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "manage.py", "worker"], cwd=BASE_DIR, env=env, stderr=log)
     try:

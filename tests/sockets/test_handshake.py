@@ -331,11 +331,12 @@ def _change_password(who: Person) -> None:
     get_user_model().objects.filter(pk=who.id).update(password="another hash")
 
 
+@pytest.mark.xdist_group("recheck")
 @pytest.mark.parametrize("end", [_deactivate, _log_out, _change_password])
 async def test_an_end_that_nobody_announced_is_found_at_the_next_look(
-    new_site: Open, open_wire: Open, end: Callable[[Person], None]
+    pooled_site: Open, open_wire: Open, end: Callable[[Person], None]
 ) -> None:
-    site = new_site(recheck_interval_s=RECHECK_S)
+    site = pooled_site(recheck_interval_s=RECHECK_S)
     (ada, ada_wire), (_, grace_wire) = await connected(site, open_wire, "ada", "grace")
     await later(end)(ada)
     assert await ada_wire.close_code() == 4501

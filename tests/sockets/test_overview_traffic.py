@@ -235,12 +235,12 @@ def count_rows() -> dict[str, int]:
 async def compare(here: Everybody) -> None:
     found, rows = count_keys(here.site), await in_database(count_rows)
     figures: Figures = await in_database(site_figures.count)
-    told, account, ledger = figures.told, figures.account, here.ledger
-    assert told is not None
+    store, account, ledger = figures.store, figures.account, here.ledger
+    assert store is not None
     assert account is not None
     with override("en"):
         cards = {card.key: card for card in overview.cards(figures)}
-        parts = {part.key: part.number for part in overview.parts(account)}
+        parts = {part.key: part.number for part in overview.account_parts(account)}
     online = set().union(*found.online.values())
     expected = {
         "stored": found.stored,
@@ -254,13 +254,13 @@ async def compare(here: Everybody) -> None:
     }
     assert all(expected.values()), "each state is there"
     assert {key: cards[key].value for key in expected} == {key: str(value) for key, value in expected.items()}
-    assert cards["expired"].note == f"{ledger.missed} missed by somebody"
+    assert cards["expired"].note == f"{ledger.missed} missed by someone"
     assert cards["connections"].note == f"on {len(found.online)} server process"
-    assert told.owed.oldest_at == found.oldest_at
-    assert cards["oldest"].value == age((told.now_ms - found.oldest_at) / 1000)
-    assert told.beat_at == found.beat_at
-    assert cards["workers"].value == age((told.now_ms - found.beat_at) / 1000)
-    assert abs(told.memory.used - found.used) < found.used / 20
+    assert store.debt.oldest_at == found.oldest_at
+    assert cards["oldest"].value == age((store.now_ms - found.oldest_at) / 1000)
+    assert store.last_run_at == found.beat_at
+    assert cards["workers"].value == age((store.now_ms - found.beat_at) / 1000)
+    assert abs(store.memory.used - found.used) < found.used / 20
     assert expected.keys() | {"oldest", "workers", "memory"} == cards.keys(), "every card was counted"
 
     assert (account.accepted, rows["all"]) == (ledger.accepted, ledger.missed)
@@ -272,7 +272,7 @@ async def compare(here: Everybody) -> None:
         "lost": "0",
     }
     assert all(number != "0" for key, number in parts.items() if key != "lost"), "each part is there"
-    [hour, days] = told.minutes, told.days
+    [hour, days] = store.minutes, store.days
     assert sum(one.accepted for one in days) == ledger.accepted
     assert sum(one.expired_missed for one in days) == ledger.missed
     assert len(hour) == 60

@@ -10,10 +10,14 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.support.clients import Client, Wire
 from tests.support.sites import Browser, Person, Site, later, people, room, until
 
 Open = Callable[..., Any]
+
+pytestmark = pytest.mark.xdist_group("clock")  # tests that measure time run one after another
 
 ACK_TIMEOUT_S, CAP_S = 0.1, 1.2
 BOUNDS_S = [0.1, 0.2, 0.4, 0.8, 1.2, 1.2, 1.2, 1.2]
@@ -45,9 +49,9 @@ def attempts(wire: Wire) -> list[tuple[int, float]]:
 
 
 async def test_eight_attempts_later_each_time_then_no_ack(
-    new_site: Open, open_wire: Open, open_client: Open
+    pooled_site: Open, open_wire: Open, open_client: Open
 ) -> None:
-    site = new_site(**QUICK)
+    site = pooled_site(**QUICK)
     ada, grace, bob = await later(people)("ada", "grace", "bob")
     atlas = await later(room)(ada, grace, bob)
     healthy: Client = open_client(site, bob)
@@ -92,9 +96,9 @@ async def test_eight_attempts_later_each_time_then_no_ack(
 
 
 async def test_an_absent_member_costs_no_attempt_and_gets_all_on_return(
-    new_site: Open, open_wire: Open, open_client: Open
+    pooled_site: Open, open_wire: Open, open_client: Open
 ) -> None:
-    site = new_site(**QUICK)
+    site = pooled_site(**QUICK)
     ada, grace = await later(people)("ada", "grace")
     atlas = await later(room)(ada, grace)
     await (await enter(site, open_wire, grace)).aclose()  # known to the store, and gone
@@ -110,8 +114,8 @@ async def test_an_absent_member_costs_no_attempt_and_gets_all_on_return(
     assert returned.connections == 1
 
 
-async def test_a_late_ack_ends_the_attempts(new_site: Open, open_wire: Open) -> None:
-    site = new_site(**QUICK)
+async def test_a_late_ack_ends_the_attempts(pooled_site: Open, open_wire: Open) -> None:
+    site = pooled_site(**QUICK)
     ada, grace = await later(people)("ada", "grace")
     atlas = await later(room)(ada, grace)
     sender, late = await enter(site, open_wire, ada), await enter(site, open_wire, grace)
@@ -126,8 +130,10 @@ async def test_a_late_ack_ends_the_attempts(new_site: Open, open_wire: Open) -> 
     assert late.closed is None
 
 
-async def test_an_ack_by_another_device_ends_the_silence_of_this_one(new_site: Open, open_wire: Open) -> None:
-    site = new_site(**{**QUICK, "ack_timeout_s": 0.5})
+async def test_an_ack_by_another_device_ends_the_silence_of_this_one(
+    pooled_site: Open, open_wire: Open
+) -> None:
+    site = pooled_site(**{**QUICK, "ack_timeout_s": 0.5})
     ada, grace = await later(people)("ada", "grace")
     atlas = await later(room)(ada, grace)
     sender = await enter(site, open_wire, ada)
@@ -140,8 +146,8 @@ async def test_an_ack_by_another_device_ends_the_silence_of_this_one(new_site: O
     assert laptop.closed is None
 
 
-async def test_ones_own_message_is_nothing_to_acknowledge(new_site: Open, open_wire: Open) -> None:
-    site = new_site(**QUICK)
+async def test_ones_own_message_is_nothing_to_acknowledge(pooled_site: Open, open_wire: Open) -> None:
+    site = pooled_site(**QUICK)
     ada, grace = await later(people)("ada", "grace")
     atlas = await later(room)(ada, grace)
     sender = await enter(site, open_wire, ada)

@@ -7,10 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.support.clients import Frame, Wire, new_id, seqs
 from tests.support.sites import Person, Site, later, people, room, until
 
 Open = Callable[..., Any]
+
+pytestmark = pytest.mark.xdist_group("clock")  # tests that measure time run one after another
 
 UNSENT = 50
 GONE_WITHIN_S = 20.0
@@ -38,8 +42,10 @@ async def flood(wire: Wire, atlas: str, count: int) -> Frame:
     return wire.heard("sent")[-1]
 
 
-async def test_past_the_limit_only_the_position_comes_until_a_sync(new_site: Open, open_wire: Open) -> None:
-    site = new_site(unsent_max=UNSENT, rate_limit_scale=100.0)
+async def test_past_the_limit_only_the_position_comes_until_a_sync(
+    pooled_site: Open, open_wire: Open
+) -> None:
+    site = pooled_site(unsent_max=UNSENT, rate_limit_scale=100.0)
     atlas, ada, grace, [_, grace_self] = await two(site, open_wire)
     grace.stop_reading()
     last = await flood(ada, atlas, 2_000)  # 8 MB: the kernel's buffers and the transport's hold less
@@ -71,8 +77,8 @@ async def test_past_the_limit_only_the_position_comes_until_a_sync(new_site: Ope
     assert (await grace.next("message"))["body"] == "live again"
 
 
-async def test_a_slow_reader_holds_up_nobody(new_site: Open, open_wire: Open) -> None:
-    site = new_site(unsent_max=UNSENT, rate_limit_scale=100.0)
+async def test_a_slow_reader_holds_up_nobody(pooled_site: Open, open_wire: Open) -> None:
+    site = pooled_site(unsent_max=UNSENT, rate_limit_scale=100.0)
     atlas, ada, grace, _ = await two(site, open_wire)
     grace.stop_reading()
     await flood(ada, atlas, 1_000)

@@ -21,6 +21,8 @@ from tests.support.sites import Person, Site, later, people, person, room, until
 
 Open = Callable[..., Any]
 
+pytestmark = pytest.mark.xdist_group("clock")  # tests that measure time run one after another
+
 ANSWERED_WITHIN_S = 4.0
 DRAINED_WITHIN_S = 2.0
 SLACK_S = 0.3  # of a busy machine, on top of a promise

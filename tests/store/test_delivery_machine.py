@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, run_state_machine_as_test
 
-from messaging import control, policy
+from messaging import checkpoints, control, policy
 from messaging import store as stores
 from messaging.expiry import job as expiry
 from messaging.expiry.job import Processed

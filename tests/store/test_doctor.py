@@ -1,4 +1,4 @@
-"""`manage.py doctor`: each fault is found on a real store, has a sentence and a remedy, and makes the exit code 1."""
+"""`manage.py doctor`: every fault is found on a real store, has a sentence and a remedy, and makes the exit code 1."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
+from django_q.models import Schedule
 from django_redis import get_redis_connection
 
 from chatsite.environment import BASE_DIR
@@ -24,7 +25,8 @@ from messaging import checks
 from messaging.bridge import run_verb
 from messaging.jobs import schedules as jobs
 from messaging.models import AuditEntry, DeadLetter, Room
-from messaging.monitoring import health
+from messaging.monitoring import faults, health
+from messaging.store.records import Memory
 from messaging.store.stats import JOBS_KEY
 from tests.support.overdue_rooms import expired_room, let_expire
 from tests.support.people import person
@@ -34,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("redis_url")
 
 @contextmanager
 def store_set(name: str, value: str) -> Iterator[None]:
-    """Run the store with another setting for a moment."""
+    """Run the store with another setting within the block."""
     client = get_redis_connection("messages")
     before = client.config_get(name)[name]
     client.config_set(name, value)
@@ -44,8 +46,12 @@ def store_set(name: str, value: str) -> Iterator[None]:
         client.config_set(name, before)
 
 
-def sentences(part: health.Part) -> str:
-    return " ".join(f"{fault.sentence} {fault.remedy}" for fault in part.faults)
+def texts(component: health.Component) -> str:
+    return " ".join(fault.text for fault in component.faults)
+
+
+def keys(component: health.Component) -> list[str]:
+    return [fault.key for fault in component.faults]
 
 
 def doctor() -> tuple[dict[str, Any], int]:
@@ -61,10 +67,11 @@ def doctor() -> tuple[dict[str, Any], int]:
 
 def test_a_store_set_as_serve_sets_it_has_no_fault() -> None:
     with store_set("appendfsync", "always"):
-        part = health.store()
-    assert part.faults == []
-    assert part.reachable
-    assert part.facts["maxmemory-policy"] == "noeviction"
+        component = health.store()
+    assert component.faults == []
+    assert component.reachable
+    assert component.facts["maxmemory-policy"] == "noeviction"
+    assert component.facts["aof_last_write_status"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -76,43 +83,50 @@ def test_a_store_set_as_serve_sets_it_has_no_fault() -> None:
         ("hash-max-listpack-value", "64", False),
     ],
 )
-def test_a_setting_that_loses_or_wastes_is_a_fault_whose_remedy_names_it(
-    name: str, value: str, fatal: bool
-) -> None:
+def test_the_remedy_of_a_wrong_setting_names_it(name: str, value: str, fatal: bool) -> None:
     with store_set("appendfsync", "always"), store_set(name, value):
-        faults = health.store().faults
-    assert len(faults) == 1
-    assert f"CONFIG SET {name} " in faults[0].remedy
-    assert faults[0].fatal is fatal
+        [fault] = health.store().faults
+    assert f"CONFIG SET {name} " in fault.remedy
+    assert fault.fatal is fatal
 
 
 def test_a_store_that_is_nearly_full_is_a_fault() -> None:
     client = get_redis_connection("messages")
     used = client.info("memory")["used_memory"]
     with store_set("maxmemory", str(int(used * 1.1))):
-        assert "its memory" in sentences(health.store())
+        assert "its memory" in texts(health.store())
 
 
 def test_a_clock_that_differs_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     real_s = health.time.time()
     monkeypatch.setattr(health.time, "time", lambda: real_s + 3600)
-    assert "behind this machine's" in sentences(health.store())
+    assert re.search(
+        r"The store's clock differs from this machine's by -3(599|600)\.\d s\.", texts(health.store())
+    )
 
 
 @pytest.mark.parametrize(("version", "old"), [("6.2.14", True), ("7.0.0", False), ("8.1.8", False)])
 def test_a_store_older_than_7_0_is_a_fault_that_keeps_serve_from_starting(version: str, old: bool) -> None:
-    info = {"redis_version": version, "role": "master", "used_memory": 1, "maxmemory": 0}
-    assert [fault.fatal for fault in health._server_faults(info, 0.0)] == ([True] if old else [])
+    judged = faults.of_server(version=version, role="master", clock_difference_s=0.0)
+    assert [fault.fatal for fault in judged] == ([True] if old else [])
 
 
 def test_a_replica_and_a_failing_disk_are_faults() -> None:
-    info = {"redis_version": "8.0.0", "role": "slave", "used_memory": 1}
-    assert [fault.fatal for fault in health._server_faults(info, 0.0)] == [True]
-    assert "disk" in health._persistence_faults({"aof_last_write_status": "err"})[0].sentence
+    judged = faults.of_server(version="8.0.0", role="slave", clock_difference_s=0.0)
+    assert [fault.fatal for fault in judged] == [True]
+    info = get_redis_connection("messages").info() | {"aof_last_write_status": "err"}
+    [fault] = faults.of_memory(Memory.from_info(info))
+    assert "disk" in fault.sentence
 
 
-def test_a_store_that_hides_its_settings_is_said_so_not_called_well() -> None:
-    assert "CONFIG is forbidden" in health._settings_faults({})[0].sentence
+def test_a_store_that_hides_its_settings_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid(*_: object) -> None:
+        raise redis.ResponseError("unknown command 'CONFIG'")
+
+    monkeypatch.setattr(redis.Redis, "config_get", forbid)
+    component = health.store()
+    assert "CONFIG is forbidden" in texts(component)
+    assert component.facts["role"] == "master"
 
 
 def test_an_event_over_the_channel_layer_arrives() -> None:
@@ -121,23 +135,20 @@ def test_an_event_over_the_channel_layer_arrives() -> None:
 
 @pytest.mark.django_db
 def test_the_database_runs_with_the_settings_that_lose_nothing() -> None:
-    part = health.database()
-    assert part.faults == []
+    component = health.database()
+    assert component.faults == []
     if connection.vendor == "sqlite":
-        assert (part.facts["journal_mode"], part.facts["synchronous"], part.facts["secure_delete"]) == (
-            "wal",
-            2,
-            1,
-        )
+        settings = [component.facts[name] for name in ("journal_mode", "synchronous", "secure_delete")]
+        assert settings == ["wal", 2, 1]
 
 
 @pytest.mark.django_db
 def test_any_fault_makes_the_exit_code_1_and_every_fault_has_a_remedy() -> None:
     with store_set("appendfsync", "always"), store_set("hash-max-listpack-value", "64"):
-        said, code = doctor()
+        report, code = doctor()
     assert code == 1
-    assert said["ok"] is False
-    assert [part["name"] for part in said["parts"]] == [
+    assert report["ok"] is False
+    assert [part["name"] for part in report["parts"]] == [
         "store",
         "cache",
         "channel layer",
@@ -146,12 +157,17 @@ def test_any_fault_makes_the_exit_code_1_and_every_fault_has_a_remedy() -> None:
         "expiry",
         "schedules",
     ]
-    faults = [fault for part in said["parts"] for fault in part["faults"]]
-    assert all(fault["sentence"].endswith(".") and fault["remedy"].endswith(".") for fault in faults)
+    rows = [fault for part in report["parts"] for fault in part["faults"]]
+    assert all(row["sentence"].endswith(".") and row["remedy"].endswith(".") for row in rows)
+    [listpack] = [row for row in rows if row["key"] == "store_listpack"]
+    assert (listpack["severity"], listpack["fatal"]) == ("warning", False)
+    assert listpack["facts"] == {"value": "64", "setting": "hash-max-listpack-value 8192"}
 
 
 @pytest.mark.django_db
-def test_a_store_away_is_one_sentence_a_part_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_store_is_one_sentence_for_each_component_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def away(*_: object, **__: object) -> redis.Redis:
         return redis.Redis(unix_socket_path="/nonexistent/valkey.sock")
 
@@ -160,19 +176,50 @@ def test_a_store_away_is_one_sentence_a_part_and_no_traceback(monkeypatch: pytes
     with pytest.raises(SystemExit) as ended:
         call_command("doctor", stdout=out)
     assert ended.value.code == 1
-    assert "store         AWAY" in out.getvalue()
-    assert "The store cannot be reached" in out.getvalue()
-    assert "database      ok" in out.getvalue(), "what is well is still said"
+    assert re.search(r"^store         AWAY  error .*/nonexistent/valkey\.sock", out.getvalue(), re.MULTILINE)
+    assert "The store cannot be reached." in out.getvalue()
+    assert "database      ok" in out.getvalue(), "healthy components are still reported"
 
 
-def test_the_reference_explains_every_part_and_every_check() -> None:
+@pytest.mark.django_db
+def test_a_missing_and_a_late_schedule_are_faults() -> None:
+    jobs.install_schedules()
+    assert health.schedules().faults == []
+    late = timezone.now() - timedelta(minutes=4)
+    Schedule.objects.filter(name="process_expired").update(next_run=late)
+    Schedule.objects.filter(name="rewrite_log").delete()
+    found = {fault.key: fault.facts["name"] for fault in health.schedules().faults}
+    assert found == {"schedule_late": "process_expired", "schedule_missing": "rewrite_log"}
+
+
+class Dots(dict[str, Any]):
+    """Facts that are left out of a sentence."""
+
+    def __missing__(self, name: str) -> str:
+        return "..."
+
+
+def test_the_reference_explains_every_part_every_fault_and_every_check() -> None:
     reference = BASE_DIR / "docs" / "reference"
     page = (reference / "doctor.md").read_text() + (reference / "settings.md").read_text()
-    explained = set(re.findall(r"^\| ([a-z ]+) \| [^|]+ \| [^|]+ \|$", page, re.MULTILINE))
-    assert {"store", "cache", "channel layer", "database", "worker", "expiry", "schedules"} <= explained
+    rows = re.findall(r"^\| ([a-z ]+) \| ([^|]+) \| [^|]+ \|$", page, re.MULTILINE)
+    parts = {"store", "cache", "channel layer", "database", "worker", "expiry", "schedules"}
+    assert parts <= {part for part, _ in rows}
+    quoted = {quote for part, text in rows if part in parts for quote in re.split("; ", text)}
+    sentences = {key: (kind.sentence % Dots(n=2)).casefold() for key, kind in faults.KINDS.items()}
+    explained = {
+        quote: {key for key, sentence in sentences.items() if _quotes(quote.casefold(), sentence)}
+        for quote in quoted
+    }
+    assert not [quote for quote, keys in explained.items() if not keys], "the page quotes what is printed"
+    assert sentences.keys() - set().union(*explained.values()) == {"messages_unaccounted"}, "a banner only"
     assert set(re.findall(r"messaging\.E\d+", inspect.getsource(checks))) == set(
         re.findall(r"messaging\.E\d+", page)
     )
+
+
+def _quotes(quote: str, sentence: str) -> bool:
+    return all(piece.strip() in sentence for piece in quote.split("..."))
 
 
 # Expiry
@@ -188,40 +235,40 @@ def atlas(redis_url: str, transactional_db: None) -> Room:
     return run_verb(make)
 
 
-def test_what_expired_minutes_ago_and_is_not_reported_is_a_fault_until_it_is(atlas: Room) -> None:
-    part = health.expiry()
-    assert part.facts["due"] == 1
-    assert re.search(
-        r"1 expired messages are not reported to their senders, the oldest for 24\d s\.", sentences(part)
-    )
+def test_a_late_expiry_report_is_a_fault_until_it_is_made(atlas: Room) -> None:
+    component = health.expiry()
+    assert component.facts["due"] == 1
+    assert 240 <= float(str(component.facts["oldest_s"])) < 250
+    assert "Expiry reports are late: senders have not been told since 20" in texts(component)
     jobs.process_expired()
-    part = health.expiry()
-    assert part.faults == []
-    assert (part.facts["due"], part.facts["oldest_s"]) == (0, None)
-    assert (part.facts["expired_last_hour"], part.facts["expired_missed_last_hour"]) == (1, 1)
+    component = health.expiry()
+    assert component.faults == []
+    assert (component.facts["due"], component.facts["oldest_s"]) == (0, None)
+    assert (component.facts["expired_last_hour"], component.facts["expired_missed_last_hour"]) == (1, 1)
 
 
-def test_what_is_due_for_less_is_none(atlas: Room) -> None:
+def test_a_message_due_for_a_shorter_time_is_no_fault(atlas: Room) -> None:
     jobs.process_expired()
     run_verb(let_expire, atlas, User.objects.get(username="ada"), late_ms=100_000)
-    part = health.expiry()
-    assert (part.facts["due"], part.faults) == (1, [])
+    component = health.expiry()
+    assert (component.facts["due"], component.faults) == (1, [])
 
 
 def test_a_job_that_stands_still_while_others_run_is_a_fault(atlas: Room) -> None:
     jobs.retry_undelivered()
-    assert "process_expired has never run, although other jobs run" in sentences(health.expiry())
+    assert "process_expired has never run, although other jobs run" in texts(health.expiry())
     jobs.process_expired()
     assert health.expiry().faults == []
     beat("process_expired", 200_000)
-    assert re.search(r"process_expired last ran 20\d s ago", sentences(health.expiry()))
+    assert keys(health.expiry()) == ["expiry_silent"]
     beat("retry_undelivered", 200_000)
-    assert health.expiry().faults == [], "where nothing runs the worker says it"
-    assert "The last job ran" in sentences(health.worker())
+    assert health.expiry().faults == [], "if nothing runs, the worker reports it"
+    assert "No worker heartbeat since" in texts(health.worker())
+    assert re.fullmatch(r"20\d\.\d", str(health.worker().facts["heartbeat_age_s"]))
 
 
 def beat(job: str, age_ms: int) -> None:
-    """Let a job's last run be so long ago."""
+    """Set how long ago the last run of a job was."""
     client = get_redis_connection("messages")
     seconds, _ = client.time()
     client.hset(JOBS_KEY, job, json.dumps({"at": seconds * 1000 - age_ms}))
@@ -232,28 +279,28 @@ def test_letters_set_aside_or_dropped_in_the_last_day_are_faults(atlas: Room) ->
     DeadLetter.objects.update(fault="DataError")
     now = timezone.now()
     AuditEntry.objects.create(at=now, verb=AuditEntry.Verb.PRUNE, detail={"open": 7})
-    said = sentences(health.expiry())
-    assert "1 expired messages of the last day were set aside" in said
-    assert "7 open dead letters were dropped" in said
+    found = texts(health.expiry())
+    assert "The database refused 1 message in the last day: it was quarantined without its text." in found
+    assert "7 open dead letters were dropped" in found
     earlier = now - timedelta(days=1, minutes=1)
     DeadLetter.objects.update(processed_at=earlier)
     AuditEntry.objects.update(at=earlier)
     assert health.expiry().faults == []
 
 
-def test_status_says_how_late_expiry_is_and_who_missed_what(
+def test_status_shows_how_late_expiry_is_and_how_many_missed_messages(
     atlas: Room, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call_command("messaging_status")
     out, err = capsys.readouterr()
     assert "expired, not yet reported\t1, the oldest for 4 min" in out
-    assert "What expired up to 4 min" in err
+    assert "Expiry reports are late" in err
     jobs.process_expired()
     call_command("messaging_status")
     out, err = capsys.readouterr()
     assert "expired, not yet reported\t0\n" in out
     assert "missed, offline, last hour\t1\n" in out
-    assert "not yet reported to its senders" not in err
+    assert "Expiry reports are late" not in err
     call_command("messaging_status", "--json")
     found = json.loads(capsys.readouterr().out)
     assert (found["expired_due"], found["expired_due_s"]) == (0, None)

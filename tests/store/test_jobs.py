@@ -164,7 +164,7 @@ def lagging_room(redis_url: str, transactional_db: None) -> RoomKey:
     return run_verb(late)
 
 
-def crash_at(name: str) -> None:
+def crash_at(place: str) -> None:
     """Run the job in a process that is killed with -9 at a named step."""
     environment = {
         **os.environ,
@@ -172,7 +172,7 @@ def crash_at(name: str) -> None:
         "DATABASE_URL": _database_url(Path(settings.DATABASES["default"]["NAME"])),
     }
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED_AT.format(name=name)], env=environment, cwd=ROOT, check=False
+        [sys.executable, "-c", KILLED_AT.format(checkpoint=f"sweep.{place}")], env=environment, cwd=ROOT, check=False
     )
     assert killed.returncode == -signal.SIGKILL
 

@@ -19,7 +19,6 @@ from django.test import Client
 from django.utils.translation import override
 
 from messaging.admin import overview
-from messaging.admin.overview import SILENT_S
 from messaging.bridge import in_database
 from messaging.expiry import job as expiry
 from messaging.expiry import resend
@@ -27,6 +26,7 @@ from messaging.expiry.job import ExpiryOptions
 from messaging.jobs import schedules as jobs
 from messaging.models import DeadLetter, Room
 from messaging.monitoring import site_figures
+from messaging.monitoring.faults import MAX_JOB_GAP_S
 from messaging.monitoring.site_figures import Account, Figures
 from messaging.rooms.memberships import key_of
 from messaging.store import connections, open_store
@@ -55,8 +55,7 @@ async def figures() -> Figures:
 
 
 async def banners() -> set[str]:
-    with override("en"):
-        return {banner.key for banner in overview.banners(await figures())}
+    return {fault.key for fault in (await figures()).faults()}
 
 
 async def cards() -> dict[str, overview.Card]:
@@ -211,10 +210,10 @@ class TestAccount:
         atlas = Talking(await room_of(ada, grace))
         await atlas.say(ada)
         seq = await atlas.say(ada)
-        assert "unaccounted" not in await banners()
+        assert "messages_unaccounted" not in await banners()
         await atlas.store.client.zrem(f"{atlas.room.prefix}expiring", f"{atlas.room.id}|{seq}")
         assert (await figures()).account.unaccounted == 1  # type: ignore[union-attr]
-        assert "unaccounted" in await banners()
+        assert "messages_unaccounted" in await banners()
 
     async def test_while_letters_are_being_written_nothing_is_called_lost(self) -> None:
         ada, grace = [await person(name) for name in ("ada", "grace")]
@@ -235,9 +234,9 @@ class TestAccount:
         found = (await figures()).account
         assert found is not None
         assert found.unaccounted == -1
-        assert "unaccounted" not in await banners()
+        assert "messages_unaccounted" not in await banners()
         with override("en"):
-            last = {part.key: part.number for part in overview.parts(found)}
+            last = {part.key: part.number for part in overview.account_parts(found)}
         assert (last["twice"], last["lost"]) == ("1", "0")
 
 
@@ -306,7 +305,7 @@ class TestCards:
             await store.retries.record_attempt(atlas.room, grace.pk, attempt, 30.0)
         found = await cards()
         assert (found["letters"].value, found["letters"].look) == ("1", True)
-        assert (found["expired"].value, found["expired"].note) == ("1", "1 missed by somebody")
+        assert (found["expired"].value, found["expired"].note) == ("1", "1 missed by someone")
         assert found["gave_up"].value == "1"
         assert found["gave_up"].look
         await atlas.ack(seq, ada, grace)
@@ -340,19 +339,22 @@ class TestCards:
 class TestBanners:
     async def test_no_worker(self) -> None:
         store = open_store()
-        assert "silent" in await banners()
-        for age_s, told in ((SILENT_S - 5, False), (SILENT_S + 5, True)):
+        assert "worker_never" in await banners()
+        for age_s, silent in ((MAX_JOB_GAP_S - 5, False), (MAX_JOB_GAP_S + 5, True)):
             at = await store.now_ms() - int(age_s * 1000)
             await store.client.hset(JOBS_KEY, "retry_undelivered", f'{{"at": {at}}}')
-            assert ("silent" in await banners()) is told
+            assert ("worker_silent" in await banners()) is silent
+            assert (await cards())["workers"].look is silent
         await in_database(jobs.retry_undelivered)
+        assert await banners() == {"expiry_never"}, "its job stands still although another one runs"
+        await in_database(jobs.process_expired)
         assert await banners() == set()
 
     @pytest.mark.parametrize(
         ("key", "setting", "wrong", "right"),
         [
-            ("unlogged", "appendonly", "no", "yes"),
-            ("evicting", "maxmemory-policy", "allkeys-lru", "noeviction"),
+            ("store_unlogged", "appendonly", "no", "yes"),
+            ("store_evicts", "maxmemory-policy", "allkeys-lru", "noeviction"),
         ],
     )
     async def test_a_store_that_may_lose_something(
@@ -370,59 +372,73 @@ class TestBanners:
         client = open_store().client
         used = int((await client.info("memory"))["used_memory"])
         try:
-            for share, told in ((0.5, False), (0.9, True)):
+            for share, full in ((0.5, False), (0.9, True)):
                 await client.config_set("maxmemory", int(used / share))
-                assert ("full" in await banners()) is told
+                assert ("store_full" in await banners()) is full
+                assert (await cards())["memory"].look is full
         finally:
             await client.config_set("maxmemory", 0)
-        assert "full" not in await banners()
+        assert "store_full" not in await banners()
 
     async def test_a_disk_that_took_nothing(self) -> None:
         found = await figures()
-        assert found.told is not None
-        memory = dataclasses.replace(found.told.memory, written=False)
-        failed = dataclasses.replace(found, told=dataclasses.replace(found.told, memory=memory))
-        assert {one.key for one in overview.banners(failed)} - await banners() == {"unwritten"}
+        assert found.store is not None
+        memory = dataclasses.replace(found.store.memory, written=False)
+        failed = dataclasses.replace(found, store=dataclasses.replace(found.store, memory=memory))
+        assert {fault.key for fault in failed.faults()} - await banners() == {"store_unwritten"}
 
     async def test_expiry_that_is_late(self) -> None:
         ada, grace = [await person(name) for name in ("ada", "grace")]
         atlas = Talking(await room_of(ada, grace))
         seq = await atlas.say(ada)
         await expire(atlas.store, seq, room=atlas.room)
-        for late_s, told in ((170, False), (190, True)):
+        for late_s, late in ((170, False), (190, True)):
             due_at = await atlas.store.now_ms() - late_s * 1000
             await atlas.store.client.zadd(f"{atlas.room.prefix}expiring", {f"{atlas.room.id}|{seq}": due_at})
-            assert ("late" in await banners()) is told
+            assert ("expiry_late" in await banners()) is late
         await expiry.process(ExpiryOptions())
-        assert "late" not in await banners()
+        assert "expiry_late" not in await banners()
 
-    async def test_each_says_what_it_means_and_what_to_do_in_both_languages(self) -> None:
+    async def test_the_worst_comes_first_in_both_languages(self) -> None:
         found = await figures()
-        told = found.told
-        assert told is not None
+        store = found.store
+        assert store is not None
         assert found.account is not None
         worst = dataclasses.replace(
             found,
-            told=dataclasses.replace(
-                told,
-                beat_at=told.now_ms - DAY_MS,
+            store=dataclasses.replace(
+                store,
+                runs={"retry_undelivered": store.now_ms - DAY_MS},
                 memory=dataclasses.replace(
-                    told.memory, used=9, limit=10, policy="allkeys-lru", logged=False, written=False
+                    store.memory, used=9, limit=10, policy="allkeys-lru", logged=False, written=False
                 ),
-                overdue=dataclasses.replace(told.overdue, due=1, oldest_s=500.0),
+                overdue=dataclasses.replace(store.overdue, due=1, oldest_s=500.0),
             ),
             account=dataclasses.replace(found.account, accepted=5),
         )
+        assert [fault.key for fault in worst.faults()] == [
+            "store_evicts",
+            "messages_unaccounted",
+            "store_unlogged",
+            "store_unwritten",
+            "worker_silent",
+            "expiry_late",
+            "store_full",
+        ]
         texts = {}
         for language in ("en", "zh-hans"):
             with override(language):
-                listed = overview.banners(worst)
-            assert len(listed) == 7
-            texts[language] = [(one.fact, one.meaning, one.remedy) for one in listed]
-            assert all(all(row) for row in texts[language])
+                texts[language] = {(fault.sentence, fault.remedy) for fault in worst.faults()}
         assert not {text for row in texts["en"] for text in row} & {
             text for row in texts["zh-hans"] for text in row
         }
+
+    async def test_a_command_is_shown_as_code(self) -> None:
+        staff = await staff_client()
+        page = (await in_database(staff.get, "/admin/overview/")).content.decode()
+        assert 'data-banner="worker_never"' in page
+        assert "Start a worker: <code>manage.py worker</code>." in page
+        assert "`" not in page
 
 
 # ── The page ──
@@ -464,7 +480,7 @@ class TestPage:
 
         lost_store.start()
         lost_store.wait_until_ready()
-        assert "away" not in await banners()
+        assert "store_unreachable" not in await banners()
 
     @pytest.mark.usefixtures("verbs")
     async def test_only_staff_see_it(self) -> None:
@@ -566,11 +582,11 @@ class TestCost:
         await atlas.say(ada)
         monkeypatch.setattr(connections.PipelinePool, "call", counting)
         few = await round_trips()
-        for number in range(site_figures.ROOMS_AT_ONCE - 1):
+        for number in range(site_figures.ROOM_BATCH - 1):
             room = Talking(await room_of(ada, grace, name=f"room {number}"))
             for _ in range(3):
                 await room.say(ada)
-        assert (await figures()).told.owed.parked == site_figures.ROOMS_AT_ONCE  # type: ignore[union-attr]
+        assert (await figures()).store.debt.parked == site_figures.ROOM_BATCH  # type: ignore[union-attr]
         assert await round_trips() == few
 
     async def test_of_many_rooms_some_are_looked_at_and_the_page_says_so(
@@ -580,15 +596,15 @@ class TestCost:
         for number in range(6):
             await Talking(await room_of(ada, grace, name=f"room {number}")).say(ada)
         assert (await cards())["parked"].value == "6"
-        monkeypatch.setattr(site_figures, "ROOMS_MOST", 3)
+        monkeypatch.setattr(site_figures, "MAX_ROOMS", 3)
         found = await figures()
-        assert found.told is not None
+        assert found.store is not None
         assert found.account is not None
-        owed = found.told.owed
-        assert owed.rooms_left_out == 6 - owed.parked >= 3
+        debt = found.store.debt
+        assert debt.rooms_left_out == 6 - debt.parked >= 3
         assert found.account.cut
         assert found.account.unaccounted == 0
-        assert (await cards())["parked"].note == f"at least: {owed.rooms_left_out} rooms not looked at"
+        assert (await cards())["parked"].note == f"at least: {debt.rooms_left_out} rooms not counted"
 
     async def test_the_account_keeps_the_store_from_others_for_less_than_5_ms(self) -> None:
         store = open_store()

@@ -7,6 +7,7 @@ that can be taken away. What must have happened is waited for, never slept for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import http.client
 import json
@@ -34,6 +35,8 @@ from chatsite import environment
 from chatsite.run import embedded_store, serving
 from messaging.models import Membership, Room
 
+# Variables that processes get from the environment of the tests. The last one is set by `make coverage`.
+KEPT = ("PATH", "HOME", "LANG", "COVERAGE_PROCESS_START")
 START_DEADLINE_S = 30.0
 POLL_S = 0.01
 
@@ -135,7 +138,7 @@ class Site:
             )
 
     def _environment(self) -> dict[str, str]:
-        plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        plain = {name: os.environ[name] for name in KEPT if name in os.environ}
         return {
             **plain,
             "DATA_DIR": str(self.folder),
@@ -185,9 +188,17 @@ class Site:
         await asyncio.to_thread(self.store.wait_until_ready)
 
     def end(self) -> None:
-        self.kill_server()
+        self._end_server()
         self.store.kill()
         self.listener.close()
+
+    def _end_server(self) -> None:
+        """Kill the server. Where coverage is measured it must end by itself: that writes down the lines that it ran."""
+        if "COVERAGE_PROCESS_START" in os.environ and self.process is not None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(START_DEADLINE_S)
+        self.kill_server()
 
     @property
     def log(self) -> str:
@@ -268,7 +279,7 @@ class Neighbour(Site):
         return self
 
     def end(self) -> None:
-        self.kill_server()
+        self._end_server()
         self.listener.close()
 
 

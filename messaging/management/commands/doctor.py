@@ -1,4 +1,4 @@
-"""`manage.py doctor`: how each part of the installation is, and what to do about what is wrong."""
+"""`manage.py doctor`: the state of every component of the installation, its faults and their remedies."""
 
 from __future__ import annotations
 
@@ -10,35 +10,32 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from messaging.monitoring import health
+from messaging.monitoring.health import Component
 
 
 class Command(BaseCommand):
-    help = "Say of each part whether it is well; for each fault a sentence and its remedy. Exit code 1 if there is any."
-    requires_system_checks: list[str] = []  # a wrong setting is a finding here, not an obstacle
+    help = "Check every component and report its health. For each fault, print what to do. Exit code 1 if there is any."
+    requires_system_checks: list[str] = []  # a wrong setting is a fault to report here, not an obstacle
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        parts = health.parts()
-        faults = [fault for part in parts for fault in part.faults]
+        components = health.components()
+        healthy = not any(component.faults for component in components)
         if options["json"]:
-            self.stdout.write(
-                json.dumps(
-                    {"ok": not faults, "parts": [dataclasses.asdict(part) for part in parts]}, indent=2
-                )
-            )
+            report = {"ok": healthy, "parts": [dataclasses.asdict(component) for component in components]}
+            self.stdout.write(json.dumps(report, indent=2))
         else:
-            for part in parts:
-                self._print(part)
-        if faults:
+            for component in components:
+                self._print(component)
+        if not healthy:
             sys.exit(1)
 
-    def _print(self, part: health.Part) -> None:
-        facts = ", ".join(f"{name} {value}" for name, value in part.facts.items())
-        state = "ok" if not part.faults else "FAULT" if part.reachable else "AWAY"
-        self.stdout.write(
-            f"{part.name:<14}{state:<6}{' '.join(filter(None, [part.version, facts]))}".rstrip()
-        )
-        for fault in part.faults:
-            self.stdout.write(f"{'':<20}{fault.sentence} {fault.remedy}")
+    def _print(self, component: Component) -> None:
+        facts = ", ".join(f"{name} {value}" for name, value in component.facts.items())
+        state = "ok" if not component.faults else "FAULT" if component.reachable else "AWAY"
+        details = " ".join(filter(None, [component.version, facts]))
+        self.stdout.write(f"{component.name:<14}{state:<6}{details}".rstrip())
+        for fault in component.faults:
+            self.stdout.write(f"{'':<20}{fault.text}")

@@ -1,4 +1,4 @@
-"""`manage.py messaging_status`: how delivery stands, once or watched. Data on stdout, talk on stderr."""
+"""`manage.py messaging_status`: the state of delivery, once or repeatedly. Data on stdout, faults on stderr."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
 
+from messaging import policy as policies
 from messaging.bridge import run_verb
 from messaging.errors import MessagingError
 from messaging.management.arguments import Stop, age, room_key, say, show_table
-from messaging.monitoring import health
+from messaging.monitoring import faults
 from messaging.monitoring.status import Status, status
-from messaging.store.records import RoomKey
+from messaging.store.records import Overdue, RoomKey
 
-WATCH_EVERY_S = 2.0
+WATCH_INTERVAL_S = 2.0
 
 
 class Command(BaseCommand):
-    help = "Show what is stored, who lags, who is parked, what gave up, and whether the jobs run."
+    help = "Show what is stored, how many members lag or are parked, what gave up, and whether the jobs run."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--room", type=room_key, metavar="ID", help="only this room")
-        parser.add_argument("--watch", action="store_true", help="again every 2 s until Ctrl-C")
-        parser.add_argument("--json", action="store_true", help="print JSON, a line each time")
+        parser.add_argument("--watch", action="store_true", help="repeat every 2 s until Ctrl-C")
+        parser.add_argument("--json", action="store_true", help="print JSON, one line each time")
 
     def handle(self, *args: Any, **options: Any) -> None:
         with Stop() as stop:
@@ -34,13 +35,13 @@ class Command(BaseCommand):
                 self._show(self._status(options["room"]), as_json=options["json"], clear=options["watch"])
                 if not options["watch"]:
                     return
-                stop.wait(WATCH_EVERY_S)
+                stop.wait(WATCH_INTERVAL_S)
 
     def _status(self, room: RoomKey | None) -> Status:
         try:
             return run_verb(status, room)
         except MessagingError as error:
-            raise CommandError(f"{error.detail} `manage.py doctor` says what is wrong.") from None
+            raise CommandError(f"{error.detail} `manage.py doctor` shows what is wrong.") from None
 
     def _show(self, found: Status, *, as_json: bool, clear: bool) -> None:
         if as_json:
@@ -49,15 +50,17 @@ class Command(BaseCommand):
         if clear and sys.stdout.isatty():
             Console().clear()
         show_table(sys.stdout, ("what", "now"), _rows(found))
-        newest_s = min((beat["age_s"] for beat in found.jobs.values()), default=None)
-        if newest_s is None or newest_s > health.HEARTBEAT_S:
-            since = "No job has ever run" if newest_s is None else f"No job has run for {age(newest_s)}"
-            say(f"{since}: the sweep stands still. Start `manage.py worker`. Nothing is lost meanwhile.")
-        if found.expired_due_s is not None and found.expired_due_s > health.LATE_EXPIRY_S:
-            say(
-                f"What expired up to {age(found.expired_due_s)} ago is not yet reported to its senders."
-                " `manage.py process_expired --once` does it now; `manage.py doctor` says why no worker did."
-            )
+        for fault in _faults(found):
+            say(fault.text)
+
+
+def _faults(found: Status) -> list[faults.Fault]:
+    runs = {job: int(beat["at"]) for job, beat in found.jobs.items()}
+    overdue = Overdue(found.expired_due, found.expired_due_s)
+    return [
+        *faults.of_worker(runs, found.now_ms, recovery=policies.current().nets),
+        *faults.of_expiry(runs, overdue, found.now_ms),
+    ]
 
 
 def _last_hour(found: Status) -> list[tuple[str, int]]:
@@ -69,8 +72,8 @@ def _last_hour(found: Status) -> list[tuple[str, int]]:
         ("gave up", hour.gave_up),
         ("rejected", hour.rejected),
         ("expired", hour.expired),
-        ("expired, everybody had it", hour.expired_to_all),
-        ("expired, missed by somebody", hour.expired_missed),
+        ("expired, received by everyone", hour.expired_to_all),
+        ("expired, missed by someone", hour.expired_missed),
         ("missed, offline", hour.missed_offline),
         ("missed, no answer", hour.missed_no_ack),
         ("missed, could not be shown", hour.missed_client_rejected),
@@ -90,7 +93,7 @@ def _rows(found: Status) -> list[tuple[str, str]]:
         ("messages stored", f"{found.stored:,}"),
         ("rooms active", f"{found.rooms_active:,}"),
         ("lagging (connected)", f"{found.lagging:,}"),
-        ("parked (away)", f"{found.parked:,}"),
+        ("parked (offline)", f"{found.parked:,}"),
         ("retrying", f"{found.retrying:,}"),
         ("gave up (no answer)", f"{found.gave_up:,}"),
         ("oldest undelivered", "none" if oldest_s is None else age(oldest_s)),

@@ -1,0 +1,313 @@
+"""What is wrong with an installation: one judgement for `manage.py doctor`, `serve`, `messaging_status` and the staff's front page.
+
+1. `health` and `site_figures` collect facts.
+2. The functions here judge the facts they are given. They are pure: no I/O, no clock.
+3. Each kind of fault has its texts in `KINDS`. Commands in a text are between backquotes.
+
+Texts contain moments instead of ages: a screen reader repeats a banner whose text changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext_lazy
+
+from messaging.models import moment
+from messaging.store.records import Memory, Overdue
+
+if TYPE_CHECKING:
+    from django.utils.functional import _StrPromise
+
+Fact = str | int | float | bool | None
+Facts = dict[str, Fact]
+
+# Every job runs each minute, and the scheduler looks every 30 s. One missed run, as while a worker restarts, makes a gap
+# of up to 150 s and the time of the run. A longer gap is at least two missed runs.
+MAX_JOB_GAP_S = 180.0
+MIN_STORE_VERSION = (7, 0)
+MIN_LISTPACK_BYTES = 8_192
+MAX_CLOCK_DIFFERENCE_S = 2.0
+MAX_MEMORY_SHARE = 0.8
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Texts:
+    """What is wrong, what to do, what it means. All take the fault's facts by name."""
+
+    sentence: _StrPromise
+    remedy: _StrPromise
+    meaning: _StrPromise | str = ""
+
+
+_SET = _("Run `CONFIG SET %(setting)s` in the store, and add it to its configuration file.")
+_START_CACHE = _("Start the store. Its server must have at least three databases.")
+_START_WORKER = _("Start a worker: `manage.py worker`. `manage.py serve` starts one automatically.")
+_JOBS_STOPPED = _("Retries and expiry reports have stopped. No message is lost.")
+_RUN_EXPIRY = _("Read the worker's log, or run the job to see its error: `manage.py process_expired --once`.")
+
+# Messages would be lost or refused: `serve` does not start.
+FATAL = {
+    "store_unreachable": Texts(
+        _("The store cannot be reached."),
+        _("Start the store, or correct REDIS_URL. To see the error, run `manage.py doctor`."),
+        _("Nothing can be sent or retried. Browsers keep new messages and send them later."),
+    ),
+    "store_version": Texts(
+        _("The store has version %(version)s. The chat needs 7.0 or newer."),
+        _("Install Valkey, or Redis 7.0 or newer."),
+    ),
+    "store_replica": Texts(
+        _("The store is a replica and refuses every write."), _("Set REDIS_URL to the primary.")
+    ),
+    "store_evicts": Texts(
+        _("The store evicts messages when it is full."),
+        _SET,
+        _("maxmemory-policy is %(policy)s: messages would be lost without a report."),
+    ),
+    "cache_unreachable": Texts(_("The cache cannot be reached."), _START_CACHE),
+    "channel_layer_unreachable": Texts(_("The channel layer cannot be reached."), _START_CACHE),
+    "database_unreachable": Texts(
+        _("The database cannot be reached."), _("Start it, or correct DATABASE_URL.")
+    ),
+}
+# Something does not work, or a crash would lose messages.
+ERROR = {
+    "messages_unaccounted": Texts(
+        ngettext_lazy(
+            "%(count)s accepted message is unaccounted for.",
+            "%(count)s accepted messages are unaccounted for.",
+            "n",
+        ),
+        _("Was the store emptied or restored? Keep its files and logs, and run `manage.py doctor`."),
+        _("No sender was told, and the store no longer has the messages."),
+    ),
+    "store_unlogged": Texts(
+        _("The store does not write messages to disk."),
+        _SET,
+        _("appendonly is off: a crash of the store loses every undelivered message."),
+    ),
+    "store_unwritten": Texts(
+        _("The store could not write to its disk."),
+        _("Free space on its disk, and read its log."),
+        _("Messages that it accepts now may be lost when it stops."),
+    ),
+    "store_unsynced": Texts(
+        _("The store does not sync every write to disk."),
+        _SET,
+        _("appendfsync is %(value)s: a power failure can lose the last accepted messages."),
+    ),
+    "migrations_missing": Texts(
+        ngettext_lazy("%(n)s migration is not applied.", "%(n)s migrations are not applied.", "n"),
+        _("Run `manage.py migrate`."),
+    ),
+    "sqlite_unsafe": Texts(
+        _("SQLite runs with journal_mode %(journal_mode)s and synchronous %(synchronous)s."),
+        _("Keep the OPTIONS of DATABASES in the settings: WAL and FULL."),
+    ),
+    "jobs_unknown": Texts(
+        _("The state of the jobs is unknown without the store."), _("Start the store first.")
+    ),
+    "worker_never": Texts(_("No job has ever run."), _START_WORKER, _JOBS_STOPPED),
+    "worker_silent": Texts(_("No worker heartbeat since %(since)s."), _START_WORKER, _JOBS_STOPPED),
+    "recovery_off": Texts(
+        _("Recovery is switched off: messages lost on their way are not sent again."),
+        _("Unset MESSAGING_NETS. It is for the drill only."),
+    ),
+    "expiry_never": Texts(_("The job process_expired has never run, although other jobs run."), _RUN_EXPIRY),
+    "expiry_silent": Texts(
+        _("The job process_expired has not run since %(since)s, although other jobs run."), _RUN_EXPIRY
+    ),
+    "expiry_late": Texts(
+        _("Expiry reports are late: senders have not been told since %(since)s."),
+        _("Make sure a worker is running, or run the report now: `manage.py process_expired --once`."),
+        _("No message is lost."),
+    ),
+    "letters_quarantined": Texts(
+        ngettext_lazy(
+            "The database refused %(n)s message in the last day: it was quarantined without its text.",
+            "The database refused %(n)s messages in the last day: they were quarantined without their text.",
+            "n",
+        ),
+        _("Run `manage.py dead_letters list --set-aside`, and report the error that it shows."),
+    ),
+    "letters_dropped": Texts(
+        ngettext_lazy(
+            "%(n)s open dead letter was dropped in the last day, because there were too many.",
+            "%(n)s open dead letters were dropped in the last day, because there were too many.",
+            "n",
+        ),
+        _("Resend or discard old ones with `manage.py dead_letters`, or raise dead_letter_count."),
+    ),
+    "schedules_unknown": Texts(
+        _("The schedules cannot be read from the database."),
+        _("Start the database, and run `manage.py migrate`."),
+    ),
+    "schedule_missing": Texts(
+        _("The schedule %(name)s is missing."),
+        _("Run `manage.py migrate` or `manage.py serve`. Both restore it."),
+    ),
+    "schedule_late": Texts(
+        _("The schedule %(name)s is late since %(since)s."),
+        _("Make sure a worker is running: `manage.py worker`."),
+    ),
+}
+WARNING = {
+    "store_full": Texts(
+        _("The store uses %(percent)s %% of its memory."),
+        _("Raise maxmemory, or shorten the rooms' lifetimes."),
+        _("When it is full, sending stops. Stored messages are not lost."),
+    ),
+    "store_clock": Texts(
+        _("The store's clock differs from this machine's by %(difference)s s."),
+        _("Synchronize both with NTP: the store's clock decides when messages expire."),
+    ),
+    "store_listpack": Texts(
+        _("The store uses about twice the memory for each message (hash-max-listpack-value %(value)s)."),
+        _SET,
+    ),
+    "store_hidden": Texts(
+        _("The store does not show its settings, because CONFIG is forbidden."),
+        _("Check in its console that appendfsync is always."),
+    ),
+}
+KINDS = FATAL | ERROR | WARNING  # the worst first
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault in the language that was active when it was judged. `key` is stable."""
+
+    key: str
+    severity: str
+    fatal: bool
+    sentence: str
+    meaning: str
+    remedy: str
+    facts: Facts
+
+    @property
+    def text(self) -> str:
+        """The sentence, its meaning and the remedy in one line."""
+        return " ".join(filter(None, (self.sentence, self.meaning, self.remedy)))
+
+
+def fault(key: str, **facts: Fact) -> Fault:
+    """Return the fault of a kind."""
+    texts = KINDS[key]
+    severity = "fatal" if key in FATAL else "error" if key in ERROR else "warning"
+    sentence, meaning, remedy = texts.sentence % facts, texts.meaning % facts, texts.remedy % facts
+    return Fault(key, severity, key in FATAL, sentence, meaning, remedy, facts)
+
+
+def worst_first(faults: Iterable[Fault]) -> list[Fault]:
+    """Return the faults in the order of their kinds."""
+    return sorted(faults, key=lambda each: [*KINDS].index(each.key))
+
+
+# ── Judgements ──
+
+
+def of_server(*, version: str, role: str, clock_difference_s: float) -> Iterator[Fault]:
+    """Judge the store's server. `clock_difference_s`: its clock is ahead of this machine's by so many seconds."""
+    if tuple(int(number) for number in version.split(".")[:2]) < MIN_STORE_VERSION:
+        yield fault("store_version", version=version)
+    if role != "master":
+        yield fault("store_replica")
+    if abs(clock_difference_s) > MAX_CLOCK_DIFFERENCE_S:
+        yield fault("store_clock", difference=f"{clock_difference_s:+.1f}")
+
+
+def of_memory(memory: Memory) -> Iterator[Fault]:
+    """Judge how the store keeps messages in memory and on disk."""
+    if memory.policy != "noeviction":
+        yield fault("store_evicts", policy=memory.policy, setting="maxmemory-policy noeviction")
+    if not memory.logged:
+        yield fault("store_unlogged", setting="appendonly yes")
+    if not memory.written:
+        yield fault("store_unwritten")
+    if memory.limit and memory.used > MAX_MEMORY_SHARE * memory.limit:
+        yield fault("store_full", percent=100 * memory.used // memory.limit)
+
+
+def of_settings(settings: Mapping[str, str]) -> Iterator[Fault]:
+    """Judge the settings that only CONFIG shows. Empty where it is forbidden."""
+    if not settings:
+        yield fault("store_hidden")
+        return
+    fsync, listpack = settings["appendfsync"], settings["hash-max-listpack-value"]
+    if fsync != "always":
+        yield fault("store_unsynced", value=fsync, setting="appendfsync always")
+    if not listpack.isdigit() or int(listpack) < MIN_LISTPACK_BYTES:
+        setting = f"hash-max-listpack-value {MIN_LISTPACK_BYTES}"
+        yield fault("store_listpack", value=listpack, setting=setting)
+
+
+def of_database(*, migrations_missing: int, pragmas: Mapping[str, Fact]) -> Iterator[Fault]:
+    """Judge the database. `pragmas` of SQLite; empty for others."""
+    if migrations_missing:
+        yield fault("migrations_missing", n=migrations_missing)
+    if pragmas and (pragmas["journal_mode"], pragmas["synchronous"]) != ("wal", 2):
+        yield fault("sqlite_unsafe", **pragmas)
+
+
+def of_worker(runs: Mapping[str, int], now_ms: int, *, recovery: bool) -> Iterator[Fault]:
+    """Judge whether any job runs. `runs`: {job: epoch ms of its last run}."""
+    last_ms = max(runs.values(), default=None)
+    if last_ms is None:
+        yield fault("worker_never")
+    elif _is_late(last_ms, now_ms):
+        yield fault("worker_silent", since=_clock(moment(last_ms)))
+    if not recovery:
+        yield fault("recovery_off")
+
+
+def of_expiry(runs: Mapping[str, int], overdue: Overdue, now_ms: int) -> Iterator[Fault]:
+    """Judge the job process_expired. If no job runs, `of_worker` reports it."""
+    if overdue.oldest_s is not None and overdue.oldest_s > MAX_JOB_GAP_S:
+        yield fault("expiry_late", since=_clock(moment(now_ms - int(overdue.oldest_s * 1000))))
+    own_ms = runs.get("process_expired")
+    if all(_is_late(run_ms, now_ms) for job, run_ms in runs.items() if job != "process_expired"):
+        return
+    if own_ms is None:
+        yield fault("expiry_never")
+    elif _is_late(own_ms, now_ms):
+        yield fault("expiry_silent", since=_clock(moment(own_ms)))
+
+
+def of_letters(*, quarantined: int, dropped: int) -> Iterator[Fault]:
+    """Judge the dead letters of the last day."""
+    if quarantined:
+        yield fault("letters_quarantined", n=quarantined)
+    if dropped:
+        yield fault("letters_dropped", n=dropped)
+
+
+def of_schedules(
+    due_at: Mapping[str, datetime | None], wanted: Iterable[str], now: datetime
+) -> Iterator[Fault]:
+    """Judge the schedules. `due_at`: {schedule: its next run}."""
+    for name in wanted:
+        due = due_at.get(name)
+        if name not in due_at:
+            yield fault("schedule_missing", name=name)
+        elif due and (now - due).total_seconds() > MAX_JOB_GAP_S:
+            yield fault("schedule_late", name=name, since=_clock(due))
+
+
+def of_account(unaccounted: int) -> Iterator[Fault]:
+    """Judge how many accepted messages are unaccounted for. Below 0 some are counted twice."""
+    if unaccounted > 0:
+        yield fault("messages_unaccounted", n=unaccounted, count=f"{unaccounted:,}")
+
+
+def _is_late(run_ms: int, now_ms: int) -> bool:
+    return now_ms - run_ms > MAX_JOB_GAP_S * 1000
+
+
+def _clock(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"

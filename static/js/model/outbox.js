@@ -1,0 +1,283 @@
+/**
+ * This user's messages that the server has not accepted yet. A message waits here from the key press until `sent`.
+ *
+ *   1. add      written to the device first, then shown, then sent
+ *   2. pump     the first message of each room is sent, one unanswered per room, so a room keeps its order after any failure
+ *   3. settled  `sent` arrives, or the message itself: deleted from the device
+ *   4. delayed  a retryable error: sent again with the same id after the server's wait, in the room's order
+ *   5. failed   a final error, too old to be sent without asking, or in flight at three closes in a row: its user can retry,
+ *               edit or delete it; it no longer holds up the room
+ *
+ * All tabs write to the same device store; the tab that holds the lock sends. Knows no socket and no DOM.
+ */
+import { CLOSE } from "./protocol.js";
+
+/** @import { Clock, Frame } from "./protocol.js" */
+
+/**
+ * A message in the outbox, as it is stored on the device. ttl: its own lifetime in seconds, null for the room's. life_s: the
+ * lifetime it will have. order: ascending as written. not_before: epoch ms. closes: closes in a row while it was in flight.
+ *
+ * @typedef {{
+ *   id: string, room: string, body: string, ttl: number | null, reply_to: number | null, life_s: number, created_at: number,
+ *   order: number, state: "waiting" | "failed", reason: string | null, not_before: number, closes: number,
+ * }} OutboxItem
+ * @typedef {{room: string, body: string, ttl: number | null, reply_to: number | null, life_s: number}} NewMessage
+ * @typedef {{
+ *   all: () => Promise<OutboxItem[]>, put: (item: OutboxItem) => Promise<void>, delete: (id: string) => Promise<void>,
+ * }} OutboxStore
+ */
+
+const MAX_CLOSES = 3;
+const RETRY_MS = 1000;
+const JITTER = 0.25; // of the wait, added to it: many pages were given the same moment
+const OWN_REASONS = Object.freeze({ OLD: "too_old", STUCK: "cannot_be_sent", BIG: "body_too_long" });
+
+export class Outbox {
+  /** @type {Map<string, OutboxItem>} */
+  items = new Map();
+  #store;
+  #transmit;
+  #clock;
+  #random;
+  #newId;
+  #on;
+  /** @type {{id_s: number} | null} */
+  #limits = null;
+  #isSender = false;
+  /** @type {Map<string, string>} */
+  #inFlight = new Map(); // room -> id
+  /** @type {any} */
+  #timer = null;
+  /** @type {Set<string>} */
+  #beingStored = new Set(); // ids that a reload must not remove
+
+  /**
+   * @param {{
+   *   store: OutboxStore,
+   *   transmit: (item: OutboxItem) => "sent" | "offline" | "too_big",
+   *   clock: Clock,
+   *   random?: () => number,
+   *   newId: () => string,
+   *   on: {changed: (room: string) => void, settled: (item: OutboxItem, sent: Frame) => void},
+   * }} parts
+   */
+  constructor({ store, transmit, clock, random = Math.random, newId, on }) {
+    this.#store = store;
+    this.#transmit = transmit;
+    this.#clock = clock;
+    this.#random = random;
+    this.#newId = newId;
+    this.#on = on;
+  }
+
+  async load() {
+    for (const item of await this.#store.all()) if (!this.items.has(item.id)) this.items.set(item.id, item);
+    for (const room of this.#rooms()) this.#on.changed(room);
+    this.pump();
+  }
+
+  /** Another tab wrote to the device store. */
+  async reload() {
+    const rooms = new Set(this.#rooms());
+    const kept = new Map((await this.#store.all()).map((item) => [item.id, item]));
+    for (const id of this.items.keys()) if (!kept.has(id) && !this.#beingStored.has(id)) this.#forget(id);
+    for (const [id, item] of kept) this.items.set(id, { ...item });
+    for (const room of new Set([...rooms, ...this.#rooms()])) this.#on.changed(room);
+    this.pump();
+  }
+
+  /** In the order in which they were written. @param {string} room */
+  inRoom(room) {
+    return [...this.items.values()].filter((item) => item.room === room).sort((a, b) => a.order - b.order);
+  }
+
+  get failed() {
+    return [...this.items.values()].filter((item) => item.state === "failed");
+  }
+
+  /** @param {string} id */
+  isInFlight(id) {
+    return [...this.#inFlight.values()].includes(id);
+  }
+
+  /** Resolves when the device holds it. @param {NewMessage} message @returns {Promise<OutboxItem>} */
+  async add({ room, body, ttl, reply_to, life_s }) {
+    const now = this.#clock.now();
+    const order = Math.max(now, ...[...this.items.values()].map((item) => item.order + 1));
+    /** @type {OutboxItem} */
+    const item = {
+      id: this.#newId(),
+      room,
+      body,
+      ttl,
+      reply_to,
+      life_s,
+      created_at: now,
+      order,
+      state: "waiting",
+      reason: null,
+      not_before: 0,
+      closes: 0,
+    };
+    this.items.set(item.id, item);
+    this.#on.changed(room);
+    await this.#put(item);
+    this.pump();
+    return item;
+  }
+
+  /** Only the tab that holds the lock sends. */
+  becomeSender() {
+    this.#isSender = true;
+    this.pump();
+  }
+
+  /** @param {{id_s: number}} limits */
+  connected(limits) {
+    this.#limits = limits;
+    this.pump();
+  }
+
+  /** The messages in flight are in doubt and are sent again with the same id. @param {number} code  of the close */
+  disconnected(code) {
+    this./** @type {{id_s: number} | null} */ #limits = null;
+    const inDoubt = [...this.#inFlight.values()].map((id) => this.items.get(id)).filter((item) => item !== undefined);
+    this.#inFlight.clear();
+    for (const item of inDoubt) {
+      item.closes += 1;
+      if (code === CLOSE.TOO_BIG || item.closes >= MAX_CLOSES) this.#fail(item, OWN_REASONS.STUCK);
+      else this.#save(item);
+    }
+  }
+
+  /** @param {Frame} frame */
+  sent(frame) {
+    const item = this.items.get(frame.id);
+    if (!item || item.room !== frame.room) return;
+    this.#forget(item.id);
+    this.#store.delete(item.id);
+    this.#on.settled(item, frame);
+    this.#on.changed(item.room);
+    this.pump();
+  }
+
+  /** Handle an `error` for one of these messages; false when it is for none of them. @param {Frame} frame */
+  refused(frame) {
+    const item = this.items.get(frame.id);
+    if (!item) return false;
+    this.#release(item);
+    if (frame.retryable) this.#delay(item, frame);
+    else this.#fail(item, frame.code);
+    this.pump();
+    return true;
+  }
+
+  /** The user retries. A message that is too old, or whose id may be stored already, gets a new id. @param {string} id */
+  async retry(id) {
+    const item = this.items.get(id);
+    if (item?.state !== "failed") return;
+    const needsNewId = item.reason === OWN_REASONS.OLD || item.reason === "id_reused" || this.#tooOld(item, this.#clock.now());
+    /** @type {OutboxItem} */
+    const again = { ...item, state: "waiting", reason: null, not_before: 0, closes: 0 };
+    if (needsNewId) Object.assign(again, { id: this.#newId(), created_at: this.#clock.now() });
+    if (needsNewId) this.items.delete(id);
+    this.items.set(again.id, again);
+    this.#on.changed(item.room);
+    await this.#put(again);
+    if (needsNewId) await this.#store.delete(id);
+    this.pump();
+  }
+
+  /** @param {string} id */
+  async discard(id) {
+    const item = this.items.get(id);
+    if (!item) return;
+    this.#forget(id);
+    this.#on.changed(item.room);
+    await this.#store.delete(id);
+    this.pump();
+  }
+
+  pump() {
+    if (!this.#isSender || !this.#limits) return;
+    let soonest = Infinity;
+    for (const room of this.#rooms()) soonest = Math.min(soonest, this.#pumpRoom(room));
+    this.#clock.clear(this.#timer);
+    if (soonest < Infinity) this.#timer = this.#clock.set(() => this.pump(), Math.max(0, soonest - this.#clock.now()));
+  }
+
+  /** Send the room's first message; return when to try again, epoch ms. @param {string} room */
+  #pumpRoom(room) {
+    if (this.#inFlight.has(room)) return Infinity;
+    const now = this.#clock.now();
+    for (const item of this.inRoom(room)) {
+      if (item.state !== "waiting") continue;
+      if (item.not_before > now) return item.not_before;
+      if (this.#tooOld(item, now)) {
+        this.#fail(item, OWN_REASONS.OLD);
+        continue;
+      }
+      const outcome = this.#transmit(item);
+      if (outcome === "offline") return Infinity;
+      if (outcome === "too_big") {
+        this.#fail(item, OWN_REASONS.BIG);
+        continue;
+      }
+      this.#inFlight.set(room, item.id);
+      return Infinity;
+    }
+    return Infinity;
+  }
+
+  /** @param {OutboxItem} item @param {number} now */
+  #tooOld(item, now) {
+    const ageS = (now - item.created_at) / 1000;
+    return ageS > Math.min(this.#limits?.id_s ?? Infinity, item.life_s ?? Infinity);
+  }
+
+  /** @param {OutboxItem} item @param {Frame} refusal */
+  #delay(item, { code, retry_after_ms }) {
+    const wait = (retry_after_ms ?? RETRY_MS) * (1 + JITTER * this.#random());
+    item.reason = code;
+    item.closes = 0;
+    item.not_before = this.#clock.now() + wait;
+    this.#save(item);
+  }
+
+  /** @param {OutboxItem} item @param {string} reason */
+  #fail(item, reason) {
+    item.state = "failed";
+    item.reason = reason;
+    this.#save(item);
+  }
+
+  /** @param {OutboxItem} item */
+  #save(item) {
+    this.#put(item);
+    this.#on.changed(item.room);
+  }
+
+  /** @param {OutboxItem} item */
+  async #put(item) {
+    this.#beingStored.add(item.id);
+    await this.#store.put({ ...item });
+    this.#beingStored.delete(item.id);
+  }
+
+  /** Let the room's next message be sent. @param {OutboxItem} item */
+  #release(item) {
+    if (this.#inFlight.get(item.room) === item.id) this.#inFlight.delete(item.room);
+  }
+
+  /** @param {string} id */
+  #forget(id) {
+    const item = this.items.get(id);
+    this.items.delete(id);
+    if (item) this.#release(item);
+  }
+
+  #rooms() {
+    return [...new Set([...this.items.values()].map((item) => item.room))];
+  }
+}
