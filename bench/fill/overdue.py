@@ -122,12 +122,12 @@ def faults(seeded: Seeded) -> list[str]:
     """Say what is not in the database as it must be: a letter and a notice for each message, and who missed it."""
     from django.db.models import Sum
 
-    from messaging.expiry.notices import WAITING_MOST
+    from messaging.expiry.notices import MAX_WAITING
     from messaging.models import DeadLetter, MissedRecipient, Notice
 
     letters = dict(DeadLetter.objects.values_list("message_id", "missing_total"))
     named = MissedRecipient.objects.count()
-    summed = sum(max(0, count - WAITING_MOST) for count in seeded.writers.values())
+    summed = sum(max(0, count - MAX_WAITING) for count in seeded.writers.values())
     kinds = Counter(Notice.objects.values_list("kind", flat=True))
     told = sum(
         row["messages"] for row in Notice.objects.filter(kind="summary").values_list("data", flat=True)

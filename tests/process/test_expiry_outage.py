@@ -1,4 +1,4 @@
-"""Store and jobs down past every end and every grace, clocks that are wrong, a store that lost its data: what is told stays true."""
+"""Reports stay true after long outages of store and jobs, with wrong clocks, and after the store has lost its data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WITHIN_S = 30.0
 
 @pytest.fixture
 def begin(new_site: Open) -> Iterator[Callable[[], tuple[Site, Worker]]]:
-    """Return what starts a site and prepares its worker, which does not run."""
+    """Return a function that starts a site and prepares its worker, which does not run."""
     workers: list[Worker] = []
 
     def start() -> tuple[Site, Worker]:
@@ -60,14 +60,14 @@ async def enter(site: Site, open_wire: Open, who: Person) -> Wire:
 
 
 async def over(sent: Frame, *, since_s: float = 0) -> None:
-    """Wait until a message has been over for so long."""
+    """Wait until `since_s` after the end of a message."""
     ends_at = sent["expires_at"] + 1000 * since_s
     await until(lambda: time.time() * 1000 > ends_at, within_s=2 * TTL_S)
 
 
-async def told(wire: Wire, most: int) -> dict[int, dict[str, str]]:
-    """Return what a sender is told at the connect: {seq: {name: reason}}."""
-    for _ in range(most):
+async def told(wire: Wire, count: int) -> dict[int, dict[str, str]]:
+    """Return the notices of a sender at the connect: {seq: {name: reason}}."""
+    for _ in range(count):
         await wire.next("notice")
     await wire.fence()
     return {
@@ -76,7 +76,7 @@ async def told(wire: Wire, most: int) -> dict[int, dict[str, str]]:
     }
 
 
-async def test_down_past_every_grace_then_up_it_tells_every_sender_by_name(
+async def test_site_that_was_down_past_every_grace_reports_to_every_sender_by_name(
     begin: Open, open_wire: Open
 ) -> None:
     site, worker = await later(begin)()
@@ -131,7 +131,7 @@ async def test_down_past_every_grace_then_up_it_tells_every_sender_by_name(
     site.forgive()
 
 
-async def test_a_store_that_lost_its_data_gets_nobody_reported(begin: Open, open_wire: Open) -> None:
+async def test_store_that_lost_its_data_leads_to_no_report(begin: Open, open_wire: Open) -> None:
     site, _ = await later(begin)()
     ada, bob = await later(people)("ada", "bob")
     atlas = await later(room)(ada, bob)
@@ -157,15 +157,13 @@ async def test_a_store_that_lost_its_data_gets_nobody_reported(begin: Open, open
 
 
 async def process(site: Site) -> Counter[str]:
-    """Run the job by hand; return what it did."""
+    """Run the job by hand; return its counts."""
     done = await asyncio.to_thread(manage, site, "process_expired", "--once", "--json")
     assert done.returncode == 0, done.stderr
     return +Counter({name: count for name, count in json.loads(done.stdout).items() if name != "took_s"})
 
 
-def test_rows_whose_room_is_gone_are_cleared_and_nobody_is_reported(
-    redis_url: str, transactional_db: None
-) -> None:
+def test_rows_of_a_deleted_room_are_cleared_without_a_report(redis_url: str, transactional_db: None) -> None:
     run_verb(expiry_process.seed)
     with redis.Redis.from_url(redis_url) as client:
         client.delete(*(key for key in client.scan_iter() if not key.endswith(b":expiring")))
@@ -224,7 +222,7 @@ def test_schedules_that_are_overdue_by_a_day_run_once(begin: Open) -> None:
     assert not Schedule.objects.filter(next_run__lt=timezone.now()).exists()
 
 
-def test_a_clock_that_is_set_back_puts_no_job_off(begin: Open) -> None:
+def test_clock_that_is_set_back_delays_no_job(begin: Open) -> None:
     _, worker = begin()
     jobs.install_schedules()
     assert jobs.repair_schedules() == 0

@@ -1,4 +1,4 @@
-"""What happens to accounts reaches the open sockets, after the commit; a deleted user leaves every room."""
+"""Changes of accounts reach open sockets after the commit. A deleted user leaves every room."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def logged_in(user: User) -> Client:
     return client
 
 
-async def test_a_log_out_ends_its_own_session_only(ada: User, events: Events) -> None:
+async def test_logout_ends_only_its_session(ada: User, events: Events) -> None:
     here, there = await in_database(logged_in, ada), await in_database(logged_in, ada)
     key = here.session.session_key
     assert key is not None
@@ -74,7 +74,7 @@ async def test_a_deactivated_user_ends(ada: User, events: Events) -> None:
     assert await events.next() == {"type": "user_ended", "user": ada.pk}
 
 
-async def test_whoever_hears_of_a_deactivation_finds_it_in_the_database(
+async def test_deactivation_is_in_the_database_before_it_is_announced(
     ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[bool] = []
@@ -118,7 +118,7 @@ async def test_other_changes_of_a_user_end_nothing(
     assert (await events.next())["type"] == "room_changed"
 
 
-async def test_what_is_rolled_back_is_not_announced(ada: User, events: Events) -> None:
+async def test_rolled_back_change_is_not_announced(ada: User, events: Events) -> None:
     def change_then_roll_back() -> None:
         with transaction.atomic():
             ada.is_active = False
@@ -130,7 +130,9 @@ async def test_what_is_rolled_back_is_not_announced(ada: User, events: Events) -
     assert (await events.next())["type"] == "room_changed"
 
 
-async def test_a_deleted_user_leaves_each_room_and_hands_over_what_was_his(ada: User, events: Events) -> None:
+async def test_deleted_user_leaves_every_room_and_their_ownership_is_passed_on(
+    ada: User, events: Events
+) -> None:
     grace = await person("grace")
     room = await room_of(ada, grace)
     ada_id = ada.pk
@@ -145,7 +147,7 @@ async def test_a_deleted_user_leaves_each_room_and_hands_over_what_was_his(ada: 
     await events.until(type="membership_changed", user=ada_id)
 
 
-async def test_a_user_deleted_while_the_store_is_away_is_out_and_the_sweep_finishes_it(
+async def test_user_deleted_while_the_store_is_down_is_out_and_the_sweep_finishes_it(
     ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = await room_of(ada)

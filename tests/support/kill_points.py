@@ -37,7 +37,7 @@ class Fate:
     busy_s: float | None = None  # timeout for a locked database
     clock_s: int = 0  # error of this process's clock
     waits: bool = False  # for a line on stdin, between `ready` and the job
-    runs: int = 1  # at most, until nothing is due
+    runs: int = 1  # the limit; runs end when nothing is due
 
 
 def main(fate: Fate) -> None:
