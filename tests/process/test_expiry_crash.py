@@ -30,9 +30,9 @@ from tests.support.expiry_process import (
     NAMES_BATCH,
     SHORT,
     finish,
-    unaccounted,
     kept,
     reported,
+    unaccounted,
 )
 from tests.support.kill_points import Fate
 from tests.support.messages import accept, message
