@@ -91,7 +91,7 @@ def test_show_has_the_members_and_the_position_in_the_store() -> None:
 
 def test_show_works_while_the_store_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     room = run("create", "Lobby", "--owner", "ada")[0].strip()
-    monkeypatch.setattr(Log, "places", _away)
+    monkeypatch.setattr(Log, "positions", _away)
 
     out, err = run("show", room, "--json")
 
