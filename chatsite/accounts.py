@@ -1,4 +1,4 @@
-"""What the account pages say in words of our own, where the libraries' differ from the rest of the site."""
+"""The texts of the account pages that replace the libraries' texts, and the demo's logins."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from django.utils.translation import ngettext
 
 from messaging import demo
 
-MOST_DEMO_LOGINS = 5  # what fits under the card without scrolling
+MAX_DEMO_LOGINS = 5  # what fits under the card without scrolling
 
 
 class AccountAdapter(DefaultAccountAdapter):
-    """allauth's decisions, our sentences."""
+    """allauth's adapter with the site's error messages."""
 
     error_messages = DefaultAccountAdapter.error_messages | {
         "username_password_mismatch": _("That name and password do not match. Capital letters count."),
@@ -33,7 +33,7 @@ class AccountAdapter(DefaultAccountAdapter):
 
 
 class MinimumLengthValidator(password_validation.MinimumLengthValidator):
-    """Django's rule. Its sentence is missing from the Chinese catalogue of Django 5.2."""
+    """Django's rule with our text: Django 5.2 has no Chinese translation of it."""
 
     def get_error_message(self) -> str:
         return ngettext(
@@ -44,7 +44,7 @@ class MinimumLengthValidator(password_validation.MinimumLengthValidator):
 
 
 def demo_logins(request: HttpRequest) -> dict[str, Any]:
-    """Offer the log-in page the demo's people while debugging. Lazy: no other page reads them."""
+    """Give the login page the demo users when DEBUG is on. Lazy, because no other page reads them."""
     return {"demo_logins": SimpleLazyObject(_demo_logins)} if settings.DEBUG else {}
 
 
@@ -52,5 +52,5 @@ def _demo_logins() -> list[dict[str, Any]]:
     note = demo.kept_note()
     if note is None:
         return []
-    people = [{"name": person.name, "password": person.password} for person in note.users[:MOST_DEMO_LOGINS]]
+    people = [{"name": person.name, "password": person.password} for person in note.users[:MAX_DEMO_LOGINS]]
     return [*people, {"name": note.staff.name, "password": note.staff.password, "staff": True}]

@@ -1,15 +1,16 @@
-"""The staff's site: its name, and the order of its lists, which is that of the questions asked."""
+"""The staff's site: its name and the order of its lists."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib.admin import AdminSite
 from django.core.exceptions import BadRequest
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-# What waits, what lives, what was missed, who was told; then what there is, and who did what.
+# Undelivered and live messages first, then missed ones and their notices, then rooms and records.
 ORDER = (
     *("UndeliveredRoom", "StoredMessage", "DeadLetter", "Notice"),
     *("Room", "Membership", "BulkAction", "AuditEntry"),
@@ -18,23 +19,27 @@ APPS = ("messaging", "auth", "account", "mfa")
 
 
 class StaffSite(AdminSite):
-    """The stock site in this order."""
+    """Django's site with this order and the version."""
 
     site_header = _("Chat administration")
     site_title = _("Chat administration")
 
     def has_permission(self, request: HttpRequest) -> bool:
-        """Let staff in. Raises BadRequest for an address with a NUL: PostgreSQL takes none."""
+        """Admit staff. Raises `BadRequest` for an address with a NUL, which PostgreSQL refuses."""
         if "\0" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
             raise BadRequest("no NUL in an address")
         return super().has_permission(request)
 
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        """Return Django's context with the version for the footer."""
+        return {**super().each_context(request), "version": settings.VERSION}
+
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
         apps = super().get_app_list(request, app_label)
         for app in apps:
-            app["models"].sort(key=lambda model: _place(ORDER, model["object_name"]))
-        return sorted(apps, key=lambda app: _place(APPS, app["app_label"]))
+            app["models"].sort(key=lambda model: _position(ORDER, model["object_name"]))
+        return sorted(apps, key=lambda app: _position(APPS, app["app_label"]))
 
 
-def _place(order: tuple[str, ...], name: str) -> int:
+def _position(order: tuple[str, ...], name: str) -> int:
     return order.index(name) if name in order else len(order)

@@ -1,7 +1,9 @@
-"""How many requests are in work at once, on PostgreSQL: each may hold a connection, of which its server has few (100 by itself).
+"""A limit on the requests that run at the same time, on PostgreSQL.
 
-Without a bound 400 pages that came at once were answered with 500 and 503 where the 97th connection was refused. The rest waits
-for its turn, which costs nothing: one process has one processor at a time. Sockets share one connection and need no turn.
+Each request holds a thread and a connection, and PostgreSQL grants 97 by default. Without a limit, of 400 requests that
+came at once a quarter was answered with 500 or 503. The other requests wait, which costs nothing: a process has one core.
+Sockets share one connection and are not limited. docs/explanation/decisions/0024-limit-on-requests-instead-of-a-pool.md has the
+measurements.
 """
 
 from __future__ import annotations
@@ -14,28 +16,29 @@ from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import sync_and_async_middleware
 
-AT_ONCE = 20  # four processes and a worker then stay below 97
-ASK_NO_DATABASE = ("/healthz", "/metrics")  # so that they are answered while every turn waits for it
+MAX_REQUESTS = 20  # four processes and a worker then stay below 97 connections
+# These need no connection. They are answered also while all other requests wait for the database.
+UNLIMITED_PATHS = ("/healthz", "/metrics")
 
 View = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 
 @sync_and_async_middleware
-def few_at_once(get_response: View) -> View:
-    """Let `AT_ONCE` requests in, the others in the order of their coming."""
+def limit_requests(get_response: View) -> View:
+    """Run at most `MAX_REQUESTS` requests at the same time; the others wait in the order of their arrival."""
     if not iscoroutinefunction(get_response):
-        return get_response  # one at a time: a test's client
-    turns = asyncio.Semaphore(AT_ONCE)
+        return get_response  # Django's synchronous test client sends one request at a time
+    running = asyncio.Semaphore(MAX_REQUESTS)
 
-    async def in_turn(request: HttpRequest) -> HttpResponse:
-        if request.path_info in ASK_NO_DATABASE:
+    async def limited(request: HttpRequest) -> HttpResponse:
+        if request.path_info in UNLIMITED_PATHS:
             return await get_response(request)
-        async with turns:
+        async with running:
             try:
                 return await get_response(request)
             finally:
-                # In the request's own thread, so not before its work is done, though nobody waits for it any more. By itself
-                # the connection would stay until the last byte is read.
+                # In the request's own thread: it runs only after the work in that thread, also after the client has disconnected.
+                # Django itself would keep the connection until the client has read the last byte.
                 await sync_to_async(close_old_connections)()
 
-    return in_turn
+    return limited

@@ -1,20 +1,20 @@
-"""What the environment says, checked: a wrong value is an error that names its variable.
+"""Read and check the environment. An invalid value is an error that names its variable.
 
 | variable | default |
 |---|---|
-| SITE_URL | `http://127.0.0.1:8000,http://localhost:8000`; `serve` puts its own port there |
-| DJANGO_SECRET_KEY | the one kept in `DATA_DIR/secret-key`, for `manage.py` commands only |
+| SITE_URL | `http://127.0.0.1:8000,http://localhost:8000`; with `serve`, its port |
+| DJANGO_SECRET_KEY | the key in `DATA_DIR/secret-key`, for `manage.py` commands only |
 | DJANGO_DEBUG | off |
 | DATABASE_URL | SQLite in `DATA_DIR` |
 | REDIS_URL | the embedded store's socket in `DATA_DIR` |
-| DATA_DIR | `var/` beside `manage.py` |
+| DATA_DIR | `var/` next to `manage.py` |
 | EMAIL_URL, DEFAULT_FROM_EMAIL | e-mail is printed, not sent |
 | TRUSTED_PROXY_COUNT | 1 for an https site, else 0 |
-| METRICS_TOKEN | none: `/metrics` is for this machine only |
+| METRICS_TOKEN | none: only this machine may read `/metrics` |
 | MESSAGING_RATE_LIMIT_SCALE | 1 |
-| MESSAGING_NETS | on; off is for `manage.py drill --without-nets` only |
+| MESSAGING_RECOVERY | on; off is for `manage.py drill --without-recovery` only |
 
-Settings read it, and `manage.py` before them; it must not import Django's settings.
+The settings and, before them, `manage.py` use this module. It must not import Django's settings.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ import dataclasses
 import os
 import secrets
 import stat
+import sys
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit, urlunsplit
@@ -34,19 +36,20 @@ from django.core.exceptions import ImproperlyConfigured
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 # A unix socket's path has room for 108 bytes with its closing zero (sys/un.h); 104 on BSD.
-SOCKET_PATH_MAX_BYTES = 103
+MAX_SOCKET_PATH_BYTES = 103
 KEY_KEEPERS = {
     "serve",
     "seed_demo",
-}  # they make a key where none is kept: what they sign must hold at the next start
+}  # they create a key where there is none: their signatures must be valid after the next start
 KEY_NEEDERS = {
+    "server",
     "worker",
     "qcluster",
     "runserver",
-}  # servers: a key of their own would sign what no other process accepts
+}  # servers: other processes would not accept the signatures of a temporary key
 STORE_STARTERS = {"serve"}
-# Of a PostgreSQL that is gone without a word (powered off, frozen, behind a dead line): the handshakes of all sockets share one
-# connection. By themselves psycopg waits 130 s for an answer, and the kernel asks a silent peer after two hours.
+# For a PostgreSQL that has stopped answering (powered off, frozen, behind a dead line): the handshakes of all sockets share one
+# connection. By default psycopg waits 130 s for an answer, and the kernel probes a silent peer after two hours.
 POSTGRES_PATIENCE = {
     "connect_timeout": 3,  # seconds, as the next two: below the 4 s of `/readyz`
     "keepalives_idle": 5,
@@ -54,16 +57,20 @@ POSTGRES_PATIENCE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,  # ms
 }
-METRICS_TOKEN_LEAST = 16  # characters; shorter ones can be guessed
+JOB_COMMANDS = {"worker", "qcluster"}
+JOBS_CONN_MAX_AGE_S = (
+    60  # the jobs run in few threads, query after query: a resend takes 50 ms instead of 140
+)
+MIN_METRICS_TOKEN_LENGTH = 16  # characters; shorter ones can be guessed
 
 
 class BadEnvironment(ImproperlyConfigured):
-    """An environment variable has a value that cannot work."""
+    """An environment variable has an invalid value."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Site:
-    """Where people reach the site. `origins` are what a browser sends as `Origin`."""
+    """The addresses of the site. A browser sends one of `origins` as `Origin`."""
 
     origins: tuple[str, ...]
     hosts: tuple[str, ...]
@@ -76,7 +83,7 @@ class Site:
 
 def data_dir() -> Path:
     given = os.environ.get("DATA_DIR") or "var"
-    path = BASE_DIR / Path(given).expanduser()  # an absolute one stays as it is
+    path = BASE_DIR / Path(given).expanduser()  # an absolute path stays as it is
     if path.exists() and not path.is_dir():
         raise BadEnvironment(f"DATA_DIR must be a directory; {given!r} is not.")
     return path.resolve()
@@ -115,6 +122,12 @@ def count(name: str, default: int) -> int:
     return int(given)
 
 
+def version() -> str:
+    """Return the version of the product. Its only source is pyproject.toml."""
+    version: str = tomllib.loads((BASE_DIR / "pyproject.toml").read_text())["project"]["version"]
+    return version
+
+
 def local_site_url(port: int) -> str:
     return f"http://127.0.0.1:{port},http://localhost:{port}"
 
@@ -122,7 +135,7 @@ def local_site_url(port: int) -> str:
 def site() -> Site:
     """Return the site that SITE_URL names; several addresses of one site are separated by commas."""
     given = os.environ.get("SITE_URL") or local_site_url(8000)
-    parts = [_site_part(one.strip()) for one in given.split(",")]
+    parts = [_site_part(address.strip()) for address in given.split(",")]
     schemes = {part.scheme for part in parts}
     if len(schemes) > 1:
         raise BadEnvironment(f"SITE_URL must be all http or all https, not {given!r}.")
@@ -154,6 +167,11 @@ def _host(part: SplitResult) -> str:
 def _port(part: SplitResult) -> str:
     usual = {"http": 80, "https": 443}[part.scheme]
     return "" if part.port in (None, usual) else f":{part.port}"
+
+
+def runs_jobs() -> bool:
+    """Return whether this process is a worker or its job cluster."""
+    return len(sys.argv) > 1 and sys.argv[1] in JOB_COMMANDS
 
 
 def database(*, folder: Path) -> dict[str, Any]:
@@ -217,10 +235,10 @@ def _store_url(part: SplitResult, query: dict[str, str], number: int) -> str:
 
 
 def socket_path(folder: Path) -> Path:
-    """Return the embedded store's socket: in `folder`, else where `folder` says that it had to go."""
+    """Return the embedded store's socket: in `folder`, else at the path that is noted in `folder`."""
     path = folder / "valkey.sock"
     note = folder / "valkey.sock.path"
-    if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES and note.exists():
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES and note.exists():
         return Path(note.read_text().strip())
     return path
 
@@ -230,25 +248,28 @@ def secret_key() -> str:
     if not key:
         raise BadEnvironment(
             "DJANGO_SECRET_KEY is not set, and a server does not start without it. Set it to a long random text,"
-            " the same for every process of the site; `manage.py serve` makes and keeps one by itself."
+            " the same for every process of the site; `manage.py serve` creates and keeps one automatically."
         )
     return key
 
 
 def metrics_token() -> str:
-    """Return what a reader of `/metrics` must know, empty when only this machine may read."""
+    """Return the token that a reader of `/metrics` must send, empty when only this machine may read."""
     token = os.environ.get("METRICS_TOKEN", "").strip()
     if token and (
-        len(token) < METRICS_TOKEN_LEAST or not token.isascii() or not token.isprintable() or " " in token
+        len(token) < MIN_METRICS_TOKEN_LENGTH
+        or not token.isascii()
+        or not token.isprintable()
+        or " " in token
     ):
         raise BadEnvironment(
-            f"METRICS_TOKEN must be at least {METRICS_TOKEN_LEAST} ASCII characters without spaces, or empty."
+            f"METRICS_TOKEN must be at least {MIN_METRICS_TOKEN_LENGTH} ASCII characters without spaces, or empty."
         )
     return token
 
 
 def prepare_command(command: str) -> None:
-    """Give a `manage.py` command what a server must be given: the kept key, and for `serve` the folder and socket."""
+    """Set the secret key for a `manage.py` command from its file, and for `serve` make the folder and the socket's path."""
     folder = data_dir()
     if command in KEY_KEEPERS | STORE_STARTERS:
         _make_private(folder)
@@ -262,20 +283,22 @@ def prepare_command(command: str) -> None:
     elif command in KEY_KEEPERS:
         os.environ["DJANGO_SECRET_KEY"] = _keep_key(kept)
     elif command not in KEY_NEEDERS:
-        os.environ["DJANGO_SECRET_KEY"] = secrets.token_urlsafe(50)  # signs nothing that outlives the command
+        os.environ["DJANGO_SECRET_KEY"] = secrets.token_urlsafe(
+            50
+        )  # its signatures are not used after the command
 
 
 def _make_private(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise BadEnvironment(f"DATA_DIR cannot be made: {error.strerror} ({folder}).") from None
+        raise BadEnvironment(f"DATA_DIR cannot be created: {error.strerror} ({folder}).") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BadEnvironment(f"DATA_DIR cannot be written to ({folder}).")
 
 
 def _keep_key(path: Path) -> str:
-    """Write a new key so that two commands at once end with the same one, and nobody ever reads half of it."""
+    """Write a new key. Two commands at once get the same key, and no reader sees half of it."""
     draft = path.with_name(f"secret-key.{os.getpid()}")
     draft.touch(mode=0o600)
     draft.write_text(secrets.token_urlsafe(50) + "\n")
@@ -289,7 +312,7 @@ def _keep_key(path: Path) -> str:
 
 
 def _prepare_socket(folder: Path) -> None:
-    if len(os.fsencode(folder / "valkey.sock")) <= SOCKET_PATH_MAX_BYTES:
+    if len(os.fsencode(folder / "valkey.sock")) <= MAX_SOCKET_PATH_BYTES:
         return
     if _is_private(socket_path(folder).parent):
         return
@@ -299,8 +322,8 @@ def _prepare_socket(folder: Path) -> None:
 
 def _is_private(folder: Path) -> bool:
     try:
-        found = os.lstat(folder)
+        status = os.lstat(folder)
     except OSError:
         return False
-    private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
-    return private and len(os.fsencode(folder)) <= SOCKET_PATH_MAX_BYTES - len("/valkey.sock")
+    private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
+    return private and len(os.fsencode(folder)) <= MAX_SOCKET_PATH_BYTES - len("/valkey.sock")

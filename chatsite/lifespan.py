@@ -1,7 +1,7 @@
-"""The life of one server process: start its parts, say `bye` when told to stop, then let the server close.
+"""The life of one server process: start its parts; at a stop send `bye`, then let uvicorn close.
 
 uvicorn closes every socket (1012) before it tells the application of the shutdown, too late for `bye`. So its handler of
-SIGTERM and SIGINT is taken over: first the frames, then uvicorn's own handler.
+SIGTERM and SIGINT is replaced: first the frames are sent, then uvicorn's own handler runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from messaging.live import server
 
-BYE_SPREAD_MS = 2_000  # clients come back at random within this, not all at once
+BYE_SPREAD_MS = 2_000  # clients reconnect at a random time within this, not all at once
 BYE_DEADLINE_S = 1.0
 
 log = logging.getLogger(__name__)
@@ -44,13 +44,13 @@ class Lifespan:
 def _say_bye_before_stopping() -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        servers_own = signal.getsignal(number)
-        if callable(servers_own) and servers_own is not signal.default_int_handler:
-            loop.add_signal_handler(number, _stop, number, servers_own)
+        uvicorns_handler = signal.getsignal(number)
+        if callable(uvicorns_handler) and uvicorns_handler is not signal.default_int_handler:
+            loop.add_signal_handler(number, _stop, number, uvicorns_handler)
 
 
-def _stop(number: int, servers_own: Handler) -> None:
-    task = asyncio.ensure_future(_stop_after_bye(number, servers_own))
+def _stop(number: int, uvicorns_handler: Handler) -> None:
+    task = asyncio.ensure_future(_stop_after_bye(number, uvicorns_handler))
     _stopping.add(task)
     task.add_done_callback(_stopping.discard)
 
@@ -58,13 +58,13 @@ def _stop(number: int, servers_own: Handler) -> None:
 _stopping: set[asyncio.Task[None]] = set()  # the loop keeps only weak references
 
 
-async def _stop_after_bye(number: int, servers_own: Handler) -> None:
+async def _stop_after_bye(number: int, uvicorns_handler: Handler) -> None:
     try:
         async with asyncio.timeout(BYE_DEADLINE_S):
             await server.say_bye(after_ms=BYE_SPREAD_MS)
     except TimeoutError:
-        log.warning("stopping, although some clients do not read their bye")
+        log.warning("stopping, although some clients do not read their `bye`")
     except Exception:
-        log.exception("could not say bye")
+        log.exception("could not send `bye`")
     finally:
-        servers_own(number, None)
+        uvicorns_handler(number, None)

@@ -1,6 +1,6 @@
-"""One line per event on stderr: time, level, logger, what happened, then `name=value` of what was given as `extra`.
+"""One line per event on stderr: time, level, logger, message, then `name=value` for each `extra`.
 
-Names and ids come from people, so everything that could forge a line or turn a terminal is escaped. Message text is never logged.
+Names and ids come from users, so all characters that could forge a line or control a terminal are escaped. Message text is never logged.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class LineFormatter(logging.Formatter):
 
 
 def escape(text: str) -> str:
-    """Return `text` on one line, with every character that shows nothing or moves others written out."""
+    """Return `text` on one line, with every invisible or control character written out."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(

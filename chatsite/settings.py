@@ -1,4 +1,4 @@
-"""Django's settings. What differs between installations comes from the environment (`chatsite/environment.py`)."""
+"""Django's settings. Values that differ between installations come from the environment (`chatsite/environment.py`)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from chatsite.environment import BASE_DIR
 
 django_stubs_ext.monkeypatch()  # `ModelAdmin[Room]` must also run
 
+VERSION = environment.version()
 DATA_DIR = environment.data_dir()
 SITE = environment.site()
 SITE_ORIGINS = SITE.origins  # the only `Origin`s that may open a socket
@@ -26,7 +27,7 @@ TRUSTED_PROXY_COUNT = environment.count("TRUSTED_PROXY_COUNT", 1 if SITE.secure 
 if TRUSTED_PROXY_COUNT:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SECURE_SSL_REDIRECT = SITE.secure
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # asked from inside, past the proxy
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # requested from inside, without the proxy
 METRICS_TOKEN = environment.metrics_token()
 SECURE_HSTS_SECONDS = 365 * 86_400 if SITE.secure else 0
 CSRF_FAILURE_VIEW = "messaging.web.endpoint.csrf_failure"
@@ -109,21 +110,22 @@ CONTENT_SECURITY_POLICY: dict[str, Any] = {
 DATABASES = {"default": environment.database(folder=DATA_DIR)}
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
-    # IMMEDIATE: a deferred transaction that comes to write fails with "database is locked" at once, whatever the timeout.
-    # FULL: in WAL mode NORMAL loses commits with the power. secure_delete: nothing outlives a message's text.
+    # IMMEDIATE: a deferred transaction that begins to write fails with "database is locked" at once, with any timeout.
+    # FULL: in WAL mode NORMAL loses commits with the power. secure_delete: deleted text is overwritten.
     DATABASES["default"]["OPTIONS"] = {
         "timeout": 20,
         "transaction_mode": "IMMEDIATE",
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;",
     }
 else:
-    at = MIDDLEWARE.index(
-        "django.contrib.sessions.middleware.SessionMiddleware"
-    )  # what comes before asks no database
-    MIDDLEWARE.insert(at, "chatsite.concurrency.few_at_once")
+    if environment.runs_jobs():
+        DATABASES["default"].setdefault("CONN_MAX_AGE", environment.JOBS_CONN_MAX_AGE_S)
+    # The middleware before the sessions does not use the database.
+    first_query = MIDDLEWARE.index("django.contrib.sessions.middleware.SessionMiddleware")
+    MIDDLEWARE.insert(first_query, "chatsite.concurrency.limit_requests")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# ── Store: messages, cache and channel layer each have a database of their own ──
+# ── Store: messages, cache and channel layer each have a separate database ──
 STORE_URL, CACHE_URL, LAYER_URL = environment.store_urls(folder=DATA_DIR, count=3)
 DJANGO_REDIS_CONNECTION_FACTORY = "messaging.store.connections.ConnectionFactory"
 _REDIS_CLIENT = {
@@ -151,14 +153,14 @@ CHANNEL_LAYERS = {
     },
 }
 
-# ── Jobs. Its broker pops without a receipt: a tick may be lost, so ticks carry no data ──
+# ── Jobs. Its broker removes a job before it runs: a tick may be lost, so ticks carry no data ──
 Q_CLUSTER = {
     "name": "chat",
     "django_redis": "default",
     "workers": 2,
     "timeout": 60,
     "retry": 90,
-    "catch_up": False,  # what was missed while down must not come as a flood
+    "catch_up": False,  # runs that were missed while down must not all run at once
     "save_limit": 100,
     "recycle": 200,
     "label": _("Background tasks"),
@@ -167,7 +169,7 @@ Q_CLUSTER = {
 # ── The product's own numbers: overrides of messaging/policy.py, units in the names ──
 MESSAGING: dict[str, Any] = {
     "rate_limit_scale": environment.positive("MESSAGING_RATE_LIMIT_SCALE", 1.0),
-    "nets": environment.flag("MESSAGING_NETS", default=True),
+    "recovery": environment.flag("MESSAGING_RECOVERY", default=True),
 }
 
 # ── Accounts ──
@@ -188,7 +190,10 @@ LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "account_login"
 ALLAUTH_TRUSTED_PROXY_COUNT = TRUSTED_PROXY_COUNT
-ACCOUNT_REAUTHENTICATION_METHODS = ("password", "mfa")  # with a mailed code the mailbox would be enough
+ACCOUNT_REAUTHENTICATION_METHODS = (
+    "password",
+    "mfa",
+)  # with a mailed code, access to the mailbox would be sufficient
 ACCOUNT_USERNAME_VALIDATORS = "messaging.rooms.names.USERNAME_VALIDATORS"
 ACCOUNT_ADAPTER = "chatsite.accounts.AccountAdapter"
 ACCOUNT_LOGIN_METHODS = {"username"}
@@ -224,7 +229,7 @@ STORAGES = {
     },
 }
 
-# ── Logs: one line per event; every library's logger ends at the same handler ──
+# ── Logs: one line per event; the loggers of all libraries use the same handler ──
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -237,7 +242,7 @@ LOGGING = {
             "handlers": [],
             "level": "ERROR",
             "propagate": True,
-        },  # a 4xx is the asker's affair
+        },  # a 4xx is the client's fault
         "django.server": {"handlers": [], "level": "INFO", "propagate": True},
         "django-q": {"handlers": [], "level": "WARNING", "propagate": True},
         "uvicorn": {"handlers": [], "level": "WARNING", "propagate": True},

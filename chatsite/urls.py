@@ -15,7 +15,7 @@ admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-a
 
 
 def favicon(request: HttpRequest) -> HttpResponseRedirect:
-    """Answer browsers that ask by themselves, as on pages that name no icon."""
+    """Redirect browsers that request the icon without a link to it."""
     return HttpResponseRedirect(static("img/mark.svg"))
 
 

@@ -1,9 +1,10 @@
-"""The socket's side of the server: uvicorn's WebSocket protocol with a short way in and a short way out.
+"""The socket's side of the server: uvicorn's WebSocket protocol with a short path for texts in both directions.
 
-By ASGI each text is put into a queue, a task is woken for it, and the socket's reading is stopped and begun again around that;
-each text out passes through a coroutine and three layers of framing. In rooms of two that was a third of the server's time.
-An application that finds this protocol in `scope["extensions"]["chat.direct"]` may set `on_text`, which is called with each text
-as it arrives and says whether it took it, and may `write` while `writable` is true. What it does not take, and all else, goes by ASGI.
+With ASGI every text is put into a queue and wakes a task, and reading of the socket stops and starts around that. Every text
+that is sent passes through a coroutine and three layers of framing. In rooms of two that was a third of the server's time.
+An application that has this protocol in `scope["extensions"]["chat.direct"]` may set `on_text`. It is called with every text
+on arrival and returns whether it took the text. The application may also `write` while `writable_now` is true. Texts that it
+does not take, and all other events, use ASGI.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ TEXT = b"\x81"  # RFC 6455, 5.2: the only fragment of a text
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One HTTP connection. Where many ask to become WebSockets at once, one of them does in each turn of the loop: a thousand
-    who come back, in one turn, kept everybody else waiting for 0.2 s.
+    """One HTTP connection. In each turn of the loop at most one connection becomes a WebSocket: in a reconnect storm a
+    thousand in one turn delayed all other users by 0.2 s.
     """
 
     def handle_websocket_upgrade(self) -> None:
@@ -74,7 +75,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.on_text: Callable[[str], bool] | None = None
-        self._app_waits = False  # the application has taken all that came, and waits for more
+        self._app_waits = False  # the application has taken every event and waits for the next
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
@@ -82,7 +83,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
             self.scope["extensions"][EXTENSION] = self  # type: ignore[assignment]
 
     def start_keepalive(self) -> None:
-        """Begin what follows the handshake; what was asked and answered in it, a cookie too, is held no longer: 6 KB a socket."""
+        """Start the keepalive and drop the handshake's request and response, with its cookie: 6 KB for each socket."""
         self.request = self.response = None  # type: ignore[assignment]
         cast(list[Any], self.scope["headers"]).clear()
         super().start_keepalive()
@@ -91,7 +92,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        # What its parser refuses (a header above 8 KB, a body) uvicorn leaves open without an answer.
+        # uvicorn does not answer or close a handshake that its parser refuses (a header above 8 KB, a body).
         if self.conn.handshake_exc is not None and not (self.handshake_initiated or self.close_sent):
             self.handshake_complete = self.close_sent = True
             self.transport.write(UNREADABLE)
@@ -104,7 +105,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     def _took(self) -> bool:
-        """Say whether the application took the text that has come; what is no text is not offered to it."""
+        """Return whether the application took the text. Other frames are not offered to it."""
         if self.close_sent or self.curr_msg_data_type != "text" or self.on_text is None:
             return False
         try:
@@ -124,7 +125,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
 
     @property
     def writable_now(self) -> bool:
-        """Whether what is written is taken at once: the socket is open and not full."""
+        """Whether a text can be written at once: the socket is open and not full."""
         return (
             self.writable.is_set()
             and self.handshake_complete
@@ -136,14 +137,15 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         self.transport.write(framed(text))
 
 
+# The last text and its frame, for all sockets: a server process has one event loop.
 _last: tuple[str, bytes] = "", TEXT + b"\0"
 
 
 def framed(text: str) -> bytes:
-    """Return a text as a server's frame. The same text to the next socket of a room is not encoded again."""
+    """Return a text as a frame of the server. The next socket of a room gets the same frame; it is not encoded again."""
     global _last
-    before, frame = _last
-    if text is not before:
+    last_text, frame = _last
+    if text is not last_text:
         payload = text.encode()
         frame = TEXT + _length(len(payload)) + payload
         _last = text, frame

@@ -1,4 +1,4 @@
-"""What settings alone can tell to be wrong. What must talk to the store is asked by `manage.py doctor`, never before every command."""
+"""System checks: faults that the settings alone show. Faults of the store are found by `manage.py doctor`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CACHED_SESSIONS = "django.contrib.sessions.backends.cache"
 
 @register(Tags.compatibility)
 def check_settings(**_: Any) -> list[CheckMessage]:
-    """Return an error for each setting with which messages would be lost or people logged out."""
+    """Return an error for each setting that would lose messages or log users out."""
     return [*_numbers(), *_channel_layer(), *_sessions(), *_aliases()]
 
 
 def _numbers() -> Iterator[CheckMessage]:
-    for problem in policy.problems(settings.MESSAGING):
-        yield Error(problem, hint="Correct it, or leave it out to get the default.", id="messaging.E001")
+    for sentence in policy.problems(settings.MESSAGING):
+        yield Error(sentence, hint="Correct it, or omit it to get the default.", id="messaging.E001")
 
 
 def _channel_layer() -> Iterator[CheckMessage]:
@@ -38,7 +38,7 @@ def _channel_layer() -> Iterator[CheckMessage]:
 def _sessions() -> Iterator[CheckMessage]:
     if settings.SESSION_ENGINE == CACHED_SESSIONS:
         yield Error(
-            "Web sessions live in the cache: an error of Redis would look like a log-out, for good.",
+            "Web sessions are in the cache: an error of Redis would log users out permanently.",
             hint='Set SESSION_ENGINE to "django.contrib.sessions.backends.db".',
             id="messaging.E003",
         )
@@ -53,10 +53,10 @@ def _aliases() -> Iterator[CheckMessage]:
                 hint=f'Set CACHES["{alias}"]["BACKEND"] to "django_redis.cache.RedisCache" and its LOCATION to a Redis URL.',
                 id="messaging.E004",
             )
-    places = [settings.CACHES.get(alias, {}).get("LOCATION") for alias in ("messages", "default")]
-    if places[0] is not None and places[0] == places[1]:
+    locations = [settings.CACHES.get(alias, {}).get("LOCATION") for alias in ("messages", "default")]
+    if locations[0] is not None and locations[0] == locations[1]:
         yield Error(
             'CACHES["messages"] and CACHES["default"] share one database: clearing the cache would delete every message.',
-            hint="Give each a database number of its own.",
+            hint="Give each its own database number.",
             id="messaging.E005",
         )

@@ -1,89 +1,96 @@
 """The product's numbers and the arithmetic over them: lifetimes, limits, backoff. Pure: no clock, no I/O.
 
-`settings.MESSAGING` overrides any field of `Policy` by its name; it is read once, here only. `problems` says what is nonsense,
-for the system check. Defaults that the contract fixes (docs/protocol.md) are marked so.
+`settings.MESSAGING` overrides any field of `Policy` by its name; only this module reads it, once. `problems` returns a
+sentence for each invalid value, for the system check. Defaults that the wire contract (docs/protocol.md) fixes are marked so.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
+import msgspec
 from django.conf import settings
+from msgspec import Meta
 
 from .errors import BadSetting, BadTtl
 
 DAY_S = 86_400
-TTL_LONGEST_S = 10 * 365 * DAY_S  # what is kept of a message's id has room for no more than thrice that
+MAX_TTL_S = 10 * 365 * DAY_S  # the record of a message's id has room for three times this
+
+Count = Annotated[int, Meta(ge=1, lt=10**12)]
+CountOrZero = Annotated[int, Meta(ge=0, lt=10**12)]
+Ttl = Annotated[int, Meta(ge=1, le=MAX_TTL_S)]
+Number = Annotated[float, Meta(gt=0, lt=1e12)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rate:
-    """A token bucket: `per_s` tokens a second, at most `burst` saved up."""
+    """A token bucket: `per_s` tokens a second, at most `burst` of them saved."""
 
-    per_s: float
-    burst: int
+    per_s: Number
+    burst: Count
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Each number with its unit in its name."""
+    """Each number with its unit in its name and its bounds in its type."""
 
     # Lifetimes
-    ttl_default_s: int = 3_600
-    ttl_min_s: int = 10
-    ttl_max_s: int = 28 * DAY_S
-    grace_s: int = DAY_S  # the Hash outlives the message by this, as a back-stop
-    dead_letter_retention_s: int = 7 * DAY_S  # 0 keeps metadata only
-    dead_letter_days: int = 90
-    dead_letter_count: int = 100_000
+    ttl_default_s: Count = 3_600
+    ttl_min_s: Count = 10
+    ttl_max_s: Ttl = 28 * DAY_S
+    grace_s: Count = DAY_S  # a fallback: the Hash is deleted so long after the message's end
+    dead_letter_retention_s: CountOrZero = 7 * DAY_S  # 0 keeps metadata only
+    dead_letter_days: Count = 90
+    dead_letter_count: Count = 100_000
 
     # Limits of the contract
-    body_max: int = 4_000  # code points
-    frame_max: int = 65_536  # bytes from a client
-    answer_max: int = 262_144  # bytes of one answer to a client
-    frames_in_array_max: int = 100
-    rooms_in_hello_max: int = 500
-    id_life_s: int = DAY_S
-    unsent_max: int = 1_000  # messages waiting in the process for one socket
-    connections_per_user_max: int = 20
-    bad_frames_per_minute_max: int = 10
-    hello_timeout_s: float = 10.0
-    presence_members_max: int = 100
-    reads_waiting_max: int = 32  # reads of one connection that may wait for each other
+    body_max: Count = 4_000  # code points
+    frame_max: Count = 65_536  # bytes from a client
+    answer_max: Count = 262_144  # bytes of one answer to a client
+    frames_in_array_max: Count = 100
+    rooms_in_hello_max: Count = 500
+    id_life_s: Count = DAY_S
+    unsent_max: Count = 1_000  # messages waiting in the process for one socket
+    connections_per_user_max: Count = 20
+    bad_frames_per_minute_max: Count = 10
+    hello_timeout_s: Number = 10.0
+    presence_members_max: Count = 100
+    reads_waiting_max: Count = 32  # reads of one connection that may wait for one another
 
     # Retry
-    ack_timeout_s: float = 5.0  # a pushed message unacknowledged this long is silence
-    backoff_cap_s: float = 60.0
-    attempts_max: int = 8
-    silences_to_close: int = 3
-    position_interval_s: float = 30.0
-    recheck_interval_s: float = 60.0  # memberships and sessions are read again
-    sweep_interval_s: int = 60
-    lease_s: int = 30
-    claim_delay_s: int = 5  # acknowledgements may be in flight at expiry
-    claim_max: int = 500  # rows looked at per claim or read
-    job_deadline_s: float = 40.0
-    nets: bool = True  # the drill switches them off to prove that it can see
+    ack_timeout_s: Number = 5.0  # silence: a pushed message is unacknowledged for this long
+    backoff_cap_s: Number = 60.0
+    attempts_max: Count = 8
+    silences_to_close: Count = 3
+    position_interval_s: Number = 30.0
+    recheck_interval_s: Number = 60.0  # memberships and sessions are read again after this
+    sweep_interval_s: Count = 60
+    lease_s: Count = 30
+    claim_delay_s: Count = 5  # acknowledgements may be in flight at expiry
+    claim_max: Count = 500  # rows of one claim or read
+    job_deadline_s: Number = 40.0
+    recovery: bool = True  # repair of lost messages; the drill switches it off to prove that it sees a loss
 
     # Pace
-    ack_flush_s: float = 0.1  # acks of a process settle together
-    receipt_interval_s: float = 1.0
-    verb_deadline_s: float = 4.0
-    stuck_send_s: float = 15.0  # a socket whose one send takes longer is gone
+    ack_flush_s: Number = 0.1  # the acknowledgements of a process are written together
+    receipt_interval_s: Number = 1.0
+    verb_deadline_s: Number = 4.0
+    stuck_send_s: Number = 15.0  # a socket is closed when one send takes longer
 
-    # Rates per connection; per user four times that. The contract's floor for `send` is per user: 50/s, burst 300.
-    rate_limit_scale: float = 1.0
+    # Rates per connection; for a user four times that. The wire contract grants every user for `send` at least 50/s, burst 300.
+    rate_limit_scale: Number = 1.0
     send_rate: Rate = Rate(50, 300)
     history_rate: Rate = Rate(20, 100)
     change_rate: Rate = Rate(10, 100)  # edit, delete, extend, resend, reject, dismiss
     ping_rate: Rate = Rate(10, 100)
-    typing_interval_s: float = 3.0
+    typing_interval_s: Number = 3.0
 
     def ttl(self, asked_s: int | None, *, room_s: int, room_max_s: int) -> int:
-        """Return the lifetime in seconds of a message; `BadTtl` names the bounds when what was asked is outside them."""
+        """Return the lifetime of a message in seconds. Raises `BadTtl`, which names the bounds."""
         longest_s = min(room_max_s, self.ttl_max_s)
         if asked_s is None:
             return max(self.ttl_min_s, min(room_s, longest_s))
@@ -92,7 +99,7 @@ class Policy:
         return asked_s
 
     def bound_s(self, attempt: int) -> float:
-        """Return the longest wait in seconds before silence counts for the `attempt`-th time (from 1).
+        """Return the longest wait in seconds before the silence after attempt number `attempt` counts (from 1).
 
         With the defaults: 5, 10, 20, 40, 60, 60, 60, 60.
         """
@@ -111,59 +118,56 @@ class Policy:
         return Rate(rate.per_s * self.rate_limit_scale, max(1, int(rate.burst * self.rate_limit_scale)))
 
 
+ORDERED = (
+    ("ttl_min_s", "ttl_default_s"),
+    ("ttl_default_s", "ttl_max_s"),
+    ("ack_timeout_s", "backoff_cap_s"),
+    ("lease_s", "sweep_interval_s"),
+)
+
+
 def read(values: Mapping[str, Any]) -> Policy:
-    """Return the policy that `values` ask for; `BadSetting` says every problem."""
-    found = list(problems(values))
-    if found:
-        raise BadSetting(" ".join(found))
-    return Policy(**values)
+    """Return the policy with `values` in place of defaults. Raises `BadSetting`, which names every problem."""
+    fields, sentences = _validate(values)
+    if sentences:
+        raise BadSetting(" ".join(sentences))
+    return Policy(**fields)
 
 
-def problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each value of `settings.MESSAGING` that cannot work."""
-    known = {field.name: field for field in dataclasses.fields(Policy)}
+def problems(values: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each invalid value of `settings.MESSAGING`."""
+    return _validate(values)[1]
+
+
+def _validate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    types = _types()
+    fields: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Policy)}
+    sentences = []
     for name, value in values.items():
-        if name not in known:
-            yield f"MESSAGING[{name!r}] is no setting; the known ones are the fields of messaging.policy.Policy."
+        if name not in types:
+            sentences.append(
+                f"MESSAGING[{name!r}] is not a setting; the fields of messaging.policy.Policy are."
+            )
             continue
-        yield from _problem(name, value, known[name].default)
-    if not set(values) <= set(known):
-        return
-    yield from _contradictions({name: values.get(name, field.default) for name, field in known.items()})
-
-
-def _problem(name: str, value: Any, default: Any) -> Iterator[str]:
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            yield f"MESSAGING[{name!r}] must be True or False, not {value!r}."
-        return
-    if isinstance(default, Rate):
-        if not isinstance(value, Rate) or not value.per_s > 0 or value.burst < 1:
-            yield f"MESSAGING[{name!r}] must be a Rate with per_s > 0 and burst >= 1, not {value!r}."
-        return
-    whole = isinstance(default, int)
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        yield f"MESSAGING[{name!r}] must be a {'whole ' if whole else ''}number, not {value!r}."
-        return
-    if not 0 <= value < 10**12 or (value == 0 and name != "dead_letter_retention_s"):
-        yield f"MESSAGING[{name!r}] must be above 0, not {value!r}."
-
-
-def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
-    numbers = {
-        name: value for name, value in values.items() if isinstance(value, (int, float)) and value == value
-    }
-    if numbers.get("ttl_max_s", 0) > TTL_LONGEST_S:
-        yield f"MESSAGING['ttl_max_s'] must not be above {TTL_LONGEST_S}, ten years."
-    pairs = [
-        ("ttl_min_s", "ttl_default_s"),
-        ("ttl_default_s", "ttl_max_s"),
-        ("ack_timeout_s", "backoff_cap_s"),
-        ("lease_s", "sweep_interval_s"),
+        plain = (
+            dataclasses.asdict(value) if isinstance(value, Rate) else value
+        )  # else its bounds are not checked
+        try:
+            fields[name] = msgspec.convert(plain, types[name])
+        except msgspec.ValidationError as error:
+            reason = str(error).replace("Expected `object`", "Expected `Rate`").replace(" - at `$.", " in `")
+            sentences.append(f"MESSAGING[{name!r}] is {value!r}: {reason[0].lower()}{reason[1:]}.")
+    sentences += [
+        f"MESSAGING[{low!r}] must not be above MESSAGING[{high!r}]."
+        for low, high in ORDERED
+        if fields[low] > fields[high]
     ]
-    for low, high in pairs:
-        if low in numbers and high in numbers and numbers[low] > numbers[high]:
-            yield f"MESSAGING[{low!r}] must not be above MESSAGING[{high!r}]."
+    return fields, sentences
+
+
+@cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(Policy, include_extras=True)
 
 
 @cache

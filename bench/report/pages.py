@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bench.report import plots, targets
 from bench.report.results import table
 from bench.systems import ROOT, found
@@ -70,10 +72,10 @@ def _details(run: dict[str, Any], said: Sequence[str]) -> list[str]:
 def machine() -> str:
     """Describe the machine without names of hosts or paths."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
+    memory = psutil.virtual_memory().total
     return (
         f"{os.cpu_count()} cores of {model.group(1) if model else platform.machine()},"
-        f" {round(int(memory.group(1)) / 2**20) if memory else '?'} GB, Linux {platform.release().split('-')[0]};"
+        f" {round(memory / 2**30)} GB, Linux {platform.release().split('-')[0]};"
         " server and store share one core, the load generator has another."
     )
 

@@ -1,8 +1,7 @@
-"""Child processes: ordinary commands, each in a process group of its own, known by a mark in their environment.
+"""Child processes: ordinary commands, each in a separate process group, with a mark in their environment.
 
-The mark (`CHAT_CHILD=<data directory>:<name>`) is inherited by whatever a child starts, so that after a `kill -9` of the
-supervisor or of a child everything left over is found, with no record that could be stale. Read from /proc; where there is
-none (macOS) only direct children are known.
+Every process that a child starts inherits the mark (`CHAT_CHILD=<data directory>:<name>`). After a `kill -9` of the supervisor
+or of a child, all remaining processes are found by it, without a record that could be stale.
 """
 
 from __future__ import annotations
@@ -11,21 +10,24 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 MARK = "CHAT_CHILD"
 POLL_S = 0.02
 FIRST_WAIT_S = 0.2  # the first restart must be within a second
-LONGEST_WAIT_S = 30.0
-HEALTHY_S = 60.0  # whoever ran this long begins again with the first wait
-LINE_MAX_BYTES = (
-    4_000  # under PIPE_BUF with its prefix: a write to a pipe that has room is then never cut or blocked
+MAX_WAIT_S = 30.0
+HEALTHY_S = 60.0  # a child that ran this long is restarted after the first wait again
+MAX_LINE_BYTES = (
+    4_000  # with its prefix under PIPE_BUF: a write to a pipe with free space is never cut or blocked
 )
 
 
 class Child:
-    """One command that is to run for as long as the supervisor does, or `once`, until it ends."""
+    """One command that runs as long as the supervisor does, or only `once`, until it ends."""
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class Child:
         self._unfinished = b""
 
     def start(self) -> None:
-        end(marked(self._folder, self.name), patience_s=0)  # what a killed predecessor left behind
+        end(marked(self._folder, self.name), patience_s=0)  # processes that a killed predecessor left behind
         self.due_mono_s = None
         self._started_mono_s = time.monotonic()
         self._unfinished = b""
@@ -82,7 +84,7 @@ class Child:
             self.process.send_signal(number)
 
     def kill(self) -> None:
-        """End the child and all it started, at once."""
+        """Kill the child and all processes that it started."""
         if self.process is None:
             return
         if self.process.poll() is None:
@@ -91,30 +93,30 @@ class Child:
         end(marked(self._folder, self.name), patience_s=0)
 
     def restart_later(self) -> float:
-        """Note when to start again and return the wait in seconds: 0.2, 0.4, 0.8 ... 30, from the start again once healthy."""
+        """Set the time of the next start and return the wait in seconds: 0.2, 0.4, 0.8 ... 30. After a healthy run it is 0.2 again."""
         now = time.monotonic()
         self.short_lives = 0 if now - self._started_mono_s > HEALTHY_S else self.short_lives
-        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**self.short_lives)
+        wait_s = min(MAX_WAIT_S, FIRST_WAIT_S * 2.0**self.short_lives)
         self.short_lives += 1
         self.due_mono_s = now + wait_s
         return wait_s
 
     def read_lines(self) -> list[bytes]:
-        """Return the whole lines that the child wrote since; the last one also unfinished when the child has ended."""
+        """Return the complete lines since the last call; also an incomplete last line when the child has ended."""
         if self.process is None or self.process.stdout is None or self.process.stdout.closed:
             return []
         ended = self.process.poll() is not None
-        written = self.process.stdout.read()  # None: nothing yet; empty: it closed its output
+        written = self.process.stdout.read()  # None: no output yet; empty: the child closed its output
         if written == b"" and not ended:
             self.close()
         *lines, self._unfinished = (self._unfinished + (written or b"")).split(b"\n")
-        while len(self._unfinished) > LINE_MAX_BYTES:
-            lines.append(self._unfinished[:LINE_MAX_BYTES])
-            self._unfinished = self._unfinished[LINE_MAX_BYTES:]
+        while len(self._unfinished) > MAX_LINE_BYTES:
+            lines.append(self._unfinished[:MAX_LINE_BYTES])
+            self._unfinished = self._unfinished[MAX_LINE_BYTES:]
         if ended and self._unfinished:
             lines.append(self._unfinished)
             self._unfinished = b""
-        return [line[:LINE_MAX_BYTES] for line in lines]
+        return [line[:MAX_LINE_BYTES] for line in lines]
 
     def close(self) -> None:
         if self.process is not None and self.process.stdout is not None:
@@ -127,28 +129,26 @@ def mark(folder: Path, name: str) -> str:
 
 def marked(folder: Path, name: str = "") -> list[int]:
     """Return the pids of all processes that carry the mark of `folder`, and of `name` if given."""
-    wanted = f"{MARK}={mark(folder, name)}".encode()
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (place / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue  # ended meanwhile, or another user's
-        if any(entry == wanted if name else entry.startswith(wanted) for entry in environment):
-            found.append(int(place.name))
-    return [pid for pid in found if pid != os.getpid()]
+    wanted = mark(folder, name)
+    pids = []
+    for process in psutil.process_iter(["environ"]):
+        # None: another user's process, or one that has ended
+        value = (process.info["environ"] or {}).get(MARK, "")
+        if value == wanted if name else value.startswith(wanted):
+            pids.append(process.pid)
+    return [pid for pid in pids if pid != os.getpid()]
 
 
 def end(pids: Iterable[int], *, patience_s: float) -> None:
-    """Ask processes to stop, wait, and kill what is still there. They need not be children of this one."""
-    pids = list(pids)
-    if not pids:
+    """Stop processes: SIGTERM, a wait, then SIGKILL. They need not be children of this process."""
+    processes = list(_processes(pids))
+    if not processes:
         return
-    _send(pids, signal.SIGTERM if patience_s else signal.SIGKILL)
-    if patience_s and wait_for(lambda: not _alive(pids), deadline_s=patience_s):
+    _send(processes, signal.SIGTERM if patience_s else signal.SIGKILL)
+    if patience_s and wait_for(lambda: not _alive(processes), deadline_s=patience_s):
         return
-    _send(_alive(pids), signal.SIGKILL)
-    wait_for(lambda: not _alive(pids), deadline_s=2.0)
+    _send(_alive(processes), signal.SIGKILL)
+    wait_for(lambda: not _alive(processes), deadline_s=2.0)
 
 
 def wait_for(condition: Callable[[], bool], *, deadline_s: float) -> bool:
@@ -158,20 +158,24 @@ def wait_for(condition: Callable[[], bool], *, deadline_s: float) -> bool:
     return held
 
 
-def _send(pids: Iterable[int], number: signal.Signals) -> None:
+def _processes(pids: Iterable[int]) -> Iterator[psutil.Process]:
     for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
+        with suppress(psutil.NoSuchProcess):
+            yield psutil.Process(pid)
 
 
-def _alive(pids: Iterable[int]) -> list[int]:
-    return [pid for pid in pids if _state(pid) not in ("", "Z")]
+def _send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return ""
+def _alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return the processes that still run. `psutil.wait_procs` would reap children that `Popen` waits for."""
+    return [process for process in processes if _state(process) not in (None, psutil.STATUS_ZOMBIE)]
+
+
+def _state(process: psutil.Process) -> str | None:
+    with suppress(psutil.NoSuchProcess):
+        return process.status() if process.is_running() else None
+    return None

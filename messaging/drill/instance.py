@@ -17,8 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from .plan import DrillError, Plan
 
@@ -116,7 +119,7 @@ class Instance:
         return {
             **plain,
             "DATA_DIR": str(self.folder / "data"),
-            "MESSAGING_NETS": "on" if self.plan.nets else "off",
+            "MESSAGING_RECOVERY": "on" if self.plan.recovery else "off",
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -132,9 +135,9 @@ class Instance:
         except subprocess.TimeoutExpired:
             self._serve.kill()
             self._serve.wait()
-            for pid in left:
-                if _mark_of(pid).startswith(str(self.folder)):
-                    _kill(pid)
+            for process in left:
+                if _mark_of(process).startswith(str(self.folder)):
+                    _kill(process)
 
     def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()
@@ -146,56 +149,37 @@ class Instance:
         """Kill a server process, the job cluster or the store with -9; False when there is none at this moment."""
         if self._serve is None:
             return False
-        marked = [(pid, _mark_of(pid).rpartition(":")[2]) for pid in _descendants(self._serve.pid)]
-        pids = [pid for pid, name in marked if name.partition("-")[0] == kind]
+        names = {process: _mark_of(process).rpartition(":")[2] for process in _descendants(self._serve.pid)}
+        processes = [process for process, name in names.items() if name.partition("-")[0] == kind]
         if kind == "worker":
-            return any(_kill_cluster(pid) for pid in pids)
-        return bool(pids) and _kill(dice.choice(pids))
-
-
-def can_kill() -> bool:
-    """Say whether this system tells whose child a process is."""
-    return Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists()
+            return any(_kill_cluster(process) for process in processes)
+        return bool(processes) and _kill(dice.choice(processes))
 
 
 def _manage(*command: str) -> list[str]:
     return [sys.executable, str(Path(sys.argv[0]).resolve()), *command]
 
 
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("[0-9]*"):
-        try:
-            found += map(int, (task / "children").read_text().split())
-        except OSError:
-            continue  # ended meanwhile
-    return found
+def _descendants(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
 
 
-def _descendants(pid: int) -> list[int]:
-    found = _children(pid)
-    for child in found:  # grows on the way
-        found += _children(child)
-    return found
+def _mark_of(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return process.environ().get(MARK, "")
+    return ""
 
 
-def _mark_of(pid: int) -> str:
-    try:
-        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return ""
-    return next(
-        (os.fsdecode(entry.partition(b"=")[2]) for entry in entries if entry.startswith(f"{MARK}=".encode())),
-        "",
-    )
-
-
-def _kill_cluster(worker: int) -> bool:
+def _kill_cluster(worker: psutil.Process) -> bool:
     """Kill the process group that `worker` supervises."""
-    groups = [pid for pid in _children(worker) if _leads_group(pid)]
-    for pid in groups:
-        os.killpg(pid, signal.SIGKILL)
-    return bool(groups)
+    with suppress(psutil.NoSuchProcess):
+        groups = [child.pid for child in worker.children() if _leads_group(child.pid)]
+        for pid in groups:
+            os.killpg(pid, signal.SIGKILL)
+        return bool(groups)
+    return False
 
 
 def _leads_group(pid: int) -> bool:
@@ -205,9 +189,9 @@ def _leads_group(pid: int) -> bool:
         return False
 
 
-def _kill(pid: int) -> bool:
+def _kill(process: psutil.Process) -> bool:
     try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
+        process.kill()
+    except psutil.NoSuchProcess:
         return False
     return True

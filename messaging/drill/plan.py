@@ -25,7 +25,7 @@ class Plan:
     kill: tuple[str, ...] = ()
     seconds: float = 30.0  # over which the messages are offered, cuts and kills among them
     seed: int = 0
-    nets: bool = True
+    recovery: bool = True
     processes: int = 1
     ttl: tuple[int, int] | None = (
         None  # the shortest and the longest life (s); None: the rooms' own, for the whole drill

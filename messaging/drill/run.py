@@ -20,9 +20,9 @@ from .tally import Tally
 
 GREETED_WITHIN_S = 120.0  # over the same bad lines, with the contract's backoff
 LOOK_EVERY_S = 0.2
-# Without any change for so long it is over. The longest wait of the nets is 60 s, and their last word may be lost.
+# Without any change for so long it is over. The longest wait of the recovery is 60 s, and its last word may be lost.
 PATIENCE_S = 150.0
-PATIENCE_WITHOUT_NETS_S = 12.0
+PATIENCE_WITHOUT_RECOVERY_S = 12.0
 # Short lives: the job comes each minute, found by a scheduler that looks each 30 s, 5 s late, perhaps in a cluster just replaced.
 PROCESSED_WITHIN_S = 110.0
 RELOAD_EVERY_S = 5.0  # the frame that tells a sender may be lost; a new connection repeats it
@@ -258,8 +258,8 @@ class Drill:
     @property
     def _patience_s(self) -> float:
         if self._plan.ttl is None:
-            return PATIENCE_S if self._plan.nets else PATIENCE_WITHOUT_NETS_S
-        return self._plan.ttl[1] + (PROCESSED_WITHIN_S if self._plan.worker else PATIENCE_WITHOUT_NETS_S)
+            return PATIENCE_S if self._plan.recovery else PATIENCE_WITHOUT_RECOVERY_S
+        return self._plan.ttl[1] + (PROCESSED_WITHIN_S if self._plan.worker else PATIENCE_WITHOUT_RECOVERY_S)
 
     async def _until_quiet(self, state: Callable[[], object], quiet: Callable[[], bool]) -> bool:
         """Wait until it is quiet, or nothing has changed for longer than anything waits; return whether it is quiet."""

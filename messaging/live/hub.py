@@ -320,7 +320,7 @@ class Hub:
         while True:
             await asyncio.sleep(self.policy.position_interval_s)
             self._forget_empty_rooms()
-            if self.policy.nets:
+            if self.policy.recovery:
                 await self.check_positions()
 
     async def _restored(self) -> None:

@@ -52,7 +52,7 @@ class Retry:
         self.hub = hub
         self.policy = policy
         self._timers: dict[Connection, asyncio.TimerHandle] = {}
-        if policy.nets:
+        if policy.recovery:
             hub.on_pushed = self.pushed
 
     def pushed(self, connection: Connection, feed: Feed) -> None:
@@ -174,7 +174,7 @@ class Retry:
     async def sweep(self, room_id: str, epoch: str, mark: int) -> None:
         """Push to this process's own connections that owe something at or below `mark`: the third net's event."""
         room = self.hub.rooms.get(room_id)
-        if room is None or not self.policy.nets:
+        if room is None or not self.policy.recovery:
             return
         feeds = {
             connection.user: (connection, feed)

@@ -116,7 +116,7 @@ ERROR = {
     "worker_silent": Texts(_("No worker heartbeat since %(since)s."), _START_WORKER, _JOBS_STOPPED),
     "recovery_off": Texts(
         _("Recovery is switched off: messages lost on their way are not sent again."),
-        _("Unset MESSAGING_NETS. It is for the drill only."),
+        _("Unset MESSAGING_RECOVERY. It is for the drill only."),
     ),
     "expiry_never": Texts(_("The job process_expired has never run, although other jobs run."), _RUN_EXPIRY),
     "expiry_silent": Texts(

@@ -179,7 +179,7 @@ def worker() -> Component:
     except (redis.RedisError, Unavailable) as error:
         return _unreachable("worker", "jobs_unknown", error)
     age_s = round((now_ms - max(runs.values())) / 1000, 1) if runs else None
-    wrong = [*faults.of_worker(runs, now_ms, recovery=policies.current().nets)]
+    wrong = [*faults.of_worker(runs, now_ms, recovery=policies.current().recovery)]
     return Component(name="worker", reachable=not wrong, facts={"heartbeat_age_s": age_s}, faults=wrong)
 
 

@@ -111,7 +111,7 @@ class Figures:
             [
                 *faults.of_account(0 if account.dropped else account.unaccounted),
                 *faults.of_memory(store.memory),
-                *faults.of_worker(store.runs, store.now_ms, recovery=policies.current().nets),
+                *faults.of_worker(store.runs, store.now_ms, recovery=policies.current().recovery),
                 *faults.of_expiry(store.runs, store.overdue, store.now_ms),
             ]
         )

@@ -10,6 +10,7 @@ from typing import Any
 from messaging.errors import MessagingError, NoSuchMessage
 
 from .calls import Calls, text
+from .entries import Attempts
 from .members import Members
 from .records import AckRow, Recipient, Recipients, RoomKey
 
@@ -92,19 +93,19 @@ class Cursors:
         return found
 
     async def recipients(self, room: RoomKey, seq: int) -> Recipients:
-        """Say who holds one live message, those who lack it first, at most 100. Raises NoSuchMessage."""
+        """Return the recipients of one live message, those who owe it first, at most 100. Raises NoSuchMessage."""
         answer = await self._members.run_in_log("recipients", room, seq, self._calls.max_attempts)
         if answer == -2:
             raise NoSuchMessage()
-        (id_, sender, sent_at, expires_at, _now, _only), waiting, holding = answer
+        (id_, sender, sent_at, expires_at), owing, holding = answer
         [(_, rows)] = await self.receipts([(room, int(sender))])
         counts = next(
             (row for row in rows if row[0] == seq),
-            (seq, len(holding) // 2, 0, len(waiting) // 3 + len(holding) // 2),
+            (seq, len(holding) // 2, 0, len(owing) // 3 + len(holding) // 2),
         )
         members = [
-            _waiting(int(waiting[i]), text(waiting[i + 1]), text(waiting[i + 2]))
-            for i in range(0, len(waiting), 3)
+            _owing_recipient(int(owing[i]), text(owing[i + 1]), text(owing[i + 2]))
+            for i in range(0, len(owing), 3)
         ]
         for i in range(0, len(holding), 2):
             state = "read" if int(holding[i + 1]) >= seq else "delivered"
@@ -133,12 +134,10 @@ def _ack_args(acks: Sequence[AckRow], groups: Sequence[Sequence[int]]) -> tuple[
     return tuple(args)
 
 
-def _waiting(user: int, attempts: str, rejected: str) -> Recipient:
-    if rejected:
-        return Recipient(user, "waiting", int(rejected), None, "client_rejected")
-    if not attempts:
-        return Recipient(user, "waiting", 0, None, None)
-    n, _first_at, next_at, reason = attempts.split("|")
-    if reason != "no_ack":
-        return Recipient(user, "waiting", int(n), int(next_at), None)
-    return Recipient(user, "waiting", int(n), None, reason)
+def _owing_recipient(user: int, attempts: str, rejected_after: str) -> Recipient:
+    if rejected_after:
+        return Recipient(user, "waiting", int(rejected_after), None, "client_rejected")
+    n, next_at_ms, reason = Attempts.parse(attempts)
+    if reason == "no_ack":
+        return Recipient(user, "waiting", n, None, reason)
+    return Recipient(user, "waiting", n, next_at_ms if n else None, None)

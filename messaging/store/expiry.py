@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain, groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from messaging.models import PARTITIONS
 
 from .calls import Calls, checked, text
-from .missed import Leaver, MissedCalculator
+from .entries import Attempts, Leaver, LiveEntry, parse_index_entry
+from .missed import MissedCalculator
 from .records import (
     Due,
     Expired,
@@ -147,22 +148,28 @@ class Expiry:
                 ("HGET", f"{key}:only", due.seq),
             ]
         answers = await self._calls.scripts.pipeline(commands)
-        rows = [(due, *answers[at : at + 4]) for due, at in zip(dues, range(0, len(answers), 4), strict=True)]
-        owed = [due for due, _, entries, _, _ in rows if entries and _entry(entries)[-1] != "u"]
+        rows = []
+        for due, at in zip(dues, range(0, len(answers), 4), strict=True):
+            epoch, entries, fields, only = answers[at : at + 4]
+            rows.append(
+                _Row(due, epoch, LiveEntry.parse(text(entries[0])) if entries else None, fields, only)
+            )
+        owed = [row.due for row in rows if row.entry and row.entry.tracked]
         readers = await self._readers({due.room for due in owed})
         outcomes = await self._outcomes(owed)
-        firsts = await self._first_answers([row for row in rows if row[2] and row[3][0] is None])
-        found = []
-        for due, epoch, entries, fields, only in rows:
+        firsts = await self._first_answers(
+            [(row.due, row.entry) for row in rows if row.entry and row.fields[0] is None]
+        )
+        reports = []
+        for row in rows:
             total, missed = 0, NOBODY
-            if due in outcomes:
-                addressed = None if only is None else frozenset(map(int, only.split(b",")))
-                sender = int(_entry(entries)[1])
-                total, missed = readers[due.room.id].for_message(
-                    due.seq, sender, only=addressed, outcome=outcomes[due]
+            if row.entry and row.due in outcomes:
+                addressed = None if row.only is None else frozenset(map(int, row.only.split(b",")))
+                total, missed = readers[row.due.room.id].for_message(
+                    row.due.seq, row.entry.sender, only=addressed, outcome=outcomes[row.due]
                 )
-            found.append(_report(due, epoch, entries, fields, total, missed, firsts.get(due)))
-        return found
+            reports.append(_report(row, total, missed, firsts.get(row.due)))
+        return reports
 
     async def _readers(self, rooms: Iterable[RoomKey]) -> dict[str, MissedCalculator]:
         """Read cursors first, then who left: one who leaves between is found there."""
@@ -175,8 +182,8 @@ class Expiry:
             room.id: MissedCalculator(
                 {int(user): int(float(seq)) for user, seq in joined[room.id]},
                 {int(user): int(float(seq)) for user, seq in cursors[room.id]},
-                {int(user): int(value.split("|", 1)[0]) for user, value in attempts[room.id]},
-                [_leaver(row, float(top)) for row, top in left[room.id]],
+                {int(user): Attempts.parse(value).n for user, value in attempts[room.id]},
+                [Leaver.parse(row, int(float(top))) for row, top in left[room.id]],
             )
             for room in keys
         }
@@ -223,22 +230,19 @@ class Expiry:
             todo = [due for due, rows in zip(todo, answers, strict=True) if len(rows) == SCAN_BATCH]
         return found
 
-    async def _first_answers(self, rows: Sequence[Any]) -> dict[Due, IdempotencyRecord]:
-        """Find the times of messages whose Hash is gone in the answer that their ids got, while that is kept."""
+    async def _first_answers(self, rows: Sequence[tuple[Due, LiveEntry]]) -> dict[Due, IdempotencyRecord]:
+        """Read the first answers to the ids of messages whose Hash was deleted: they still have the times."""
         if not rows:
             return {}
-        keys = []
-        for due, _, entries, *_ in rows:
-            _, sender, id_, *_ = _entry(entries)
-            keys.append(idempotency_key(due.room, int(sender), id_))
+        keys = [idempotency_key(due.room, entry.sender, entry.id) for due, entry in rows]
         answers = await self._calls.scripts.pipeline([("GET", key) for key in keys])
-        found = {
-            row[0]: IdempotencyRecord.read(answer)
-            for row, answer in zip(rows, answers, strict=True)
+        records = {
+            due: IdempotencyRecord.read(answer)
+            for (due, _), answer in zip(rows, answers, strict=True)
             if answer
         }
-        # An id that was used again after a day has the answer of another message by now.
-        return {due: first for due, first in found.items() if first.seq == due.seq}
+        # An id that was used again after a day now has the answer of another message.
+        return {due: first for due, first in records.items() if first.seq == due.seq}
 
     async def finalize(self, expired: Sequence[Expired]) -> int:
         """Clear what was reported; return how many claims were still the caller's. Counts, and tells the rooms' screens."""
@@ -271,8 +275,8 @@ def _shares(due: dict[int, int], limit: int) -> list[tuple[int, int]]:
 def _dues(partition: int, answer: list[Any]) -> list[Due]:
     dues = []
     for at in range(2, len(answer), 3):
-        room, _, seq = text(answer[at]).rpartition("|")
-        dues.append(Due(RoomKey(room, partition), int(seq), int(float(answer[at + 1])), text(answer[at + 2])))
+        room, seq = parse_index_entry(text(answer[at]))
+        dues.append(Due(RoomKey(room, partition), seq, int(float(answer[at + 1])), text(answer[at + 2])))
     return dues
 
 
@@ -288,32 +292,29 @@ def _finalize_args(rows: Iterable[Expired]) -> list[Any]:
     return args
 
 
-def _leaver(row: str, top: float) -> Leaver:
-    user, joined, cursor = map(int, row.split("|"))
-    return user, joined, cursor, int(top)
+class _Row(NamedTuple):
+    """The stored parts of one expired message."""
+
+    due: Due
+    epoch: bytes | None
+    entry: LiveEntry | None
+    fields: list[bytes | None]
+    only: bytes | None
 
 
-def _report(
-    due: Due,
-    epoch: bytes | None,
-    entries: list[bytes],
-    fields: list[bytes | None],
-    total: int,
-    missed: tuple[Missed, ...],
-    first: IdempotencyRecord | None,
-) -> Expired:
-    """Put together what is known of one row; where the Hash is gone its times are those of the first answer, or when it was due.
+def _report(row: _Row, total: int, missed: tuple[Missed, ...], first: IdempotencyRecord | None) -> Expired:
+    """Return the report of one message. Without its Hash, the times are those of the first answer, or the time it was due.
 
-    What in a Hash cannot be read counts as not there: one spoilt message must not keep the others from being reported.
+    Unreadable fields of a Hash count as missing: one corrupt message must not block the others.
     """
-    _, name, body, sent_at, expires_at, reply_to, resends = fields
-    entry = _entry(entries)
+    due, entry = row.due, row.entry
+    _, name, body, sent_at, expires_at, reply_to, resends = row.fields
     return Expired(
         due=due,
-        epoch=text(epoch or b""),
-        live=bool(entry),
-        sender=int(entry[1]) if entry else 0,
-        id=entry[2] if entry else "",
+        epoch=text(row.epoch or b""),
+        live=entry is not None,
+        sender=entry.sender if entry else 0,
+        id=entry.id if entry else "",
         name=text(name or b"", errors="replace"),
         body=None if body is None else text(body, errors="replace"),
         sent_at=_number(sent_at) or (first.sent_at if first else due.due_at),
@@ -323,11 +324,6 @@ def _report(
         total=total,
         missed=missed,
     )
-
-
-def _entry(entries: list[bytes]) -> list[str]:
-    """Return seq, sender, id and, where nobody owes it, `u` of a live message; [] where it is not live."""
-    return text(entries[0]).split("|") if entries else []
 
 
 def _number(value: bytes | None) -> int | None:

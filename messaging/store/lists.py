@@ -14,6 +14,7 @@ from typing import Any
 from messaging.models import PARTITIONS
 
 from .calls import Calls, text
+from .entries import Attempts, LiveEntry, Outcome, parse_index_entry
 from .records import (
     DeliveryDebt,
     IdempotencyRecord,
@@ -110,10 +111,11 @@ class Lists:
             ("ZRANGEBYSCORE", f"{room.key}:live", f"({low}", "+inf", "LIMIT", 0, limit)
             for (room, _), low in zip(asked, lowest, strict=True)
         ]
-        found = [list(map(text, rows)) for rows in await self._calls.scripts.pipeline(above)] if above else []
+        answers = await self._calls.scripts.pipeline(above) if above else []
+        found = [[LiveEntry.parse(text(row)) for row in rows] for rows in answers]
         commands: list[tuple[Any, ...]] = [("TIME",)]
         for (room, _), entries in zip(asked, found, strict=True):
-            seqs = [entry.split("|", 1)[0] for entry in entries] or ["0"]
+            seqs = [entry.seq for entry in entries] or [0]
             commands += [
                 ("HMGET", f"{room.key}:only", *seqs),
                 ("ZRANGEBYSCORE", f"{room.key}:outcome", seqs[0], seqs[-1], "LIMIT", 0, 2 * limit),
@@ -140,8 +142,8 @@ class Lists:
         )
         found = []
         for (user, cursor), value in zip(cursors, values, strict=True):
-            attempts, _first_at, next_at, *_ = text(value).split("|") if value else ("0", "", "0")
-            found.append(MemberBehind(user, cursor, int(attempts), int(next_at)))
+            attempts = Attempts.parse(text(value or ""))
+            found.append(MemberBehind(user, cursor, attempts.n, attempts.next_at_ms))
         return found
 
     # Live messages
@@ -163,8 +165,8 @@ class Lists:
         """Return only where these messages are: [(room, seq)]."""
         if room is None:
             rows = await self._page("expiring", start, stop)
-            split = [(member.rpartition("|"), partition) for _, partition, member in rows]
-            return [(RoomKey(name, partition), int(seq)) for (name, _, seq), partition in split]
+            split = [(parse_index_entry(member), partition) for _, partition, member in rows]
+            return [(RoomKey(name, partition), seq) for (name, seq), partition in split]
         if stop <= start:
             return []
         [seqs] = await self._calls.scripts.pipeline(
@@ -324,7 +326,7 @@ class _Walk:
 
 
 def _walk(
-    entries: Sequence[str],
+    entries: Sequence[LiveEntry],
     only: Sequence[bytes | None],
     outcome: Sequence[bytes],
     times: Sequence[list[bytes | None]],
@@ -334,13 +336,13 @@ def _walk(
 ) -> _Walk:
     rows = []
     for entry, users, (sent_at, expires_at) in zip(entries, only, times, strict=False):
-        seq, sender, *_ = entry.split("|")
-        if entry.endswith("|u") or sent_at is None or expires_at is None or int(expires_at) <= now_ms:
+        if not entry.tracked or sent_at is None or expires_at is None or int(expires_at) <= now_ms:
             continue
         some = None if users is None else frozenset(map(int, text(users).split(",")))
-        rows.append((int(seq), int(sender), some, int(sent_at), int(expires_at)))
-    unshown = frozenset((int(seq), int(user)) for seq, user, *_ in (text(row).split("|") for row in outcome))
-    return _Walk(rows, unshown, int(entries[-1].split("|", 1)[0]) if entries else 0, cut)
+        rows.append((entry.seq, entry.sender, some, int(sent_at), int(expires_at)))
+    exceptions = (Outcome.parse(text(row)) for row in outcome)
+    unshown = frozenset((row.seq, row.user) for row in exceptions)
+    return _Walk(rows, unshown, entries[-1].seq if entries else 0, cut)
 
 
 def _pivots(low: int, high: int) -> list[int]:

@@ -1,7 +1,8 @@
-"""Who missed a message: arithmetic over a room's cursors and exceptions, for many messages of the room at once. No I/O.
+"""The members who missed a message: arithmetic over a room's cursors and exceptions, for many of its messages at once. No I/O.
 
-A member owes a message that is not his own, was accepted after he joined and is for him; he missed it while his cursor is below
-it. An exception (`outcome`) names one who does not hold it whatever his cursor; a leaver owes up to the top at which he left.
+A member owes a message that is not their own, was accepted after they joined, and is for them. They missed it while their cursor
+is below it. An exception (`outcome`) names a member who does not hold the message, whatever their cursor. A leaver owes messages up
+to the top at which they left.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import bisect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from .entries import Leaver, Outcome
 from .records import Missed
 
-_STRENGTH = {"offline": 0, "no_ack": 1, "client_rejected": 2}  # which of one member's exceptions is told
-
-Leaver = tuple[int, int, int, int]  # user, joined, cursor, top when leaving
+_STRENGTH = {
+    "offline": 0,
+    "no_ack": 1,
+    "client_rejected": 2,
+}  # the strongest of a member's exceptions is reported
 
 
 class MissedCalculator:
@@ -51,7 +55,7 @@ class MissedCalculator:
         if not exceptions:
             return total, behind
         total += sum(not self._owes(user, seq) for user in exceptions)
-        # Who left a large room is an exception of each of its messages: they share a value too.
+        # A member who left a large room is an exception of each of its messages: these share a value too.
         name = *self._place(seq, sender), only, *exceptions.values()
         if name not in self._shared:
             named = {missed.user: missed for missed in behind} | exceptions
@@ -62,7 +66,7 @@ class MissedCalculator:
         return self._joined.get(user, math.inf) < seq
 
     def _place(self, seq: int, sender: int) -> tuple[int, int, int]:
-        """Return how many cursors and joinings are below a seq, and its sender: these tell who is behind it."""
+        """Return how many cursors and joinings are below a seq, and its sender: these decide which members are behind it."""
         return bisect.bisect_left(self._cursors, seq), bisect.bisect_left(self._joinings, seq), sender
 
     def _behind(self, seq: int, sender: int) -> tuple[Missed, ...]:
@@ -81,11 +85,10 @@ class MissedCalculator:
     def _exceptions(
         self, seq: int, sender: int, only: frozenset[int] | None, outcome: Iterable[str]
     ) -> dict[int, Missed]:
-        found: dict[int, Missed] = {}
+        exceptions: dict[int, Missed] = {}
         for user, joined, cursor, top in self._left:
             if joined < seq <= top and cursor < seq and user != sender and (only is None or user in only):
-                found[user] = Missed(user, "left_room", 0)
-        written = [row.split("|") for row in outcome]
-        for _, name, reason, attempts in sorted(written, key=lambda row: _STRENGTH[row[2]]):
-            found[int(name)] = Missed(int(name), reason, int(attempts))
-        return found
+                exceptions[user] = Missed(user, "left_room", 0)
+        for row in sorted(map(Outcome.parse, outcome), key=lambda row: _STRENGTH[row.reason]):
+            exceptions[row.user] = Missed(row.user, row.reason, row.attempts)
+        return exceptions

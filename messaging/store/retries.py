@@ -10,6 +10,7 @@ from messaging.errors import MessagingError
 from messaging.models import PARTITIONS
 
 from .calls import Calls, checked, text
+from .entries import Attempts
 from .records import Claim, Lag, MemberBehind, Owing, RoomKey, partition_prefix
 
 
@@ -151,22 +152,14 @@ class Retries:
 
 def _owing(answer: list[Any]) -> list[Owing]:
     return [
-        Owing(int(answer[at]), int(answer[at + 1]), *counted(text(answer[at + 2])))
+        Owing(int(answer[at]), int(answer[at + 1]), *Attempts.parse(text(answer[at + 2]))[:2])
         for at in range(0, len(answer), 3)
     ]
 
 
 def _lag(room: RoomKey, answer: list[Any]) -> Lag:
     laggards = [
-        MemberBehind(int(answer[at]), int(answer[at + 1]), *counted(text(answer[at + 2])))
+        MemberBehind(int(answer[at]), int(answer[at + 1]), *Attempts.parse(text(answer[at + 2]))[:2])
         for at in range(4, len(answer), 3)
     ]
     return Lag(room, text(answer[0]), answer[1], answer[2], int(answer[3] or 0), laggards)
-
-
-def counted(attempts: str) -> tuple[int, int]:
-    """Return (n, next_at_ms) of an `attempts` value."""
-    if not attempts:
-        return 0, 0
-    n, _first_at, next_at, _reason = attempts.split("|")
-    return int(n), int(next_at)

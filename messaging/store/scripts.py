@@ -1,14 +1,15 @@
-"""The store's Lua scripts: load them with the store's life in their text, run them in one round trip, name what went wrong.
+"""The store's Lua scripts: load them with the store's life in their text, run them in one round trip, translate errors.
 
-A script begins with LIFE, the server's run_id: a restarted or promoted store has other scripts, so it answers NOSCRIPT, and
-whoever calls learns of the new life before anything is written. After it come the functions that scripts share (`lua/shared/`).
-Knows no key and no verb.
+A script begins with LIFE, the server's run_id. A restarted or promoted store has other scripts: it answers NOSCRIPT, and the
+caller learns of the new life before anything is written. After it come the files of `lua/shared/` that the script names in its
+line `-- Uses`. Knows no key and no operation.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,28 @@ Call = tuple[str, tuple[Any, ...]]  # script, (partition prefix, arguments ...)
 
 _LOST = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError)
 _FOLDER = Path(__file__).parent / "lua"
-_TEXTS = {path.stem: path.read_text() for path in sorted(_FOLDER.glob("*.lua"))}
-_SHARED = "".join(path.read_text() for path in sorted((_FOLDER / "shared").glob("*.lua")))
+_USES = re.compile(r"^-- Uses (.+)$", re.MULTILINE)
+
+
+def _shared(text: str, included: set[str]) -> str:
+    """Return the shared files that a script uses, each once and after those that it uses itself."""
+    parts = []
+    for uses in _USES.findall(text):
+        for name in uses.split(", "):
+            if name not in included:
+                included.add(name)
+                shared = (_FOLDER / "shared" / f"{name}.lua").read_text()
+                parts.append(_shared(shared, included) + shared)
+    return "".join(parts)
+
+
+def _whole_text(path: Path) -> str:
+    text = path.read_text()
+    shebang, rest = text.split("\n", 1)
+    return f"{shebang}\n{_shared(text, set())}{rest}"
+
+
+_TEXTS = {path.stem: _whole_text(path) for path in sorted(_FOLDER.glob("*.lua"))}
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +142,7 @@ class Scripts:
 
 def _with_life(text: str, life: str) -> str:
     shebang, rest = text.split("\n", 1)
-    return f"{shebang}\nlocal LIFE = '{life}'\n{_SHARED}{rest}"
+    return f"{shebang}\nlocal LIFE = '{life}'\n{rest}"
 
 
 def _fault(error: Exception) -> MessagingError:

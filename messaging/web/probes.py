@@ -28,8 +28,8 @@ PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-F
 @require_safe
 @never_cache
 async def healthz(request: HttpRequest) -> HttpResponse:
-    """Report that this process is alive."""
-    return HttpResponse("ok\n", content_type="text/plain")
+    """Report that this process is alive, with its version in the header `X-Chat-Version`."""
+    return HttpResponse("ok\n", content_type="text/plain", headers={"X-Chat-Version": settings.VERSION})
 
 
 @require_safe

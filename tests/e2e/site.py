@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,10 +12,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+import psutil
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,7 +120,7 @@ class Site:
 
     def server_pid(self) -> int:
         assert self._process is not None
-        return wait_for("a web server", lambda: _child_called("uvicorn", self._process.pid))
+        return wait_for("a web server", lambda: _child_called("manage.py server", self._process.pid))
 
     def store_pid(self) -> int:
         assert self._process is not None
@@ -145,15 +148,8 @@ def free_port() -> int:
 
 
 def _child_called(name: str, parent: int) -> int | None:
-    for entry in _children(parent):
-        words = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        if name in words:
-            return entry
+    for child in psutil.Process(parent).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if name in " ".join(child.cmdline()):
+                return child.pid
     return None
-
-
-def _children(parent: int) -> Sequence[int]:
-    found = []
-    for task in Path(f"/proc/{parent}/task").iterdir():
-        found += [int(pid) for pid in (task / "children").read_text().split()]
-    return found

@@ -603,9 +603,9 @@ def test_what_is_injured_loses_nothing_and_nothing_is_left_behind(folder: Path) 
 
 @pytest.mark.proof
 def test_without_the_nets_it_fails(folder: Path) -> None:
-    """The proof that it can see: what only a net repairs stays undelivered or unacknowledged."""
+    """The proof that it can see: what only the recovery repairs stays undelivered or unacknowledged."""
     shape = ("--clients", "6", "--messages", "60", "--rooms", "3", "--seconds", "2", "--loss", "30%")
-    ran = run(folder, *shape, "--without-nets", "--json")
+    ran = run(folder, *shape, "--without-recovery", "--json")
     assert ran.returncode == 1, ran.stdout + ran.stderr
     verdict = json.loads(ran.stdout)
     assert not verdict["ok"]

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 from websockets.exceptions import ConnectionClosed
@@ -25,7 +26,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
 from chatsite.environment import BASE_DIR
-from chatsite.run import children, serving
+from chatsite.run import children, embedded_store, server
 from tests.support.sites import KEPT
 
 START_DEADLINE_S = 60.0
@@ -39,12 +40,12 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     return {**plain, "DATA_DIR": str(folder), **more}
 
 
-def wait_for(condition: Callable[[], bool], *, deadline_s: float, what: str) -> None:
-    assert children.wait_for(condition, deadline_s=deadline_s), f"not within {deadline_s} s: {what}"
+def wait_for(condition: Callable[[], bool], *, deadline_s: float, wanted: str) -> None:
+    assert children.wait_for(condition, deadline_s=deadline_s), f"not within {deadline_s} s: {wanted}"
 
 
 class Served:
-    """A running `serve`; its whole output goes to a file."""
+    """A running `serve`; its whole output is in a file."""
 
     def __init__(self, folder: Path, *arguments: str, seed: bool = False, **more: str) -> None:
         self.folder = folder
@@ -76,19 +77,19 @@ class Served:
 
     @property
     def address(self) -> str:
-        found = re.search(r"The chat is at http://(127\.0\.0\.1:\d+)/", self.output)
-        return found.group(1) if found else ""
+        match = re.search(r"The chat is at http://(127\.0\.0\.1:\d+)/", self.output)
+        return match.group(1) if match else ""
 
     def status(self) -> int:
         """Return the status of a page, 0 while nobody answers."""
-        asked = http.client.HTTPConnection(self.address, timeout=10)
+        client = http.client.HTTPConnection(self.address, timeout=10)
         try:
-            asked.request("GET", "/accounts/login/")
-            return asked.getresponse().status
+            client.request("GET", "/accounts/login/")
+            return client.getresponse().status
         except (OSError, http.client.HTTPException):
             return 0
         finally:
-            asked.close()
+            client.close()
 
     def pids(self, name: str = "") -> list[int]:
         return children.marked(self.folder, name)
@@ -149,19 +150,19 @@ def kill(pid: int) -> None:
 
 
 def parent_of(pid: int) -> int:
-    with contextlib.suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).ppid()
     return 0
 
 
 def command_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return " ".join(psutil.Process(pid).cmdline())
 
 
 # ── What runs ──
 
 
-def test_serve_runs_store_worker_and_server_in_groups_of_their_own_and_keeps_its_files_private(
+def test_serve_runs_store_worker_and_server_in_separate_groups_and_keeps_its_files_private(
     folder: Path,
 ) -> None:
     served = Served(folder)
@@ -179,11 +180,11 @@ def _check_what_runs(served: Served) -> None:
     wait_for(
         lambda: len({os.getpgid(pid) for pid in served.pids("worker")}) == 2,
         deadline_s=10,
-        what="qcluster's group",
+        wanted="qcluster's group",
     )
     assert os.getpgid(served.process.pid) not in set.union(*groups.values())
     commands = [command_of(pid) for pid in served.pids()]
-    for name in ("valkey-server", "uvicorn", "qcluster"):
+    for name in ("valkey-server", "manage.py server", "qcluster"):
         assert any(name in command for command in commands), name
     assert stat.S_IMODE(served.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((served.folder / "secret-key").stat().st_mode) == 0o600
@@ -219,22 +220,21 @@ def test_processes_share_one_listening_socket(folder: Path) -> None:
         servers = served.pids("server-1") + served.pids("server-2")
         assert len(servers) == 2
         assert served.pids("worker") == []
-        for pid in servers:  # whichever is left answers
+        for pid in servers:  # the other one answers
             kill(pid)
-            wait_for(lambda: served.status() == 200, deadline_s=RESTART_DEADLINE_S, what="an answer")
+            wait_for(lambda: served.status() == 200, deadline_s=RESTART_DEADLINE_S, wanted="an answer")
     finally:
         served.clean_up()
 
 
-def test_accepted_sockets_give_up_on_a_peer_that_is_gone_and_hold_little_for_one_that_does_not_read() -> None:
-    with serving._bind("127.0.0.1", 0) as listener:
+def test_accepted_sockets_time_out_a_dead_peer_and_buffer_little_for_one_that_does_not_read() -> None:
+    with server.bind("127.0.0.1", 0) as listener:
         listener.listen()
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
             assert (
-                accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-                == serving.TCP_USER_TIMEOUT_MS
+                accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == server.TCP_USER_TIMEOUT_MS
             )
-            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= serving.SEND_BUFFER_BYTES
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= server.SEND_BUFFER_BYTES
 
 
 # ── Who cannot start ──
@@ -302,7 +302,7 @@ def test_a_nonsense_argument_is_a_usage_error(folder: Path, arguments: tuple[str
 # ── What dies is started again ──
 
 
-def test_a_killed_child_is_started_again_and_a_line_says_so(served: Served) -> None:
+def test_a_killed_child_is_started_again_and_a_line_reports_it(served: Served) -> None:
     with served.store() as store:
         store.set("kept", "before the kill")
     for name in ("server", "worker", "store"):
@@ -311,15 +311,15 @@ def test_a_killed_child_is_started_again_and_a_line_says_so(served: Served) -> N
         wait_for(
             lambda name=name, old=old: served.child(name) not in (0, old),  # type: ignore[misc]
             deadline_s=1.5,  # within 1 s, and what it takes to see it
-            what=f"a new {name}",
+            wanted=f"a new {name}",
         )
         assert f"{name} was ended by SIGKILL; starting it again" in served.output
-    wait_for(lambda: served.status() == 200, deadline_s=RESTART_DEADLINE_S, what="the server")
+    wait_for(lambda: served.status() == 200, deadline_s=RESTART_DEADLINE_S, wanted="the server")
     with served.store() as store:
         assert children.wait_for(lambda: _holds(store), deadline_s=RESTART_DEADLINE_S), (
             "the store lost what it answered"
         )
-    wait_for(lambda: _clusters(served) == 1, deadline_s=RESTART_DEADLINE_S, what="one job cluster")
+    wait_for(lambda: _clusters(served) == 1, deadline_s=RESTART_DEADLINE_S, wanted="one job cluster")
 
 
 def _holds(store: redis.Redis) -> bool:
@@ -365,7 +365,7 @@ def test_a_signal_ends_everything_in_time_also_with_a_client_that_does_not_read(
     assert not (served.folder / "valkey.sock").exists()
 
 
-def test_a_stop_says_bye_on_open_sockets_before_it_closes_them(served: Served) -> None:
+def test_a_stop_sends_bye_on_open_sockets_before_it_closes_them(served: Served) -> None:
     with connected(served) as socket_:
         served.process.send_signal(signal.SIGTERM)
         bye = next(frame for frame in frames(socket_) if frame["type"] == "bye")
@@ -393,8 +393,8 @@ def connected(served: Served) -> Iterator[ClientConnection]:
 
 def frames(socket_: ClientConnection) -> Iterator[dict[str, Any]]:
     while True:
-        said = json.loads(socket_.recv(timeout=STOP_DEADLINE_S))
-        yield from said if isinstance(said, list) else [said]
+        frame = json.loads(socket_.recv(timeout=STOP_DEADLINE_S))
+        yield from frame if isinstance(frame, list) else [frame]
 
 
 _LOG_IN = """
@@ -413,7 +413,7 @@ print(f"{settings.SESSION_COOKIE_NAME}={session.session_key}")
 
 def test_a_second_ctrl_c_does_not_break_off_the_ordered_stop(served: Served) -> None:
     served.process.send_signal(signal.SIGINT)
-    wait_for(lambda: "Stopping." in served.output, deadline_s=5, what="the stop to begin")
+    wait_for(lambda: "Stopping." in served.output, deadline_s=5, wanted="the stop to begin")
     served.stop()
     assert served.process.returncode == 0
     assert served.pids() == []
@@ -434,7 +434,7 @@ def test_serve_stops_although_nobody_reads_what_it_prints(folder: Path) -> None:
             while True:
                 os.write(end.fileno(), b"x" * 4096)  # the pipe is full
         wait_for(
-            lambda: bool(children.marked(folder, "server")), deadline_s=START_DEADLINE_S, what="the server"
+            lambda: bool(children.marked(folder, "server")), deadline_s=START_DEADLINE_S, wanted="the server"
         )
         process.terminate()
         process.wait(3 * STOP_DEADLINE_S)  # that it stops is the rule here; how fast is another test's
@@ -472,14 +472,14 @@ def test_a_live_store_of_unknown_origin_on_the_socket_is_ended_before_ours_start
     assert first.stop() < STOP_DEADLINE_S
     files = folder / "store"
     stranger = subprocess.Popen(
-        serving.embedded.command(
-            serving.embedded.find_server() or Path(), folder=files, socket=folder / "valkey.sock"
+        embedded_store.command(
+            embedded_store.find_server() or Path(), folder=files, socket=folder / "valkey.sock"
         ),
         stdout=subprocess.DEVNULL,
     )
     second = None
     try:
-        wait_for((folder / "valkey.sock").exists, deadline_s=10, what="the stranger's socket")
+        wait_for((folder / "valkey.sock").exists, deadline_s=10, wanted="the stranger's socket")
         second = Served(folder, "--no-worker").wait_until_ready()
         assert stranger.wait(1) == 0
         assert second.status() == 200
@@ -500,7 +500,7 @@ def test_the_first_run_prints_log_ins_that_work_and_the_next_run_prints_the_same
         served = Served(folder, "--no-worker", seed=True)
         try:
             served.wait_until_ready()
-            wait_for(lambda served=served: "Ctrl-C" in served.output, deadline_s=5, what="the log-ins")  # type: ignore[misc]
+            wait_for(lambda served=served: "Ctrl-C" in served.output, deadline_s=5, wanted="the log-ins")  # type: ignore[misc]
             printed.append(re.findall(r"og in as (\S+), password (\S+)", served.output))
         finally:
             served.clean_up()
@@ -525,7 +525,7 @@ def test_the_first_run_makes_a_message_in_each_state_behind_the_first_page_and_b
         served.wait_until_ready()
         assert served.status() == 200
         assert "in each state" not in served.output
-        wait_for(lambda: "is connected and silent" in served.output, deadline_s=40, what="the states")
+        wait_for(lambda: "is connected and silent" in served.output, deadline_s=40, wanted="the states")
         assert served.child("demo")
         assert " retry " not in served.output, "its attempts are no news"
         accepted = _accepted(folder)
@@ -537,7 +537,7 @@ def test_the_first_run_makes_a_message_in_each_state_behind_the_first_page_and_b
         )
         assert _accepted(folder) == accepted
         os.kill(served.child("demo"), signal.SIGTERM)
-        wait_for(lambda: not served.pids("demo"), deadline_s=5, what="its end")
+        wait_for(lambda: not served.pids("demo"), deadline_s=5, wanted="its end")
         assert served.stop() < STOP_DEADLINE_S
         assert "demo ended" not in served.output
         assert "starting it again" not in served.output

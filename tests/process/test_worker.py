@@ -1,4 +1,4 @@
-"""`manage.py worker`: one job cluster, ended with it, and replaced when no job beats."""
+"""`manage.py worker`: one job cluster, which ends with it and is replaced when its heartbeat stops."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEADLINE_S = 30.0
 
 @pytest.fixture
 def process(tmp_path: Path, migrated_database: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `manage.py worker` on this test run's store and a database of its own."""
+    """Run `manage.py worker` on the store of this test run and a separate database."""
     env = {
         **os.environ,
         MARK: mark(tmp_path, "worker"),
@@ -62,11 +62,11 @@ def test_a_stop_reaches_the_cluster_and_nothing_is_left(
     assert marked(tmp_path) == []
 
 
-def test_the_chat_goes_before_all_jobs(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_jobs_have_a_lower_priority_than_the_chat(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
     wait_until_up(process, tmp_path)
     own = os.getpriority(os.PRIO_PROCESS, 0)
     for pid in (process.pid, *cluster_of(process, tmp_path)):
-        assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, own + worker.NICER)
+        assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, own + worker.NICENESS)
 
 
 def test_a_killed_worker_takes_its_cluster_along(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_killed_cluster_is_replaced(process: subprocess.Popen[bytes], tmp_path
     assert b"starting it again" in (tmp_path / "log").read_bytes()
 
 
-def test_what_is_due_each_minute_runs_at_the_start(process: subprocess.Popen[bytes]) -> None:
+def test_jobs_of_every_minute_run_at_the_start(process: subprocess.Popen[bytes]) -> None:
     assert wait_for(lambda: jobs.heartbeat_age_s() is not None, deadline_s=DEADLINE_S)
 
 
@@ -127,11 +127,11 @@ def test_a_cluster_in_which_no_job_beats_is_given_up(cluster: subprocess.Popen[b
 
 
 def test_a_new_cluster_is_given_time_before_its_first_beat(cluster: subprocess.Popen[bytes]) -> None:
-    assert watch(cluster, float("inf"), running_for_s=-10) == "told to stop"
+    assert watch(cluster, float("inf"), running_for_s=-10) == "a stop was requested"
 
 
 def test_a_beating_cluster_is_left_alone(cluster: subprocess.Popen[bytes]) -> None:
-    assert watch(cluster, 0.0) == "told to stop"
+    assert watch(cluster, 0.0) == "a stop was requested"
 
 
 def test_a_cluster_that_does_not_stop_is_killed_after_its_patience() -> None:

@@ -510,7 +510,7 @@ async def test_a_flood_is_closed_with_4429(new_site: Open, open_wire: Open) -> N
 async def test_a_handler_that_raises_closes_with_1011_and_leaves_nobody_behind(
     new_site: Open, open_wire: Open
 ) -> None:
-    site = new_site(application="tests.support.faulty_site:application", connections_per_user_max=1)
+    site = new_site(application="tests.support.faulty_site.application", connections_per_user_max=1)
     ada, grace = await later(people)("ada", "grace")
     await later(room)(ada, grace)
     watching = await open_wire(site, grace)

@@ -170,7 +170,7 @@ class TestSilence:
         assert await counted(process.store, GRACE) >= 1
 
     async def test_without_nets_nothing_is_pushed_again(self, new_process: NewProcess) -> None:
-        process = await new_process(nets=False)
+        process = await new_process(recovery=False)
         connection, feed, socket = await process.open(GRACE)
         await accept(process.store)
         await socket.until("message")

@@ -224,7 +224,7 @@ class TestAppend:
     async def test_what_is_remembered_of_an_id_holds_the_largest_numbers(self, store: Store) -> None:
         await accept(store, message())
         await store.client.hset(ROOM.key, "top", 10**12 - 1)
-        first = msgspec.structs.replace(message(), ttl_ms=policies.TTL_LONGEST_S * 1_000)
+        first = msgspec.structs.replace(message(), ttl_ms=policies.MAX_TTL_S * 1_000)
         [answer] = await accept(store, first)
         assert answer.seq == 10**12
         [again] = await accept(store, first)

@@ -28,7 +28,6 @@ def move_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {name: _TIME.sub(_MOVED, text) for name, text in scripts._TEXTS.items()}
     assert texts != scripts._TEXTS
     monkeypatch.setattr(scripts, "_TEXTS", texts)
-    monkeypatch.setattr(scripts, "_SHARED", _TIME.sub(_MOVED, scripts._SHARED))
     monkeypatch.setattr(Calls, "now_ms", now_ms)
 
 

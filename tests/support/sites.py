@@ -1,4 +1,4 @@
-"""A whole site for a test: a store that writes every answer to disk, a real uvicorn as `serve` runs it, and rows to talk with.
+"""A whole site for a test: a store that writes every answer to disk, a real server process as `serve` runs it, and rows to talk with.
 
 Each part can be killed, frozen and started again. The rows are in the test run's database, which the server shares by a link
 that can be taken away. What must have happened is waited for, never slept for.
@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from asgiref.sync import sync_to_async
 from channels_redis.pubsub import RedisPubSubChannelLayer
@@ -32,7 +33,7 @@ from django.contrib.sessions.backends.db import SessionStore
 from django.db import connection
 
 from chatsite import environment
-from chatsite.run import embedded_store, serving
+from chatsite.run import embedded_store, server
 from messaging.models import Membership, Room
 
 # Variables that processes get from the environment of the tests. The last one is set by `make coverage`.
@@ -103,8 +104,8 @@ class Site:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.store = StoreProcess(folder)
-        self.listener = serving._bind("127.0.0.1", 0)  # the socket options are part of what is tested
-        self.listener.listen(serving.BACKLOG)
+        self.listener = server.bind("127.0.0.1", 0)  # the socket options are part of what is tested
+        self.listener.listen(server.BACKLOG)
         self.port: int = self.listener.getsockname()[1]
         self.origin = f"http://127.0.0.1:{self.port}"
         self.url = f"ws://127.0.0.1:{self.port}/ws/chat/"
@@ -124,12 +125,9 @@ class Site:
         return self
 
     def start_server(self) -> None:
-        command = serving._servers(self.folder, self.listener, 1)[0].command
-        if self._application:
-            command = [*command[:-1], self._application]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                command,
+                server.command(fd=self.listener.fileno()),
                 stdout=log,
                 stderr=log,
                 env=self._environment(),
@@ -148,6 +146,7 @@ class Site:
             "DJANGO_SECRET_KEY": settings.SECRET_KEY,
             "DJANGO_SETTINGS_MODULE": "tests.support.server_settings",
             "MESSAGING_FOR_TESTS": json.dumps(self._policy),
+            "APPLICATION_FOR_TESTS": self._application,
             "PYTHONPATH": str(environment.BASE_DIR),
             "PYTHONUNBUFFERED": "1",
         }
@@ -221,10 +220,14 @@ class Site:
         (self.folder / "log").write_text("")
 
     def sockets_of(self, client_port: int) -> list[str]:
-        """Return the server's TCP connections with a client's port, as the kernel lists them."""
-        local, remote = f":{self.port:04X}", f":{client_port:04X}"
-        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        return [row[3] for row in rows if row[1].endswith(local) and row[2].endswith(remote)]
+        """Return the states of the server's TCP connections with a client's port, also where no process holds them any more."""
+        return [
+            connection.status
+            for connection in psutil.net_connections("tcp4")
+            if connection.laddr.port == self.port
+            and connection.raddr
+            and connection.raddr.port == client_port
+        ]
 
     async def announce(self, kind: str, **fields: Any) -> None:
         """Send a control event as another process of the site would."""

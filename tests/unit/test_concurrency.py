@@ -1,4 +1,4 @@
-"""Requests take turns, so that a crowd does not use up PostgreSQL's connections."""
+"""A limit on requests: many that come at once do not use up PostgreSQL's connections."""
 
 from __future__ import annotations
 
@@ -10,70 +10,70 @@ from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
-from chatsite.concurrency import AT_ONCE, few_at_once
+from chatsite.concurrency import MAX_REQUESTS, limit_requests
 
-pytestmark = pytest.mark.django_db  # the end of a turn looks at the thread's connection
+pytestmark = pytest.mark.django_db  # the end of a request looks at the thread's connection
 
 
 class Views:
-    """What the middleware stands before: answers when it may, and knows how many were in work at once."""
+    """The views behind the middleware: they answer when they may, and count how many run at the same time."""
 
     def __init__(self) -> None:
         self.may = asyncio.Event()
-        self.now = self.most = 0
+        self.running = self.peak = 0
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
-        self.now += 1
-        self.most = max(self.most, self.now)
+        self.running += 1
+        self.peak = max(self.peak, self.running)
         if request.path_info != "/healthz":
             await self.may.wait()
-        self.now -= 1
+        self.running -= 1
         return HttpResponse(request.path_info)
 
 
-async def test_a_crowd_is_answered_and_only_so_many_are_in_work_at_once() -> None:
+async def test_many_requests_are_answered_and_a_limited_number_runs_at_the_same_time() -> None:
     views = Views()
-    view = few_at_once(views.answer)
-    crowd = [asyncio.ensure_future(view(RequestFactory().get(f"/{n}"))) for n in range(5 * AT_ONCE)]
+    view = limit_requests(views.answer)
+    requests = [asyncio.ensure_future(view(RequestFactory().get(f"/{n}"))) for n in range(5 * MAX_REQUESTS)]
     await asyncio.sleep(0)
     views.may.set()
-    answers = await asyncio.gather(*crowd)
-    assert [answer.content.decode() for answer in answers] == [f"/{n}" for n in range(5 * AT_ONCE)]
-    assert views.most == AT_ONCE
+    answers = await asyncio.gather(*requests)
+    assert [answer.content.decode() for answer in answers] == [f"/{n}" for n in range(5 * MAX_REQUESTS)]
+    assert views.peak == MAX_REQUESTS
 
 
-async def test_whether_the_process_lives_is_said_while_every_turn_is_taken() -> None:
+async def test_the_health_check_is_answered_while_all_places_are_taken() -> None:
     views = Views()
-    view = few_at_once(views.answer)
-    crowd = [asyncio.ensure_future(view(RequestFactory().get("/"))) for _ in range(AT_ONCE)]
+    view = limit_requests(views.answer)
+    requests = [asyncio.ensure_future(view(RequestFactory().get("/"))) for _ in range(MAX_REQUESTS)]
     await asyncio.sleep(0)
     async with asyncio.timeout(5):
         await view(RequestFactory().get("/healthz"))
-    assert views.now == AT_ONCE
+    assert views.running == MAX_REQUESTS
     views.may.set()
-    await asyncio.gather(*crowd)
+    await asyncio.gather(*requests)
 
 
-async def test_a_request_that_fails_or_is_given_up_ends_its_turn() -> None:
+async def test_a_request_that_fails_or_is_cancelled_frees_its_place() -> None:
     async def fail(request: HttpRequest) -> HttpResponse:
         raise ValueError
 
     views = Views()
-    view, failing = few_at_once(views.answer), few_at_once(fail)
-    given_up = [asyncio.ensure_future(view(RequestFactory().get("/"))) for _ in range(AT_ONCE)]
+    view, failing = limit_requests(views.answer), limit_requests(fail)
+    cancelled = [asyncio.ensure_future(view(RequestFactory().get("/"))) for _ in range(MAX_REQUESTS)]
     await asyncio.sleep(0)
-    for one in given_up:
-        one.cancel()
-    await asyncio.gather(*given_up, return_exceptions=True)
+    for request in cancelled:
+        request.cancel()
+    await asyncio.gather(*cancelled, return_exceptions=True)
     views.may.set()
     async with asyncio.timeout(5):
         await view(RequestFactory().get("/"))
-        for _ in range(2 * AT_ONCE):
+        for _ in range(2 * MAX_REQUESTS):
             await asyncio.gather(failing(RequestFactory().get("/")), return_exceptions=True)
 
 
-async def test_a_turn_lasts_as_long_as_the_work_in_its_thread_though_nobody_waits_for_it() -> None:
-    """People who press reload: the request before is given up, its thread works on."""
+async def test_a_place_is_taken_until_the_work_in_the_thread_ends_although_the_client_disconnected() -> None:
+    """Users who press reload: the request before is cancelled, but its thread continues."""
     working, started, may_end = [0, 0], threading.Semaphore(0), threading.Event()
     counting = threading.Lock()
 
@@ -90,20 +90,20 @@ async def test_a_turn_lasts_as_long_as_the_work_in_its_thread_though_nobody_wait
         await sync_to_async(work)()
         return HttpResponse()
 
-    view = few_at_once(answer)
+    view = limit_requests(answer)
 
     async def request() -> HttpResponse:
         async with ThreadSensitiveContext():
             return await view(RequestFactory().get("/"))
 
-    first = [asyncio.ensure_future(request()) for _ in range(AT_ONCE)]
+    first = [asyncio.ensure_future(request()) for _ in range(MAX_REQUESTS)]
     for _ in first:
         await asyncio.to_thread(started.acquire)
-    for one in first:
-        one.cancel()
-    second = [asyncio.ensure_future(request()) for _ in range(AT_ONCE)]
+    for task in first:
+        task.cancel()
+    second = [asyncio.ensure_future(request()) for _ in range(MAX_REQUESTS)]
     for _ in range(20):
         await asyncio.sleep(0)
     may_end.set()
     await asyncio.gather(*first, *second, return_exceptions=True)
-    assert working == [0, AT_ONCE]
+    assert working == [0, MAX_REQUESTS]

@@ -157,7 +157,7 @@ def test_a_postgres_url_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     )
 
 
-def test_what_a_postgres_url_says_of_its_connections_goes_first(
+def test_connection_options_of_a_postgres_url_replace_the_defaults(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgres://ada@db.example/chat?sslmode=require&connect_timeout=9")
@@ -221,14 +221,14 @@ def test_a_wrong_redis_url_is_refused_by_name(
         environment.store_urls(folder=tmp_path, count=1)
 
 
-def test_a_socket_path_too_long_for_the_kernel_goes_to_a_private_folder(
+def test_a_socket_path_too_long_for_the_kernel_is_moved_to_a_private_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     deep = tmp_path / ("d" * 60) / ("e" * 60)
     monkeypatch.setenv("DATA_DIR", str(deep))
     environment.prepare_command("serve")
     path = environment.socket_path(environment.data_dir())
-    assert len(os.fsencode(path)) <= environment.SOCKET_PATH_MAX_BYTES
+    assert len(os.fsencode(path)) <= environment.MAX_SOCKET_PATH_BYTES
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     environment.prepare_command("serve")
     assert environment.socket_path(environment.data_dir()) == path, "a second start finds the same socket"
@@ -263,14 +263,14 @@ def test_serve_makes_a_key_that_only_its_owner_can_read_and_keeps_it(monkeypatch
         assert environment.secret_key() == made, command
 
 
-def test_a_given_key_goes_before_the_kept_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_of_the_environment_replaces_the_kept_one(monkeypatch: pytest.MonkeyPatch) -> None:
     environment.prepare_command("serve")
     monkeypatch.setenv("DJANGO_SECRET_KEY", "given")
     environment.prepare_command("serve")
     assert environment.secret_key() == "given"
 
 
-@pytest.mark.parametrize("command", ["worker", "qcluster", "runserver"])
+@pytest.mark.parametrize("command", ["server", "worker", "qcluster", "runserver"])
 def test_another_server_does_not_start_without_a_key(command: str) -> None:
     environment.prepare_command(command)
     with pytest.raises(BadEnvironment, match="DJANGO_SECRET_KEY"):
@@ -336,17 +336,17 @@ ENVIRONMENT = {
     "EMAIL_URL",
     "DEFAULT_FROM_EMAIL",
     "MESSAGING_RATE_LIMIT_SCALE",
-    "MESSAGING_NETS",
+    "MESSAGING_RECOVERY",
 }
 
 
 # ── The settings that follow ──
 
 
-def settings_with(tmp_path: Path, expression: str, **environ: str) -> str:
-    """Return what `expression` over the settings gives in a process of its own."""
+def settings_with(tmp_path: Path, expression: str, *, command: str = "", **environ: str) -> str:
+    """Return what `expression` over the settings gives in a separate process."""
     ran = subprocess.run(
-        [sys.executable, "-c", f"from chatsite import settings as s; print({expression})"],
+        [sys.executable, "-c", f"from chatsite import settings as s; print({expression})", command],
         cwd=BASE_DIR,
         env={"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path), "DJANGO_SECRET_KEY": "x", **environ},
         capture_output=True,
@@ -377,15 +377,25 @@ def test_forwarded_headers_are_believed_only_behind_a_proxy(tmp_path: Path) -> N
     )
 
 
+@pytest.mark.parametrize(
+    ("command", "age_s"), [("worker", 60), ("qcluster", 60), ("server", 0), ("shell", 0)]
+)
+def test_on_postgresql_only_the_jobs_keep_their_connections(tmp_path: Path, command: str, age_s: int) -> None:
+    age = "s.DATABASES['default'].get('CONN_MAX_AGE', 0)"
+    url = "postgres://ada@db.example/chat"
+    assert settings_with(tmp_path, age, command=command, DATABASE_URL=url) == str(age_s)
+    assert settings_with(tmp_path, age, command=command, DATABASE_URL=f"{url}?conn_max_age=5") == "5"
+
+
 def test_the_rate_limit_scale_reaches_the_policy(tmp_path: Path) -> None:
     assert (
         settings_with(tmp_path, "s.MESSAGING['rate_limit_scale']", MESSAGING_RATE_LIMIT_SCALE="50") == "50.0"
     )
 
 
-def test_the_nets_are_on_unless_the_drill_says_otherwise(tmp_path: Path) -> None:
-    assert settings_with(tmp_path, "s.MESSAGING['nets']") == "True"
-    assert settings_with(tmp_path, "s.MESSAGING['nets']", MESSAGING_NETS="off") == "False"
+def test_recovery_is_on_unless_the_drill_turns_it_off(tmp_path: Path) -> None:
+    assert settings_with(tmp_path, "s.MESSAGING['recovery']") == "True"
+    assert settings_with(tmp_path, "s.MESSAGING['recovery']", MESSAGING_RECOVERY="off") == "False"
 
 
 # ── The log ──
@@ -406,5 +416,5 @@ def test_a_hostile_name_stays_on_its_line_and_moves_no_letter(hostile: str) -> N
         assert not any(char in written for char in "\x1b\u202e\u2028\x85")
 
 
-def test_a_log_line_says_what_it_was_given_by_name() -> None:
+def test_a_log_line_has_each_extra_value_with_its_name() -> None:
     assert line("accepted", room="r1", seq=7).endswith('INFO messaging accepted room="r1" seq=7')

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from messaging.drill import instance, report
+from messaging.drill import report
 from messaging.drill.plan import KINDS, TTL_HIGHEST_S, TTL_LOWEST_S, DrillError, Plan
 from messaging.drill.run import Progress, drill
 from messaging.management.arguments import duration_s
@@ -97,7 +97,7 @@ class Command(BaseCommand):
             "--without-worker", action="store_true", help="run no jobs: with --ttl the drill must fail"
         )
         parser.add_argument(
-            "--without-nets",
+            "--without-recovery",
             action="store_true",
             help="disable the recovery of the server: the drill must fail",
         )
@@ -108,8 +108,6 @@ class Command(BaseCommand):
             plan = _plan(options)
         except DrillError as error:
             raise CommandError(str(error), returncode=2) from None
-        if plan.kill and not instance.can_kill():
-            raise CommandError("--kill needs a /proc that shows the parent of a process.", returncode=2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _as_ctrl_c)
@@ -198,7 +196,7 @@ def _plan(options: dict[str, Any]) -> Plan:
         kill=tuple(options["kill"]),
         seconds=float(options["seconds"]),
         seed=seed,
-        nets=not options["without_nets"],
+        recovery=not options["without_recovery"],
         processes=options["processes"],
         ttl=options["ttl"],
         worker=not options["without_worker"],

@@ -58,7 +58,7 @@ def _faults(found: Status) -> list[faults.Fault]:
     runs = {job: int(beat["at"]) for job, beat in found.jobs.items()}
     overdue = Overdue(found.expired_due, found.expired_due_s)
     return [
-        *faults.of_worker(runs, found.now_ms, recovery=policies.current().nets),
+        *faults.of_worker(runs, found.now_ms, recovery=policies.current().recovery),
         *faults.of_expiry(runs, overdue, found.now_ms),
     ]
 

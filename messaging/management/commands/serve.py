@@ -15,15 +15,17 @@ class Command(BaseCommand):
     help = "Run the whole chat on this machine: store, jobs and server. Ctrl-C stops everything."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        usual = Options()
-        parser.add_argument("--host", default=usual.host, help="address to listen on (default: %(default)s)")
+        defaults = Options()
         parser.add_argument(
-            "--port", type=_port, default=usual.port, help="default: %(default)s; 0: any free one"
+            "--host", default=defaults.host, help="address to listen on (default: %(default)s)"
+        )
+        parser.add_argument(
+            "--port", type=_port, default=defaults.port, help="default: %(default)s; 0: any free one"
         )
         parser.add_argument(
             "--processes",
             type=_processes,
-            default=usual.processes,
+            default=defaults.processes,
             metavar="N",
             help="server processes (default: 1)",
         )
@@ -57,7 +59,7 @@ def _processes(given: str) -> int:
     return _whole(given, 1, 64, "a number of processes")
 
 
-def _whole(given: str, lowest: int, highest: int, what: str) -> int:
+def _whole(given: str, lowest: int, highest: int, name: str) -> int:
     if not given.isascii() or not given.isdigit() or not lowest <= int(given) <= highest:
-        raise argparse.ArgumentTypeError(f"{what} is from {lowest} to {highest}, not {given!r}")
+        raise argparse.ArgumentTypeError(f"{name} is from {lowest} to {highest}, not {given!r}")
     return int(given)

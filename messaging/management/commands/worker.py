@@ -1,4 +1,4 @@
-"""`manage.py worker`: run the jobs, and run them again when they hang."""
+"""`manage.py worker`: run the job cluster, and restart it when it ends or hangs."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ from django.utils.module_loading import import_string
 from messaging import jobs
 from messaging.errors import MessagingError
 
-# Every job runs each minute, and the scheduler looks about every 30 s: after three silent minutes the cluster hangs, however
-# alive its processes look (a killed sentinel leaves workers that never schedule again).
+# Every job runs every minute, and the scheduler looks about every 30 s. After three minutes without a heartbeat the cluster
+# hangs, although its processes look alive (a killed sentinel leaves workers that never schedule again).
 SILENCE_S = 180.0
 LOOK_EVERY_S = 5.0
 POLL_S = 0.1
-SHORTEST_LIFE_S = 5.0  # one that fails at once is not started more often than this
+MIN_LIFE_S = 5.0  # a cluster that fails at once is not restarted more often than this
 PATIENCE_S = 45.0  # a job bounds itself to 40 s and is safe to kill at any line
-# The chat goes first where both want the same core: with 15,000 messages due its p99 was 8 times the idle one without, 2.7 times
-# with this. No more, for a job that holds SQLite's write lock must go on.
-NICER = 10
-WAITS = ("carry_on_bulk",)  # not at the start: it may take all of its 40 s, and the cluster starts only then
+# The chat has priority where both need the same core. With 15,000 messages due, its p99 was 8 times the idle p99 without this
+# and 2.7 times with it. The value is not higher, because a job that holds SQLite's write lock must progress.
+NICENESS = 10
+NOT_AT_START = ("carry_on_bulk",)  # it may take 40 s, and the cluster starts only after the jobs of the start
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 log = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
-    help = "Run the scheduled jobs (django-q2) in a process group of its own; start it again when it dies or hangs."
+    help = "Run the scheduled jobs (django-q2) in a separate process group; restart it when it ends or hangs."
 
     def handle(self, *args: Any, **options: Any) -> None:
         stopping = Stopping()
-        os.nice(NICER)
+        os.nice(NICENESS)
         run_now()
         while not stopping:
             cluster = start_cluster()
             started_mono_s = time.monotonic()
-            why = watch(cluster, stopping, look, started_mono_s=started_mono_s)
+            reason = watch(cluster, stopping, look, started_mono_s=started_mono_s)
             end_group(cluster, patience_s=PATIENCE_S if stopping else 5.0)
             if not stopping:
-                self.stderr.write(f"{why}; starting it again.")
-                stopping.wait(started_mono_s + SHORTEST_LIFE_S - time.monotonic())
+                self.stderr.write(f"{reason}; starting it again.")
+                stopping.wait(started_mono_s + MIN_LIFE_S - time.monotonic())
 
 
 def run_now() -> None:
-    """Run what is due each minute at once: the cluster's own scheduler first looks after half a minute."""
+    """Run the jobs of every minute at once: the cluster's scheduler looks for the first time after half a minute."""
     for name, schedule in jobs.SCHEDULES.items():
-        if schedule["minutes"] > 1 or name in WAITS:
+        if schedule["minutes"] > 1 or name in NOT_AT_START:
             continue
         try:
             import_string(schedule["func"])()
@@ -100,7 +100,7 @@ def start_cluster() -> subprocess.Popen[bytes]:
 
 
 def _end_with_parent() -> None:
-    """Ask the kernel to stop the cluster when this process is killed, so that two never run."""
+    """Let the kernel stop the cluster when this process is killed, so that two never run."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -111,7 +111,7 @@ def watch(
     *,
     started_mono_s: float,
 ) -> str:
-    """Wait until the cluster has ended, no job has beaten for too long, or we are to stop; return why in a few words."""
+    """Wait until the cluster has ended, no heartbeat has come for too long, or a stop is requested. Return the reason in a few words."""
     while not stopping:
         stopping.wait(LOOK_EVERY_S)
         if cluster.poll() is not None:
@@ -119,23 +119,23 @@ def watch(
         silent_s = min(time.monotonic() - started_mono_s, age_s())
         if silent_s > SILENCE_S:
             return f"no job has run for {silent_s:.0f} s"
-    return "told to stop"
+    return "a stop was requested"
 
 
 def look() -> float:
-    """Mend what a clock that was set back did to the schedules; return the seconds since any job beat."""
+    """Fix the schedules after the clock was set back. Return the seconds since the last heartbeat."""
     try:
         if jobs.repair_schedules():
             log.warning("this machine's clock was set back: the schedules were brought forward")
     except DatabaseError:
-        pass  # the jobs say it
+        pass  # the jobs report it
     finally:
         connections.close_all()
     return heartbeat_age_s()
 
 
 def heartbeat_age_s() -> float:
-    """Return the seconds since any job beat; 0 without the store, where no job can beat and a new cluster would not help."""
+    """Return the seconds since the last heartbeat, 0 while the store is away: then a new cluster would not help."""
     try:
         age_s = jobs.heartbeat_age_s()
     except (MessagingError, redis.RedisError, OSError):
@@ -144,7 +144,7 @@ def heartbeat_age_s() -> float:
 
 
 def end_group(cluster: subprocess.Popen[bytes], *, patience_s: float) -> None:
-    """Pass SIGTERM on, wait, then kill whatever is left of the group."""
+    """Pass SIGTERM on, wait, then kill the rest of the group."""
     if cluster.poll() is None:
         cluster.terminate()
         with suppress(subprocess.TimeoutExpired):

@@ -1,24 +1,29 @@
 #!lua
--- Make a room's log when it has none: a fresh epoch, everybody given owes from here on. Idempotent.
--- KEYS[1] partition prefix; ARGV: room, epoch to take, then user ids
--- Returns the epoch that holds now.
-local prefix, room = KEYS[1], ARGV[1]
-local key = prefix .. 'room:' .. room
+-- Make a room's log where it has none: a new epoch, and every given user owes messages from here on. Idempotent.
+-- Returns the epoch that holds now
+-- Uses entries
+local prefix     = KEYS[1] -- of the partition's keys
+local room_id    = ARGV[1]
+local new_epoch  = ARGV[2]
+local FIRST_USER = 3       -- ARGV: then user ids
+
+local key = prefix .. 'room:' .. room_id
 local epoch = redis.call('HGET', key, 'epoch')
 if epoch then return epoch end
 
 for _, entry in ipairs(redis.call('ZRANGE', key .. ':live', 0, -1)) do
-  local seq = string.match(entry, '^%d+')
+  local seq = seq_of(entry)
   redis.call('DEL', key .. ':msg:' .. seq)
-  redis.call('ZREM', prefix .. 'expiring', room .. '|' .. seq)
+  redis.call('ZREM', prefix .. 'expiring', index_entry(room_id, seq))
 end
 for _, part in ipairs({'live', 'only', 'delivered', 'read', 'joined', 'outcome', 'left', 'changed', 'attempts'}) do
   redis.call('DEL', key .. ':' .. part)
 end
-redis.call('HSET', key, 'epoch', ARGV[2], 'top', 0, 'rev', 0, 'members', 0, 'top_life', LIFE, 'rev_life', LIFE)
-for i = 3, #ARGV do
-  redis.call('ZADD', key .. ':joined', 0, ARGV[i])
-  redis.call('ZADD', key .. ':delivered', 0, ARGV[i])
-  redis.call('ZADD', key .. ':read', 0, ARGV[i])
+redis.call('HSET', key, 'epoch', new_epoch, 'top', 0, 'rev', 0, 'members', 0, 'top_life', LIFE, 'rev_life', LIFE)
+for i = FIRST_USER, #ARGV do
+  local user = ARGV[i]
+  redis.call('ZADD', key .. ':joined', 0, user)
+  redis.call('ZADD', key .. ':delivered', 0, user)
+  redis.call('ZADD', key .. ':read', 0, user)
 end
-return ARGV[2]
+return new_epoch

@@ -1,15 +1,21 @@
 #!lua
--- Give a live message another text; its life stays as it is.
--- KEYS[1] partition prefix; ARGV: room, user, epoch ('' the present one), seq, visible from (seq, '' joining), body
+-- Give a live message another text; it expires when it did.
 -- Returns {epoch, rev, id, expires_at, edited_at} or a code as in `authorize_change`
-local room, user, seq, body = ARGV[1], ARGV[2], ARGV[4], ARGV[6]
-local key = KEYS[1] .. 'room:' .. room
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local refused, message = authorize_change(key, user, ARGV[3], seq, '', ARGV[5], now)
-if refused then return refused end
+-- Uses clock, publish_change, authorize_change
+local prefix       = KEYS[1] -- of the partition's keys
+local room_id      = ARGV[1]
+local user         = ARGV[2] -- user id
+local epoch        = ARGV[3] -- '' the present one
+local seq          = ARGV[4]
+local visible_from = ARGV[5] -- seq, '' joining
+local body         = ARGV[6]
+
+local key = prefix .. 'room:' .. room_id
+local now = now_ms()
+local code, message = authorize_change(key, user, epoch, seq, '', visible_from, now)
+if code then return code end
 
 local edited_at = string.format('%d', now)
 redis.call('HSET', key .. ':msg:' .. seq, 'body', body, 'edited_at', edited_at)
-publish_change(key, room, seq, message, 'edited', ',"body":' .. cjson.encode(body) .. ',"edited_at":' .. edited_at)
+publish_change(key, room_id, seq, message, 'edited', ',"body":' .. cjson.encode(body) .. ',"edited_at":' .. edited_at)
 return {message.epoch, message.rev, message.id, message.expires_at, edited_at}

@@ -1,19 +1,27 @@
 #!lua
--- Let a live message live until now + ttl, never shorter than before.
--- KEYS[1] partition prefix; ARGV: room, user, epoch ('' the present one), seq, visible from (seq, '' joining), moderates ('1', 'staff' or ''),
---   ttl (ms), grace (ms)
+-- Extend the life of a live message to now + TTL; it is never shortened.
 -- Returns {epoch, rev, id, expires_at, ''} or a code as in `authorize_change`
-local prefix, room, user, seq = KEYS[1], ARGV[1], ARGV[2], ARGV[4]
-local key = prefix .. 'room:' .. room
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local refused, message = authorize_change(key, user, ARGV[3], seq, ARGV[6], ARGV[5], now)
-if refused then return refused end
+-- Uses clock, entries, publish_change, authorize_change
+local prefix       = KEYS[1]           -- of the partition's keys
+local room_id      = ARGV[1]
+local user         = ARGV[2]           -- user id
+local epoch        = ARGV[3]           -- '' the present one
+local seq          = ARGV[4]
+local visible_from = ARGV[5]           -- seq, '' joining
+local moderates    = ARGV[6]           -- '1', 'staff' or ''
+local ttl_ms       = tonumber(ARGV[7])
+local grace_ms     = tonumber(ARGV[8])
 
-local until_ms = math.max(tonumber(message.expires_at), now + tonumber(ARGV[7]))
-local expires_at = string.format('%d', until_ms)
-redis.call('HSET', key .. ':msg:' .. seq, 'expires_at', expires_at)
-redis.call('PEXPIREAT', key .. ':msg:' .. seq, string.format('%d', until_ms + tonumber(ARGV[8])))
-redis.call('ZADD', prefix .. 'expiring', 'XX', expires_at, room .. '|' .. seq)
-publish_change(key, room, seq, message, 'edited', ',"expires_at":' .. expires_at)
+local key = prefix .. 'room:' .. room_id
+local message_key = key .. ':msg:' .. seq
+local now = now_ms()
+local code, message = authorize_change(key, user, epoch, seq, moderates, visible_from, now)
+if code then return code end
+
+local expires_ms = math.max(tonumber(message.expires_at), now + ttl_ms)
+local expires_at = string.format('%d', expires_ms)
+redis.call('HSET', message_key, 'expires_at', expires_at)
+redis.call('PEXPIREAT', message_key, string.format('%d', expires_ms + grace_ms))
+redis.call('ZADD', prefix .. 'expiring', 'XX', expires_at, index_entry(room_id, seq))
+publish_change(key, room_id, seq, message, 'edited', ',"expires_at":' .. expires_at)
 return {message.epoch, message.rev, message.id, expires_at, ''}

@@ -1,33 +1,37 @@
 #!lua flags=no-writes
 -- Read the newest messages below `before` that a member may see, newest first.
--- KEYS[1] partition prefix; ARGV: room, user, before, limit, most (bytes of bodies), visible from (seq: all after it, '' joining)
--- Returns {epoch, more (0|1), messages as in read_after, before for the next call}
---   or a code: -1 the room has no log, -2 not a member
-local FIELDS = {'id', 'sender', 'name', 'body', 'sent_at', 'expires_at', 'reply_to', 'edited_at', 'resends'}
-local LOOK = 500
-local key, user = KEYS[1] .. 'room:' .. ARGV[1], ARGV[2]
+-- Returns {epoch, more (0|1), messages, `before` for the next call} or a code: -1 the room has no log, -2 not a member
+-- Uses clock, entries, messages
+local prefix       = KEYS[1]           -- of the partition's keys
+local room_id      = ARGV[1]
+local user         = ARGV[2]           -- user id
+local before       = ARGV[3]           -- seq
+local limit        = tonumber(ARGV[4]) -- messages
+local max_bytes    = tonumber(ARGV[5]) -- of bodies
+local visible_from = ARGV[6]           -- seq: everything after it; '' joining
+
+local LOOK_ROWS = 500
+local key = prefix .. 'room:' .. room_id
 local epoch = redis.call('HGET', key, 'epoch')
 if not epoch then return -1 end
 local joined = redis.call('ZSCORE', key .. ':joined', user)
 if not joined then return -2 end
 
-local limit, most = tonumber(ARGV[4]), tonumber(ARGV[5])
-local from = ARGV[6] == '' and joined or ARGV[6]
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local from = visible_from == '' and joined or visible_from
+local now = now_ms()
 local only_some = redis.call('EXISTS', key .. ':only') == 1
-local entries = redis.call('ZREVRANGEBYSCORE', key .. ':live', '(' .. ARGV[3], '(' .. from, 'LIMIT', 0, LOOK + 1)
-local messages, bytes, looked, next_before = {}, 0, 0, tonumber(ARGV[3])
+local entries = redis.call('ZREVRANGEBYSCORE', key .. ':live', '(' .. before, '(' .. from, 'LIMIT', 0, LOOK_ROWS + 1)
+local messages, bytes, looked, next_before = {}, 0, 0, tonumber(before)
 for _, entry in ipairs(entries) do
-  if #messages == limit or bytes > most or looked == LOOK then break end
-  local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
+  if #messages == limit or bytes > max_bytes or looked == LOOK_ROWS then break end
+  local seq, sender = parse_live_entry(entry)
   local only = only_some and sender ~= user and redis.call('HGET', key .. ':only', seq)
   bytes = bytes + (only and #only / 8 or 0)
-  if not only or string.find(',' .. only .. ',', ',' .. user .. ',', 1, true) then
-    local fields = redis.call('HMGET', key .. ':msg:' .. seq, unpack(FIELDS))
-    if fields[1] and tonumber(fields[6]) > now then
+  if not only or is_among(only, user) then
+    local fields = visible_fields(key, seq, now)
+    if fields then
       messages[#messages + 1] = {tonumber(seq), fields}
-      bytes = bytes + #fields[4] + 200
+      bytes = bytes + bytes_of(fields)
     end
   end
   looked = looked + 1

@@ -1,8 +1,11 @@
 #!lua flags=allow-oom
--- End a membership. What the leaver still owed is kept for the report (reason left_room). Idempotent.
--- KEYS[1] partition prefix; ARGV: room, user
--- Returns 1 when there was one to end, else 0.
-local key, user = KEYS[1] .. 'room:' .. ARGV[1], ARGV[2]
+-- End a membership. The user's position is kept for the report while they owe messages (reason left_room). Idempotent.
+-- Returns 1 where there was a membership, else 0
+local prefix  = KEYS[1] -- of the partition's keys
+local room_id = ARGV[1]
+local user    = ARGV[2] -- user id
+
+local key = prefix .. 'room:' .. room_id
 local joined = redis.call('ZSCORE', key .. ':joined', user)
 if not joined then return 0 end
 
@@ -15,6 +18,6 @@ redis.call('HDEL', key .. ':attempts', user)
 redis.call('HINCRBY', key, 'members', 1)
 if redis.call('ZCOUNT', key .. ':live', '(' .. cursor, top) > 0 then
   redis.call('ZADD', key .. ':left', top, string.format('%s|%.0f|%.0f', user, joined, cursor))
-  redis.call('PUBLISH', key, 'A') -- of what is there, all counts may change
+  redis.call('PUBLISH', key, 'A') -- the counts of all live messages may change
 end
 return 1

@@ -1,67 +1,68 @@
 #!lua flags=allow-oom
--- Say where members stand in a room; a `since` of the room's epoch above the cursor counts as an acknowledgement.
--- KEYS[1] partition prefix; ARGV: room, most members for presence, then for each user: user, epoch ('' none), since
--- Publishes 'A <seq>': no cursor that moved stood below it.
--- Returns {epoch, top, rev, members, {user, ...} or {} where they are more, {row, ...}} where the row of a user is
---   {delivered, read, joined, unread (at most 100)}
---   or a code: -2 not a member, -3 nothing was done: ask for him alone
---   or -1: the room has no log
-local FIRST_USER, EACH, UNREAD_MOST = 3, 3, 100
-local key, call = KEYS[1] .. 'room:' .. ARGV[1], redis.call
-local room = call('HMGET', key, 'epoch', 'top', 'rev', 'members')
-if not room[1] then return -1 end
-local clock = call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+-- Read the positions of members in a room; a `since` of the room's epoch above the cursor counts as an acknowledgement.
+-- Publishes 'A <seq>': no cursor that moved was below that seq.
+-- Returns {epoch, top, rev, members, {user, ...} or {} where they are more, {row, ...}} or -1: the room has no log. The row of a user
+--   is {delivered, read, joined, unread (at most 100)} or a code: -2 not a member, -3 nothing was done: ask for this user alone
+-- Uses clock, count, entries, messages
+local prefix        = KEYS[1]           -- of the partition's keys
+local room_id       = ARGV[1]
+local max_listed    = tonumber(ARGV[2]) -- members, for presence
+local FIRST, STRIDE = 3, 3             -- ARGV: then 3 values for each user: user id, epoch ('' none), since (seq)
+
+local MAX_UNREAD = 100
+local key, call = prefix .. 'room:' .. room_id, redis.call
+local present_epoch, top, rev, members = unpack(call('HMGET', key, 'epoch', 'top', 'rev', 'members'))
+if not present_epoch then return -1 end
+local now = now_ms()
 local only_some = call('EXISTS', key .. ':only') == 1
 
--- What is unread above a seq: how many in all and from whom, and those that are for some only.
-local function look(above)
-  local window = {above = above, all = 0, from = {}, only = {}}
-  for _, entry in ipairs(call('ZRANGEBYSCORE', key .. ':live', string.format('(%.0f', above), '+inf', 'LIMIT', 0, UNREAD_MOST)) do
-    local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
-    local expires_at = call('HGET', key .. ':msg:' .. seq, 'expires_at')
-    if expires_at and tonumber(expires_at) > now then
-      local only = only_some and call('HGET', key .. ':only', seq)
-      if only then window.only[#window.only + 1] = {sender, only}
+-- Return the unread messages above a seq: how many in all and by sender, and those that are for some only.
+local function unread_above(seq)
+  local window = {above = seq, total = 0, by_sender = {}, only = {}}
+  for _, entry in ipairs(call('ZRANGEBYSCORE', key .. ':live', string.format('(%.0f', seq), '+inf', 'LIMIT', 0, MAX_UNREAD)) do
+    local seq_text, sender = parse_live_entry(entry)
+    if not has_expired(key, seq_text, now) then
+      local only = only_some and call('HGET', key .. ':only', seq_text)
+      if only then window.only[#window.only + 1] = {sender = sender, users = only}
       else
-        window.all = window.all + 1
-        window.from[sender] = (window.from[sender] or 0) + 1
+        window.total = window.total + 1
+        window.by_sender[sender] = (window.by_sender[sender] or 0) + 1
       end
     end
   end
   return window
 end
 
-local function unread(window, user)
-  local n = window.all - (window.from[user] or 0)
-  for _, one in ipairs(window.only) do
-    if one[1] ~= user and string.find(',' .. one[2] .. ',', ',' .. user .. ',', 1, true) then n = n + 1 end
+local function count_unread(window, user)
+  local n = window.total - (window.by_sender[user] or 0)
+  for _, message in ipairs(window.only) do
+    if message.sender ~= user and is_among(message.users, user) then n = n + 1 end
   end
   return n
 end
 
 local rows, window, passed, lowest = {}, nil, 0, math.huge
-for i = FIRST_USER, #ARGV, EACH do
-  local user, epoch, since = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+
+local function row_of(user, epoch, since)
   local joined = call('ZSCORE', key .. ':joined', user)
-  local read = joined and (call('ZSCORE', key .. ':read', user) or joined)
-  local above = joined and math.max(tonumber(read), tonumber(joined))
-  if not joined then rows[#rows + 1] = -2
-  elseif window and (window.above ~= above or #window.only > 0) then rows[#rows + 1] = -3 -- one look in a call
-  else
-    window = window or look(above)
-    if epoch == room[1] and tonumber(since) <= tonumber(room[2]) then
-      local cursor = call('ZSCORE', key .. ':delivered', user)
-      if call('ZADD', key .. ':delivered', 'XX', 'GT', 'CH', since, user) == 1 then
-        call('HDEL', key .. ':attempts', user)
-        passed, lowest = passed + call('ZCOUNT', key .. ':live', '(' .. cursor, since), math.min(lowest, tonumber(cursor))
-      end
+  if not joined then return -2 end
+  local read = call('ZSCORE', key .. ':read', user) or joined
+  local above = math.max(tonumber(read), tonumber(joined))
+  if window and (window.above ~= above or #window.only > 0) then return -3 end -- a call looks once at the log
+  window = window or unread_above(above)
+  if epoch == present_epoch and tonumber(since) <= tonumber(top) then
+    local cursor = call('ZSCORE', key .. ':delivered', user)
+    if call('ZADD', key .. ':delivered', 'XX', 'GT', 'CH', since, user) == 1 then
+      call('HDEL', key .. ':attempts', user)
+      passed, lowest = passed + call('ZCOUNT', key .. ':live', '(' .. cursor, since), math.min(lowest, tonumber(cursor))
     end
-    rows[#rows + 1] = {call('ZSCORE', key .. ':delivered', user), read, joined, unread(window, user)}
   end
+  return {call('ZSCORE', key .. ':delivered', user), read, joined, count_unread(window, user)}
 end
-count(KEYS[1], now, 'delivered', passed)
+
+for offset = FIRST, #ARGV, STRIDE do rows[#rows + 1] = row_of(unpack(ARGV, offset, offset + STRIDE - 1)) end
+count(prefix, now, 'delivered', passed)
 if lowest < math.huge then call('PUBLISH', key, string.format('A %.0f', lowest)) end
-local people = {}
-if call('ZCARD', key .. ':joined') <= tonumber(ARGV[2]) then people = call('ZRANGE', key .. ':joined', 0, -1) end
-return {room[1], room[2], room[3], room[4], people, rows}
+local listed = {}
+if call('ZCARD', key .. ':joined') <= max_listed then listed = call('ZRANGE', key .. ':joined', 0, -1) end
+return {present_epoch, top, rev, members, listed, rows}

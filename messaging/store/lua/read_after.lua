@@ -1,130 +1,129 @@
 #!lua flags=allow-oom
--- Read what members may see of a room's log after `since`, and what changed before it: for the first member among the users, and
--- for all others who see the same. A live message that has expired unheld is passed over and remembered in `outcome`, for the
--- cursor will rise above it.
--- KEYS[1] partition prefix
--- ARGV: room, epoch, since, rev ('' none), limit (messages), most (bytes of bodies), visible from (seq: all after it,
---   '' joining), sweep interval (ms), most attempts where what the user rejected is left out, as in a retry, else '', users ...
--- Returns {codes, epoch, top, rev, upto, more (0|1), messages, gone, changed} where a message is
---   {seq, {id, sender, name, body, sent_at, expires_at, reply_to, edited_at, resends}}, one in `changed` has its rev as third,
---   and gone is {seq, reason, ...}; codes, one for each user: 0 sees this, -2 not a member, -3 sees something else: ask for him alone
---   or {codes, epoch}: another epoch, `since` above top, or nobody is a member
---   or -1: the room has no log
-local FIELDS = {'id', 'sender', 'name', 'body', 'sent_at', 'expires_at', 'reply_to', 'edited_at', 'resends'}
-local FIRST_USER = 10
-local prefix, name = KEYS[1], ARGV[1]
-local key = prefix .. 'room:' .. name
-local room = redis.call('HMGET', key, 'epoch', 'top', 'rev')
-if not room[1] then return -1 end
-local codes, joinings, user, joined = {}, {}, nil, nil
+-- Read the part of a room's log that members may see after `since`, and the changes before it: for the first member among the
+-- users, and for all other users who see the same. A live message that expired before the member held it is passed over and
+-- recorded in `outcome`, because the cursor will rise above it.
+-- Returns {codes, epoch, top, rev, upto, more (0|1), messages, gone, changed}. A message is {seq, fields}; a changed one has its rev
+--   as third; gone is {seq, reason, ...}. codes has one for each user: 0 sees this, -2 not a member, -3 sees something else: ask for
+--   this user alone.
+--   Or {codes, epoch}: another epoch, `since` above top, or no user is a member. Or -1: the room has no log.
+-- Uses clock, entries, messages, rejecters
+local prefix            = KEYS[1]           -- of the partition's keys
+local room_id           = ARGV[1]
+local epoch             = ARGV[2]
+local since             = tonumber(ARGV[3]) -- seq
+local since_rev         = ARGV[4]           -- rev, '' without changes
+local limit             = tonumber(ARGV[5]) -- messages
+local max_bytes         = tonumber(ARGV[6]) -- of bodies
+local visible_from      = tonumber(ARGV[7]) -- seq: every message after it; nil: from joining
+local sweep_interval_ms = tonumber(ARGV[8])
+local max_attempts      = tonumber(ARGV[9]) -- leave out messages that the user rejected, as in a retry; nil: keep them
+local FIRST_USER        = 10                -- ARGV: then user ids
+
+local call, key = redis.call, prefix .. 'room:' .. room_id
+local present_epoch, top, rev = unpack(call('HMGET', key, 'epoch', 'top', 'rev'))
+if not present_epoch then return -1 end
+top, rev = tonumber(top), tonumber(rev)
+local codes, joined_at, user, joined = {}, {}, nil, nil
 for i = FIRST_USER, #ARGV do
-  local at = tonumber(redis.call('ZSCORE', key .. ':joined', ARGV[i]) or nil)
-  if at and not user then user, joined = ARGV[i], at end
-  codes[#codes + 1] = at and 0 or -2
-  joinings[#joinings + 1] = at or 0
+  local seq = tonumber(call('ZSCORE', key .. ':joined', ARGV[i]) or nil)
+  if seq and not user then user, joined = ARGV[i], seq end
+  codes[#codes + 1] = seq and 0 or -2
+  joined_at[#joined_at + 1] = seq or 0
 end
-local top, since = tonumber(room[2]), tonumber(ARGV[3])
-if not user or ARGV[2] ~= room[1] or since > top then return {codes, room[1]} end
+if not user or epoch ~= present_epoch or since > top then return {codes, present_epoch} end
 
-local limit, most = tonumber(ARGV[5]), tonumber(ARGV[6])
-local from = tonumber(ARGV[7]) or joined
-local own = false -- turns true where what is read is this user's own: some of it is for some only, or is to be remembered as unheld
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local cursor = tonumber(redis.call('ZSCORE', key .. ':delivered', user) or joined)
-local only_some = redis.call('EXISTS', key .. ':only') == 1
-local leave_out = ARGV[9] ~= '' and redis.call('EXISTS', key .. ':outcome') == 1
+local from = visible_from or joined
+local own = false -- whether other users see something else: a message is for some only, or is recorded as unheld
+local now = now_ms()
+local cursor = tonumber(call('ZSCORE', key .. ':delivered', user) or joined)
+local only_some = call('EXISTS', key .. ':only') == 1
+local leave_out = max_attempts and call('EXISTS', key .. ':outcome') == 1
 local messages, gone, changed, bytes, owed = {}, {}, {}, 0, false
-local attempts = string.match(redis.call('HGET', key .. ':attempts', user) or '', '^%d+') or '0'
-local unheld = '|' .. user .. '|' .. (attempts == '0' and 'offline' or 'no_ack') .. '|' .. attempts
+local attempts = parse_attempts(call('HGET', key .. ':attempts', user))
 
-local function addressed(seq, sender)
+local function is_addressed(seq, sender)
   if not only_some then return true end
   if sender == user then
-    own = own or redis.call('HEXISTS', key .. ':only', seq) == 1
+    own = own or call('HEXISTS', key .. ':only', seq) == 1
     return true
   end
-  local only = redis.call('HGET', key .. ':only', seq)
+  local only = call('HGET', key .. ':only', seq)
   if not only then return true end
   own = true
-  bytes = bytes + #only / 8 -- a resend to thousands: looking through its names takes time too
-  return string.find(',' .. only .. ',', ',' .. user .. ',', 1, true) ~= nil
+  bytes = bytes + #only / 8 -- a resend to thousands: the search through the names takes time too
+  return is_among(only, user)
 end
 
-local function visible(seq)
-  local fields = redis.call('HMGET', key .. ':msg:' .. seq, unpack(FIELDS))
-  if not fields[1] or tonumber(fields[6]) <= now then return nil end
-  return fields
+local function add_gone(seq, reason) gone[#gone + 1], gone[#gone + 2] = tonumber(seq), reason end
+
+local function record_unheld(seq, sender)
+  if sender == user or cursor >= tonumber(seq) or joined >= tonumber(seq) then return end
+  call('ZADD', key .. ':outcome', seq, outcome_row(seq, user, attempts == 0 and 'offline' or 'no_ack', attempts))
 end
 
--- What changed at or below `since`, in the order of change.
-local rev, upto, more = tonumber(room[3]), since, 0
-local changes = ARGV[4] ~= '' and tonumber(ARGV[4]) < rev
-if changes then
-  local rows = redis.call('ZRANGEBYSCORE', key .. ':changed', '(' .. ARGV[4], '+inf', 'WITHSCORES', 'LIMIT', 0, limit + 1)
+local function add_changed(seq, change_rev)
+  local fields = visible_fields(key, seq, now)
+  local entry = not fields and live_entry_at(key, seq)
+  local sender = fields and fields[2] or entry and sender_and_id(entry)
+  if sender and not is_addressed(seq, sender) then return end
+  if fields then
+    changed[#changed + 1] = {tonumber(seq), fields, tonumber(change_rev)}
+    bytes = bytes + bytes_of(fields)
+  else
+    add_gone(seq, (entry or call('EXISTS', key .. ':msg:' .. seq) == 1) and 'expired' or 'deleted')
+  end
+end
+
+local function add_message(seq, sender, tracked)
+  if not is_addressed(seq, sender) then return add_gone(seq, 'not_for_you') end
+  local fields = visible_fields(key, seq, now)
+  if not fields then
+    add_gone(seq, 'expired')
+    own = own or tracked
+    if tracked then record_unheld(seq, sender) end
+  elseif not leave_out or not rejecters(key, seq, {user}, max_attempts)[user] then
+    messages[#messages + 1] = {tonumber(seq), fields}
+    bytes = bytes + bytes_of(fields)
+    owed = owed or tracked
+  end
+end
+
+-- The changes at or below `since`, in the order of change.
+local upto, more = since, 0
+local has_changes = since_rev ~= '' and tonumber(since_rev) < rev
+if has_changes then
+  local rows = call('ZRANGEBYSCORE', key .. ':changed', '(' .. since_rev, '+inf', 'WITHSCORES', 'LIMIT', 0, limit + 1)
   for i = 1, #rows, 2 do
     local seq = rows[i]
-    if (i + 1) / 2 > limit or bytes > most then
+    if (i + 1) / 2 > limit or bytes > max_bytes then
       rev, more = tonumber(rows[i - 1]), 1
       break
     end
-    if tonumber(seq) <= since and tonumber(seq) > from then
-      local fields = visible(seq)
-      local entry = not fields and redis.call('ZRANGEBYSCORE', key .. ':live', seq, seq)[1]
-      local sender = fields and fields[2] or entry and string.match(entry, '^%d+|(%d+)|')
-      local mine = not sender or addressed(seq, sender)
-      if mine and fields then
-        changed[#changed + 1] = {tonumber(seq), fields, tonumber(rows[i + 1])}
-        bytes = bytes + #fields[4] + 200
-      elseif mine then
-        gone[#gone + 1] = tonumber(seq)
-        gone[#gone + 1] = (entry or redis.call('EXISTS', key .. ':msg:' .. seq) == 1) and 'expired' or 'deleted'
-      end
-    end
+    if tonumber(seq) <= since and tonumber(seq) > from then add_changed(seq, rows[i + 1]) end
   end
 end
 
--- What came after it.
+-- The messages after it.
 local start = math.max(since, from)
-local entries = redis.call('ZRANGEBYSCORE', key .. ':live', string.format('(%.0f', start), '+inf', 'LIMIT', 0, limit + 1)
-local cut = #entries > limit
-if cut then entries[#entries] = nil end
-for i, entry in ipairs(entries) do
-  local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
-  local tracked = string.sub(entry, -2) ~= '|u'
-  if bytes > most then
-    cut = true
+local entries = call('ZRANGEBYSCORE', key .. ':live', string.format('(%.0f', start), '+inf', 'LIMIT', 0, limit + 1)
+local is_cut = #entries > limit
+if is_cut then entries[#entries] = nil end
+for _, entry in ipairs(entries) do
+  if bytes > max_bytes then
+    is_cut = true
     break
   end
-  if not addressed(seq, sender) then
-    gone[#gone + 1] = tonumber(seq)
-    gone[#gone + 1] = 'not_for_you'
-  else
-    local fields = visible(seq)
-    if fields then
-      if not leave_out or not rejecters(key, seq, {user}, tonumber(ARGV[9]))[user] then
-        messages[#messages + 1] = {tonumber(seq), fields}
-        bytes = bytes + #fields[4] + 200
-        owed = owed or tracked
-      end
-    else
-      gone[#gone + 1] = tonumber(seq)
-      gone[#gone + 1] = 'expired'
-      own = own or tracked
-      if tracked and sender ~= user and cursor < tonumber(seq) and joined < tonumber(seq) then
-        redis.call('ZADD', key .. ':outcome', seq, seq .. unheld)
-      end
-    end
-  end
+  local seq, sender = parse_live_entry(entry)
+  add_message(seq, sender, is_tracked(entry))
   upto = tonumber(seq)
 end
-if cut then more = 1 else upto = top end
-if owed then redis.call('ZADD', prefix .. 'unacked', 'NX', now + tonumber(ARGV[8]), name) end
+if is_cut then more = 1 else upto = top end
+if owed then call('ZADD', prefix .. 'unacked', 'NX', now + sweep_interval_ms, room_id) end
 
--- Who sees the same: who may look as far back, where that decides.
+-- Other users see the same where they may look as far back, or where that makes no difference.
 for i, code in ipairs(codes) do
-  local his = tonumber(ARGV[7]) or joinings[i]
-  local same = his == from or not changes and math.max(since, his) == start
+  local other_from = visible_from or joined_at[i]
+  local same = other_from == from or not has_changes and math.max(since, other_from) == start
   if code == 0 and ARGV[FIRST_USER + i - 1] ~= user and (own or leave_out or not same) then codes[i] = -3 end
 end
-return {codes, room[1], top, rev, upto, more, messages, gone, changed}
+return {codes, present_epoch, top, rev, upto, more, messages, gone, changed}

@@ -1,19 +1,24 @@
 #!lua flags=no-writes
--- Count who holds some senders' messages among a room's newest 1,000 live ones, for at most 200 of each sender.
--- KEYS[1] partition prefix; ARGV: room, then for each sender user, above (seq: what stands at or below it is not asked)
--- Returns {epoch, then for each sender {seq, delivered, read, total, ...} descending}, rows that nobody owes left out; -1 where counting
---   for several would be cut short: they are to be asked about one by one, so that no count depends on who else is asked about
-local LOOK, STEP, MOST, FEW, CHECKS, NAMES, ROWS, FIELDS = 1000, 250, 200, 1000, 300, 16384, 4, 4
-local key = KEYS[1] .. 'room:' .. ARGV[1]
+-- Count the members who hold some senders' messages, among a room's newest LOOK_ROWS live ones, for at most MAX_ROWS of each sender.
+-- Returns {epoch, then for each sender {seq, delivered, read, total, ...} descending}, without messages that nobody owes; -1 where
+--   the counts for several senders would be cut short: ask for each alone, so that no count depends on the other senders
+-- Uses entries
+local prefix        = KEYS[1] -- of the partition's keys
+local room_id       = ARGV[1]
+local FIRST, STRIDE = 2, 2    -- ARGV: then 2 values for each sender: user id, above (seq: messages at or below it are not counted)
+
+local LOOK_ROWS, STEP, MAX_ROWS = 1000, 250, 200
+local SMALL_ROOM, MAX_CHECKS, MAX_NAME_BYTES, COUNTED_ROWS, FIELDS = 1000, 300, 16384, 4, 4
+local key = prefix .. 'room:' .. room_id
 local epoch = redis.call('HGET', key, 'epoch')
 if not epoch then return {} end
 
 local only_some = redis.call('EXISTS', key .. ':only') == 1
-local exceptions = redis.call('EXISTS', key .. ':outcome') == 1
+local has_exceptions = redis.call('EXISTS', key .. ':outcome') == 1
 
 local senders, lowest, asking, cut_short = {}, math.huge, 0, false
-for at = 2, #ARGV, 2 do
-  local user, above = ARGV[at], tonumber(ARGV[at + 1])
+for offset = FIRST, #ARGV, STRIDE do
+  local user, above = ARGV[offset], tonumber(ARGV[offset + 1])
   lowest, asking = math.min(lowest, above), asking + 1
   senders[user] = {
     user = user, above = above, rows = {},
@@ -25,27 +30,27 @@ end
 
 local members = redis.call('ZCARD', key .. ':joined')
 
--- Return a function that says how many of a sorted set stand at or above a seq, asked with falling seqs. For the first rows the
--- store counts; where there are more, and few members, they are read once: 200 rows in a room of two then cost 0.2 ms, not 2.
+-- Return a function that counts the members of a sorted set at or above a seq; it is called with falling seqs. For the first rows
+-- the store counts. For more rows in a small room the set is read once: 200 rows in a room of two then cost 0.2 ms, not 2.
 local function counter(name)
-  local asked, scores, at, n = 0, nil, 0, 0
+  local calls, scores, last, n = 0, nil, 0, 0
   return function(seq)
-    asked = asked + 1
-    if asked <= ROWS or members > FEW then return redis.call('ZCOUNT', key .. ':' .. name, seq, '+inf') end
+    calls = calls + 1
+    if calls <= COUNTED_ROWS or members > SMALL_ROOM then return redis.call('ZCOUNT', key .. ':' .. name, seq, '+inf') end
     if not scores then
       scores = redis.call('ZRANGE', key .. ':' .. name, 0, -1, 'WITHSCORES')
-      at = #scores
+      last = #scores
     end
-    while at > 0 and tonumber(scores[at]) >= seq do n, at = n + 1, at - 2 end
+    while last > 0 and tonumber(scores[last]) >= seq do n, last = n + 1, last - 2 end
     return n
   end
 end
 
-local later, delivered_by, read_by = counter('joined'), counter('delivered'), counter('read')
+local joined_later, delivered_by, read_by = counter('joined'), counter('delivered'), counter('read')
 
--- Cursors at or above a seq, of those who joined before it: who joined later stands above it too, and owes nothing.
-local function everybody(seq, sender)
-  local after = later(seq)
+-- Return the cursors at or above a seq of members who joined before it. Members who joined later are above it too, and owe nothing.
+local function count_all(seq, sender)
+  local after = joined_later(seq)
   local own = sender.joined < seq and 1 or 0
   local delivered = delivered_by(seq) - after - (sender.delivered >= seq and own or 0)
   local read = read_by(seq) - after - (sender.read >= seq and own or 0)
@@ -56,11 +61,11 @@ local function at_or_above(cursors, seq, member)
   return tonumber(redis.call('ZSCORE', key .. ':' .. cursors, member) or -1) >= tonumber(seq) and 1 or 0
 end
 
-local named = 0
-local function addressed(seq, sender, only)
+local name_bytes = 0
+local function count_addressed(seq, sender, only)
   local delivered, read, total = 0, 0, 0
-  named = named + #only
-  if named > NAMES then -- a resend to thousands has no receipt
+  name_bytes = name_bytes + #only
+  if name_bytes > MAX_NAME_BYTES then -- a resend to thousands has no receipt
     cut_short = true
     return 0, 0, 0
   end
@@ -75,19 +80,19 @@ local function addressed(seq, sender, only)
   return delivered, read, total
 end
 
--- One may have several rows: passed over once before and once after an attempt. Who left and joined again owes no more. Past
--- CHECKS rows each counts as one whose cursor is above the seq, as it soon will be: the sender is told too few, never too many.
+-- A member may have several rows: passed over once before and once after an attempt. A member who left and joined again owes
+-- nothing. After MAX_CHECKS rows each counts as a member above the seq, who soon will be: the counts may be too low, never too high.
 local checks = 0
-local function unheld(seq)
+local function count_unheld(seq)
   local delivered, read, known = 0, 0, {}
-  local count = redis.call('ZCOUNT', key .. ':outcome', seq, seq)
-  checks = checks + count
-  if checks > CHECKS then
+  local rows = redis.call('ZCOUNT', key .. ':outcome', seq, seq)
+  checks = checks + rows
+  if checks > MAX_CHECKS then
     cut_short = true
-    return count, count
+    return rows, rows
   end
   for _, row in ipairs(redis.call('ZRANGEBYSCORE', key .. ':outcome', seq, seq)) do
-    local member = string.match(row, '^%d+|(%d+)|')
+    local member = parse_outcome(row)
     local joined = redis.call('ZSCORE', key .. ':joined', member)
     if not known[member] and joined and tonumber(joined) < tonumber(seq) then
       known[member] = true
@@ -98,31 +103,31 @@ local function unheld(seq)
   return delivered, read
 end
 
-local function add(seq, text, sender)
-  local only = only_some and redis.call('HGET', key .. ':only', text)
+local function add(seq, seq_text, sender)
+  local only = only_some and redis.call('HGET', key .. ':only', seq_text)
   local delivered, read, total
-  if only then delivered, read, total = addressed(text, sender, only) else delivered, read, total = everybody(seq, sender) end
-  if exceptions then
-    local undelivered, unread = unheld(text)
+  if only then delivered, read, total = count_addressed(seq_text, sender, only) else delivered, read, total = count_all(seq, sender) end
+  if has_exceptions then
+    local undelivered, unread = count_unheld(seq_text)
     delivered, read = math.max(0, delivered - undelivered), math.max(0, read - unread)
   end
   if total > 0 then
     local rows, n = sender.rows, #sender.rows
     rows[n + 1], rows[n + 2], rows[n + 3], rows[n + 4] = seq, delivered, read < delivered and read or delivered, total
-    if n + 4 == FIELDS * MOST then asking = asking - 1 end
+    if n + 4 == FIELDS * MAX_ROWS then asking = asking - 1 end
   end
 end
 
-for from = 0, LOOK - 1, STEP do
-  local entries = redis.call('ZREVRANGEBYSCORE', key .. ':live', '+inf', string.format('(%.0f', lowest), 'LIMIT', from, STEP)
+for offset = 0, LOOK_ROWS - 1, STEP do
+  local entries = redis.call('ZREVRANGEBYSCORE', key .. ':live', '+inf', string.format('(%.0f', lowest), 'LIMIT', offset, STEP)
   for _, entry in ipairs(entries) do
-    local text, user = string.match(entry, '^(%d+)|(%d+)|')
-    local sender, seq = senders[user], tonumber(text)
-    if sender and seq > sender.above and #sender.rows < FIELDS * MOST and string.sub(entry, -2) ~= '|u' then add(seq, text, sender) end
+    local seq_text, user = parse_live_entry(entry)
+    local sender, seq = senders[user], tonumber(seq_text)
+    if sender and seq > sender.above and #sender.rows < FIELDS * MAX_ROWS and is_tracked(entry) then add(seq, seq_text, sender) end
   end
   if #entries < STEP or asking == 0 then break end
 end
-if cut_short and #ARGV > 3 then return -1 end
+if cut_short and #ARGV > FIRST + STRIDE - 1 then return -1 end
 local answer = {epoch}
-for at = 2, #ARGV, 2 do answer[#answer + 1] = senders[ARGV[at]].rows end
+for offset = FIRST, #ARGV, STRIDE do answer[#answer + 1] = senders[ARGV[offset]].rows end
 return answer

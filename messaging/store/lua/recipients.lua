@@ -1,59 +1,61 @@
 #!lua flags=no-writes
--- Say who holds one live message, those who lack it first, at most 100 in all.
--- KEYS[1] partition prefix; ARGV: room, seq, most attempts
--- Returns {{id, sender, sent_at, expires_at, now, only ('' everybody)}, waiting, holding} where waiting is {user, attempts,
---   rejected, ...} with the value of `attempts` or '' and how many there were when he rejected it or '', and holding is {user,
---   read cursor, ...}; or a code: -1 no log, -2 no such live message
-local MOST = 100
-local key, seq = KEYS[1] .. 'room:' .. ARGV[1], ARGV[2]
+-- Read the recipients of one live message, those who owe it first, at most 100 in all.
+-- Returns {{id, sender, sent_at, expires_at}, owing, holding} or a code: -1 no log, -2 no such live message. owing is {user, attempts
+--   value or '', attempts before the user rejected it or '', ...}, holding is {user, read cursor, ...}
+-- Uses clock, entries, rejecters
+local prefix       = KEYS[1]           -- of the partition's keys
+local room_id      = ARGV[1]
+local seq          = ARGV[2]
+local max_attempts = tonumber(ARGV[3])
+
+local MAX_RECIPIENTS = 100
+local key = prefix .. 'room:' .. room_id
 if redis.call('EXISTS', key) == 0 then return -1 end
-local fields = redis.call('HMGET', key .. ':msg:' .. seq, 'id', 'sender', 'sent_at', 'expires_at')
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-if not fields[1] or tonumber(fields[4]) <= now then return -2 end
+local id, sender, sent_at, expires_at = unpack(redis.call('HMGET', key .. ':msg:' .. seq, 'id', 'sender', 'sent_at', 'expires_at'))
+if not id or tonumber(expires_at) <= now_ms() then return -2 end
 
-local only = redis.call('HGET', key .. ':only', seq) or ''
-local waiting, holding = {}, {}
-local entry = redis.call('ZRANGEBYSCORE', key .. ':live', seq, seq)[1] or ''
-local tracked = string.sub(entry, -2) ~= '|u'
+local only = redis.call('HGET', key .. ':only', seq)
+local entry = live_entry_at(key, seq)
+local tracked = not entry or is_tracked(entry)
+local owing, holding = {}, {}
 
-local function owes(user)
-  if user == fields[2] or not tracked then return false end
-  if only ~= '' and not string.find(',' .. only .. ',', ',' .. user .. ',', 1, true) then return false end
+local function is_recipient(user)
+  if user == sender or not tracked then return false end
+  if only and not is_among(only, user) then return false end
   local joined = redis.call('ZSCORE', key .. ':joined', user)
   return joined and tonumber(joined) < tonumber(seq)
 end
 
-local function wait(user, rejected)
-  if #waiting == 3 * MOST or not owes(user) then return end
-  waiting[#waiting + 1] = user
-  waiting[#waiting + 1] = redis.call('HGET', key .. ':attempts', user) or ''
-  waiting[#waiting + 1] = rejected or ''
+local function add_owing(user, rejected_after)
+  if #owing == 3 * MAX_RECIPIENTS or not is_recipient(user) then return end
+  owing[#owing + 1] = user
+  owing[#owing + 1] = redis.call('HGET', key .. ':attempts', user) or ''
+  owing[#owing + 1] = rejected_after or ''
 end
 
-local function some(from, upto)
-  local users = redis.call('ZRANGEBYSCORE', key .. ':delivered', from, upto, 'LIMIT', 0, MOST)
-  return users, #users > 0 and rejecters(key, seq, users, tonumber(ARGV[3])) or {}
+local function members_between(low, high)
+  local users = redis.call('ZRANGEBYSCORE', key .. ':delivered', low, high, 'LIMIT', 0, MAX_RECIPIENTS)
+  return users, #users > 0 and rejecters(key, seq, users, max_attempts) or {}
 end
 
--- Nothing else than a rejection stands in `outcome` of what has not expired.
-local behind, unshown = some('-inf', '(' .. seq)
-for _, user in ipairs(behind) do wait(user, unshown[user]) end
-for _, row in ipairs(redis.call('ZRANGEBYSCORE', key .. ':outcome', seq, seq, 'LIMIT', 0, MOST)) do
-  local user, rejected = string.match(row, '^%d+|(%d+)|[^|]*|(%d+)$')
+-- A message that has not expired has only rejections in `outcome`.
+local users_below, rejections = members_between('-inf', '(' .. seq)
+for _, user in ipairs(users_below) do add_owing(user, rejections[user]) end
+for _, row in ipairs(redis.call('ZRANGEBYSCORE', key .. ':outcome', seq, seq, 'LIMIT', 0, MAX_RECIPIENTS)) do
+  local user, _, attempts = parse_outcome(row)
   local cursor = redis.call('ZSCORE', key .. ':delivered', user)
-  if cursor and tonumber(cursor) >= tonumber(seq) then wait(user, rejected) end
+  if cursor and tonumber(cursor) >= tonumber(seq) then add_owing(user, attempts) end
 end
-local left = MOST - #waiting / 3
-if left > 0 then
-  local ahead
-  ahead, unshown = some(seq, '+inf')
-  for _, user in ipairs(ahead) do
-    if left > 0 and not unshown[user] and owes(user) then
+local free = MAX_RECIPIENTS - #owing / 3
+if free > 0 then
+  local users_above
+  users_above, rejections = members_between(seq, '+inf')
+  for _, user in ipairs(users_above) do
+    if free > 0 and not rejections[user] and is_recipient(user) then
       holding[#holding + 1] = user
       holding[#holding + 1] = redis.call('ZSCORE', key .. ':read', user) or '0'
-      left = left - 1
+      free = free - 1
     end
   end
 end
-return {{fields[1], fields[2], fields[3], fields[4], string.format('%.0f', now), only}, waiting, holding}
+return {{id, sender, sent_at, expires_at}, owing, holding}

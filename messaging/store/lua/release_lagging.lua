@@ -1,15 +1,18 @@
 #!lua flags=allow-oom
--- Give claimed rooms their next look; one that somebody else has claimed since is left alone.
--- KEYS[1] partition prefix; ARGV: interval (ms), then room, score claimed, ...
--- Returns how many were still this claim's.
-local clock = redis.call('TIME')
-local next_look = clock[1] * 1000 + math.floor(clock[2] / 1000) + tonumber(ARGV[1])
-local settled = 0
-for i = 2, #ARGV, 2 do
-  local score = redis.call('ZSCORE', KEYS[1] .. 'unacked', ARGV[i])
-  if score and tonumber(score) == tonumber(ARGV[i + 1]) then
-    redis.call('ZADD', KEYS[1] .. 'unacked', string.format('%.0f', next_look), ARGV[i])
-    settled = settled + 1
+-- Give claimed rooms their next look; a room that another caller has claimed since is not changed.
+-- Returns how many were still this claim's
+-- Uses clock
+local prefix        = KEYS[1]           -- of the partition's keys
+local interval_ms   = tonumber(ARGV[1]) -- until the next look
+local FIRST, STRIDE = 2, 2              -- ARGV: then 2 values for each room: room id, score claimed
+
+local unacked, next_look, released = prefix .. 'unacked', now_ms() + interval_ms, 0
+for offset = FIRST, #ARGV, STRIDE do
+  local room_id, claimed_score = ARGV[offset], tonumber(ARGV[offset + 1])
+  local score = redis.call('ZSCORE', unacked, room_id)
+  if score and tonumber(score) == claimed_score then
+    redis.call('ZADD', unacked, string.format('%.0f', next_look), room_id)
+    released = released + 1
   end
 end
-return settled
+return released

@@ -1,17 +1,18 @@
 #!lua flags=allow-oom
--- Let the next attempt of some laggards be due at once; how many were made stays counted.
--- KEYS[1] partition prefix; ARGV: room, then user ids
+-- Make the next attempts of some members due now; the count of attempts stays.
 -- Returns how many had an attempt counted
-local attempts = KEYS[1] .. 'room:' .. ARGV[1] .. ':attempts'
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local hastened = 0
-for i = 2, #ARGV do
-  local before = redis.call('HGET', attempts, ARGV[i])
-  if before then
-    local made, first_at, next_at, state = string.match(before, '^(%d+)|(%d+)|(%d+)|(.*)$')
-    redis.call('HSET', attempts, ARGV[i], string.format('%s|%s|%.0f|%s', made, first_at, math.min(now, tonumber(next_at)), state))
-    hastened = hastened + 1
+-- Uses clock, entries
+local prefix     = KEYS[1] -- of the partition's keys
+local room_id    = ARGV[1]
+local FIRST_USER = 2       -- ARGV: then user ids
+
+local attempts_key, now, due = prefix .. 'room:' .. room_id .. ':attempts', now_ms(), 0
+for i = FIRST_USER, #ARGV do
+  local user = ARGV[i]
+  local n, first_at, next_at, reason = parse_attempts(redis.call('HGET', attempts_key, user))
+  if n > 0 then
+    redis.call('HSET', attempts_key, user, attempts_value(n, first_at, math.min(now, next_at), reason))
+    due = due + 1
   end
 end
-return hastened
+return due

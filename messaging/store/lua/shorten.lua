@@ -1,38 +1,42 @@
 #!lua
--- Let a room's live messages end at most a ttl after they were sent, at once where that is over. Screens that do not hear of it show
--- a message until its former end: `shown_until` keeps the change known that long.
--- KEYS[1] partition prefix; ARGV: room, ttl (ms), after which seq, most messages, grace (ms), count only ('1' or '')
+-- Limit the life of a room's live messages to a TTL after they were sent; those whose TTL is over end now. Screens that do not hear
+-- of it show a message until its former end: `shown_until` keeps the change known until then.
 -- Returns {looked at, shortened, ended, last seq looked at}, or -1: the room has no log
-local prefix, room, ttl, grace = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[5])
-local key = prefix .. 'room:' .. room
-local state = redis.call('HMGET', key, 'epoch', 'rev', 'rev_life')
-if not state[1] then return -1 end
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local shortened, ended, last = 0, 0, ARGV[3]
+-- Uses clock, entries, publish_change
+local prefix     = KEYS[1]           -- of the partition's keys
+local room_id    = ARGV[1]
+local ttl_ms     = tonumber(ARGV[2])
+local after      = ARGV[3]           -- seq
+local limit      = tonumber(ARGV[4]) -- messages
+local grace_ms   = tonumber(ARGV[5])
+local count_only = ARGV[6] ~= ''     -- '1' or ''
 
-local function shorten(entry, seq, fields, until_ms)
-  local sender, id = string.match(entry, '^%d+|(%d+)|([^|]*)')
-  local expires_at = string.format('%d', until_ms)
-  local shown_until = math.max(tonumber(fields[2]), tonumber(fields[3] or 0))
-  redis.call('HSET', key .. ':msg:' .. seq, 'expires_at', expires_at, 'shown_until', string.format('%d', shown_until))
-  redis.call('PEXPIREAT', key .. ':msg:' .. seq, string.format('%d', until_ms + grace))
-  redis.call('ZADD', prefix .. 'expiring', 'XX', expires_at, room .. '|' .. seq)
-  local rev = tonumber(state[2]) + (state[3] == LIFE and 1 or 1048577)
-  state[2], state[3] = rev, LIFE
-  local message = {epoch = state[1], rev = string.format('%d', rev), sender = sender, only = redis.call('HGET', key .. ':only', seq) or '-'}
-  publish_change(key, room, seq, message, 'edited', ',"expires_at":' .. expires_at)
+local key = prefix .. 'room:' .. room_id
+local epoch, rev, rev_life = unpack(redis.call('HMGET', key, 'epoch', 'rev', 'rev_life'))
+if not epoch then return -1 end
+local now, shortened, ended, last = now_ms(), 0, 0, after
+
+local function shorten(entry, seq, former_end, shown_until, expires_ms)
+  local message_key, sender = key .. ':msg:' .. seq, sender_and_id(entry)
+  local expires_at = string.format('%d', expires_ms)
+  shown_until = math.max(tonumber(former_end), tonumber(shown_until or 0))
+  redis.call('HSET', message_key, 'expires_at', expires_at, 'shown_until', string.format('%d', shown_until))
+  redis.call('PEXPIREAT', message_key, string.format('%d', expires_ms + grace_ms))
+  redis.call('ZADD', prefix .. 'expiring', 'XX', expires_at, index_entry(room_id, seq))
+  rev, rev_life = next_rev(rev, rev_life), LIFE
+  local message = {epoch = epoch, rev = rev, sender = sender, only = redis.call('HGET', key .. ':only', seq) or '-'}
+  publish_change(key, room_id, seq, message, 'edited', ',"expires_at":' .. expires_at)
 end
 
-local entries = redis.call('ZRANGEBYSCORE', key .. ':live', '(' .. ARGV[3], '+inf', 'LIMIT', 0, tonumber(ARGV[4]))
+local entries = redis.call('ZRANGEBYSCORE', key .. ':live', '(' .. after, '+inf', 'LIMIT', 0, limit)
 for _, entry in ipairs(entries) do
-  local seq = string.match(entry, '^%d+')
-  local fields = redis.call('HMGET', key .. ':msg:' .. seq, 'sent_at', 'expires_at', 'shown_until')
-  local until_ms = fields[1] and math.max(now, tonumber(fields[1]) + ttl)
-  if fields[1] and tonumber(fields[2]) > now and until_ms < tonumber(fields[2]) then
+  local seq = seq_of(entry)
+  local sent_at, expires_at, shown_until = unpack(redis.call('HMGET', key .. ':msg:' .. seq, 'sent_at', 'expires_at', 'shown_until'))
+  local expires_ms = sent_at and math.max(now, tonumber(sent_at) + ttl_ms)
+  if sent_at and tonumber(expires_at) > now and expires_ms < tonumber(expires_at) then
     shortened = shortened + 1
-    if until_ms == now then ended = ended + 1 end
-    if ARGV[6] == '' then shorten(entry, seq, fields, until_ms) end
+    if expires_ms == now then ended = ended + 1 end
+    if not count_only then shorten(entry, seq, expires_at, shown_until, expires_ms) end
   end
   last = seq
 end

@@ -1,18 +1,24 @@
 #!lua flags=no-writes
--- Say which of some members owe a live message: at or below a mark, or any. One walk for all of them, from the newest down: as a
--- rule its first row decides. Who stands below the last of MOST rows is said to owe, for he is that far behind. What a member
--- rejected he does not owe, as far as CHECKS look-ups reach.
--- KEYS[1] partition prefix; ARGV: room, epoch, mark ('' top), most attempts, then at most 500 user ids
--- Returns {user, cursor, value of attempts or '', ...}, only those who owe; {} for another epoch
-local STEP, MOST, CHECKS = 50, 1000, 1000
-local key = KEYS[1] .. 'room:' .. ARGV[1]
-if #ARGV < 5 or redis.call('HGET', key, 'epoch') ~= ARGV[2] then return {} end
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+-- Find which of some members owe a live message, at or below a mark or any. One walk for all members, from the newest message down:
+-- usually its first row decides. Members below the last of MAX_ROWS rows owe for certain: they are that far behind. A member does not
+-- owe a message that they rejected, as far as MAX_CHECKS look-ups show.
+-- Returns {user, cursor, attempts value or '', ...} of the members who owe; {} for another epoch
+-- Uses clock, entries, messages, rejecters
+local prefix       = KEYS[1]           -- of the partition's keys
+local room_id      = ARGV[1]
+local epoch        = ARGV[2]
+local mark         = ARGV[3]           -- seq, '' top
+local max_attempts = tonumber(ARGV[4])
+local FIRST_USER   = 5                 -- ARGV: then at most 500 user ids
+
+local STEP, MAX_ROWS, MAX_CHECKS = 50, 1000, 1000
+local key = prefix .. 'room:' .. room_id
+if #ARGV < FIRST_USER or redis.call('HGET', key, 'epoch') ~= epoch then return {} end
+local now = now_ms()
 local only_some = redis.call('EXISTS', key .. ':only') == 1
 local some_rejected = redis.call('EXISTS', key .. ':outcome') == 1
 
-local users, checks = {unpack(ARGV, 5)}, 0
+local users, checks = {unpack(ARGV, FIRST_USER)}, 0
 local cursors, undecided, owes, lowest, some_tracked = {}, {}, {}, math.huge, false
 for i, cursor in ipairs(redis.call('ZMSCORE', key .. ':delivered', unpack(users))) do
   if cursor then
@@ -22,29 +28,29 @@ for i, cursor in ipairs(redis.call('ZMSCORE', key .. ':delivered', unpack(users)
   end
 end
 
--- Who of the undecided rejected a message.
-local function unshown_by(seq)
+-- Return which of the undecided members rejected a message.
+local function rejected_by(seq)
   local below = {}
-  if some_rejected and checks < CHECKS then
+  if some_rejected and checks < MAX_CHECKS then
     for user, cursor in pairs(undecided) do
       if cursor < tonumber(seq) then below[#below + 1] = user end
     end
   end
   checks = checks + #below
-  return #below > 0 and rejecters(key, seq, below, tonumber(ARGV[4])) or {}
+  return #below > 0 and rejecters(key, seq, below, max_attempts) or {}
 end
 
-local function decide(user, seq, unshown)
-  if not undecided[user] or unshown[user] then return end
+local function decide(user, seq, rejected)
+  if not undecided[user] or rejected[user] then return end
   owes[user] = undecided[user] < seq
   if owes[user] then undecided[user] = nil end
 end
 
--- Whose own it is, and who rejected it: for them an older row decides.
-local function decide_all(seq, sender, unshown)
+-- For the sender, and for members who rejected the message, an older row decides.
+local function decide_all(seq, sender, rejected)
   lowest = math.huge
   for user, cursor in pairs(undecided) do
-    if user == sender or unshown[user] then lowest = math.min(lowest, cursor)
+    if user == sender or rejected[user] then lowest = math.min(lowest, cursor)
     else
       owes[user] = cursor < seq
       undecided[user] = nil
@@ -54,34 +60,33 @@ end
 
 local looked = 0
 local function look(entry)
-  local seq, sender = string.match(entry, '^(%d+)|(%d+)|')
-  local tracked = string.sub(entry, -2) ~= '|u'
+  local seq, sender = parse_live_entry(entry)
+  local tracked = is_tracked(entry)
   some_tracked = some_tracked or tracked
-  local expires_at = tracked and redis.call('HGET', key .. ':msg:' .. seq, 'expires_at')
-  if expires_at and tonumber(expires_at) > now then
+  if tracked and not has_expired(key, seq, now) then
     local only = only_some and redis.call('HGET', key .. ':only', seq)
-    local unshown = unshown_by(seq)
-    if not only then decide_all(tonumber(seq), sender, unshown)
+    local rejected = rejected_by(seq)
+    if not only then decide_all(tonumber(seq), sender, rejected)
     else
       looked = looked + #only / 32 -- thousands of names are as much work as many rows: 10,000 take 3 ms
       for user in string.gmatch(only, '%d+') do
-        if user ~= sender then decide(user, tonumber(seq), unshown) end
+        if user ~= sender then decide(user, tonumber(seq), rejected) end
       end
     end
   end
   return tonumber(seq)
 end
 
-local from = ARGV[3] == '' and '+inf' or ARGV[3]
+local from = mark == '' and '+inf' or mark
 while lowest < math.huge do
   local entries = redis.call('ZREVRANGEBYSCORE', key .. ':live', from, string.format('(%.0f', lowest), 'LIMIT', 0, STEP)
   local seq
   for _, entry in ipairs(entries) do
     seq = look(entry)
-    if seq <= lowest or lowest == math.huge or looked >= MOST then break end
+    if seq <= lowest or lowest == math.huge or looked >= MAX_ROWS then break end
   end
   looked = looked + #entries
-  if looked >= MOST then
+  if looked >= MAX_ROWS then
     for user in pairs(undecided) do owes[user] = some_tracked and undecided[user] < seq end
     break
   end

@@ -1,0 +1,68 @@
+"""The server process: its flags, its listening socket and the command that starts it.
+
+`manage.py server` runs it. `serve` and the systemd unit call that command, so the flags are written here only.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Any
+
+import uvicorn
+from django.conf import settings
+
+from chatsite.environment import BASE_DIR
+
+# A peer that acknowledges no byte for this long is disconnected. The kernel's default is 15 minutes.
+TCP_USER_TIMEOUT_MS = 15_000
+# The kernel's buffer for a peer that does not read. With the default 2.9 MB for each socket were measured.
+SEND_BUFFER_BYTES = 128 * 1024
+BACKLOG = 2_048
+GRACE_S = 2  # for requests that are still open at a stop; `serve` stops everything in under 10 s
+MAX_FRAME_BYTES = 65_536  # as in docs/protocol.md
+
+FLAGS: dict[str, Any] = {
+    "loop": "uvloop",
+    "lifespan": "on",
+    # One handshake in each turn of the loop: a reconnect storm does not keep the other users waiting.
+    "http": "chatsite.websocket:HttpProtocol",
+    "ws": "chatsite.websocket:DirectProtocol",
+    "ws_per_message_deflate": False,
+    "ws_max_size": MAX_FRAME_BYTES,
+    "ws_ping_interval": 20.0,
+    "ws_ping_timeout": 20.0,
+    "backlog": BACKLOG,
+    "timeout_keep_alive": 5,
+    "timeout_graceful_shutdown": GRACE_S,
+    "proxy_headers": False,  # TRUSTED_PROXY_COUNT decides which header is trusted
+    "server_header": False,
+    "access_log": False,
+    "log_config": None,  # settings.LOGGING holds for every logger
+}
+
+
+def run(*, uds: str | None = None, fd: int | None = None) -> None:
+    """Serve on a unix socket or on an inherited listening socket until SIGTERM or SIGINT."""
+    module, _, name = settings.ASGI_APPLICATION.rpartition(".")
+    uvicorn.run(f"{module}:{name}", uds=uds, fd=fd, **FLAGS)
+
+
+def command(*, fd: int) -> list[str]:
+    """Return the command line of a server process that inherits the listening socket `fd`."""
+    return [sys.executable, str(BASE_DIR / "manage.py"), "server", "--fd", str(fd)]
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a bound TCP socket whose accepted sockets have the server's options. Raises `OSError`."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Accepted sockets inherit these. uvicorn takes an inherited descriptor for a unix socket, on which uvloop sets no
+    # TCP_NODELAY: Nagle and delayed acknowledgements then hold small frames back for 40 ms (measured).
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES // 2)  # the kernel doubles it
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+    listener.bind(address)
+    return listener

@@ -1,0 +1,31 @@
+"""`manage.py server`: one server process, with the flags that the site needs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from chatsite.run import server
+
+
+class Command(BaseCommand):
+    help = "Run one server process behind a proxy or a supervisor. `serve` runs everything."
+    requires_system_checks = []  # `serve` and `doctor` check; a restart has no time for it
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        where = parser.add_mutually_exclusive_group(required=True)
+        where.add_argument("--uds", metavar="PATH", help="listen on this unix socket")
+        where.add_argument(
+            "--fd", type=_descriptor, metavar="N", help="use this inherited listening socket (systemd: 3)"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        server.run(uds=options["uds"], fd=options["fd"])
+
+
+def _descriptor(given: str) -> int:
+    if not given.isascii() or not given.isdigit():
+        raise argparse.ArgumentTypeError(f"a file descriptor is a whole number, not {given!r}")
+    return int(given)

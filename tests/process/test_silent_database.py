@@ -1,0 +1,75 @@
+"""A server whose PostgreSQL accepts connections and never answers, as one that is frozen or behind a dead line."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from chatsite.concurrency import MAX_REQUESTS
+from chatsite.environment import BASE_DIR, POSTGRES_PATIENCE
+from chatsite.run import server
+from tests.support.sites import Site, shake_hands
+
+GIVEN_UP_S = POSTGRES_PATIENCE["connect_timeout"] + 1.5  # on a busy machine
+COOKIE = ("Cookie", "sessionid=abcdefghijklmnopqrstuvwxyz012345")
+
+
+@pytest.fixture
+def site(new_site: Any) -> Iterator[Site]:
+    """A site that is served; its server is replaced by one with a silent database."""
+    site: Site = new_site()
+    site.kill_server()
+    with socket.create_server(("127.0.0.1", 0), backlog=1_000) as silent:
+        url = f"postgres://ada:secret@127.0.0.1:{silent.getsockname()[1]}/chat"
+        with (site.folder / "log").open("ab") as log:
+            site.process = subprocess.Popen(
+                server.command(fd=site.listener.fileno()),
+                stdout=log,
+                stderr=log,
+                env={**site._environment(), "DATABASE_URL": url},
+                cwd=BASE_DIR,
+                pass_fds=(site.listener.fileno(),),
+            )
+        site.wait_until_served()
+        yield site
+        site.forgive()
+
+
+def get(site: Site, path: str) -> tuple[int, float]:
+    """Return the status of a page and the seconds that it took."""
+    started_s = time.monotonic()
+    asked = http.client.HTTPConnection("127.0.0.1", site.port, timeout=60)
+    asked.request("GET", path, headers=dict([COOKIE]))
+    status = asked.getresponse().status
+    asked.close()
+    return status, time.monotonic() - started_s
+
+
+@pytest.mark.parametrize("path", ["/", "/admin/", "/readyz", "/ws/chat/check/"])
+def test_a_page_is_given_up_after_three_seconds_with_a_503(site: Site, path: str) -> None:
+    status, took_s = get(site, path)
+    assert status == 503
+    assert took_s < GIVEN_UP_S
+
+
+def test_a_handshake_is_given_up_after_three_seconds_with_a_503(site: Site) -> None:
+    started_s = time.monotonic()
+    assert shake_hands(site, [COOKIE, ("Origin", site.origin)]) == 503
+    assert time.monotonic() - started_s < GIVEN_UP_S
+
+
+def test_many_pages_wait_in_turns_and_the_health_check_does_not_wait(site: Site) -> None:
+    with ThreadPoolExecutor(2 * MAX_REQUESTS) as pool:
+        pages = [pool.submit(get, site, "/") for _ in range(2 * MAX_REQUESTS)]
+        checks = [get(site, "/healthz") for _ in range(10)]
+        assert all(status == 200 and took_s < 1.5 for status, took_s in checks)
+        answers = [page.result() for page in pages]
+    assert {status for status, _ in answers} == {503}
+    assert max(took_s for _, took_s in answers) < 2 * GIVEN_UP_S
