@@ -1,4 +1,4 @@
-"""The Django application: registers the system checks and the signals, installs the schedules after each migrate."""
+"""The Django application: registers system checks and signals, and installs the schedules after every migrate."""
 
 from typing import Any
 

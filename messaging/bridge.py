@@ -14,13 +14,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def in_database(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def in_db_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `work` in a thread with a live database connection and return its result."""
     result: T = await database_sync_to_async(work)(*args, **kwargs)
     return result
 
 
-def run_verb(function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+def run_async(function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a coroutine function from synchronous code: in the server's event loop where there is one, else in a new one."""
 
     async def run() -> T:

@@ -1,17 +1,18 @@
-"""Control events: rare news that every server process must hear, over the channel layer.
+"""Control events: infrequent events broadcast to every server process, over the channel layer.
 
-One group, one layer channel a process (its hub listens). An event is a hint: what it announces stands in the database or the
-store, is re-read every 60 s and after each reconnect, so a lost one is late, never wrong. Knows nothing of sockets.
+There is one group, and one layer channel for each process, on which its hub listens. An event is a hint. The announced change is
+in the database or the store, and is read again every 60 s and after every reconnect. So a lost event causes a delay, never wrong
+data. Knows nothing of sockets.
 
 | type                         | fields              | meaning                                                       |
 |------------------------------|---------------------|---------------------------------------------------------------|
-| control.membership_changed   | room, user          | joined, left, removed or another role: read the row again     |
+| control.membership_changed   | room, user          | a member joined, left or has another role: read the row again |
 | control.room_changed         | room                | name, topic or lifetimes: read the row again                  |
 | control.session_ended        | session (digest)    | logged out: its connections close with 4501                   |
 | control.user_ended           | user                | deactivated, deleted, password changed: check their sessions  |
-| control.close_user           | user                | staff closes the user's connections; they may come back       |
-| control.sweep                | room, epoch, mark   | push to connected laggards who owe something up to the mark   |
-| control.noticed              | user, notices, by   | notices were made or dismissed: show them; `by`: not to oneself |
+| control.close_user           | user                | staff closes the user's connections; they may reconnect       |
+| control.sweep                | room, epoch, mark   | push to lagging members who owe something up to the mark      |
+| control.noticed              | user, notices, by   | notices were made or dismissed: show them, but not to `by`    |
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
 GROUP = "control"
-ANNOUNCE_DEADLINE_S = 2.0  # the channel layer waits for a frozen server without end
+ANNOUNCE_TIMEOUT_S = 2.0  # the channel layer would wait forever for a frozen server
 
 log = logging.getLogger(__name__)
 
 
 def session_digest(session_key: str) -> str:
-    """Return what stands for a session on the channel layer: the key itself is a credential."""
+    """Return the name of a session on the channel layer. The session key itself is a credential."""
     return hashlib.sha256(session_key.encode()).hexdigest()
 
 
@@ -42,9 +43,9 @@ async def publish(kind: str, **fields: Any) -> None:
 
 
 async def announce(kind: str, **fields: Any) -> bool:
-    """Send a control event as a hint; return whether it was sent. Its loss fails nothing: receivers read again within 60 s."""
+    """Send a control event as a hint; return whether it was sent. A lost event is harmless: receivers read again within 60 s."""
     try:
-        async with asyncio.timeout(ANNOUNCE_DEADLINE_S):
+        async with asyncio.timeout(ANNOUNCE_TIMEOUT_S):
             await publish(kind, **fields)
     except (RedisError, OSError) as error:  # a TimeoutError is an OSError
         log.warning("control event %s was not sent: %s", kind, type(error).__name__)

@@ -1,6 +1,6 @@
 """Every error of the product: a stable wire code and, as docstring, the default sentence.
 
-Raised where the fault is known, turned into an `error` frame, a JSON answer or a line on stderr once, at the edge.
+Raised where the error is known. Converted once, at the edge: into an `error` frame, a JSON answer or a line on stderr.
 Knows nothing of frames, Redis or HTTP.
 """
 
@@ -20,14 +20,14 @@ class MessagingError(Exception):
 
 
 class RateLimited(MessagingError):
-    """Too many frames at once. Send this one again later."""
+    """Too many frames. Send this one again later."""
 
     code = "rate_limited"
     retryable = True
 
 
 class Unavailable(MessagingError):
-    """The store does not answer just now. Send this again; the same id is stored once."""
+    """The store does not answer. Send this again; the same id is stored once."""
 
     code = "unavailable"
     retryable = True
@@ -41,13 +41,13 @@ class BacklogFull(MessagingError):
 
 
 class BadFrame(MessagingError):
-    """The frame is not what the contract says."""
+    """The frame does not follow the protocol."""
 
     code = "bad_frame"
 
 
 class UnknownType(MessagingError):
-    """No frame of this type is known here."""
+    """This frame type is unknown."""
 
     code = "unknown_type"
 
@@ -65,7 +65,7 @@ class NoSuchMessage(MessagingError):
 
 
 class Forbidden(MessagingError):
-    """You may not do this here."""
+    """You do not have permission to do this."""
 
     code = "forbidden"
 
@@ -89,7 +89,7 @@ class BadTtl(MessagingError):
 
 
 class IdReused(MessagingError):
-    """This id was used for another message. Give the new one an id of its own."""
+    """This id was used for another message. Give the new message its own id."""
 
     code = "id_reused"
 
@@ -113,34 +113,34 @@ class NobodyMissedIt(MessagingError):
 
 
 class BadSetting(MessagingError):
-    """A setting has a value that cannot work."""
+    """A setting has an invalid value."""
 
     code = "bad_setting"
 
 
-# Over HTTP and on the command line only: no frame carries these codes.
+# Used over HTTP and on the command line only: no frame has these codes.
 
 
 class BadRequest(MessagingError):
-    """The request is not what this address takes."""
+    """The request is invalid for this address."""
 
     code = "bad_request"
 
 
 class BadName(MessagingError):
-    """A name has 1 to 80 characters, none of them invisible or changing the direction of writing."""
+    """A name must have 1 to 80 characters. Invisible characters and those that change the writing direction are not allowed."""
 
     code = "bad_name"
 
 
 class NoSuchUser(MessagingError):
-    """There is nobody of this name."""
+    """There is no user with this name."""
 
     code = "no_such_user"
 
 
 class Conflict(MessagingError):
-    """This does not fit what is there."""
+    """This conflicts with existing data."""
 
     code = "conflict"
 

@@ -1,10 +1,10 @@
-"""The chat's own addresses. What cannot be a room, a seq or a user is no address."""
+"""The addresses of the chat. An address with an invalid room, seq or user does not exist."""
 
 from __future__ import annotations
 
 from django.urls import path, register_converter
 
-from .web import api, pages
+from .web import api, pages, probes
 
 
 class RoomId:
@@ -42,9 +42,9 @@ urlpatterns = [
     path("r/<room:room>/", pages.chat, name="room"),
     path("r/<room:room>/<number:seq>/", pages.chat, name="message"),
     path("ws/chat/check/", pages.check, name="check"),
-    path("healthz", pages.healthz, name="healthz"),
-    path("readyz", pages.readyz, name="readyz"),
-    path("metrics", pages.metrics, name="metrics"),
+    path("healthz", probes.healthz, name="healthz"),
+    path("readyz", probes.readyz, name="readyz"),
+    path("metrics", probes.metrics, name="metrics"),
     path("api/rooms/", api.rooms_view),
     path("api/rooms/public/", api.public_rooms_view),
     path("api/rooms/<room:room>/", api.room_view),

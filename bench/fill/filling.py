@@ -87,9 +87,9 @@ async def _command(plan: dict[str, Any]) -> None:
 
 
 async def _fill_one(store: Any, room_id: str, messages: int) -> None:
-    from messaging.bridge import in_database
+    from messaging.bridge import in_db_thread
 
-    room, writer = await in_database(_room, room_id)
+    room, writer = await in_db_thread(_room, room_id)
     await store.members.create_log(room)
     await at_once(
         [

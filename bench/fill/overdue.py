@@ -42,7 +42,7 @@ class Seeded:
 def seed(load: Load) -> Seeded:
     """Make people, rooms, and messages that are over as soon as they are stored."""
     from messaging import demo
-    from messaging.bridge import run_verb
+    from messaging.bridge import run_async
 
     talking = [talking_room(demo.seed_fresh(TALKERS, 0, 1, sessions=True).users) for _ in range(TALKING)]
     people = [one.id for one in demo.seed_fresh(99 * MEMBERS, 0, 1).users]
@@ -51,7 +51,7 @@ def seed(load: Load) -> Seeded:
     for group in groups[1:ONE_WRITER]:
         group[0] = people[0]
     found = Seeded(talking, {}, Counter(), [])
-    run_verb(_fill, load, [(group, HOLDERS) for group in groups] + [(crowd, CROWD_HOLDERS)], found)
+    run_async(_fill, load, [(group, HOLDERS) for group in groups] + [(crowd, CROWD_HOLDERS)], found)
     return found
 
 
@@ -70,13 +70,13 @@ def room_of(users: Sequence[int]) -> Any:
 
 
 async def _fill(load: Load, groups: Sequence[tuple[list[int], int]], found: Seeded) -> None:
-    from messaging.bridge import in_database
+    from messaging.bridge import in_db_thread
     from messaging.store import open_store
     from messaging.store.records import AckRow, Append, RoomKey
 
     store = open_store()
     for users, holders in groups:
-        room = await in_database(room_of, users)
+        room = await in_db_thread(room_of, users)
         key = RoomKey(room.id, room.partition)
         epoch = await store.members.create_log(key)
         writer, away = users[0], len(users) - 1 - holders
@@ -96,18 +96,18 @@ async def _fill(load: Load, groups: Sequence[tuple[list[int], int]], found: Seed
 
 def due() -> int:
     """Return how many messages the job would take now: not those that are claimed."""
-    from messaging.bridge import run_verb
+    from messaging.bridge import run_async
     from messaging.store import open_store
 
     async def count() -> int:
         return (await open_store().expiry.overdue()).due
 
-    return run_verb(count)
+    return run_async(count)
 
 
 def left(seeded: Seeded) -> int:
     """Return how many of the messages the store still has."""
-    from messaging.bridge import run_verb
+    from messaging.bridge import run_async
     from messaging.store import open_store
 
     async def count() -> int:
@@ -115,19 +115,19 @@ def left(seeded: Seeded) -> int:
             await open_store().scripts.pipeline([("ZCARD", f"{room.key}:live") for room in seeded.rooms])
         )
 
-    return run_verb(count)
+    return run_async(count)
 
 
 def faults(seeded: Seeded) -> list[str]:
     """Say what is not in the database as it must be: a letter and a notice for each message, and who missed it."""
     from django.db.models import Sum
 
-    from messaging.expiry.notices import WAITING_MOST
+    from messaging.expiry.notices import MAX_WAITING
     from messaging.models import DeadLetter, MissedRecipient, Notice
 
     letters = dict(DeadLetter.objects.values_list("message_id", "missing_total"))
     named = MissedRecipient.objects.count()
-    summed = sum(max(0, count - WAITING_MOST) for count in seeded.writers.values())
+    summed = sum(max(0, count - MAX_WAITING) for count in seeded.writers.values())
     kinds = Counter(Notice.objects.values_list("kind", flat=True))
     told = sum(
         row["messages"] for row in Notice.objects.filter(kind="summary").values_list("data", flat=True)

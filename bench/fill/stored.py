@@ -31,7 +31,7 @@ def fill(options: argparse.Namespace) -> dict[str, Any]:
     from django.contrib.auth import get_user_model
 
     from messaging import demo
-    from messaging.bridge import run_verb
+    from messaging.bridge import run_async
 
     chance = random.Random(1)
     [staff] = demo.seed_fresh(1, 0, 1, sessions=True).users
@@ -39,14 +39,14 @@ def fill(options: argparse.Namespace) -> dict[str, Any]:
     groups = _groups(demo.seed_fresh(max(MEMBERS, options.rooms // 2), 0, 1).users, options.rooms)
     crowd = demo.seed_fresh(options.crowd, 0, 1).users if options.crowd else []
     rooms = _rooms([*groups, crowd] if crowd else groups)
-    run_verb(_say, rooms[: len(groups)], groups, options.each, HOLDERS, chance)
+    run_async(_say, rooms[: len(groups)], groups, options.each, HOLDERS, chance)
     if crowd:
-        run_verb(_say, rooms[-1:], [crowd], options.crowd_each, HOLDERS, chance)
+        run_async(_say, rooms[-1:], [crowd], options.crowd_each, HOLDERS, chance)
     letter = _report(rooms[: len(groups)], groups, options.letters, chance)
     middle = len(groups) // 2
     return {
         "staff": {"id": staff.id, "session": staff.session},
-        "wanted": run_verb(_wanted, rooms[middle], groups[middle], options.each // 2),
+        "wanted": run_async(_wanted, rooms[middle], groups[middle], options.each // 2),
         "crowd": {"room": rooms[-1].id, "top": options.crowd_each} if crowd else None,
         "letter": letter,
         "count": _count(),
@@ -123,13 +123,13 @@ def _report(
     rooms: Sequence[Any], groups: Sequence[Sequence[Any]], count: int, chance: random.Random
 ) -> dict[str, Any] | None:
     """Write `count` dead letters of the last six days, by the job's own way; return one in the middle."""
-    from messaging.bridge import run_verb
+    from messaging.bridge import run_async
     from messaging.expiry import reports
     from messaging.rooms.memberships import key_of
     from messaging.store import clock_ms
     from messaging.store.records import Due, Expired, Missed
 
-    now_ms = run_verb(clock_ms)
+    now_ms = run_async(clock_ms)
     expired = []
     for number in range(count):
         room, group = rooms[number % len(rooms)], groups[number % len(rooms)]
@@ -178,7 +178,7 @@ async def _wanted(room: Any, group: Sequence[Any], seq: int) -> dict[str, Any]:
 
 
 def _count() -> dict[str, int]:
-    from messaging.bridge import run_verb
+    from messaging.bridge import run_async
     from messaging.models import DeadLetter, Membership, Notice, Room
     from messaging.store import open_store
 
@@ -186,7 +186,7 @@ def _count() -> dict[str, int]:
         return await open_store().stats.count_messages()
 
     tables = {"letters": DeadLetter, "notices": Notice, "rooms": Room, "memberships": Membership}
-    return {"stored": run_verb(stored), **{name: model.objects.count() for name, model in tables.items()}}
+    return {"stored": run_async(stored), **{name: model.objects.count() for name, model in tables.items()}}
 
 
 def main() -> None:

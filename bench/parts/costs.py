@@ -92,7 +92,7 @@ async def _expire(store: Any) -> None:
     """Clear what is over. Raises CannotMeasure where something is left."""
     from messaging import expiry
 
-    while (await expiry.process(expiry.Expiring())).expired:
+    while (await expiry.process(expiry.ExpiryOptions())).expired:
         pass
     if left := sum(await store.scripts.pipeline([("ZCARD", f"chat:{{{n}}}:expiring") for n in range(ROOMS)])):
         raise CannotMeasure(f"{left} messages were not cleared")

@@ -292,7 +292,7 @@ def store(watch: Watch) -> dict[str, Any]:
 
 
 def script_names() -> dict[str, str]:
-    from messaging.bridge import run_verb
+    from messaging.bridge import run_async
     from messaging.store import open_store
 
     async def shas() -> dict[str, str]:
@@ -300,7 +300,7 @@ def script_names() -> dict[str, str]:
         await scripts.known()
         return {sha: name for name, sha in scripts._shas.items()}
 
-    return run_verb(shas)
+    return run_async(shas)
 
 
 def call_name(command: str, scripts: dict[str, str]) -> str:

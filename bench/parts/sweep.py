@@ -58,7 +58,7 @@ async def measure(repeats: int = REPEATS) -> dict[str, float]:
     took_ms, told = [], 0
     for _ in range(repeats):
         started_s = time.perf_counter()
-        told = await jobs.sweep(jobs.Sweep())
+        told = await jobs.sweep(jobs.SweepOptions())
         took_ms.append((time.perf_counter() - started_s) * 1000)
     slow = [row["duration"] / 1000 for row in await client.slowlog_get(128)]
     quick_ms = sorted(took_ms)[len(took_ms) // 5]  # what other programs took from the machine is above it

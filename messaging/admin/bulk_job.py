@@ -36,7 +36,7 @@ from redis.exceptions import RedisError
 
 from messaging import jobs
 from messaging import policy as policies
-from messaging.bridge import in_database, run_verb
+from messaging.bridge import in_db_thread, run_async
 from messaging.errors import BacklogFull, Unavailable
 from messaging.expiry.requeue import Outcome, Result
 from messaging.models import BulkAction
@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 def carry_on() -> int:
     """Run bulk actions for at most the deadline of a job; return the number of processed rows. The schedule calls this."""
-    return run_verb(_carry_on)
+    return run_async(_carry_on)
 
 
 async def _carry_on() -> int:
@@ -66,16 +66,16 @@ async def _carry_on() -> int:
         await open_store().now_ms()
     except Unavailable:
         return 0  # every bulk action waits
-    return await in_database(_run)
+    return await in_db_thread(_run)
 
 
 def _run() -> int:
     deadline_mono_s = time.monotonic() + policies.current().job_deadline_s
-    bulk_rows.finish_stopped(run_verb(clock_ms))
+    bulk_rows.finish_stopped(run_async(clock_ms))
     handled: list[int] = []
     rows = 0
     while time.monotonic() < deadline_mono_s:
-        bulk_action = bulk_rows.claim(run_verb(clock_ms), policies.current().lease_s, exclude=handled)
+        bulk_action = bulk_rows.claim(run_async(clock_ms), policies.current().lease_s, exclude=handled)
         if bulk_action is None:
             return rows
         step("claimed")
@@ -128,7 +128,7 @@ class _Run:
                 if not self._process_chunk(*page_and_action):
                     return None
                 time.sleep((time.monotonic() - chunk_mono_s) * REST_SHARE)
-            bulk_rows.finish(self.bulk_action, run_verb(clock_ms))
+            bulk_rows.finish(self.bulk_action, run_async(clock_ms))
             self.bulk_action.refresh_from_db()
         except _ClaimLost:
             log.warning("another worker took over a bulk action", extra={"action": self.bulk_action.pk})
@@ -137,7 +137,7 @@ class _Run:
         """Process the next chunk; False: there is nothing more to do now."""
         bulk_action = self.bulk_action
         try:
-            now_ms = run_verb(_now_ms)
+            now_ms = run_async(_now_ms)
         except Unavailable as error:
             return self._pause(error.code)
         request = _request_of(bulk_action.by_id)
@@ -171,7 +171,7 @@ class _Run:
 
     def _stop(self, reason: str) -> None:
         bulk_rows.release(self.bulk_action)
-        bulk_rows.stop(self.bulk_action, reason=reason, name="", now_ms=run_verb(clock_ms))
+        bulk_rows.stop(self.bulk_action, reason=reason, name="", now_ms=run_async(clock_ms))
         self.bulk_action.refresh_from_db()
 
 

@@ -18,7 +18,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.errors import Unavailable
 from messaging.models import BulkAction, epoch_ms
 from messaging.store import clock_ms, open_store
@@ -126,7 +126,7 @@ class BulkActionAdmin(ReadOnly, admin.ModelAdmin[BulkAction]):
         bulk_action = self._viewable(request, str(key))
         if not _is_allowed(request, bulk_action):
             raise PermissionDenied
-        name, now_ms = request.user.get_username(), run_verb(clock_ms)
+        name, now_ms = request.user.get_username(), run_async(clock_ms)
         if bulk_rows.stop(bulk_action, reason="by_hand", name=name, now_ms=now_ms):
             bulk_rows.finish_stopped(now_ms)
             entry = gettext("stopped after %(n)s rows") % {"n": number(bulk_action.at)}
@@ -166,7 +166,7 @@ def _label(bulk_action: BulkAction) -> str:
 def _progress_context(request: HttpRequest, bulk_action: BulkAction) -> dict[str, Any]:
     """Return the template context of the part of the page that changes."""
     try:
-        now_ms = run_verb(_now_ms)
+        now_ms = run_async(_now_ms)
     except Unavailable:
         now_ms = None
     counts = {"n": number(bulk_action.at), "all": number(bulk_action.total)}

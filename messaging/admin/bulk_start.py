@@ -11,7 +11,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext, ngettext
 
 from messaging import jobs
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.models import BulkAction
 from messaging.store import clock_ms
 
@@ -39,7 +39,7 @@ class BulkRows(Sequence[Any]):
 
 def create(request: HttpRequest, list_name: str, action: Action, keys: Sequence[str]) -> BulkAction:
     """Store the keys of the rows that a confirmation page is about."""
-    query, now_ms = request.GET.urlencode(), run_verb(clock_ms)
+    query, now_ms = request.GET.urlencode(), run_async(clock_ms)
     return bulk_rows.create(request.user, list_name, action.name, keys, query=query, now_ms=now_ms)
 
 
@@ -52,7 +52,7 @@ def find(request: HttpRequest, list_name: str, action: Action) -> BulkAction | N
 
 def start(bulk_action: BulkAction, action: Action, form_data: FormData) -> str:
     """Start a bulk action and queue the job; return the message for the user, as HTML."""
-    bulk_rows.start(bulk_action, form_data, str(action.log_text), run_verb(clock_ms))
+    bulk_rows.start(bulk_action, form_data, str(action.log_text), run_async(clock_ms))
     jobs.run_soon("carry_on_bulk")
     message = ngettext(
         "Started: the worker is processing %(n)s row in batches.",

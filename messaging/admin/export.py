@@ -13,7 +13,7 @@ from typing import Any
 
 from django.db.models import Q, QuerySet
 
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.models import DeadLetter
 
 LETTERS_BATCH = 500  # in one query
@@ -43,7 +43,7 @@ async def lines(letters: QuerySet[DeadLetter]) -> AsyncIterator[str]:
     ordered = letters.order_by("-expired_at", "id").prefetch_related("missed_recipients", "resolved_by")
     remaining = ordered
     while True:
-        batch = await in_database(list, remaining[:LETTERS_BATCH])
+        batch = await in_db_thread(list, remaining[:LETTERS_BATCH])
         if batch:
             yield "".join(writer.writerow([cell(value) for value in _row(letter)]) for letter in batch)
         if len(batch) < LETTERS_BATCH:

@@ -9,7 +9,7 @@ from uuid import UUID
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.expiry import letters, requeue
 from messaging.expiry.requeue import Outcome, Result
 from messaging.models import AuditEntry, DeadLetter
@@ -22,7 +22,7 @@ RESOLVED_BATCH = 200  # in one transaction of a bulk action, because the server'
 
 
 def _send_again(user_id: int, keys: Sequence[str], form_data: FormData) -> list[Outcome]:
-    return run_verb(requeue.requeue, [UUID(key) for key in keys], by=user_id)
+    return run_async(requeue.requeue, [UUID(key) for key in keys], by=user_id)
 
 
 def _discard(user_id: int, keys: Sequence[str], form_data: FormData) -> list[Outcome]:
@@ -38,7 +38,7 @@ def _resolve(
     keys: Sequence[str],
     resolve: Callable[[Collection[UUID], int | None, int], letters.Resolved],
 ) -> list[Outcome]:
-    resolved = resolve([UUID(key) for key in keys], user_id, run_verb(clock_ms))
+    resolved = resolve([UUID(key) for key in keys], user_id, run_async(clock_ms))
     outcomes = [Outcome(str(key), Result.DONE) for key in resolved.done]
     return outcomes + [Outcome(str(key), Result.SKIPPED, why) for key, why in resolved.skipped]
 

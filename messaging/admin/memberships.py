@@ -16,7 +16,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
 from messaging import control, rooms
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.models import Membership, Room
 from messaging.rooms import memberships
 
@@ -85,16 +85,16 @@ class MembershipAdmin(ActionAdmin):
 
     def save_model(self, request: HttpRequest, obj: Membership, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
-        announce: Callable[[], object] = partial(run_verb, rooms.settle_new, obj.room, [obj.user_id])
+        announce: Callable[[], object] = partial(run_async, rooms.settle_new, obj.room, [obj.user_id])
         if change:
             announce = partial(
-                run_verb, control.announce, "membership_changed", room=obj.room_id, user=obj.user_id
+                run_async, control.announce, "membership_changed", room=obj.room_id, user=obj.user_id
             )
         transaction.on_commit(announce)
 
     def delete_model(self, request: HttpRequest, obj: Membership) -> None:
         departure = memberships.mark_leaving(obj)
-        transaction.on_commit(partial(run_verb, rooms.finish, departure))
+        transaction.on_commit(partial(run_async, rooms.finish, departure))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Membership]) -> None:
         for membership in queryset.exclude(room__kind=Room.Kind.DIRECT).select_related("room"):

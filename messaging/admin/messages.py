@@ -22,7 +22,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.expiry import letters
 from messaging.models import DeadLetter, Membership, Room, StoredMessage
 from messaging.store import open_store
@@ -46,19 +46,19 @@ class MessageReader:
 
     def count(self, where: dict[str, str]) -> int:
         room = _room_of(where)
-        return 0 if room is None and where else run_verb(_count, room)
+        return 0 if room is None and where else run_async(_count, room)
 
     def page(self, where: dict[str, str], start: int, stop: int) -> list[StoredMessage]:
         room = _room_of(where)
-        return [] if room is None and where else _rows(*run_verb(_page, start, stop, room))
+        return [] if room is None and where else _rows(*run_async(_page, start, stop, room))
 
     def keys(self, where: dict[str, str], limit: int) -> list[str]:
         room = _room_of(where)
-        return [] if room is None and where else run_verb(_keys, room, limit)
+        return [] if room is None and where else run_async(_keys, room, limit)
 
     def by_key(self, keys: Sequence[str]) -> list[StoredMessage]:
         positions = [position for position in map(room_and_seq, keys) if position]
-        return _rows(*run_verb(_by_position, positions)) if positions else []
+        return _rows(*run_async(_by_position, positions)) if positions else []
 
 
 def _room_of(where: dict[str, str]) -> RoomKey | None:
@@ -218,7 +218,7 @@ class StoredMessageAdmin(StoreAdmin):
     def _message_page(self, request: HttpRequest, key: str, form: ReasonForm | None = None) -> HttpResponse:
         match = _ROOM_SEQ.fullmatch(key)
         position = room_and_seq(key)
-        details = run_verb(read_details, *position) if position else None
+        details = run_async(read_details, *position) if position else None
         letter = letters.letter_of(match[1], int(match[2])) if match else None
         if details is None and letter is not None:
             page = reverse("admin:messaging_deadletter_change", args=[letter.pk])
@@ -244,7 +244,7 @@ class StoredMessageAdmin(StoreAdmin):
             # Logged before the text is read, so that no access remains unlogged.
             entry = gettext("viewed the text: %(reason)s") % form.cleaned_data
             log_each(request, [StoredMessage(place=key)], entry)
-            context |= {"read": True, "body": run_verb(_body, *position)}
+            context |= {"read": True, "body": run_async(_body, *position)}
         is_invalid = form is not None and not form.is_valid()
         status = HTTPStatus.BAD_REQUEST if is_invalid else HTTPStatus.OK
         return TemplateResponse(request, "admin/messaging/message.html", context, status=status)
@@ -268,7 +268,7 @@ def _keys_by_message_id(message_id: str) -> list[str]:
     """Return [ROOM:SEQ] of a live message from the newest 20,000 memberships, or of a dead letter."""
     newest = Membership.objects.order_by("-pk").values_list("room_id", "room__partition", "user_id")
     senders = [(RoomKey(room, partition), user) for room, partition, user in newest[:MAX_SENDERS]]
-    position = run_verb(_position_of, message_id, senders)
+    position = run_async(_position_of, message_id, senders)
     if position:
         return [f"{position[0].id}:{position[1]}"]
     letter = DeadLetter.objects.filter(message_id=message_id).only("room_key", "seq").first()

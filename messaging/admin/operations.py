@@ -14,7 +14,7 @@ from django.db import Error as DatabaseError
 from redis.exceptions import RedisError
 
 from messaging import audit, control, jobs, policy, rooms
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.errors import BacklogFull, BadTtl, MessagingError, NotMember, Unavailable
 from messaging.expiry.requeue import Outcome, Result
 from messaging.models import Room
@@ -54,7 +54,7 @@ async def retry_rooms(room_ids: Sequence[str]) -> list[Outcome]:
             outcomes.append(_skipped(room_id, "room_gone"))
             continue
         try:
-            is_due = await jobs.sweep(jobs.Sweep(room=memberships.key_of(existing[room_id])))
+            is_due = await jobs.sweep(jobs.SweepOptions(room=memberships.key_of(existing[room_id])))
         except _AWAY as error:
             outcomes.append(_failed(room_id, error))
             break
@@ -72,7 +72,7 @@ async def retry_members(keys: Sequence[str]) -> list[Outcome]:
             ready = [user for user in users if not blocked_by[user]]
             if ready:
                 await store.retries.retry_now(room, ready)
-                if not await jobs.sweep(jobs.Sweep(room=room)):
+                if not await jobs.sweep(jobs.SweepOptions(room=room)):
                     blocked_by |= dict.fromkeys(ready, "nothing_due")
         except _AWAY as error:
             outcomes.append(_failed(f"{room.id}:{users[0]}", error))
@@ -135,7 +135,7 @@ async def _by_room(keys: Sequence[str], outcomes: list[Outcome]) -> AsyncIterato
 
 
 async def _rooms(room_ids: Iterable[str]) -> dict[str, Room]:
-    return await in_database(Room.objects.in_bulk, list(set(room_ids)))
+    return await in_db_thread(Room.objects.in_bulk, list(set(room_ids)))
 
 
 # ── Messages ──
@@ -192,7 +192,7 @@ async def _change_one(store: Store, room: Room, seq: int, by: int, ttl_s: int | 
 async def _write_audit_entry(store: Store, verb: str, room_id: str, by: int, changed: Changed) -> None:
     """Write an audit entry without any text; a database that is away does not undo the change."""
     try:
-        await in_database(
+        await in_db_thread(
             audit.note,
             verb,
             now_ms=await store.now_ms(),

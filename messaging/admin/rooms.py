@@ -13,7 +13,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from messaging import control
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.errors import MessagingError
 from messaging.models import Room
 from messaging.rooms import memberships
@@ -86,6 +86,6 @@ class RoomAdmin(ActionAdmin):
         super().save_model(request, obj, form, change)
         if not change:
             return
-        now_ms = run_verb(clock_ms)
+        now_ms = run_async(clock_ms)
         memberships.record_lifetime(obj, request.user.pk, before_s=form.initial["ttl_s"], now_ms=now_ms)
-        transaction.on_commit(partial(run_verb, control.announce, "room_changed", room=obj.pk))
+        transaction.on_commit(partial(run_async, control.announce, "room_changed", room=obj.pk))

@@ -10,7 +10,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from messaging import policy
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.errors import Unavailable
 from messaging.expiry.requeue import Outcome
 from messaging.models import Membership
@@ -27,7 +27,7 @@ def _perform_by_keys(
     operation: Callable[[Sequence[str]], Coroutine[Any, Any, list[Outcome]]],
 ) -> Callable[[int, Sequence[str], FormData], list[Outcome]]:
     def perform(user_id: int, keys: Sequence[str], form_data: FormData) -> list[Outcome]:
-        return run_verb(operation, keys)
+        return run_async(operation, keys)
 
     return perform
 
@@ -136,11 +136,11 @@ def _extend_effect(rows: Sequence[Any], form_data: FormData) -> list[str]:
 
 
 def _delete(user_id: int, keys: Sequence[str], form_data: FormData) -> list[Outcome]:
-    return run_verb(operations.delete_messages, keys, by=user_id)
+    return run_async(operations.delete_messages, keys, by=user_id)
 
 
 def _extend(user_id: int, keys: Sequence[str], form_data: FormData) -> list[Outcome]:
-    return run_verb(operations.extend_messages, keys, form_data["ttl"], by=user_id)
+    return run_async(operations.extend_messages, keys, form_data["ttl"], by=user_id)
 
 
 DELETE_MESSAGES = Action(
@@ -193,7 +193,7 @@ def _lifetime_effect(rows: Sequence[Any], form_data: FormData) -> list[str]:
     if not form_data["shorten"]:
         return [*sentences, gettext("Existing messages keep their expiry.")]
     try:
-        count, counted_rooms = run_verb(
+        count, counted_rooms = run_async(
             operations.count_shortened, [str(row.pk) for row in rows], form_data["ttl"]
         )
     except Unavailable:
@@ -214,7 +214,7 @@ def _lifetime_effect(rows: Sequence[Any], form_data: FormData) -> list[str]:
 
 
 def _change_lifetime(user_id: int, keys: Sequence[str], form_data: FormData) -> list[Outcome]:
-    return run_verb(
+    return run_async(
         operations.change_lifetimes, keys, form_data["ttl"], shorten=form_data["shorten"], by=user_id
     )
 
@@ -233,7 +233,7 @@ def _close(user_id: int, keys: Sequence[str], form_data: FormData) -> list[Outco
     users = {
         str(key): user for key, user in Membership.objects.filter(pk__in=keys).values_list("pk", "user_id")
     }
-    return run_verb(operations.close_connections, [(key, users[key]) for key in keys if key in users])
+    return run_async(operations.close_connections, [(key, users[key]) for key in keys if key in users])
 
 
 CHANGE_LIFETIME = Action(

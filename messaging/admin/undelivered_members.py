@@ -14,7 +14,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from messaging import policy as policies
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.models import UndeliveredMember, UndeliveredRoom
 from messaging.store import open_store
 from messaging.store.records import DeliveryDebt, MemberBehind, Owing, RoomKey
@@ -33,22 +33,22 @@ class MemberReader:
 
     def count(self, where: dict[str, str]) -> int:
         room = room_key(where.get("room", ""))
-        return run_verb(_count, room) if room else 0
+        return run_async(_count, room) if room else 0
 
     def page(self, where: dict[str, str], start: int, stop: int) -> list[UndeliveredMember]:
         room = room_key(where.get("room", ""))
-        return _rows(room, *run_verb(_page, room, start, stop)) if room else []
+        return _rows(room, *run_async(_page, room, start, stop)) if room else []
 
     def keys(self, where: dict[str, str], limit: int) -> list[str]:
         room = room_key(where.get("room", ""))
-        return run_verb(_keys, room, limit) if room else []
+        return run_async(_keys, room, limit) if room else []
 
     def by_key(self, keys: Sequence[str]) -> list[UndeliveredMember]:
         rows: list[UndeliveredMember] = []
         for room_id, users in _users_by_room(keys).items():
             room = room_key(room_id)
             if room:
-                rows += _rows(room, *run_verb(_by_user, room, users))
+                rows += _rows(room, *run_async(_by_user, room, users))
         return rows
 
 

@@ -16,7 +16,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.models import Room, UndeliveredRoom
 from messaging.rooms.memberships import key_of
 from messaging.store import open_store
@@ -35,17 +35,17 @@ class RoomReader:
     """Reads the rooms with undelivered messages, a page in a constant number of round trips."""
 
     def count(self, where: dict[str, str]) -> int:
-        return run_verb(_count)
+        return run_async(_count)
 
     def page(self, where: dict[str, str], start: int, stop: int) -> list[UndeliveredRoom]:
-        return _rows(*run_verb(_page, start, stop))
+        return _rows(*run_async(_page, start, stop))
 
     def keys(self, where: dict[str, str], limit: int) -> list[str]:
-        return run_verb(_keys, limit)
+        return run_async(_keys, limit)
 
     def by_key(self, keys: Sequence[str]) -> list[UndeliveredRoom]:
         rooms = [key_of(room) for room in Room.objects.filter(pk__in=keys)]
-        return _rows(*run_verb(_states, [(room, 0) for room in rooms]))
+        return _rows(*run_async(_states, [(room, 0) for room in rooms]))
 
 
 async def _count() -> int:

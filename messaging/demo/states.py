@@ -27,7 +27,7 @@ from django.contrib.sessions.models import Session
 
 from messaging import expiry, rooms
 from messaging import policy as policies
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.errors import Conflict
 from messaging.expiry import letters, requeue
 from messaging.live import directory
@@ -77,7 +77,7 @@ async def begin(note: Note) -> RoomKey:
             raise Conflict("The demo's people are not all here any more.")
         owner, *others = demo.PEOPLE
         room = await rooms.create_room(by_name[owner], ROOM, kind=Room.Kind.PRIVATE, members=others)
-        await in_database(demo.note_states, room.id, done=False)
+        await in_db_thread(demo.note_states, room.id, done=False)
         await rooms.change_room(by_name[owner], room.id, memberships.Change(topic=TOPIC, ttl_s=LIFE_S))
     return memberships.key_of(room)
 
@@ -91,7 +91,7 @@ async def make(note: Note, *, stopping: Callable[[], bool] = lambda: False) -> b
         await _let_end(key, pages)
         await _let_stand(key, pages)
         await _let_park(note.rooms, key, pages)
-    await in_database(demo.note_states, key.id, done=True)
+    await in_db_thread(demo.note_states, key.id, done=True)
     return True
 
 
@@ -135,12 +135,12 @@ async def _let_end(key: RoomKey, pages: _Pages) -> None:
     missed = {name: _id(key, name) for name in (MISSED, AGAIN, DROPPED)}
     while await DeadLetter.objects.filter(message_id__in=missed.values()).acount() < len(missed):
         await pages.until(pages.rested(1.0))
-        await expiry.process(expiry.Expiring(room=key))  # or the worker was quicker
-    staff = await in_database(get_user_model().objects.filter(is_superuser=True).order_by("pk").first)
+        await expiry.process(expiry.ExpiryOptions(room=key))  # or the worker was quicker
+    staff = await in_db_thread(get_user_model().objects.filter(is_superuser=True).order_by("pk").first)
     by = staff.pk if staff else None
     await requeue.requeue([await _letter(missed[AGAIN])], by=by)
     now_ms = await open_store().now_ms()
-    await in_database(letters.discard, [await _letter(missed[DROPPED])], by, now_ms)
+    await in_db_thread(letters.discard, [await _letter(missed[DROPPED])], by, now_ms)
 
 
 async def _let_stand(key: RoomKey, pages: _Pages) -> None:
@@ -283,7 +283,7 @@ class _Pages:
 async def _pages(note: Note, policy: Policy, stopping: Callable[[], bool]) -> AsyncIterator[_Pages]:
     """Run a server process here, with a session for each of the people."""
     server = Server(Store(connections.async_client(), policy), policy)
-    headers = await in_database(demo.log_in, [person.id for person in note.users])
+    headers = await in_db_thread(demo.log_in, [person.id for person in note.users])
     sessions = {person.name: headers[person.id].partition("=")[2] for person in note.users}
     server.start()
     try:

@@ -1,12 +1,17 @@
-"""What has expired: say who missed it, write that down, and only then clear it. The job of each minute, and by hand.
+"""Process expired messages: record the members who missed each one, then clear it. Runs every minute, or from a command.
 
-Claim the rows that are due, a lease -> read who missed each -> dead letters and notices, in one transaction -> finalize: clear in
-the store what is still this claim's, which also tells the rooms' screens -> tell the senders. Killed between any two of these and
-run again, the end is the same: the lease runs out, the rows are found in the database and left alone, and the rest goes on.
+1. Claim due rows. A claim is a lease.
+2. Read who missed each message.
+3. Write dead letters and notices in one transaction (`reports`).
+4. Finalize: clear in the store the messages of this claim. This also tells the screens of the rooms.
+5. Announce the notices to the senders.
 
-A batch that the database does not take is split down to single messages, and one that it does not take at all is set aside
-without its text; a database that is away ends the job before anything is cleared. Readers do not wait for any of it: a message
-is over at its own `expires_at`.
+If the job is killed between any two of these steps and runs again, the result is the same. The lease expires, the rows that the
+database already has are left alone, and the remaining steps follow.
+
+A batch that the database refuses is split down to single messages. A message that it refuses even alone is quarantined: reported
+without its text. If the database is down, the job ends before it clears anything. Readers do not wait for the job: every message
+ends at its `expires_at`.
 """
 
 from __future__ import annotations
@@ -18,27 +23,28 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from django.db import InterfaceError, OperationalError
 
-from messaging import control
+from messaging import checkpoints, control
 from messaging import policy as policies
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.store import Store, open_store
 from messaging.store.records import Expired, RoomKey
 
 from . import reports, resend, retention
 
-NAMED_MOST = 5_000  # missed recipients written in one transaction: the server's own writes wait for it
-TOLD_AT_ONCE = 100  # notices in one control event
-REST = 0.5  # of the time a batch took, before the next: the chat shares the machine
+NAMES_BATCH = 5_000  # missed recipients in one transaction: the server's own writes wait for it
+NOTICE_BATCH = 100  # notices in one control event
+REST_RATIO = 0.5  # pause after a batch, compared with its duration: the chat uses the same machine
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Expiring:
-    """What a run may do: one room or all, at most so many messages."""
+class ExpiryOptions:
+    """The bounds of a run: one room or all, at most `limit` messages."""
 
     room: RoomKey | None = None
     limit: int | None = None
@@ -46,25 +52,45 @@ class Expiring:
 
 @dataclasses.dataclass(slots=True)
 class Processed:
-    """What a run did. `expired` were cleared, of them `missed` by somebody; `set_aside` are among these; `left` were not taken."""
+    """The counts of a run.
+
+    `expired` messages were cleared. Of these, `missed` were missed by at least one member, and `quarantined` were reported without
+    their text. `left` messages could not be reported and stay due.
+    """
 
     expired: int = 0
     missed: int = 0
-    set_aside: int = 0
+    quarantined: int = 0
     left: int = 0
     took_s: float = 0.0
 
+    def as_data(self) -> dict[str, Any]:
+        """Return the counts under the names that heartbeat, log and `--json` have."""
+        data = dataclasses.asdict(self)
+        return {"set_aside" if name == "quarantined" else name: value for name, value in data.items()}
+
+
+@dataclasses.dataclass(slots=True)
+class _BatchResult:
+    """`reported`: the messages to clear; `notices`: {user: ids of notices to announce}."""
+
+    reported: list[Expired]
+    notices: Mapping[int, list[str]]
+    quarantined: int = 0
+
 
 async def process(
-    what: Expiring,
+    options: ExpiryOptions,
     *,
     stopping: Callable[[], bool] = lambda: False,
-    told: Callable[[int], None] = lambda count: None,
+    on_progress: Callable[[int], None] = lambda count: None,
 ) -> Processed:
-    """Process what is due, a batch at a time; end early at the deadline, the limit, or the batch in which `stopping` turned true.
+    """Process due messages in batches. End early at the deadline, at the limit, or after the batch in which `stopping` turns true.
 
-    Raises Unavailable, and OperationalError or InterfaceError while the database is away: what was claimed is due again after its
-    lease.
+    `on_progress` is called after every batch with its number of messages.
+
+    Raises Unavailable, and OperationalError or InterfaceError while the database is down. The claimed messages are then due again
+    after their lease.
     """
     store = open_store()
     policy = policies.current()
@@ -75,124 +101,118 @@ async def process(
         return stopping() or time.monotonic() - started_mono_s >= policy.job_deadline_s
 
     while not over():
-        begun_mono_s = time.monotonic()
-        most = _batch(policy.claim_max, what.limit, done)
-        dues = await store.expiry.claim(secrets.token_hex(8), limit=most, room=what.room) if most else []
-        step("claimed")
+        batch_mono_s = time.monotonic()
+        limit = _batch_limit(policy.claim_max, options.limit, done)
+        dues = await store.expiry.claim(secrets.token_hex(8), limit=limit, room=options.room) if limit else []
+        checkpoints.reach("expiry.claimed")
         if not dues:
             break
         expired = await store.expiry.read(dues)
-        step("read")
+        checkpoints.reach("expiry.read")
         await _process_batch(store, expired, done)
-        told(len(dues))
-        await asyncio.sleep((time.monotonic() - begun_mono_s) * REST)
-    await _keep_house(store, over)
+        on_progress(len(dues))
+        await asyncio.sleep((time.monotonic() - batch_mono_s) * REST_RATIO)
+    await _clean_up(store, over)
     done.took_s = round(time.monotonic() - started_mono_s, 3)
-    await store.stats.beat("process_expired", dataclasses.asdict(done))
-    log.info("expiry", extra=dataclasses.asdict(done))
+    await store.stats.beat("process_expired", done.as_data())
+    log.info("expiry", extra=done.as_data())
     return done
 
 
-async def preview(what: Expiring) -> list[Expired]:
-    """Say what a run would process and who missed it. Writes nothing: no claim either."""
+async def preview(options: ExpiryOptions) -> list[Expired]:
+    """Return the messages that a run would process, with the members who missed them. Writes nothing and claims nothing."""
     store = open_store()
-    most = policies.current().claim_max if what.limit is None else what.limit
-    return await store.expiry.read(await store.expiry.due(limit=most, room=what.room))
+    limit = policies.current().claim_max if options.limit is None else options.limit
+    return await store.expiry.read(await store.expiry.due(limit=limit, room=options.room))
 
 
-def _batch(most: int, limit: int | None, done: Processed) -> int:
-    return most if limit is None else max(0, min(most, limit - done.expired - done.left))
+def _batch_limit(claim_max: int, limit: int | None, done: Processed) -> int:
+    return claim_max if limit is None else max(0, min(claim_max, limit - done.expired - done.left))
 
 
 async def _process_batch(store: Store, expired: Sequence[Expired], done: Processed) -> None:
-    for part in _portions(expired):
-        taken, notices, aside = await _record(part, await store.now_ms())
-        step("recorded")
-        done.expired += await store.expiry.finalize(taken)
-        step("finalized")
-        await _tell(notices)
-        step("noticed")
-        done.missed += sum(bool(one.missed) for one in taken)
-        done.set_aside += aside
-        done.left += len(part) - len(taken)
+    for batch in _split_by_names(expired):
+        result = await _record(batch, await store.now_ms())
+        checkpoints.reach("expiry.recorded")
+        done.expired += await store.expiry.finalize(result.reported)
+        checkpoints.reach("expiry.finalized")
+        await _announce(result.notices)
+        checkpoints.reach("expiry.noticed")
+        done.missed += sum(bool(message.missed) for message in result.reported)
+        done.quarantined += result.quarantined
+        done.left += len(batch) - len(result.reported)
 
 
-def _portions(expired: Sequence[Expired]) -> list[list[Expired]]:
-    """Cut a batch so that no transaction writes more names than it may."""
-    portions: list[list[Expired]] = [[]]
-    names = 0
-    for one in expired:
-        here = min(len(one.missed), reports.NAMED_MOST)
-        if portions[-1] and names + here > NAMED_MOST:
-            portions.append([])
-            names = 0
-        portions[-1].append(one)
-        names += here
-    return portions
+def _split_by_names(expired: Sequence[Expired]) -> list[list[Expired]]:
+    """Split a batch so that no transaction writes more than `NAMES_BATCH` names."""
+    batches: list[list[Expired]] = [[]]
+    total = 0
+    for message in expired:
+        names = min(len(message.missed), reports.MAX_NAMED)
+        if batches[-1] and total + names > NAMES_BATCH:
+            batches.append([])
+            total = 0
+        batches[-1].append(message)
+        total += names
+    return batches
 
 
-async def _record(
-    expired: Sequence[Expired], now_ms: int
-) -> tuple[list[Expired], Mapping[int, list[str]], int]:
-    """Write a batch down, split where something in it is bad. Return what was taken, whom to tell, how many were set aside."""
+async def _record(expired: Sequence[Expired], now_ms: int) -> _BatchResult:
+    """Write the reports of a batch. Split it in halves until only the invalid message is quarantined."""
     try:
-        return list(expired), (await in_database(reports.record, expired, now_ms)).notices, 0
+        report = await in_db_thread(reports.record, expired, now_ms)
     except (OperationalError, InterfaceError):
         raise
-    except reports.ODD as fault:
+    except reports.INVALID_ROW_ERRORS as error:
         if len(expired) == 1:
-            return await _set_aside(expired[0], now_ms, fault)
+            return await _quarantine(expired[0], now_ms, error)
+    else:
+        return _BatchResult(list(expired), report.notices)
     half = len(expired) // 2
-    taken, notices, aside = await _record(expired[:half], now_ms)
-    others, more, besides = await _record(expired[half:], now_ms)
-    return taken + others, _together(notices, more), aside + besides
+    return _merge(await _record(expired[:half], now_ms), await _record(expired[half:], now_ms))
 
 
-async def _set_aside(
-    expired: Expired, now_ms: int, fault: Exception
-) -> tuple[list[Expired], Mapping[int, list[str]], int]:
-    ids = {"room": expired.due.room.id, "seq": expired.due.seq, "fault": type(fault).__name__}
+async def _quarantine(expired: Expired, now_ms: int, error: Exception) -> _BatchResult:
+    ids = {"room": expired.due.room.id, "seq": expired.due.seq, "fault": type(error).__name__}
     try:
-        recorded = await in_database(reports.set_aside, expired, now_ms, type(fault).__name__)
+        report = await in_db_thread(reports.quarantine, expired, now_ms, type(error).__name__)
     except (OperationalError, InterfaceError):
         raise
-    except reports.ODD:
+    except reports.INVALID_ROW_ERRORS:
         log.error("an expired message cannot be reported; it stays due", extra=ids)
-        return [], {}, 0
-    log.warning("an expired message was set aside without its text", extra=ids)
-    return [expired], recorded.notices, 1
+        return _BatchResult([], {})
+    log.warning("an expired message was quarantined without its text", extra=ids)
+    return _BatchResult([expired], report.notices, quarantined=1)
 
 
-def _together(one: Mapping[int, list[str]], other: Mapping[int, list[str]]) -> dict[int, list[str]]:
-    sums: defaultdict[int, list[str]] = defaultdict(list)
-    for notices in (one, other):
-        for user, ids in notices.items():
-            sums[user] += ids
-    return sums
+def _merge(first: _BatchResult, second: _BatchResult) -> _BatchResult:
+    notices: defaultdict[int, list[str]] = defaultdict(list)
+    for result in (first, second):
+        for user, ids in result.notices.items():
+            notices[user] += ids
+    return _BatchResult(first.reported + second.reported, notices, first.quarantined + second.quarantined)
 
 
-async def _tell(notices: Mapping[int, list[str]]) -> None:
-    """Announce notices; who is not told so hears of them at the next connect."""
+async def _announce(notices: Mapping[int, list[str]]) -> None:
+    """Announce notices. A user who is not reached gets them at the next connect."""
     for user, ids in notices.items():
-        for at in range(0, len(ids), TOLD_AT_ONCE):
-            if not await control.announce("noticed", user=user, notices=ids[at : at + TOLD_AT_ONCE], by=""):
+        for start in range(0, len(ids), NOTICE_BATCH):
+            batch = ids[start : start + NOTICE_BATCH]
+            if not await control.announce("noticed", user=user, notices=batch, by=""):
                 return
 
 
-async def _keep_house(store: Store, over: Callable[[], bool]) -> None:
-    """Finish resends that were cut off, scrub texts whose retention is over, keep the records within their bounds.
+async def _clean_up(store: Store, over: Callable[[], bool]) -> None:
+    """Finish interrupted resends, scrub texts and prune records.
 
-    Each at least a part, however late it is: otherwise no text would ever go while there is always more to report.
+    Every kind of work does at least one batch, even after the deadline. Otherwise no text would ever be deleted while there are
+    always more messages to report.
     """
     await resend.finish_unfinished()
     now_ms = await store.now_ms()
     for work in (retention.scrub, retention.prune):
         while True:
-            begun_mono_s = time.monotonic()
-            if await in_database(work, now_ms) < retention.AT_ONCE or over():
+            batch_mono_s = time.monotonic()
+            if await in_db_thread(work, now_ms) < retention.ROW_BATCH or over():
                 break
-            await asyncio.sleep((time.monotonic() - begun_mono_s) * REST)
-
-
-def step(name: str) -> None:
-    """Mark a place between two writes; a test that kills a worker there replaces this."""
+            await asyncio.sleep((time.monotonic() - batch_mono_s) * REST_RATIO)

@@ -1,8 +1,8 @@
-"""All who missed one message, packed into one text: 9,900 absent members of a large room are a few bytes.
+"""Pack all members who missed one message into one text: 9,900 offline members of a large room are a few bytes.
 
     no_ack:3:17;offline:0:1-16,18-9900
 
-Groups of one reason and number of attempts, in order; in each the users' numbers, rising, runs of them as a range. Pure.
+There is one group for each reason and number of attempts, in order. A group has the user ids in rising order, with ranges. Pure.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from messaging.store.records import Missed
 
 
 def pack(missed: Iterable[Missed]) -> str:
-    """Return `missed` as one text. Whoever stands in it twice is kept as he stood first."""
+    """Return `missed` as one text. Of two entries for one user the first is kept."""
     groups: dict[tuple[str, int], list[int]] = defaultdict(list)
     known: set[int] = set()
-    for one in missed:
-        if one.user not in known:
-            known.add(one.user)
-            groups[one.reason, one.attempts].append(one.user)
+    for member in missed:
+        if member.user not in known:
+            known.add(member.user)
+            groups[member.reason, member.attempts].append(member.user)
     return ";".join(
         f"{reason}:{attempts}:{','.join(_ranges(sorted(users)))}"
         for (reason, attempts), users in sorted(groups.items())
@@ -28,13 +28,13 @@ def pack(missed: Iterable[Missed]) -> str:
 
 
 def unpack(packed: str) -> list[Missed]:
-    """Return what was packed, by reason, attempts and user."""
+    """Return the packed members by reason, attempts and user."""
     return [
         Missed(user, reason, int(attempts))
         for group in filter(None, packed.split(";"))
         for reason, attempts, ranges in [group.split(":")]
-        for run in ranges.split(",")
-        for user in _run(run)
+        for text in ranges.split(",")
+        for user in _users_of(text)
     ]
 
 
@@ -52,6 +52,6 @@ def _range(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _run(text: str) -> range:
+def _users_of(text: str) -> range:
     first, _, last = text.partition("-")
     return range(int(first), int(last or first) + 1)

@@ -1,8 +1,11 @@
-"""Reports of what expired before everybody had it: a dead letter, who missed it, and its sender's notice, in one transaction.
+"""Report messages that some member missed: a dead letter, its missed recipients and its sender's notice, in one transaction.
 
-The store says who missed a message -> `record` writes letter, missed recipients and notice together, `set_aside` what cannot be
-written like that -> only then the store forgets the message. Every key is derived from the message, so a second run or a second
-worker writes nothing new. What becomes of a letter afterwards: `letters`. Knows nothing of Redis; no text is ever logged.
+1. The store returns the members who missed a message.
+2. `record` writes letter, missed recipients and notice together. `quarantine` writes a message that `record` could not.
+3. Only then the store clears the message.
+
+Every key is derived from the message, so a second run or a second worker writes nothing new. `letters` has the later changes of a
+letter. Knows nothing of Redis. No text is ever logged.
 """
 
 from __future__ import annotations
@@ -21,149 +24,152 @@ from messaging.store.records import Expired, Missed
 
 from . import notices, packing
 
-NAMED_MOST = 100  # people by name in a letter and in its notice: the contract
-NAME_MOST, EPOCH_MOST = 150, 64  # what the columns hold
-FOUND_AT_ONCE = 5_000  # keys in one query; SQLite takes 32,766
-INSERTED_AT_ONCE = 1_000
-TRIES = 3  # as many as report at once: each failure is another one's commit
-# The name space of the letters' keys: with another one everything not yet finalized would be reported twice.
-LETTERS = UUID("c1d7a8f2-6a0e-4e57-9d0b-2f3a5a4f0c55")
-# What a row that fits no table raises, here and there.
-ODD = (DatabaseError, ValueError, OverflowError, TypeError)
+MAX_NAMED = 100  # people with a name in a letter and in its notice, by the contract
+MAX_NAME, MAX_EPOCH = 150, 64  # characters in the columns
+QUERY_BATCH = 5_000  # keys in one query; SQLite takes at most 32,766
+INSERT_BATCH = 1_000
+MAX_TRIES = 3  # as many as there are concurrent workers: every failure means a concurrent commit
+# The namespace of the letters' keys. With another one, all messages not yet finalized would be reported twice.
+LETTER_NAMESPACE = UUID("c1d7a8f2-6a0e-4e57-9d0b-2f3a5a4f0c55")
+# Raised for a row that fits no table, by the database or by Python.
+INVALID_ROW_ERRORS = (DatabaseError, ValueError, OverflowError, TypeError)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Recorded:
-    """The dead letters written now, and whom to tell of what: {user: notice ids}, also those of a run that ended before it told."""
+class Report:
+    """The new dead letters, and the notices to announce: {user: notice ids}, also those of a run that was killed before."""
 
     letters: list[UUID]
     notices: dict[int, list[str]]
 
 
-def record(expired: Sequence[Expired], now_ms: int) -> Recorded:
-    """Report those of `expired` that somebody missed, all or none; what is reported already is left alone.
+def record(expired: Sequence[Expired], now_ms: int) -> Report:
+    """Report the messages of `expired` that some member missed, all or none. Existing reports are left alone.
 
-    Raises OperationalError or InterfaceError when the database is away; anything else: something in `expired` is bad.
+    Raises OperationalError or InterfaceError when the database is down. Any other error means an invalid message in `expired`.
     """
-    owed = [one for one in expired if one.live and one.missed]
-    for _ in range(TRIES - 1):
+    missed = [message for message in expired if message.live and message.missed]
+    for _ in range(MAX_TRIES - 1):
         try:
-            return _record(owed, now_ms)
+            return _record(missed, now_ms)
         except IntegrityError:
-            continue  # another worker was quicker, or somebody was deleted meanwhile: what is there now decides
-    return _record(owed, now_ms)
+            continue  # another worker was faster, or a user was just deleted: read the present rows
+    return _record(missed, now_ms)
 
 
-def set_aside(expired: Expired, now_ms: int, fault: str) -> Recorded:
-    """Report what `record` could not: without its text, whatever fits no column cut off. `fault`: the exception's class.
+def quarantine(expired: Expired, now_ms: int, fault: str) -> Report:
+    """Report a message that `record` could not: without its text, values cut to their columns. `fault`: the class of the error.
 
-    The sender is told if at all possible. Raises as `record`.
+    If even that fails, the letter is written without recipients and notice. Raises as `record`.
     """
     if not (expired.live and expired.missed):
-        return Recorded([], {})
-    plain = {key: _plain(one, now_ms) for key, one in _keyed([expired]).items()}
+        return Report([], {})
+    plain = {key: _plain(message, now_ms) for key, message in _keyed([expired]).items()}
     try:
         return _write(plain, now_ms, fault=fault)
     except (OperationalError, InterfaceError):
         raise
-    except ODD:
-        return _write(plain, now_ms, fault=fault, alone=True)
+    except INVALID_ROW_ERRORS:
+        return _write(plain, now_ms, fault=fault, letter_only=True)
 
 
 def key_of(expired: Expired) -> UUID:
-    """Return the key of a message's dead letter: the same for everybody who asks, for ever."""
+    """Return the key of a message's dead letter. It is the same in every process and every release."""
     name = f"{expired.due.room.id}|{expired.sender}|{expired.id}"
-    return uuid5(LETTERS, name.encode("utf-8", "backslashreplace").decode())
+    return uuid5(LETTER_NAMESPACE, name.encode("utf-8", "backslashreplace").decode())
 
 
-def _keyed(owed: Sequence[Expired]) -> dict[UUID, Expired]:
+def _keyed(messages: Sequence[Expired]) -> dict[UUID, Expired]:
     """Return messages by the keys of their letters.
 
-    Once the store has forgotten an id (`id_life_s`) it accepts it for another message. That one must not pass for reported
-    because the first was: the letter that is there keeps the key, the other gets one that names its place in the log too.
+    When the store has forgotten an id (`id_life_s`), it accepts the id for another message. The report of the first message must
+    not count for the second: the existing letter keeps the key, and the key of the second includes its epoch and seq.
     """
-    letters = DeadLetter.objects.filter(pk__in={key_of(one) for one in owed})
-    places = {key: place for key, *place in letters.values_list("pk", "epoch", "seq")}
+    letters = DeadLetter.objects.filter(pk__in={key_of(message) for message in messages})
+    positions = {key: position for key, *position in letters.values_list("pk", "epoch", "seq")}
     keyed = {}
-    for one in sorted(owed, key=lambda one: one.due.seq):
-        key, place = key_of(one), [_word(one.epoch, EPOCH_MOST), _number(one.due.seq, LARGE)]
-        if places.setdefault(key, place) != place:
-            key = uuid5(key, f"{place[0]}|{place[1]}")
-        keyed[key] = one
+    for message in sorted(messages, key=lambda message: message.due.seq):
+        key = key_of(message)
+        position = [_short_text(message.epoch, MAX_EPOCH), _number(message.due.seq, MAX_LARGE)]
+        if positions.setdefault(key, position) != position:
+            key = uuid5(key, f"{position[0]}|{position[1]}")
+        keyed[key] = message
     return keyed
 
 
-def _record(owed: Sequence[Expired], now_ms: int) -> Recorded:
-    # In the order of the keys, so that two workers wait for each other and not in a ring.
-    return _write(dict(sorted(_keyed(owed).items(), key=lambda item: item[0])), now_ms)
+def _record(messages: Sequence[Expired], now_ms: int) -> Report:
+    # In the order of the keys, so that two workers cannot deadlock.
+    return _write(dict(sorted(_keyed(messages).items(), key=lambda item: item[0])), now_ms)
 
 
-def _write(owed: dict[UUID, Expired], now_ms: int, *, fault: str = "", alone: bool = False) -> Recorded:
-    """Write what is not there yet; `alone`: the letter without recipients and notice."""
-    if not owed:
-        return Recorded([], {})
-    batch = _Batch(owed, now_ms, fault)
+def _write(
+    messages: dict[UUID, Expired], now_ms: int, *, fault: str = "", letter_only: bool = False
+) -> Report:
+    """Write the missing rows. `letter_only`: without recipients and notice."""
+    if not messages:
+        return Report([], {})
+    batch = _Batch(messages, now_ms, fault)
     with transaction.atomic():
-        there = set(DeadLetter.objects.filter(pk__in=owed).values_list("pk", flat=True))
-        new = {key: one for key, one in owed.items() if key not in there}
-        DeadLetter.objects.bulk_create(batch.letters(new), batch_size=INSERTED_AT_ONCE)
-        if not alone:
-            MissedRecipient.objects.bulk_create(batch.recipients(new), batch_size=INSERTED_AT_ONCE)
-        summaries = {} if alone else notices.insert(list(batch.notices(new)), now_ms)
-        if DeadLetter.objects.filter(pk__in=owed).count() != len(owed):
+        existing = set(DeadLetter.objects.filter(pk__in=messages).values_list("pk", flat=True))
+        new = {key: message for key, message in messages.items() if key not in existing}
+        DeadLetter.objects.bulk_create(batch.letters(new), batch_size=INSERT_BATCH)
+        if not letter_only:
+            MissedRecipient.objects.bulk_create(batch.recipients(new), batch_size=INSERT_BATCH)
+        summaries = {} if letter_only else notices.insert(list(batch.notices(new)), now_ms)
+        if DeadLetter.objects.filter(pk__in=messages).count() != len(messages):
             raise DatabaseError("Not every dead letter was written.")
-        told = notices.waiting_for(owed)
+        waiting = notices.waiting_for(messages)
     for user, summary in summaries.items():
-        told.setdefault(user, []).append(summary)
-    return Recorded(list(new), told)
+        waiting.setdefault(user, []).append(summary)
+    return Report(list(new), waiting)
 
 
 class _Batch:
-    """The rows of some expired messages. What many of them share is made once."""
+    """The rows of several expired messages. Values that many of them share are built once."""
 
-    def __init__(self, owed: dict[UUID, Expired], now_ms: int, fault: str) -> None:
+    def __init__(self, messages: dict[UUID, Expired], now_ms: int, fault: str) -> None:
         self.now_ms = now_ms
         self.fault = fault
-        # By identity: one tuple is shared by the messages that the same members missed.
-        distinct = {id(one.missed): one.missed for one in owed.values()}
+        # By identity: messages that the same members missed share one tuple.
+        distinct = {id(message.missed): message.missed for message in messages.values()}
         self.packed = {key: packing.pack(missed) for key, missed in distinct.items()}
-        named = {one.user for missed in distinct.values() for one in missed[:NAMED_MOST]}
-        self.names = Names(named | {one.sender for one in owed.values()})
-        self.rooms = _room_names({one.due.room.id for one in owed.values()})
+        named = {member.user for missed in distinct.values() for member in missed[:MAX_NAMED]}
+        self.names = Names(named | {message.sender for message in messages.values()})
+        self.rooms = _room_names({message.due.room.id for message in messages.values()})
         self.people = {
-            key: [self._person(one) for one in missed[:NAMED_MOST]] for key, missed in distinct.items()
+            key: [self._person(member) for member in missed[:MAX_NAMED]] for key, missed in distinct.items()
         }
 
     def letters(self, new: dict[UUID, Expired]) -> Iterator[DeadLetter]:
-        for key, one in new.items():
-            room = one.due.room.id
+        for key, message in new.items():
+            room = message.due.room.id
             yield DeadLetter(
                 id=key,
                 room_id=room if room in self.rooms else None,
                 room_key=room,
                 room_name=self.rooms.get(room, ""),
-                epoch=one.epoch,
-                seq=one.due.seq,
-                message_id=one.id,
-                sender_id=self.names.present(one.sender),
-                sender_key=one.sender,
-                sender_name=(one.name or self.names.of(one.sender))[:NAME_MOST],
-                body=_kept_text(one, self.now_ms),
-                reply_to=one.reply_to,
-                resends=one.resends,
-                sent_at=moment(one.sent_at),
-                expired_at=moment(one.expires_at),
+                epoch=message.epoch,
+                seq=message.due.seq,
+                message_id=message.id,
+                sender_id=self.names.present(message.sender),
+                sender_key=message.sender,
+                sender_name=(message.name or self.names.of(message.sender))[:MAX_NAME],
+                body=_kept_text(message, self.now_ms),
+                reply_to=message.reply_to,
+                resends=message.resends,
+                sent_at=moment(message.sent_at),
+                expired_at=moment(message.expires_at),
                 processed_at=moment(self.now_ms),
-                delivered=_delivered(one),
-                total=one.total,
-                missing_total=len(one.missed),
-                missing=self.packed[id(one.missed)],
+                delivered=_delivered(message),
+                total=message.total,
+                missing_total=len(message.missed),
+                missing=self.packed[id(message.missed)],
                 fault=self.fault,
             )
 
     def recipients(self, new: dict[UUID, Expired]) -> Iterator[MissedRecipient]:
-        for key, one in new.items():
-            for person in self.people[id(one.missed)]:
+        for key, message in new.items():
+            for person in self.people[id(message.missed)]:
                 yield MissedRecipient(
                     dead_letter_id=key,
                     user_id=self.names.present(person["user"]),
@@ -174,58 +180,58 @@ class _Batch:
                 )
 
     def notices(self, new: dict[UUID, Expired]) -> Iterator[Notice]:
-        """Yield what the senders are told, in the order of expiry; one who was deleted is told nothing."""
-        told = [item for item in new.items() if self.names.present(item[1].sender)]
-        for key, one in sorted(told, key=lambda item: (item[1].expires_at, item[1].due.seq)):
+        """Yield the notices to the senders, in the order of expiry. Deleted senders get none."""
+        noticed = [item for item in new.items() if self.names.present(item[1].sender)]
+        for key, message in sorted(noticed, key=lambda item: (item[1].expires_at, item[1].due.seq)):
             yield Notice(
                 id=uuid5(key, "notice").hex,
-                user_id=one.sender,
+                user_id=message.sender,
                 kind=Notice.Kind.UNDELIVERED,
-                room_key=one.due.room.id,
+                room_key=message.due.room.id,
                 dead_letter_id=key,
-                data=self._data(one),
+                data=self._data(message),
             )
 
-    def _data(self, one: Expired) -> dict[str, Any]:
+    def _data(self, message: Expired) -> dict[str, Any]:
         return {
-            "room": one.due.room.id,
-            "epoch": one.epoch,
-            "seq": one.due.seq,
-            "id": one.id,
-            "sent_at": one.sent_at,
-            "expired_at": one.expires_at,
-            "delivered": _delivered(one),
-            "total": one.total,
-            "missing": self.people[id(one.missed)],
-            "missing_total": len(one.missed),
+            "room": message.due.room.id,
+            "epoch": message.epoch,
+            "seq": message.due.seq,
+            "id": message.id,
+            "sent_at": message.sent_at,
+            "expired_at": message.expires_at,
+            "delivered": _delivered(message),
+            "total": message.total,
+            "missing": self.people[id(message.missed)],
+            "missing_total": len(message.missed),
         }
 
-    def _person(self, one: Missed) -> dict[str, Any]:
+    def _person(self, member: Missed) -> dict[str, Any]:
         return {
-            "user": one.user,
-            "name": self.names.of(one.user),
-            "reason": one.reason,
-            "attempts": one.attempts,
+            "user": member.user,
+            "name": self.names.of(member.user),
+            "reason": member.reason,
+            "attempts": member.attempts,
         }
 
 
 class Names:
-    """What some users are called: by their accounts, else as they were called before they were deleted, else by number."""
+    """The names of users: of their accounts, else the last name of a deleted account, else `#id`."""
 
     def __init__(self, users: Set[int]) -> None:
         people, name = get_user_model().objects, get_user_model().USERNAME_FIELD
         self.accounts: dict[int, str] = {}
         self.former: dict[int, str] = {}
-        for some in _portions(sorted(users)):
-            self.accounts |= dict(people.filter(pk__in=some).values_list("pk", name))
-        for some in _portions(sorted(users - self.accounts.keys())):
-            self.former |= dict(FormerUser.objects.filter(user_key__in=some).values_list("user_key", "name"))
+        for batch in _batches(sorted(users)):
+            self.accounts |= dict(people.filter(pk__in=batch).values_list("pk", name))
+        for batch in _batches(sorted(users - self.accounts.keys())):
+            self.former |= dict(FormerUser.objects.filter(user_key__in=batch).values_list("user_key", "name"))
 
     def of(self, user: int) -> str:
-        return (self.accounts.get(user) or self.former.get(user) or f"#{user}")[:NAME_MOST]
+        return (self.accounts.get(user) or self.former.get(user) or f"#{user}")[:MAX_NAME]
 
     def present(self, user: int) -> int | None:
-        """Return the user as a foreign key may name him: None without an account."""
+        """Return the user as a foreign key: None without an account."""
         return user if user in self.accounts else None
 
 
@@ -233,58 +239,62 @@ def _room_names(rooms: Collection[str]) -> dict[str, str]:
     return dict(Room.objects.filter(pk__in=rooms).values_list("pk", "name"))
 
 
-def _portions(keys: Sequence[int]) -> Iterator[Sequence[int]]:
-    for at in range(0, len(keys), FOUND_AT_ONCE):
-        yield keys[at : at + FOUND_AT_ONCE]
+def _batches(keys: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(keys), QUERY_BATCH):
+        yield keys[start : start + QUERY_BATCH]
 
 
-def _delivered(one: Expired) -> int:
-    return max(0, one.total - len(one.missed))
+def _delivered(message: Expired) -> int:
+    return max(0, message.total - len(message.missed))
 
 
-def _kept_text(one: Expired, now_ms: int) -> str | None:
-    """Return the text while it may be kept: counted from the expiry, also where the job comes days late."""
+def _kept_text(message: Expired, now_ms: int) -> str | None:
+    """Return the text while it may be kept: counted from the expiry, even when the job is days late."""
     kept_ms = policy.current().dead_letter_retention_s * 1_000
-    return one.body if one.expires_at + kept_ms > now_ms else None
+    return message.body if message.expires_at + kept_ms > now_ms else None
 
 
-# ── What fits no table ──
+# ── Values that fit no column ──
 
-SMALL, LARGE = 2**31 - 1, 2**63 - 1  # what the columns of whole numbers hold
+MAX_SMALL, MAX_LARGE = 2**31 - 1, 2**63 - 1  # of the integer columns
 
 
-def _plain(one: Expired, now_ms: int) -> Expired:
+def _plain(message: Expired, now_ms: int) -> Expired:
     """Return an expired message that fits every column: without text, with the names of the accounts."""
     return dataclasses.replace(
-        one,
+        message,
         due=dataclasses.replace(
-            one.due,
-            room=dataclasses.replace(one.due.room, id=_word(one.due.room.id, 32)),
-            seq=_number(one.due.seq, LARGE),
+            message.due,
+            room=dataclasses.replace(message.due.room, id=_short_text(message.due.room.id, 32)),
+            seq=_number(message.due.seq, MAX_LARGE),
         ),
-        epoch=_word(one.epoch, EPOCH_MOST),
-        id=_word(one.id, 64),
+        epoch=_short_text(message.epoch, MAX_EPOCH),
+        id=_short_text(message.id, 64),
         name="",
         body=None,
-        sender=_number(one.sender, LARGE),
-        sent_at=_time(one.sent_at, now_ms),
-        expires_at=_time(one.expires_at, now_ms),
+        sender=_number(message.sender, MAX_LARGE),
+        sent_at=_time(message.sent_at, now_ms),
+        expires_at=_time(message.expires_at, now_ms),
         reply_to=None,
         resends=None,
-        total=_number(one.total, SMALL),
+        total=_number(message.total, MAX_SMALL),
         missed=tuple(
-            Missed(_number(each.user, LARGE), _word(each.reason, 20), _number(each.attempts, SMALL))
-            for each in one.missed
+            Missed(
+                _number(member.user, MAX_LARGE),
+                _short_text(member.reason, 20),
+                _number(member.attempts, MAX_SMALL),
+            )
+            for member in message.missed
         ),
     )
 
 
-def _word(text: str, most: int) -> str:
-    return text.encode("utf-8", "replace").decode().replace("\0", "")[:most]
+def _short_text(text: str, limit: int) -> str:
+    return text.encode("utf-8", "replace").decode().replace("\0", "")[:limit]
 
 
-def _number(number: int, most: int) -> int:
-    return max(0, min(number, most))
+def _number(number: int, limit: int) -> int:
+    return max(0, min(number, limit))
 
 
 def _time(ms: int, now_ms: int) -> int:

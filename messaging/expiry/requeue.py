@@ -1,7 +1,7 @@
-"""Many dead letters sent again by the staff, and what became of each.
+"""Resend many dead letters for the staff, and return an outcome for each.
 
-A letter is sent once, whoever asks and however often (`resend`). What stands in the way of one does not keep the next waiting; a
-store that is away or full, and a database that is away, end the run: what was not reached is as it was.
+A letter is sent at most once, by any number of calls and callers (`resend`). A letter that cannot be sent does not stop the next
+one. The run ends when the store is down or full, or the database is down. Letters that were not reached are unchanged.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from django.db import Error as DatabaseError
 
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.errors import BacklogFull, MessagingError, Unavailable
 from messaging.models import AuditEntry, DeadLetter
 
@@ -29,7 +29,7 @@ class Result(StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of an action of the staff on one row, named by its key: a dead letter's id, ROOM, ROOM:USER or ROOM:SEQ.
+    """The result of an action on one row, named by its key: a dead letter's id, ROOM, ROOM:USER or ROOM:SEQ.
 
     `why`: the code of a reason or an error. `left_out`: people who cannot be sent to, [(user, `left_room`, `deactivated` or `deleted`)].
     """
@@ -45,45 +45,45 @@ async def requeue(
     *,
     by: int | None,
     stopping: Callable[[], bool] = lambda: False,
-    told: Callable[[], None] = lambda: None,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> list[Outcome]:
-    """Send dead letters again to those who missed them; return what became of those that were reached. `by` None: a command."""
+    """Resend dead letters to the members who missed them; return the outcomes of the letters reached. `by` None: a command."""
     outcomes: list[Outcome] = []
     for key in dict.fromkeys(keys):
         if stopping():
             break
         try:
             outcomes.append(await _requeue(key, by))
-        except (Unavailable, BacklogFull) as fault:
-            outcomes.append(Outcome(str(key), Result.FAILED, fault.code))
+        except (Unavailable, BacklogFull) as error:
+            outcomes.append(Outcome(str(key), Result.FAILED, error.code))
             break
-        except ValueError:  # a row that somebody changed by hand
+        except ValueError:  # a row that was changed by hand
             outcomes.append(Outcome(str(key), Result.FAILED, "bad_row"))
         except DatabaseError:
             outcomes.append(Outcome(str(key), Result.FAILED, "database_away"))
             break
-        told()
+        on_progress()
     return outcomes
 
 
 async def _requeue(key: UUID, by: int | None) -> Outcome:
-    found = await _prospect(key)
-    if found.obstacle:
-        return Outcome(str(key), Result.SKIPPED, found.obstacle, found.left_out)
+    plan = await _plan(key)
+    if plan.blocked_by:
+        return Outcome(str(key), Result.SKIPPED, plan.blocked_by, plan.left_out)
     try:
         resent = await resend(key, by=by, verb=AuditEntry.Verb.REQUEUE)
     except (Unavailable, BacklogFull):
         raise
-    except MessagingError as fault:
-        found = await _prospect(key)  # somebody else was quicker, or it is of another kind
+    except MessagingError as error:
+        plan = await _plan(key)  # another caller was faster, or the error has another cause
         return Outcome(
-            str(key), Result.SKIPPED if found.obstacle else Result.FAILED, found.obstacle or fault.code
+            str(key), Result.SKIPPED if plan.blocked_by else Result.FAILED, plan.blocked_by or error.code
         )
     if resent.answer.duplicate:
         return Outcome(str(key), Result.SKIPPED, DeadLetter.State.REQUEUED)
     return Outcome(str(key), Result.DONE, left_out=resent.skipped)
 
 
-async def _prospect(key: UUID) -> letters.Prospect:
-    row = await in_database(DeadLetter.objects.filter(pk=key).first)
-    return letters.Prospect("unknown") if row is None else await in_database(letters.prospect, row)
+async def _plan(key: UUID) -> letters.ResendPlan:
+    row = await in_db_thread(DeadLetter.objects.filter(pk=key).first)
+    return letters.ResendPlan("unknown") if row is None else await in_db_thread(letters.resend_plan, row)

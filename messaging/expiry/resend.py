@@ -1,8 +1,11 @@
-"""Send an expired message again to just those who missed it: once, whoever asks, however often.
+"""Send an expired message again to the members who missed it: once, for any number of calls and callers.
 
-The dead letter says who missed it -> a note that the resend began -> append, with an id derived from the letter, so that the store
-accepts it once -> the answer stays in the letter. A process that dies between is made up for by `finish_unfinished`: the same id
-gets the same answer.
+1. Read from the dead letter who missed it.
+2. Mark the letter as being resent.
+3. Append the message with an id derived from the letter, so that the store accepts it once.
+4. Keep the answer in the letter.
+
+If a process dies between these steps, `finish_unfinished` repeats them: the same id gets the same answer.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from django.core.exceptions import ObjectDoesNotExist
 from django.db import Error as DatabaseError
 
 from messaging import policy as policies
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.errors import BacklogFull, MessagingError, NobodyMissedIt, NotMember, TooLate, Unavailable
 from messaging.models import AuditEntry, DeadLetter, Room
 from messaging.rooms import memberships
@@ -31,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Resent:
-    """The answer, and who was left out: [(user, `left_room`, `deactivated` or `deleted`)]."""
+    """The answer, and the members left out: [(user, `left_room`, `deactivated` or `deleted`)]."""
 
     answer: Accepted
     skipped: list[tuple[int, str]]
@@ -40,40 +43,40 @@ class Resent:
 async def resend(
     letter: UUID, *, by: int | None, ttl_s: int | None = None, verb: str = Verb.RESEND
 ) -> Resent:
-    """Send a dead letter's message again, as its sender; a repeat gets the first answer, `duplicate`. `by` None: a job.
+    """Send the message of a dead letter again, as its sender. A repeat returns the first answer, as `duplicate`. `by` None: a job.
 
-    Raises NobodyMissedIt when nobody is left to send it to, TooLate when its text is not kept or it was discarded, NotMember when
-    its room is gone or its sender has left it, BadTtl, Unavailable, BacklogFull.
+    Raises NobodyMissedIt when no member can get it, TooLate when its text was deleted or the letter was discarded, NotMember when
+    its room was deleted or its sender has left it, BadTtl, Unavailable, BacklogFull.
     """
-    row = await in_database(DeadLetter.objects.select_related("room").get, pk=letter)
+    row = await in_db_thread(DeadLetter.objects.select_related("room").get, pk=letter)
     if row.answer is not None:
         return Resent(_accepted(row.answer), [])
-    found = await in_database(letters.prospect, row)
-    if found.obstacle or row.room is None or row.body is None:
-        raise _refusal(found.obstacle)
+    plan = await in_db_thread(letters.resend_plan, row)
+    if plan.blocked_by or row.room is None or row.body is None:
+        raise _refusal(plan.blocked_by)
     store = open_store()
-    append = await _append_of(store, row, row.room, row.body, found.users, ttl_s)
-    if not await in_database(letters.begin_resend, letter, await store.now_ms()):
-        return await _answered_meanwhile(letter)
+    append = await _append_of(store, row, row.room, row.body, plan.users, ttl_s)
+    if not await in_db_thread(letters.begin_resend, letter, await store.now_ms()):
+        return await _first_answer(letter)
     [answer] = await store.log.append([append])
     if isinstance(answer, MessagingError):
         raise answer
-    kept = await in_database(letters.end_resend, letter, _fields(answer), by, await store.now_ms(), verb)
+    kept = await in_db_thread(letters.end_resend, letter, _fields(answer), by, await store.now_ms(), verb)
     if kept != _fields(answer) or answer.duplicate:
-        return Resent(_accepted(kept), found.left_out)
-    return Resent(answer, found.left_out)
+        return Resent(_accepted(kept), plan.left_out)
+    return Resent(answer, plan.left_out)
 
 
-def _refusal(obstacle: str) -> MessagingError:
-    match obstacle:
+def _refusal(blocked_by: str) -> MessagingError:
+    match blocked_by:
         case "room_gone" | "sender_left":
-            return NotMember("The room is gone, or the sender has left it.")
+            return NotMember("The room was deleted, or the sender has left it.")
         case "nobody_left":
-            return NobodyMissedIt("Nobody who missed this message can be sent to any more.")
+            return NobodyMissedIt("No member who missed this message can receive it now.")
         case "text_gone":
-            return TooLate("The text of this message is not kept any more.")
+            return TooLate("The text of this message was deleted.")
         case _:
-            return TooLate("The staff have discarded this message.")
+            return TooLate("The staff discarded this message.")
 
 
 async def _append_of(
@@ -81,8 +84,8 @@ async def _append_of(
 ) -> Append:
     """Return the message to send again. Raises BadTtl, Unavailable."""
     life_s = policies.current().ttl(ttl_s, room_s=room.ttl_s, room_max_s=room.ttl_max_s)
-    [place] = await store.log.positions([memberships.key_of(room)])
-    same_log = place is not None and place.epoch == row.epoch
+    [position] = await store.log.positions([memberships.key_of(room)])
+    same_log = position is not None and position.epoch == row.epoch
     return Append(
         room=memberships.key_of(room),
         user=row.sender_key,
@@ -96,19 +99,20 @@ async def _append_of(
     )
 
 
-async def _answered_meanwhile(letter: UUID) -> Resent:
-    row = await in_database(DeadLetter.objects.get, pk=letter)
+async def _first_answer(letter: UUID) -> Resent:
+    row = await in_db_thread(DeadLetter.objects.get, pk=letter)
     if row.answer is None:
-        raise TooLate("The staff have discarded this message, or its text is not kept any more.")
+        raise TooLate("The staff discarded this message, or its text was deleted.")
     return Resent(_accepted(row.answer), [])
 
 
 async def finish_unfinished() -> int:
-    """Go on with resends whose process died on the way; return how many. For the expiry job. Raises Unavailable.
+    """Finish resends whose process died; return how many. Called by the expiry job. Raises Unavailable.
 
-    One that cannot be sent is given up: it must not stop the others, nor the job, minute after minute. A full store is waited for.
+    A letter that cannot be sent is abandoned, so that it does not stop the others or the job. When the store is full, the letter
+    waits for the next run.
     """
-    rows = await in_database(letters.unfinished_resends, await open_store().now_ms())
+    rows = await in_db_thread(letters.unfinished_resends, await open_store().now_ms())
     finished = 0
     for row in rows:
         ids = {"room": row.room_key, "seq": row.seq}
@@ -121,9 +125,9 @@ async def finish_unfinished() -> int:
             continue
         except DatabaseError:
             log.warning("a resend could not be finished", extra=ids)
-        except (MessagingError, ObjectDoesNotExist, ValueError) as fault:
-            log.warning("a resend was given up", extra={**ids, "reason": type(fault).__name__})
-            await in_database(letters.abandon_resend, row.pk)
+        except (MessagingError, ObjectDoesNotExist, ValueError) as error:
+            log.warning("a resend was abandoned", extra={**ids, "reason": type(error).__name__})
+            await in_db_thread(letters.abandon_resend, row.pk)
     return finished
 
 

@@ -1,13 +1,13 @@
-"""How long records of the past are kept: texts go first, the rows later. Each call does a bounded part; the job calls again.
+"""Delete old texts and records. Every call does a bounded part; the job calls again. Texts are deleted first, rows later.
 
-| what | kept | setting |
+| record | kept | setting |
 |---|---|---|
 | text of a dead letter | 7 days after the message's expiry | `dead_letter_retention_s` |
 | dead letter, audit entry, dismissed notice | 90 days | `dead_letter_days` |
-| audit entries in all | as many as dead letters; the oldest go first | `dead_letter_count` |
-| dead letters in all | 100,000; the oldest resolved go first, then the oldest open | `dead_letter_count` |
-| bulk action | 90 days after its end; an hour when nobody confirmed it | `dead_letter_days` |
-| name of a deleted user | as long as a message may live, and its grace | `ttl_max_s`, `grace_s` |
+| audit entries in all | as many as dead letters; the oldest are deleted first | `dead_letter_count` |
+| dead letters in all | 100,000; the oldest resolved are deleted first, then the oldest open | `dead_letter_count` |
+| bulk action | 90 days after its end; one hour if it was not confirmed | `dead_letter_days` |
+| name of a deleted user | the longest lifetime of a message, and its grace | `ttl_max_s`, `grace_s` |
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from messaging.models import AuditEntry, BulkAction, DeadLetter, FormerUser, Not
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 1_000  # rows of one kind in one call
+ROW_BATCH = 1_000  # rows of one kind in one call
 DAY_MS = 86_400_000
-ASKED_MS = 3_600_000  # a page that asks is answered within this
+MAX_ASKED_MS = 3_600_000  # a bulk action must be confirmed within this time
 
 State = DeadLetter.State
 
 
 def scrub(now_ms: int) -> int:
-    """Remove texts that have been kept long enough, at most 1,000 of them; return how many."""
+    """Delete at most 1,000 texts whose retention has ended; return how many."""
     until = moment(now_ms - policy.current().dead_letter_retention_s * 1_000)
     with transaction.atomic():
         due = DeadLetter.objects.filter(body__isnull=False, expired_at__lte=until).order_by("expired_at")
-        scrubbed = DeadLetter.objects.filter(pk__in=_first(due, AT_ONCE)).update(body=None)
+        scrubbed = DeadLetter.objects.filter(pk__in=_first(due, ROW_BATCH)).update(body=None)
     _empty_log()
     return scrubbed
 
 
 def prune(now_ms: int) -> int:
-    """Delete records that are too old or too many, at most 1,000 of each kind; return how many rows."""
+    """Delete records that are too old or too many, at most 1,000 rows of every kind; return how many."""
     site = policy.current()
     old = moment(now_ms - site.dead_letter_days * DAY_MS)
     forgotten = moment(now_ms - (site.ttl_max_s + site.grace_s) * 1_000)
-    asked = moment(now_ms - ASKED_MS)
+    asked = moment(now_ms - MAX_ASKED_MS)
     return (
         _delete(DeadLetter.objects.filter(expired_at__lt=old).order_by("expired_at"))
         + _delete_surplus(site.dead_letter_count, now_ms)
         + _delete(Notice.objects.filter(dismissed_at__isnull=False, at__lt=old).order_by("at"))
         + _delete(AuditEntry.objects.filter(at__lt=old).order_by("at"))
-        + _delete_most(AuditEntry.objects.order_by("at"), site.dead_letter_count)
+        + _delete_oldest(AuditEntry.objects.order_by("at"), site.dead_letter_count)
         + _delete(BulkAction.objects.filter(ended_at__lt=old).order_by("ended_at"))
         + _delete(BulkAction.objects.filter(state=BulkAction.State.ASKED, asked_at__lt=asked))
         + _delete(FormerUser.objects.filter(deleted_at__lt=forgotten).order_by("deleted_at"))
@@ -60,20 +60,20 @@ def prune(now_ms: int) -> int:
 
 
 def dropped_open(now_ms: int) -> int:
-    """Return how many open dead letters the bound on their number took in the last day: what somebody should look at."""
+    """Return how many open dead letters were deleted in the last day because there were too many. The staff should know of it."""
     entries = AuditEntry.objects.filter(verb=AuditEntry.Verb.PRUNE, at__gt=moment(now_ms - DAY_MS))
     return sum(detail["open"] for detail in entries.values_list("detail", flat=True))
 
 
-def _delete_most(oldest_first: QuerySet[Any], most: int) -> int:
-    """Delete the oldest rows above `most`: what one person does all day is not to fill the disk."""
-    surplus = min(oldest_first.count() - most, AT_ONCE)
+def _delete_oldest(oldest_first: QuerySet[Any], limit: int) -> int:
+    """Delete the oldest rows above `limit`, so that one busy user cannot fill the disk."""
+    surplus = min(oldest_first.count() - limit, ROW_BATCH)
     return _delete(oldest_first, surplus) if surplus > 0 else 0
 
 
-def _delete_surplus(most: int, now_ms: int) -> int:
-    """Delete the oldest dead letters above `most`: resolved ones, else open ones, which is said aloud."""
-    surplus = min(DeadLetter.objects.count() - most, AT_ONCE)
+def _delete_surplus(limit: int, now_ms: int) -> int:
+    """Delete the oldest dead letters above `limit`: resolved ones first, then open ones, which are logged and audited."""
+    surplus = min(DeadLetter.objects.count() - limit, ROW_BATCH)
     if surplus <= 0:
         return 0
     letters = DeadLetter.objects.order_by("expired_at")
@@ -83,24 +83,24 @@ def _delete_surplus(most: int, now_ms: int) -> int:
         if dropped:
             audit.note(AuditEntry.Verb.PRUNE, now_ms=now_ms, user=None, detail={"open": dropped})
     if dropped:
-        log.warning("dropped %d open dead letters: more than %d (dead_letter_count)", dropped, most)
+        log.warning("dropped %d open dead letters: more than %d (dead_letter_count)", dropped, limit)
     return resolved + dropped
 
 
-def _delete(rows: QuerySet[Any], most: int | None = None) -> int:
-    """Delete the first `most` rows, or as many as one call may; return how many, what hangs on them not counted."""
-    keys = _first(rows, AT_ONCE if most is None else most)
+def _delete(rows: QuerySet[Any], limit: int | None = None) -> int:
+    """Delete the first `limit` rows and the rows that depend on them; return how many, without the dependent ones."""
+    keys = _first(rows, ROW_BATCH if limit is None else limit)
     if keys:
         rows.model._default_manager.filter(pk__in=keys).only("pk").delete()
     return len(keys)
 
 
-def _first(rows: QuerySet[Any], most: int) -> Sequence[Any]:
-    return list(rows.values_list("pk", flat=True)[:most])
+def _first(rows: QuerySet[Any], limit: int) -> Sequence[Any]:
+    return list(rows.values_list("pk", flat=True)[:limit])
 
 
 def _empty_log() -> None:
-    """Let SQLite's write-ahead log, which still holds what was scrubbed, be written into the database and cut."""
+    """Write SQLite's write-ahead log into the database and truncate it: it still holds the scrubbed texts."""
     if connection.vendor == "sqlite" and not connection.in_atomic_block:
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")

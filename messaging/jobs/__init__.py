@@ -13,22 +13,22 @@ from .schedules import (
     SCHEDULES,
     heartbeat_age_s,
     install_schedules,
-    mend_schedules,
     process_expired,
+    repair_schedules,
     retry_undelivered,
     rewrite_log,
     run_soon,
 )
-from .sweeps import Sweep, lagging, sweep
+from .sweeps import SweepOptions, lagging_rooms, sweep
 
 __all__ = [
     "SCHEDULES",
-    "Sweep",
+    "SweepOptions",
     "heartbeat_age_s",
     "install_schedules",
-    "lagging",
-    "mend_schedules",
+    "lagging_rooms",
     "process_expired",
+    "repair_schedules",
     "retry_undelivered",
     "rewrite_log",
     "run_soon",

@@ -16,10 +16,10 @@ from django_q.tasks import async_task
 from redis.exceptions import RedisError
 
 from messaging import expiry
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.store import open_store
 
-from .sweeps import Sweep, sweep
+from .sweeps import SweepOptions, sweep
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "retry_undelivered": {"func": "messaging.jobs.retry_undelivered", "minutes": 1},
@@ -32,43 +32,43 @@ log = logging.getLogger(__name__)
 
 
 def install_schedules() -> None:
-    """Make the schedules what they should be, by name. Idempotent."""
-    for name, wanted in SCHEDULES.items():
-        # Two processes that start at once may both have made it: no constraint of django-q2's forbids that.
+    """Create or correct the schedules, by name. Idempotent."""
+    for name, schedule in SCHEDULES.items():
+        # Two processes that start at the same time may both create it: django-q2 has no constraint against that.
         first = Schedule.objects.filter(name=name).order_by("pk")[:1]
         Schedule.objects.filter(name=name).exclude(pk__in=first.values("pk")).delete()
         Schedule.objects.update_or_create(
             name=name,
             defaults={
-                "func": wanted["func"],
+                "func": schedule["func"],
                 "schedule_type": Schedule.MINUTES,
-                "minutes": wanted["minutes"],
+                "minutes": schedule["minutes"],
                 "repeats": -1,
             },
         )
 
 
 def run_soon(name: str) -> None:
-    """Put a scheduled job into the queue now. A hint: without the queue, or when it is lost there, its next minute comes."""
+    """Put a scheduled job into the queue now. A hint: if it is lost, the job runs in the next minute."""
     try:
         async_task(SCHEDULES[name]["func"])
-    except (RedisError, OSError) as fault:
-        log.warning("a job was not queued", extra={"job": name, "reason": type(fault).__name__})
+    except (RedisError, OSError) as error:
+        log.warning("a job was not queued", extra={"job": name, "reason": type(error).__name__})
 
 
-def mend_schedules() -> int:
-    """Bring forward what waits longer than it ever should: this machine's clock was set back. Return how many. Idempotent."""
+def repair_schedules() -> int:
+    """Bring forward runs that are later than one interval, because the clock was set back. Return how many. Idempotent."""
     now = timezone.now()
-    mended = 0
-    for name, wanted in SCHEDULES.items():
-        late = Schedule.objects.filter(name=name, next_run__gt=now + timedelta(minutes=wanted["minutes"]))
-        mended += late.update(next_run=now)
-    return mended
+    repaired = 0
+    for name, schedule in SCHEDULES.items():
+        late = Schedule.objects.filter(name=name, next_run__gt=now + timedelta(minutes=schedule["minutes"]))
+        repaired += late.update(next_run=now)
+    return repaired
 
 
 def heartbeat_age_s() -> float | None:
-    """Return the seconds since any job ran, None when none ever did. Raises Unavailable."""
-    return run_verb(_heartbeat_age_s)
+    """Return the seconds since the last run of any job, None before the first run. Raises Unavailable."""
+    return run_async(_heartbeat_age_s)
 
 
 async def _heartbeat_age_s() -> float | None:
@@ -81,18 +81,18 @@ async def _heartbeat_age_s() -> float | None:
 
 
 def retry_undelivered() -> int:
-    """Sweep once, within the deadline of a job; return how many rooms were told. The schedule calls this."""
-    return run_verb(sweep, Sweep())
+    """Sweep once, within the deadline of a job; return how many rooms. The schedule calls this."""
+    return run_async(sweep, SweepOptions())
 
 
 def process_expired() -> int:
-    """Process what has expired, within the deadline of a job; return how many messages. The schedule calls this."""
-    return run_verb(expiry.process, expiry.Expiring()).expired
+    """Process expired messages, within the deadline of a job; return how many. The schedule calls this."""
+    return run_async(expiry.process, expiry.ExpiryOptions()).expired
 
 
 def rewrite_log() -> None:
-    """Let expired text leave the store's log on disk. The schedule calls this."""
-    run_verb(_rewrite_log)
+    """Remove expired text from the store's log on disk. The schedule calls this."""
+    run_async(_rewrite_log)
 
 
 async def _rewrite_log() -> None:

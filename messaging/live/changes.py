@@ -12,7 +12,7 @@ import logging
 from django.db import Error as DatabaseError
 
 from messaging import audit, protocol
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.errors import Forbidden, NobodyMissedIt, NoSuchMessage, Unavailable
 from messaging.expiry import letters
 from messaging.expiry.resend import resend
@@ -114,7 +114,7 @@ class Changes:
         )
 
     async def _letter(self, connection: Connection, feed: Feed, frame: protocol.Resend) -> DeadLetter:
-        letter = await in_database(letters.letter_of, frame.room, frame.seq, frame.epoch or feed.epoch)
+        letter = await in_db_thread(letters.letter_of, frame.room, frame.seq, frame.epoch or feed.epoch)
         if letter is None:
             current_log = frame.epoch is None or frame.epoch == feed.epoch
             if not current_log or not 0 < frame.seq <= self.hub.registry.rooms[frame.room].top:
@@ -166,7 +166,7 @@ class Changes:
 
     async def _audit(self, verb: str, connection: Connection, feed: Feed, changed: Changed) -> None:
         try:
-            await in_database(
+            await in_db_thread(
                 audit.note,
                 verb,
                 now_ms=await self.store.now_ms(),

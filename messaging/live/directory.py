@@ -19,7 +19,7 @@ from django.http import parse_cookie
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.models import Membership, Room
 from messaging.store.records import RoomKey
 
@@ -102,7 +102,7 @@ async def rooms_of(user: int) -> list[MemberRoom]:
 
 async def room_of(user: int, room: str) -> MemberRoom | None:
     """Return a room that a user is in, None when they are not."""
-    rooms = await in_database(_rooms, [user], room)
+    rooms = await in_db_thread(_rooms, [user], room)
     return next(iter(rooms[user]), None)
 
 

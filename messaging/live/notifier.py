@@ -9,7 +9,7 @@ from collections.abc import Collection
 from django.db import Error as DatabaseError
 
 from messaging import control, protocol
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.errors import NoSuchMessage
 from messaging.expiry import notices
 from messaging.store import Store
@@ -44,7 +44,7 @@ class Notifier:
         """Send notices to the connections that a user has here."""
         if not self.registry.connections_of(user):
             return
-        for fields in await in_database(notices.notices_by_id, user, list(ids)):
+        for fields in await in_db_thread(notices.notices_by_id, user, list(ids)):
             frame = protocol.encode(protocol.Notice(**fields)).decode()
             for connection in self.registry.connections_of(user):
                 if connection.welcomed:
@@ -52,7 +52,7 @@ class Notifier:
 
     async def dismiss(self, user: int, notice: str) -> None:
         """Dismiss a notice on all of a user's connections. Idempotent. Raises NoSuchMessage when the user has no such notice."""
-        if not await in_database(notices.dismiss, user, notice, await self.store.now_ms()):
+        if not await in_db_thread(notices.dismiss, user, notice, await self.store.now_ms()):
             raise NoSuchMessage("You have no such notice.")
         await self.tell(user, [notice])
         await control.announce("noticed", user=user, notices=[notice], by=self.id)

@@ -2,7 +2,7 @@
 
 A query that is issued while a hop is under way joins the next one; the same query for many keys is one call. So the return of a
 thousand sockets costs a few hops and queries instead of thousands. For sockets only: an answer to synchronous code must return to
-its own thread (`bridge.run_verb`).
+its own thread (`bridge.run_async`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from django.db import InterfaceError, OperationalError
 
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 
 from .coalescing import Coalescer
 
@@ -49,7 +49,7 @@ _batches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Coalescer[str, _K
 
 async def _hop(requests: Sequence[tuple[str, Sequence[_Key]]]) -> list[list[Any]]:
     [(_, keys)] = requests
-    return [await in_database(_answer_all, keys)]
+    return [await in_db_thread(_answer_all, keys)]
 
 
 def _answer_all(requests: Sequence[_Key]) -> list[Any]:

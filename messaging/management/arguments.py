@@ -1,4 +1,4 @@
-"""What several commands take and print alike: durations, a stop that finishes the batch, a question, tables."""
+"""Shared by several commands: durations, a stop after the present batch, a question, tables."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 def duration_s(text: str) -> int:
     """Return the seconds of `90s`, `15m`, `2h` or `3d`."""
-    found = re.fullmatch(r"([1-9]\d{0,6})([smhd])", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 90s, 15m, 2h or 3d")
-    return int(found[1]) * _UNITS_S[found[2]]
+    match = re.fullmatch(r"([1-9]\d{0,6})([smhd])", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; write 90s, 15m, 2h or 3d")
+    return int(match[1]) * _UNITS_S[match[2]]
 
 
 def positive(text: str) -> int:
     """Return a whole number above 0."""
     if not re.fullmatch(r"[1-9]\d{0,8}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
@@ -40,8 +40,8 @@ def room_key(text: str) -> RoomKey:
     """Return the key of a room by its id."""
     try:
         room = Room.objects.filter(pk=text).first()
-    except DatabaseError as fault:
-        raise argparse.ArgumentTypeError("rooms cannot be looked up: the database does not answer") from fault
+    except DatabaseError as error:
+        raise argparse.ArgumentTypeError("the room cannot be read: the database does not answer") from error
     if room is None:
         raise argparse.ArgumentTypeError(f"there is no room {text!r}; `manage.py room list` shows them")
     return RoomKey(room.id, room.partition)
@@ -51,23 +51,23 @@ class Stop:
     """Turns true at SIGTERM or SIGINT within its block, so that a command finishes its batch and exits 0."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
-        self._before: dict[signal.Signals, Any] = {}
+        self._stopped = threading.Event()
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, lambda *_: self._asked.set())
+            self._previous[number] = signal.signal(number, lambda *_: self._stopped.set())
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def __bool__(self) -> bool:
-        return self._asked.is_set()
+        return self._stopped.is_set()
 
     def wait(self, seconds: float) -> None:
-        self._asked.wait(seconds)
+        self._stopped.wait(seconds)
 
 
 def show_table(out: TextIO, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -76,7 +76,7 @@ def show_table(out: TextIO, columns: Sequence[str], rows: Iterable[Sequence[str]
         for row in rows:
             out.write("\t".join(row) + "\n")
         return
-    first, *others = columns  # what is typed back into the next command is never cut off
+    first, *others = columns  # never cut: users copy the first cell into the next command
     table = Table(Column(first, no_wrap=True), *others, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
@@ -84,20 +84,20 @@ def show_table(out: TextIO, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def database_away(error: DatabaseError) -> str:
-    """Return the sentence that says so, with what the database's driver said, on one line."""
+    """Return the sentence for a database that is down, with the reason of its driver, on one line."""
     reason = " ".join(str(error).split()).rstrip(".")
     return f"The database does not answer ({reason})."
 
 
 def say(text: str) -> None:
-    """Talk on stderr: stdout is for data."""
+    """Write a line for people to stderr. Stdout is for data."""
     sys.stderr.write(text + "\n")
 
 
 def agreed(err: OutputWrapper, question: str) -> bool:
-    """Ask on a command's stderr; return whether the answer is yes. Without a terminal nobody can answer, which is a wrong use."""
+    """Ask on a command's stderr; return whether the answer is yes. Without a terminal this is a usage error."""
     if not sys.stdin.isatty():
-        raise CommandError("There is nobody to ask: give --yes or --dry-run.", returncode=2)
+        raise CommandError("There is no terminal to ask on: give --yes or --dry-run.", returncode=2)
     err.write(f"{question} [y/N] ", style_func=str, ending="")
     err.flush()
     try:

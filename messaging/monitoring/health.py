@@ -23,7 +23,7 @@ from django_redis import get_redis_connection
 
 from messaging import jobs
 from messaging import policy as policies
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.errors import Unavailable
 from messaging.expiry import retention
 from messaging.models import DeadLetter, moment
@@ -75,7 +75,7 @@ def store() -> Component:
         "clock_difference_s": round(difference_s, 3),
     }
     with suppress(redis.RedisError, Unavailable):  # the reason is a separate fault
-        _runs, _overdue, hour, _now_ms = run_verb(_counts)
+        _runs, _overdue, hour, _now_ms = run_async(_counts)
         facts |= {f"{name}_last_hour": getattr(hour, name) for name in ("accepted", "retried", "gave_up")}
     return Component(
         name="store",
@@ -175,7 +175,7 @@ async def _counts() -> tuple[dict[str, int], Overdue, Counts, int]:
 def worker() -> Component:
     """Return when a job last ran."""
     try:
-        runs, _overdue, _hour, now_ms = run_verb(_counts)
+        runs, _overdue, _hour, now_ms = run_async(_counts)
     except (redis.RedisError, Unavailable) as error:
         return _unreachable("worker", "jobs_unknown", error)
     age_s = round((now_ms - max(runs.values())) / 1000, 1) if runs else None
@@ -186,7 +186,7 @@ def worker() -> Component:
 def expiry() -> Component:
     """Return whether expired messages are reported in time and completely."""
     try:
-        runs, overdue, hour, now_ms = run_verb(_counts)
+        runs, overdue, hour, now_ms = run_async(_counts)
     except (redis.RedisError, Unavailable) as error:
         return _unreachable("expiry", "jobs_unknown", error)
     facts: Facts = {

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 
 from messaging import policy as policies
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.errors import Unavailable
 from messaging.models import DeadLetter, Membership, Room, moment
 from messaging.store import open_store
@@ -144,7 +144,7 @@ _kept = _Kept()
 def count() -> Figures:
     """Count everything now. A store that cannot be reached raises nothing."""
     try:
-        store = run_verb(_read_store)
+        store = run_async(_read_store)
     except Unavailable:
         store = None
     at = moment(store.now_ms) if store else timezone.now()

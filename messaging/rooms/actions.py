@@ -13,7 +13,7 @@ import logging
 from collections.abc import Collection, Sequence
 
 from messaging import control
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.errors import BadRequest, Unavailable
 from messaging.models import Room
 from messaging.store import clock_ms, open_store
@@ -48,7 +48,7 @@ async def create_room(
         raise BadRequest(f"At most {MAX_INITIAL_MEMBERS} people at once.")
     ttl_s, ttl_max_s = memberships.lifetimes(ttl_s, ttl_max_s)
     room = Room(name=clean_name(name), topic=clean_topic(topic), kind=kind, ttl_s=ttl_s, ttl_max_s=ttl_max_s)
-    users = await in_database(memberships.insert_room, room, owner, members)
+    users = await in_db_thread(memberships.insert_room, room, owner, members)
     await settle_new(room, users)
     return room
 
@@ -58,14 +58,14 @@ async def open_direct(user: int, name: str) -> Room:
 
     Raises NoSuchUser, Conflict for oneself.
     """
-    room, users = await in_database(memberships.insert_direct, user, name)
+    room, users = await in_db_thread(memberships.insert_direct, user, name)
     await settle_new(room, users)
     return room
 
 
 async def join_room(user: int, room_id: str) -> Room:
     """Make `user` a member of a public room. Idempotent. Raises NotMember for any other room, Unavailable."""
-    room = await in_database(memberships.public_room, room_id)
+    room = await in_db_thread(memberships.public_room, room_id)
     await _join(room, user)
     return room
 
@@ -77,19 +77,19 @@ async def add_member(by: int, room_id: str, name: str) -> tuple[int, bool]:
 
     Idempotent. Raises NotMember, Forbidden, Conflict for a direct room, NoSuchUser, Unavailable.
     """
-    room = await in_database(memberships.moderated_room, by, room_id)
-    person = await in_database(memberships.person, name)
+    room = await in_db_thread(memberships.moderated_room, by, room_id)
+    person = await in_db_thread(memberships.person, name)
     return person.pk, await _join(room, person.pk)
 
 
 async def leave_room(user: int, room_id: str) -> None:
     """End a user's own membership. Undelivered messages are kept for the senders' reports. Raises NotMember, Conflict."""
-    await finish(await in_database(memberships.mark_own_leaving, user, room_id))
+    await finish(await in_db_thread(memberships.mark_own_leaving, user, room_id))
 
 
 async def remove_member(by: int, room_id: str, user: int) -> None:
     """End the membership of a member with a lower rank, or the user's own. Raises NotMember, Forbidden, Conflict, NoSuchUser."""
-    await finish(await in_database(memberships.mark_removed, by, room_id, user))
+    await finish(await in_db_thread(memberships.mark_removed, by, room_id, user))
 
 
 async def change_room(by: int | None, room_id: str, change: Change, *, staff: int | None = None) -> Room:
@@ -106,7 +106,7 @@ async def change_room(by: int | None, room_id: str, change: Change, *, staff: in
         ttl_max_s=change.ttl_max_s,
     )
     now_ms = await clock_ms()
-    room = await in_database(memberships.update_room, by, room_id, checked, now_ms=now_ms, staff=staff)
+    room = await in_db_thread(memberships.update_room, by, room_id, checked, now_ms=now_ms, staff=staff)
     await control.announce("room_changed", room=room.id)
     return room
 
@@ -119,12 +119,12 @@ async def shorten(
     Owners, moderators and both members of a direct room may do this. `by` None: a staff action, recorded under the user id
     `staff`. Idempotent. Raises NotMember, Forbidden, BadTtl, Unavailable.
     """
-    room = await in_database(memberships.shortenable_room, by, room_id, ttl_s)
+    room = await in_db_thread(memberships.shortenable_room, by, room_id, ttl_s)
     done = await open_store().changes.shorten(memberships.key_of(room), ttl_s, dry_run=dry_run)
     if not dry_run:
         now_ms = await clock_ms()
         user = staff if by is None else by
-        await in_database(memberships.record_shortening, room, user, ttl_s, done, now_ms=now_ms)
+        await in_db_thread(memberships.record_shortening, room, user, ttl_s, done, now_ms=now_ms)
     return done
 
 
@@ -133,7 +133,7 @@ async def finish_leaving() -> int:
 
     The sweep calls this. Idempotent; two calls at once do no harm. Raises Unavailable; the rest stays marked.
     """
-    departures = await in_database(memberships.stuck_departures)
+    departures = await in_db_thread(memberships.stuck_departures)
     for departure in departures:
         await settle_leaving(departure)
     return len(departures)
@@ -164,7 +164,7 @@ async def settle_leaving(departure: Departure) -> None:
     """
     try:
         await open_store().members.leave(departure.room, departure.user)
-        await in_database(memberships.delete_marked, departure)
+        await in_db_thread(memberships.delete_marked, departure)
     finally:
         for user in filter(None, (departure.user, departure.heir)):
             await control.announce("membership_changed", room=departure.room.id, user=user)
@@ -185,10 +185,10 @@ async def finish_all(departures: Sequence[Departure]) -> None:
 
 
 async def _join(room: Room, user: int) -> bool:
-    departure = await in_database(memberships.departure_of, room, user)
+    departure = await in_db_thread(memberships.departure_of, room, user)
     if departure is not None:
         # Otherwise the store would keep the old joining, and the member would owe all messages sent since.
         await settle_leaving(departure)
-    new = await in_database(memberships.insert_membership, room, user)
+    new = await in_db_thread(memberships.insert_membership, room, user)
     await settle_joining(room, [user])
     return new

@@ -26,7 +26,7 @@ from django.dispatch import receiver
 from django.utils import timezone
 
 from messaging import control
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.models import FormerUser, Membership, Room
 
 from . import actions as rooms
@@ -64,7 +64,7 @@ def delete_user(instance: User, **_: Any) -> None:
     departures = memberships.mark_user_leaving(instance.pk)
     _announce_after_commit("user_ended", user=instance.pk)
     if departures:
-        transaction.on_commit(partial(run_verb, rooms.finish_all, departures), robust=True)
+        transaction.on_commit(partial(run_async, rooms.finish_all, departures), robust=True)
 
 
 @receiver(pre_delete, sender=Room)
@@ -73,11 +73,11 @@ def delete_room(instance: Room, **_: Any) -> None:
     rows = Membership.objects.filter(room=instance).values_list("pk", "user_id")
     departures = [Departure(pk, memberships.key_of(instance), user) for pk, user in rows]
     if departures:
-        transaction.on_commit(partial(run_verb, rooms.finish_all, departures), robust=True)
+        transaction.on_commit(partial(run_async, rooms.finish_all, departures), robust=True)
 
 
 def _announce_after_commit(kind: str, **fields: str | int) -> None:
-    transaction.on_commit(partial(run_verb, control.announce, kind, **fields), robust=True)
+    transaction.on_commit(partial(run_async, control.announce, kind, **fields), robust=True)
 
 
 def _ends_sessions(user: User, update_fields: Collection[str] | None) -> bool:

@@ -1,6 +1,6 @@
-"""Rooms and people over HTTP. Sockets carry messages; what changes rarely is asked for and changed here.
+"""Rooms and people over HTTP. Sockets carry messages; data that changes rarely is read and changed here.
 
-Each handler gives what one address and method answers, as the shapes say; errors and the log-in are `endpoint`'s.
+A handler returns the answer of one address and method; its docstring shows the shape. `endpoint` handles login and errors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from django.http import HttpRequest
 from msgspec import Struct
 
 from messaging import rooms
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.errors import NoSuchMessage
 from messaging.models import Membership, Room, epoch_ms
 from messaging.rooms import memberships
@@ -26,14 +26,14 @@ from messaging.store.records import Recipient
 
 from .endpoint import Answer, body_of, endpoint, number_of, text_of
 
-PUBLIC_ROOMS_MOST = 100
-MEMBERS_MOST = 200
-PEOPLE_MOST = 20
-LIFETIMES_MOST = 20
+MAX_PUBLIC_ROOMS = 100
+MAX_PEOPLE = 20
+MAX_LIFETIMES = 20
+MEMBER_BATCH = 200
 
 
 class NewRoom(Struct, frozen=True):
-    """Lifetimes in seconds; `members` are log-in names."""
+    """Lifetimes in seconds; `members` are usernames."""
 
     name: str
     kind: Literal["public", "private"]
@@ -44,7 +44,7 @@ class NewRoom(Struct, frozen=True):
 
 
 class RoomChange(Struct, frozen=True):
-    """What is absent stays as it is."""
+    """Missing fields keep their present values."""
 
     name: str | None = None
     topic: str | None = None
@@ -53,14 +53,14 @@ class RoomChange(Struct, frozen=True):
 
 
 class Shortening(Struct, frozen=True):
-    """`ttl` in seconds after each message was sent; who does not say otherwise only counts."""
+    """`ttl` in seconds after a message was sent. By default the messages are only counted."""
 
     ttl: int
     dry_run: bool = True
 
 
-class Named(Struct, frozen=True):
-    """A person, by log-in name."""
+class PersonName(Struct, frozen=True):
+    """A person, by username."""
 
     name: str
 
@@ -70,54 +70,52 @@ class Named(Struct, frozen=True):
 
 async def list_public(user: User, request: HttpRequest) -> Answer:
     """{rooms: [{room, name, topic, members, joined}]}: public rooms whose name or topic has `q`."""
-    return HTTPStatus.OK, {"rooms": await in_database(_public_rooms, user.pk, text_of(request, "q"))}
+    return HTTPStatus.OK, {"rooms": await in_db_thread(_public_rooms, user.pk, text_of(request, "q"))}
 
 
 async def make_room(user: User, request: HttpRequest) -> Answer:
     """{room}"""
-    wanted = body_of(request, NewRoom)
+    new_room = body_of(request, NewRoom)
     room = await rooms.create_room(
         user.pk,
-        wanted.name,
-        kind=wanted.kind,
-        topic=wanted.topic,
-        ttl_s=wanted.ttl,
-        ttl_max_s=wanted.ttl_max,
-        members=wanted.members,
+        new_room.name,
+        kind=new_room.kind,
+        topic=new_room.topic,
+        ttl_s=new_room.ttl,
+        ttl_max_s=new_room.ttl_max,
+        members=new_room.members,
     )
     return HTTPStatus.CREATED, {"room": room.id}
 
 
 async def show_room(user: User, request: HttpRequest, room: str) -> Answer:
     """{room, name, kind, topic, ttl, ttl_max, tracked, role, members_total}"""
-    return HTTPStatus.OK, await in_database(_details, user.pk, room)
+    return HTTPStatus.OK, await in_db_thread(_details, user.pk, room)
 
 
 async def change_room(user: User, request: HttpRequest, room: str) -> Answer:
     """As `show_room`, after the change."""
-    wanted = body_of(request, RoomChange)
-    change = memberships.Change(
-        name=wanted.name, topic=wanted.topic, ttl_s=wanted.ttl, ttl_max_s=wanted.ttl_max
-    )
+    body = body_of(request, RoomChange)
+    change = memberships.Change(name=body.name, topic=body.topic, ttl_s=body.ttl, ttl_max_s=body.ttl_max)
     await rooms.change_room(user.pk, room, change)
-    return HTTPStatus.OK, await in_database(_details, user.pk, room)
+    return HTTPStatus.OK, await in_db_thread(_details, user.pk, room)
 
 
 async def list_lifetimes(user: User, request: HttpRequest, room: str) -> Answer:
     """{lifetimes: [{at, by: {id, name} or null, from, to}]}: the newest 20 changes of the room's lifetime, the oldest first."""
-    return HTTPStatus.OK, {"lifetimes": await in_database(_lifetimes, user.pk, room)}
+    return HTTPStatus.OK, {"lifetimes": await in_db_thread(_lifetimes, user.pk, room)}
 
 
 async def shorten(user: User, request: HttpRequest, room: str) -> Answer:
-    """{looked, shortened, ended}: what is there, what of it ends sooner, and what of that at once."""
-    wanted = body_of(request, Shortening)
-    done = await rooms.shorten(user.pk, room, wanted.ttl, dry_run=wanted.dry_run)
+    """{looked, shortened, ended}: messages in the room, those that end sooner, and those of them that end now."""
+    body = body_of(request, Shortening)
+    done = await rooms.shorten(user.pk, room, body.ttl, dry_run=body.dry_run)
     return HTTPStatus.OK, {"looked": done.looked, "shortened": done.shortened, "ended": done.ended}
 
 
 async def open_direct(user: User, request: HttpRequest) -> Answer:
     """{room}"""
-    room = await rooms.open_direct(user.pk, body_of(request, Named).name)
+    room = await rooms.open_direct(user.pk, body_of(request, PersonName).name)
     return HTTPStatus.OK, {"room": room.id}
 
 
@@ -137,13 +135,13 @@ async def leave(user: User, request: HttpRequest, room: str) -> Answer:
 
 
 async def list_members(user: User, request: HttpRequest, room: str) -> Answer:
-    """{members: [{user, name, role}], total}: by user id, 200 at once, those behind the id in `after`."""
-    return HTTPStatus.OK, await in_database(_members, user.pk, room, number_of(request, "after"))
+    """{members: [{user, name, role}], total}: by user id, 200 at a time, those after the id in `after`."""
+    return HTTPStatus.OK, await in_db_thread(_members, user.pk, room, number_of(request, "after"))
 
 
 async def add_member(user: User, request: HttpRequest, room: str) -> Answer:
     """{user}; 201 when it is a new member, else 200."""
-    member, new = await rooms.add_member(user.pk, room, body_of(request, Named).name)
+    member, new = await rooms.add_member(user.pk, room, body_of(request, PersonName).name)
     return HTTPStatus.CREATED if new else HTTPStatus.OK, {"user": member}
 
 
@@ -154,28 +152,28 @@ async def remove_member(user: User, request: HttpRequest, room: str, member: int
 
 
 async def list_people(user: User, request: HttpRequest) -> Answer:
-    """{people: [{user, name}]}: names that begin with `q` among those one shares a room with, and whoever is called so."""
-    return HTTPStatus.OK, {"people": await in_database(_people, user.pk, text_of(request, "q"))}
+    """{people: [{user, name}]}: people in a room of the user whose name begins with `q`, and the person with exactly this name."""
+    return HTTPStatus.OK, {"people": await in_db_thread(_people, user.pk, text_of(request, "q"))}
 
 
 async def list_recipients(user: User, request: HttpRequest, room: str, seq: int) -> Answer:
     """{seq, id, total, delivered, read, recipients: [{user, name, state, attempts, next_at, reason}]}
 
-    For the sender and the room's moderators; to anybody else there is no such message.
+    For the sender and the room's moderators. Other users get `no_such_message`.
     """
-    membership = await in_database(memberships.membership_of, user.pk, room)
+    membership = await in_db_thread(memberships.membership_of, user.pk, room)
     store = open_store()
-    found = await store.cursors.recipients(memberships.key_of(membership.room), seq)
-    if found.sender != user.pk and not membership.moderates:
+    delivery = await store.cursors.recipients(memberships.key_of(membership.room), seq)
+    if delivery.sender != user.pk and not membership.moderates:
         raise NoSuchMessage()
-    names = await in_database(_names, [member.user for member in found.members])
+    names = await in_db_thread(_names, [member.user for member in delivery.members])
     online: set[int] = set().union(*(await store.presence.online()).values())
     return HTTPStatus.OK, {
         "seq": seq,
-        "id": found.id,
-        "total": found.total,
-        "delivered": found.delivered,
-        "read": found.read,
+        "id": delivery.id,
+        "total": delivery.total,
+        "delivered": delivery.delivered,
+        "read": delivery.read,
         "recipients": [
             {
                 "user": member.user,
@@ -185,25 +183,25 @@ async def list_recipients(user: User, request: HttpRequest, room: str, seq: int)
                 "next_at": member.next_at_ms,
                 "reason": _reason(member, online),
             }
-            for member in found.members
+            for member in delivery.members
         ],
     }
 
 
-# ── What the database says ──
+# ── Queries ──
 
 
 def _public_rooms(user: int, text: str) -> list[dict[str, Any]]:
     mine = Membership.objects.filter(room=OuterRef("pk"), user_id=user, leaving_at=None)
-    found = Room.objects.filter(kind=Room.Kind.PUBLIC).filter(
+    matching = Room.objects.filter(kind=Room.Kind.PUBLIC).filter(
         Q(name__icontains=text) | Q(topic__icontains=text)
     )
-    counted = found.annotate(
+    counted = matching.annotate(
         members=Count("memberships", filter=Q(memberships__leaving_at=None)), joined=Exists(mine)
     )
     rows = counted.order_by(Lower("name"), "pk").values_list("pk", "name", "topic", "members", "joined")
     keys = ("room", "name", "topic", "members", "joined")
-    return [dict(zip(keys, row, strict=True)) for row in rows[:PUBLIC_ROOMS_MOST]]
+    return [dict(zip(keys, row, strict=True)) for row in rows[:MAX_PUBLIC_ROOMS]]
 
 
 def _details(user: int, room_id: str) -> dict[str, Any]:
@@ -230,7 +228,7 @@ def _lifetimes(user: int, room: str) -> list[dict[str, Any]]:
             "from": entry.detail["from"],
             "to": entry.detail["to"],
         }
-        for entry in memberships.lifetime_changes(user, room, LIFETIMES_MOST)
+        for entry in memberships.lifetime_changes(user, room, MAX_LIFETIMES)
     ]
 
 
@@ -238,26 +236,26 @@ def _members(user: int, room: str, after: int) -> dict[str, Any]:
     memberships.membership_of(user, room)
     present = Membership.objects.filter(room=room, leaving_at=None)
     rows = present.filter(user_id__gt=after).order_by("user_id")
-    fields = rows.values_list("user_id", f"user__{get_user_model().USERNAME_FIELD}", "role")[:MEMBERS_MOST]
+    fields = rows.values_list("user_id", f"user__{get_user_model().USERNAME_FIELD}", "role")[:MEMBER_BATCH]
     members = [{"user": member, "name": name, "role": role} for member, name, role in fields]
     return {"members": members, "total": present.count()}
 
 
 def _people(user: int, text: str) -> list[dict[str, Any]]:
-    """Return whom `user` may find. Others only by their whole name: the list of all accounts is nobody's to read."""
-    shared = Membership.objects.filter(user_id=user, leaving_at=None).values("room")
-    known = Membership.objects.filter(user=OuterRef("pk"), room__in=shared, leaving_at=None)
+    """Return the people that `user` may find. Strangers are found by their full name only, so that nobody can list all accounts."""
+    rooms_of_user = Membership.objects.filter(user_id=user, leaving_at=None).values("room")
+    known = Membership.objects.filter(user=OuterRef("pk"), room__in=rooms_of_user, leaving_at=None)
     findable = (
         memberships.people()
         .exclude(pk=user)
         .filter(Q(username__iexact=text) | Q(Exists(known), username__istartswith=text))
     )
-    rows = findable.order_by("username").values_list("pk", "username")[:PEOPLE_MOST]
+    rows = findable.order_by("username").values_list("pk", "username")[:MAX_PEOPLE]
     return [{"user": person, "name": name} for person, name in rows]
 
 
 def _reason(member: Recipient, online: set[int]) -> str | None:
-    """Say why a message has not arrived; None while it is on its way to somebody who is connected."""
+    """Return why a message was not delivered; None while it is in flight to a connected member."""
     if member.state != "waiting" or member.reason or member.user in online:
         return member.reason
     return "offline"
@@ -268,7 +266,7 @@ def _names(users: Iterable[int]) -> dict[int, str]:
     return dict(model.objects.filter(pk__in=users).values_list("pk", model.USERNAME_FIELD))
 
 
-# ── The addresses' views ──
+# ── Views ──
 
 public_rooms_view = endpoint(GET=list_public)
 rooms_view = endpoint(POST=make_room)

@@ -1,12 +1,12 @@
-"""An address of the JSON side: who asks, what was sent, and every error as `{"error": {"code", "detail"}}` with its status.
+"""Views of the JSON API: login, request body, and every error as `{"error": {"code", "detail"}}` with its status.
 
 | status | when |
 |---|---|
-| 400 | the body is not the JSON that the address takes, or a value in it is refused |
+| 400 | the body is not the JSON that the address accepts, or a value in it is invalid |
 | 401 | not logged in |
 | 403 | not allowed here; also a missing CSRF token |
-| 404 | no such room, person or message, as far as the asker may know |
-| 405, 409, 413 | another method; does not fit what is there; a body over 64 KiB |
+| 404 | no such room, person or message, or the user must not know of it |
+| 405, 409, 413 | another method; a conflict with existing data; a body over 64 KiB |
 | 503 | the store or the database does not answer |
 
 Writing needs Django's CSRF token, as on every page.
@@ -29,7 +29,7 @@ from messaging.errors import BadRequest, MessagingError, NotLoggedIn, TooLarge, 
 
 log = logging.getLogger(__name__)
 
-BODY_MOST_BYTES = 65_536
+MAX_BODY_BYTES = 65_536
 
 _STATUS: dict[type[MessagingError], HTTPStatus] = {
     errors.NotLoggedIn: HTTPStatus.UNAUTHORIZED,
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 
 def endpoint(**handlers: Handler) -> Callable[..., Coroutine[Any, Any, HttpResponse]]:
-    """Return a view that answers each method with its handler: `(user, request, **of_the_address) -> (status, data)`."""
+    """Return a view with a handler for each method: `(user, request, **parts_of_the_address) -> (status, data)`."""
 
     async def view(request: HttpRequest, **address: Any) -> HttpResponse:
         handler = handlers.get(request.method or "")
@@ -65,9 +65,7 @@ def endpoint(**handlers: Handler) -> Callable[..., Coroutine[Any, Any, HttpRespo
             return _refusal(_STATUS.get(type(error), HTTPStatus.BAD_REQUEST), error)
         except (OperationalError, InterfaceError) as error:
             log.warning("the database does not answer: %s", type(error).__name__)
-            return _refusal(
-                HTTPStatus.SERVICE_UNAVAILABLE, Unavailable("The database does not answer just now.")
-            )
+            return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, Unavailable("The database does not answer."))
         if status == HTTPStatus.NO_CONTENT:
             return HttpResponse(status=status)
         return JsonResponse(data, status=status, headers={"Cache-Control": "no-store"})
@@ -78,32 +76,32 @@ def endpoint(**handlers: Handler) -> Callable[..., Coroutine[Any, Any, HttpRespo
 def body_of(request: HttpRequest, shape: type[T]) -> T:
     """Return the request's JSON body as `shape`, a struct. Raises BadRequest, TooLarge."""
     length = request.META.get("CONTENT_LENGTH") or "0"
-    if not length.isdecimal() or int(length) > BODY_MOST_BYTES:
+    if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
         raise TooLarge()
-    body = request.read(BODY_MOST_BYTES + 1)  # one sent in chunks names no length
-    if len(body) > BODY_MOST_BYTES:
+    body = request.read(MAX_BODY_BYTES + 1)  # a chunked request has no Content-Length
+    if len(body) > MAX_BODY_BYTES:
         raise TooLarge()
     try:
         return msgspec.json.decode(body, type=shape)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise BadRequest(f"The body is not what this address takes: {error}.") from None
+        raise BadRequest(f"The body is invalid: {error}.") from None
 
 
 def text_of(request: HttpRequest, name: str) -> str:
-    """Return a text out of the query, stripped and cut; '' without one. PostgreSQL refuses NUL, so it is none here."""
+    """Return a text from the query, stripped and at most 150 characters; '' if missing. Without NUL, which PostgreSQL refuses."""
     return request.GET.get(name, "").replace("\0", "").strip()[:150]
 
 
 def number_of(request: HttpRequest, name: str) -> int:
-    """Return a whole number out of the query, 0 without one. Raises BadRequest."""
-    given = request.GET.get(name, "0")
-    if not (given.isascii() and given.isdecimal() and len(given) <= 16):
+    """Return a whole number from the query, 0 if missing. Raises BadRequest."""
+    text = request.GET.get(name, "0")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 16):
         raise BadRequest(f"{name} must be a whole number.")
-    return int(given)
+    return int(text)
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
-    """Answer a request without the CSRF token: in JSON below `/api/`, with Django's page elsewhere."""
+    """Answer a request without the CSRF token: in JSON below `/api/`, with Django's page for other addresses."""
     if not request.path_info.startswith("/api/"):
         return csrf_failure_page(request, reason=reason)
     return _refusal(

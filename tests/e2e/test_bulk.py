@@ -25,9 +25,9 @@ DeadLetter.objects.bulk_create(DeadLetter(id=uuid4(), room_id="{room}", room_key
 CONFIRMED_AND_STARTED = """
 from django.contrib.auth import get_user_model
 from messaging.admin import bulk_rows
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.store import clock_ms
-now_ms = run_verb(clock_ms)
+now_ms = run_async(clock_ms)
 user = get_user_model().objects.get(pk={id})
 action = bulk_rows.create(user, "deadletter", "discard", ["1"], query="", now_ms=now_ms)
 bulk_rows.start(action, {{}}, "", now_ms)

@@ -22,7 +22,7 @@ from django.test.utils import CaptureQueriesContext
 
 from bench.fill import stored
 from bench.parts import admin
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.models import DeadLetter, Membership, Notice, Room
 from messaging.monitoring import site_figures
 from messaging.store import connections
@@ -92,9 +92,9 @@ async def test_every_page_costs_the_same_at_1000_rows_and_at_20000_from_the_firs
     trips: list[int],
 ) -> None:
     random.seed(1)
-    few = await in_database(costs, FEW, trips)
+    few = await in_db_thread(costs, FEW, trips)
     await _empty()
-    many = await in_database(costs, MANY, trips)
+    many = await in_db_thread(costs, MANY, trips)
     assert few.keys() == many.keys()
     statements = {name: (few[name][1], many[name][1]) for name in few}
     assert {name: pair for name, pair in statements.items() if pair[0] != pair[1]} == {}

@@ -12,7 +12,7 @@ from django.contrib.admin.models import LogEntry
 
 from chatsite.run.children import wait_for
 from messaging.admin import bulk_job
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.models import AuditEntry, BulkAction, DeadLetter, moment
 from messaging.rooms.memberships import key_of
 from messaging.store import open_store
@@ -96,7 +96,7 @@ def test_killed_before_the_record_a_message_is_deleted_once_and_not_extended_twi
             batch = [message(user=ada.pk, room=room) for _ in range(min(100, 501 - start))]
             await accept(open_store(), *batch)
 
-    run_verb(make)
+    run_async(make)
     action = begin(staff(is_superuser=True), verb, "storedmessage/", **given)
     kill_at("performed", nth=3)
     finish()

@@ -1,4 +1,4 @@
-"""What every command does alike: without a database it says so in a sentence, and ends with 1."""
+"""Common behaviour of all commands: without a database they print a sentence and exit with 1."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ ROOT = Path(__file__).parents[2]
     ],
     ids=" ".join,
 )
-def test_without_a_database_a_command_says_so_and_ends_with_1(redis_url: str, call: list[str]) -> None:
+def test_command_without_a_database_prints_a_sentence_and_exits_with_1(
+    redis_url: str, call: list[str]
+) -> None:
     ended = subprocess.run(
         [sys.executable, "manage.py", *call],
         cwd=ROOT,

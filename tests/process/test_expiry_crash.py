@@ -1,4 +1,4 @@
-"""The expiry job killed with -9 at every step, met by a bad row, by a database that is away and by a second worker: the same end."""
+"""The result of the expiry job is the same after kill -9 at every checkpoint, with an invalid row, a database down, a second worker."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.db.models import Count
 
-from messaging.bridge import run_verb
-from messaging.expiry.notices import WAITING_MOST
+from messaging.bridge import run_async
+from messaging.expiry.notices import MAX_WAITING
 from messaging.models import DeadLetter, Membership, MissedRecipient, Notice, Room
 from messaging.store import open_store
 from messaging.store.records import RoomKey
@@ -27,12 +27,12 @@ from tests.support.expired_records import with_policy
 from tests.support.expiry_process import (
     COUNTED,
     MISSED,
-    NAMES_MOST,
+    NAMES_BATCH,
     SHORT,
     finish,
-    in_nobodys_hands,
     kept,
     reported,
+    unaccounted,
 )
 from tests.support.kill_points import Fate
 from tests.support.messages import accept, message
@@ -50,18 +50,18 @@ def kept_undisturbed() -> dict[str, Any]:
 
 @pytest.fixture
 def undisturbed(redis_url: str, transactional_db: None, kept_undisturbed: dict[str, Any]) -> dict[str, Any]:
-    """Return what is kept after a run that nothing happens to; everything is due again for the test."""
-    run_verb(expiry_process.seed)
+    """Return the data after an undisturbed run. For the test everything is due again."""
+    run_async(expiry_process.seed)
     if not kept_undisturbed:
         code, _, said = expiry_process.run()
         assert code == 0, said
         kept_undisturbed.update(kept())
-        run_verb(expiry_process.clear)
-        run_verb(expiry_process.seed)
+        run_async(expiry_process.clear)
+        run_async(expiry_process.seed)
     return kept_undisturbed
 
 
-def test_undisturbed_it_reports_what_was_missed_by_name_and_clears_everything_that_is_due(
+def test_undisturbed_run_reports_missed_messages_by_name_and_clears_all_due_ones(
     undisturbed: dict[str, Any],
 ) -> None:
     before = kept()
@@ -76,7 +76,7 @@ def test_undisturbed_it_reports_what_was_missed_by_name_and_clears_everything_th
 # ── kill -9 ──
 
 AMONG = [
-    *[(step, 2) for step in ("recorded", "finalized", "noticed")],  # between two portions
+    *[(step, 2) for step in ("recorded", "finalized", "noticed")],  # between two batches
     ("notices.insert", 2),  # in a transaction, the letters written
     ("notices.waiting_for", 1),  # in a transaction, everything written and nothing committed
     ("retention.scrub", 1),  # everything done
@@ -84,7 +84,7 @@ AMONG = [
 
 
 @pytest.mark.parametrize("step", ["claimed", "read", "recorded", "finalized", "noticed"])
-def test_killed_at_a_step_and_run_again_after_its_lease_it_ends_as_if_nothing_had_happened(
+def test_run_after_a_kill_at_a_checkpoint_ends_like_an_undisturbed_run(
     undisturbed: dict[str, Any], step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _kill_at(step)
@@ -94,32 +94,32 @@ def test_killed_at_a_step_and_run_again_after_its_lease_it_ends_as_if_nothing_ha
 
 
 @pytest.mark.parametrize(("place", "nth"), AMONG, ids=[f"{place}-{nth}" for place, nth in AMONG])
-def test_killed_between_portions_or_in_a_transaction_neither(
+def test_run_after_a_kill_between_batches_or_in_a_transaction_ends_like_an_undisturbed_run(
     undisturbed: dict[str, Any], place: str, nth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _kill_at(place, nth)
-    run_verb(expiry_process.end_leases)
+    run_async(expiry_process.end_leases)
     finish(monkeypatch)
     assert kept() == undisturbed
 
 
-def test_killed_again_and_again_it_ends_all_the_same(
+def test_run_after_repeated_kills_ends_like_an_undisturbed_run(
     undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for place in ("read", "notices.waiting_for", "recorded", "finalized", "noticed"):
         _kill_at(place)
-        run_verb(expiry_process.end_leases)
+        run_async(expiry_process.end_leases)
     finish(monkeypatch)
     assert kept() == undisturbed
 
 
 def _kill_at(place: str, nth: int = 1) -> None:
-    code, out, said = expiry_process.run(Fate(at=place, nth=nth, names_most=NAMES_MOST, runs=9))
+    code, out, said = expiry_process.run(Fate(at=place, nth=nth, names_batch=NAMES_BATCH, runs=9))
     assert (code, out) == (-signal.SIGKILL, "ready\n"), said
-    assert in_nobodys_hands() == set()
+    assert unaccounted() == set()
 
 
-# ── A bad row ──
+# ── An invalid row ──
 
 BAD = {
     "a time after the last one": {"sent_at": 2**60},
@@ -128,10 +128,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("fields", BAD.values(), ids=BAD.keys())
-def test_a_bad_row_is_set_aside_without_its_text_and_the_rest_of_its_batch_is_told(
+def test_invalid_row_is_quarantined_without_its_text_and_the_rest_of_its_batch_is_reported(
     undisturbed: dict[str, Any], fields: dict[str, int]
 ) -> None:
-    run_verb(expiry_process.spoil, "atlas", 3, **fields)
+    run_async(expiry_process.spoil, "atlas", 3, **fields)
     code, out, said = expiry_process.run(claim_max=100)
     assert code == 0, said
     assert Counter(json.loads(out.splitlines()[-1])[0]) >= Counter(
@@ -154,22 +154,20 @@ UNREADABLE = {"bytes that are no text": {"body": b"\xff"}, "a time that is no nu
 
 
 @pytest.mark.parametrize("fields", UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_what_cannot_be_read_is_reported_all_the_same(
-    undisturbed: dict[str, Any], fields: dict[str, Any]
-) -> None:
-    run_verb(expiry_process.spoil, "atlas", 3, **fields)
+def test_unreadable_message_is_reported(undisturbed: dict[str, Any], fields: dict[str, Any]) -> None:
+    run_async(expiry_process.spoil, "atlas", 3, **fields)
     code, _, said = expiry_process.run()
     assert code == 0, said
     assert reported() == MISSED
     assert kept()["store"] == undisturbed["store"]
 
 
-# ── A database that is away ──
+# ── A database that is down ──
 
 
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
-    """Let another connection write to the database, and not end."""
+    """Hold a write transaction in another connection."""
     other = sqlite3.connect(str(connection.settings_dict["NAME"]), isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     yield
@@ -178,7 +176,7 @@ def locked() -> Iterator[None]:
 
 
 @on_sqlite
-def test_a_locked_database_ends_the_job_before_it_removes_anything(
+def test_locked_database_ends_the_job_before_it_clears_anything(
     undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = kept()
@@ -192,7 +190,7 @@ def test_a_locked_database_ends_the_job_before_it_removes_anything(
 
 
 @on_sqlite
-def test_a_database_that_cannot_be_opened_neither(
+def test_missing_database_ends_the_job_before_it_clears_anything(
     undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = kept()
@@ -207,12 +205,12 @@ def test_a_database_that_cannot_be_opened_neither(
 
 
 @on_sqlite
-def test_a_database_that_is_locked_on_the_way_keeps_the_rest_due(
+def test_database_locked_during_a_run_keeps_the_rest_due(
     undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, _, said = expiry_process.run(Fate(at="noticed", does="lock", busy_s=0.1, names_most=NAMES_MOST))
+    code, _, said = expiry_process.run(Fate(at="noticed", does="lock", busy_s=0.1, names_batch=NAMES_BATCH))
     assert (code, said.splitlines()[-1]) == (1, "django.db.utils.OperationalError: database is locked")
-    assert in_nobodys_hands() == set()
+    assert unaccounted() == set()
     assert 0 < len(reported()) < len(MISSED)
     finish(monkeypatch)
     assert kept() == undisturbed
@@ -227,7 +225,7 @@ def _but_due_times(found: dict[str, Any]) -> dict[str, Any]:
 
 # ── Two workers, 10,000 messages ──
 
-SENDERS, EACH, MUCH = 17, 500, 1_500  # and one who sent so much that the older notices are summed
+SENDERS, EACH, MUCH = 17, 500, 1_500  # and one whose older notices are summed up
 MANY = SENDERS * EACH + MUCH
 ABSENT = 1_000
 ROOMS = [RoomKey(f"room{number}", number) for number in range(SENDERS + 1)]
@@ -235,7 +233,7 @@ ROOMS = [RoomKey(f"room{number}", number) for number in range(SENDERS + 1)]
 
 @pytest.fixture
 def many(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let 10,000 messages be due that one member missed, a room and a sender at a time."""
+    """Make 10,000 due messages that one member missed, a room and a sender at a time."""
     keys = [ABSENT, *(ABSENT + 1 + room.partition for room in ROOMS)]
     User.objects.bulk_create(User(pk=key, username=f"user{key}") for key in keys)
     rows = [Room(id=room.id, name=room.id) for room in ROOMS]
@@ -261,12 +259,12 @@ def many(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPatch
         while (await store.expiry.overdue()).due < MANY:
             await asyncio.sleep(POLL_S)
 
-    run_verb(send)
+    run_async(send)
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["both live", "one is killed"])
 @pytest.mark.proof
-def test_two_workers_at_once_report_each_of_ten_thousand_once(
+def test_two_concurrent_workers_report_each_of_ten_thousand_messages_once(
     many: None, killed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fates = [Fate(waits=True, runs=9), Fate(waits=True, runs=9)]
@@ -291,9 +289,9 @@ def test_two_workers_at_once_report_each_of_ten_thousand_once(
     assert (len(letters), DeadLetter.objects.count(), MissedRecipient.objects.count()) == (MANY, MANY, MANY)
     waiting = Notice.objects.filter(kind="undelivered").values_list("user").annotate(Count("dead_letter"))
     senders = [ABSENT + 1 + room.partition for room in ROOMS]
-    assert dict(waiting) == dict.fromkeys(senders[:-1], EACH) | {senders[-1]: WAITING_MOST}
+    assert dict(waiting) == dict.fromkeys(senders[:-1], EACH) | {senders[-1]: MAX_WAITING}
     [summary] = Notice.objects.filter(kind="summary")
-    assert (summary.user_id, summary.data["messages"]) == (senders[-1], MUCH - WAITING_MOST)
+    assert (summary.user_id, summary.data["messages"]) == (senders[-1], MUCH - MAX_WAITING)
     found = kept()["store"]
     assert {name: found["counts"][name] for name in ("expired", "expired_missed", "missed_offline")} == {
         "expired": MANY,

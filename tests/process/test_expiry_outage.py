@@ -1,4 +1,4 @@
-"""Store and jobs down past every end and every grace, clocks that are wrong, a store that lost its data: what is told stays true."""
+"""Reports stay true after long outages of store and jobs, with wrong clocks, and after the store has lost its data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from django_q.models import Schedule, Task
 from django_q.scheduler import scheduler
 
 from chatsite.run.children import wait_for
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.jobs import schedules as jobs
 from messaging.models import DeadLetter, Notice, epoch_ms
 from tests.support import expiry_process
@@ -39,7 +39,7 @@ WITHIN_S = 30.0
 
 @pytest.fixture
 def begin(new_site: Open) -> Iterator[Callable[[], tuple[Site, Worker]]]:
-    """Return what starts a site and prepares its worker, which does not run."""
+    """Return a function that starts a site and prepares its worker, which does not run."""
     workers: list[Worker] = []
 
     def start() -> tuple[Site, Worker]:
@@ -60,14 +60,14 @@ async def enter(site: Site, open_wire: Open, who: Person) -> Wire:
 
 
 async def over(sent: Frame, *, since_s: float = 0) -> None:
-    """Wait until a message has been over for so long."""
+    """Wait until `since_s` after the end of a message."""
     ends_at = sent["expires_at"] + 1000 * since_s
     await until(lambda: time.time() * 1000 > ends_at, within_s=2 * TTL_S)
 
 
-async def told(wire: Wire, most: int) -> dict[int, dict[str, str]]:
-    """Return what a sender is told at the connect: {seq: {name: reason}}."""
-    for _ in range(most):
+async def told(wire: Wire, count: int) -> dict[int, dict[str, str]]:
+    """Return the notices of a sender at the connect: {seq: {name: reason}}."""
+    for _ in range(count):
         await wire.next("notice")
     await wire.fence()
     return {
@@ -76,7 +76,7 @@ async def told(wire: Wire, most: int) -> dict[int, dict[str, str]]:
     }
 
 
-async def test_down_past_every_grace_then_up_it_tells_every_sender_by_name(
+async def test_site_that_was_down_past_every_grace_reports_to_every_sender_by_name(
     begin: Open, open_wire: Open
 ) -> None:
     site, worker = await later(begin)()
@@ -131,7 +131,7 @@ async def test_down_past_every_grace_then_up_it_tells_every_sender_by_name(
     site.forgive()
 
 
-async def test_a_store_that_lost_its_data_gets_nobody_reported(begin: Open, open_wire: Open) -> None:
+async def test_store_that_lost_its_data_leads_to_no_report(begin: Open, open_wire: Open) -> None:
     site, _ = await later(begin)()
     ada, bob = await later(people)("ada", "bob")
     atlas = await later(room)(ada, bob)
@@ -157,16 +157,14 @@ async def test_a_store_that_lost_its_data_gets_nobody_reported(begin: Open, open
 
 
 async def process(site: Site) -> Counter[str]:
-    """Run the job by hand; return what it did."""
+    """Run the job by hand; return its counts."""
     done = await asyncio.to_thread(manage, site, "process_expired", "--once", "--json")
     assert done.returncode == 0, done.stderr
     return +Counter({name: count for name, count in json.loads(done.stdout).items() if name != "took_s"})
 
 
-def test_rows_whose_room_is_gone_are_cleared_and_nobody_is_reported(
-    redis_url: str, transactional_db: None
-) -> None:
-    run_verb(expiry_process.seed)
+def test_rows_of_a_deleted_room_are_cleared_without_a_report(redis_url: str, transactional_db: None) -> None:
+    run_async(expiry_process.seed)
     with redis.Redis.from_url(redis_url) as client:
         client.delete(*(key for key in client.scan_iter() if not key.endswith(b":expiring")))
         code, _, said = expiry_process.run()
@@ -183,8 +181,8 @@ def test_rows_whose_room_is_gone_are_cleared_and_nobody_is_reported(
 def test_a_wrong_clock_of_the_worker_changes_nothing(
     redis_url: str, transactional_db: None, clock_s: int
 ) -> None:
-    run_verb(expiry_process.seed)
-    before_ms = run_verb(expiry_process.now_ms)
+    run_async(expiry_process.seed)
+    before_ms = run_async(expiry_process.now_ms)
     code, _, said = expiry_process.run(Fate(clock_s=clock_s))
     assert code == 0, said
     logged = datetime.fromisoformat(said.splitlines()[-1].split()[0])
@@ -194,7 +192,7 @@ def test_a_wrong_clock_of_the_worker_changes_nothing(
     live = [key for key in store if key.endswith(":live")]
     assert [len(store[key]) for key in live] == [1], "neither more nor less than what is due"
     for at in (*_times(DeadLetter, "processed_at"), *_times(Notice, "at")):
-        assert before_ms <= at <= run_verb(expiry_process.now_ms), "the store's time is what is written"
+        assert before_ms <= at <= run_async(expiry_process.now_ms), "the store's time is what is written"
     assert {letter.body for letter in DeadLetter.objects.all()} == {"hello"}
 
 
@@ -224,10 +222,10 @@ def test_schedules_that_are_overdue_by_a_day_run_once(begin: Open) -> None:
     assert not Schedule.objects.filter(next_run__lt=timezone.now()).exists()
 
 
-def test_a_clock_that_is_set_back_puts_no_job_off(begin: Open) -> None:
+def test_clock_that_is_set_back_delays_no_job(begin: Open) -> None:
     _, worker = begin()
     jobs.install_schedules()
-    assert jobs.mend_schedules() == 0
+    assert jobs.repair_schedules() == 0
     now = timezone.now()
     Schedule.objects.update(
         next_run=now + timedelta(hours=1, minutes=1)

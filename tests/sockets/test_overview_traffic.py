@@ -20,10 +20,10 @@ from django.utils.translation import override
 
 from messaging.admin import overview
 from messaging.admin.formatting import age
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.expiry import job as expiry
 from messaging.expiry import letters, requeue
-from messaging.expiry.job import Expiring
+from messaging.expiry.job import ExpiryOptions
 from messaging.jobs import schedules as jobs
 from messaging.models import DeadLetter
 from messaging.monitoring import site_figures
@@ -130,7 +130,7 @@ async def test_every_figure_is_what_a_count_of_ones_own_finds(everybody: Everybo
     [sent_again] = await requeue.requeue([again], by=None)
     assert sent_again.result == "done"
     ledger.accepted += 1
-    await in_database(letters.discard, [dropped], None, await open_store().now_ms())
+    await in_db_thread(letters.discard, [dropped], None, await open_store().now_ms())
 
     # Live messages: deleted, with everybody, parked, not shown, given up, still tried.
     gone = await here.say("grace", pair)
@@ -157,7 +157,7 @@ async def test_every_figure_is_what_a_count_of_ones_own_finds(everybody: Everybo
     await here.silent("grace", pair, 2)
     await here.go("grace")
     await until(lambda: online(here.site) == {ada.id, bob.id}, what="grace's going")
-    await in_database(jobs.retry_undelivered)
+    await in_db_thread(jobs.retry_undelivered)
     await compare(here)
 
 
@@ -233,8 +233,8 @@ def count_rows() -> dict[str, int]:
 
 
 async def compare(here: Everybody) -> None:
-    found, rows = count_keys(here.site), await in_database(count_rows)
-    figures: Figures = await in_database(site_figures.count)
+    found, rows = count_keys(here.site), await in_db_thread(count_rows)
+    figures: Figures = await in_db_thread(site_figures.count)
     store, account, ledger = figures.store, figures.account, here.ledger
     assert store is not None
     assert account is not None
@@ -289,9 +289,9 @@ async def end_of(here: Everybody, seqs: dict[str, int]) -> None:
 
     await until(over, what="the end of what lives a second")
     ends_s = time.monotonic() + 20
-    while not await in_database(_reported, 3):
+    while not await in_db_thread(_reported, 3):
         assert time.monotonic() < ends_s
-        done = await expiry.process(Expiring())
+        done = await expiry.process(ExpiryOptions())
         here.ledger.held += done.expired - done.missed
         here.ledger.missed += done.missed
         await asyncio.sleep(0.05)

@@ -8,7 +8,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.models import Membership, Room
 from messaging.rooms.memberships import lifetime_changes
 from tests.support.people import Events, in_store, person, room_of, rows_of
@@ -26,12 +26,12 @@ async def ada(verbs: None) -> User:
 async def staff(verbs: None) -> Client:
     user = await person("staff", is_staff=True, is_superuser=True)
     client = Client()
-    await in_database(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
+    await in_db_thread(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
     return client
 
 
 async def post(staff: Client, path: str, data: dict[str, Any]) -> int:
-    answer = await in_database(staff.post, f"/admin/messaging/{path}", data)
+    answer = await in_db_thread(staff.post, f"/admin/messaging/{path}", data)
     return answer.status_code
 
 
@@ -49,7 +49,7 @@ async def test_the_staff_who_changed_a_lifetime_are_named_to_its_room(staff: Cli
     assert await post(staff, f"room/{room.pk}/change/", ROOM | {"topic": "the same lifetime"}) == 302
     assert await post(staff, f"room/{room.pk}/change/", ROOM | {"ttl_s": 120}) == 302
 
-    [change] = await in_database(lifetime_changes, ada.pk, room.pk, 20)
+    [change] = await in_db_thread(lifetime_changes, ada.pk, room.pk, 20)
 
     assert (change.user_name, change.detail) == ("staff", {"from": 60, "to": 120})
 
@@ -132,7 +132,7 @@ async def test_nobody_is_added_to_or_taken_from_two_who_talk(staff: Client, ada:
 async def test_the_lists_show_rooms_and_members(staff: Client, ada: User) -> None:
     await room_of(ada, name="<b>Atlas</b>")
     for path in ("room/", "membership/", "room/?q=atlas", "membership/?q=ada"):
-        answer = await in_database(staff.get, f"/admin/messaging/{path}")
+        answer = await in_db_thread(staff.get, f"/admin/messaging/{path}")
         assert answer.status_code == 200
         assert b"&lt;b&gt;Atlas" in answer.content
         assert b"<b>Atlas" not in answer.content

@@ -10,7 +10,7 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.test import Client
 
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.models import Membership, Room
 from messaging.rooms.memberships import key_of
 from messaging.store import open_store
@@ -42,12 +42,12 @@ async def room(people: tuple[User, User]) -> Room:
 async def staff(verbs: None) -> Client:
     user = await person("staff", is_staff=True, is_superuser=True)
     client = Client(headers={"accept-language": "en"})
-    await in_database(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
+    await in_db_thread(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
     return client
 
 
 async def post(staff: Client, path: str, **data: Any) -> Any:
-    answer = await in_database(staff.post, f"{PAGES}/{path}", data, follow=True)
+    answer = await in_db_thread(staff.post, f"{PAGES}/{path}", data, follow=True)
     assert answer.status_code == 200, answer.content.decode()[:2000]
     assert SECRET not in answer.content.decode()
     return answer
@@ -118,28 +118,28 @@ async def test_a_text_is_shown_after_a_reason_and_the_access_is_logged_without_i
     staff: Client, room: Room
 ) -> None:
     page = f"{PAGES}/storedmessage/{room.pk}:1/"
-    shown = await in_database(staff.get, f"{page}change/")
+    shown = await in_db_thread(staff.get, f"{page}change/")
     assert "Show text" in shown.content.decode()
     for reason in ("", "   ", "x" * 201):
-        answer = await in_database(staff.post, f"{page}text/", {"reason": reason})
+        answer = await in_db_thread(staff.post, f"{page}text/", {"reason": reason})
         assert answer.status_code == 400
         assert SECRET not in answer.content.decode()
-    assert SECRET not in (await in_database(staff.get, f"{page}text/")).content.decode()
+    assert SECRET not in (await in_db_thread(staff.get, f"{page}text/")).content.decode()
     assert await logged() == []
 
-    answer = await in_database(staff.post, f"{page}text/", {"reason": "reported by grace"})
+    answer = await in_db_thread(staff.post, f"{page}text/", {"reason": "reported by grace"})
     assert SECRET in answer.content.decode()
     assert "no-store" in answer["Cache-Control"]
     assert await logged() == [(f"{room.pk}:1", "viewed the text: reported by grace")]
 
     await open_store().scripts.pipeline([("HSET", f"{key_of(room).key}:msg:1", "expires_at", 1)])
-    gone = await in_database(staff.post, f"{page}text/", {"reason": "again"})
+    gone = await in_db_thread(staff.post, f"{page}text/", {"reason": "again"})
     assert gone.status_code == 404
     assert SECRET not in gone.content.decode()
 
 
 async def test_the_page_of_a_message_has_its_actions(staff: Client, room: Room) -> None:
-    answer = await in_database(staff.get, f"{PAGES}/storedmessage/{room.pk}:1/change/")
+    answer = await in_db_thread(staff.get, f"{PAGES}/storedmessage/{room.pk}:1/change/")
     for name in ("extend", "delete"):
         assert f'name="action" value="{name}"' in answer.content.decode()
     asked = await post(staff, "storedmessage/", action="delete", chosen=f"{room.pk}:1")

@@ -12,7 +12,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.errors import Unavailable
 from messaging.expiry import letters
 from messaging.models import AuditEntry, DeadLetter, Membership, Notice, Room
@@ -37,13 +37,13 @@ def room() -> Room:
     async def make() -> Room:
         return await room_of(*[await person(name) for name in ("ada", "bob", "carol")])
 
-    return run_verb(make)
+    return run_async(make)
 
 
 @pytest.fixture
 def kept(room: Room) -> list[DeadLetter]:
     """Three letters of ada's, which bob missed."""
-    now_ms = run_verb(_now_ms)
+    now_ms = run_async(_now_ms)
     ada, bob = User.objects.get(username="ada"), User.objects.get(username="bob")
     return [letter(room, ada, bob, seq=seq, now_ms=now_ms, expires_at=now_ms) for seq in (1, 2, 3)]
 
@@ -81,7 +81,7 @@ class TestLooking:
         self, room: Room, kept: list[DeadLetter]
     ) -> None:
         client = staff(is_superuser=True)
-        letters.discard([kept[0].pk], None, run_verb(_now_ms))
+        letters.discard([kept[0].pk], None, run_async(_now_ms))
         rows = {
             "deadletter": kept[0].pk,
             "notice": Notice.objects.all()[0].pk,
@@ -167,7 +167,7 @@ class TestLooking:
     def test_letters_are_searched_by_sender_room_message_and_seq_and_filtered(
         self, room: Room, kept: list[DeadLetter], query: str, seqs: set[int]
     ) -> None:
-        letters.discard([kept[2].pk], None, run_verb(_now_ms))
+        letters.discard([kept[2].pk], None, run_async(_now_ms))
         DeadLetter.objects.filter(pk=kept[1].pk).update(fault="DataError")
         path = f"{LIST}?{query}".format(message=kept[0].message_id, room=room.id, text=TEXT)
         page = staff(*READ).get(path)
@@ -212,7 +212,7 @@ class TestActions:
             "Sent again: 1, skipped: 2, failed: 0. Why: already sent again (2)."
         )
         assert states(kept) == ["requeued"] * 3
-        assert run_verb(_top, room) == 3
+        assert run_async(_top, room) == 3
         noted = AuditEntry.objects.values_list("verb", "user_name")
         assert list(noted) == [("requeue", "staff")] * 3
         logged = LogEntry.objects.values_list("object_id", "change_message")
@@ -221,7 +221,7 @@ class TestActions:
 
     def test_the_confirmation_page_lists_the_rows_and_counts_the_effect(self, kept: list[DeadLetter]) -> None:
         client = staff(*MAY)
-        letters.discard([kept[2].pk], None, run_verb(_now_ms))
+        letters.discard([kept[2].pk], None, run_async(_now_ms))
         for action, effect in (
             ("send_again", "2 messages will be sent again, in their senders&#x27; names"),
             ("discard", "2 dead letters will be discarded"),
@@ -250,10 +250,10 @@ class TestActions:
         [inactive] = people("inactive")
         Membership.objects.create(room=room, user=inactive)
         User.objects.filter(pk=inactive.pk).update(is_active=False)
-        now_ms = run_verb(_now_ms)
+        now_ms = run_async(_now_ms)
         to_one = letter(room, ada, bob, inactive, seq=4, now_ms=now_ms, expires_at=now_ms)
         to_none = letter(room, ada, inactive, seq=5, now_ms=now_ms, expires_at=now_ms)
-        gone = run_verb(room_of, ada, bob, name="Gone")
+        gone = run_async(room_of, ada, bob, name="Gone")
         of_gone = letter(gone, ada, bob, seq=6, now_ms=now_ms, expires_at=now_ms)
         gone.delete()
         DeadLetter.objects.filter(pk=kept[0].pk).update(body=None)
@@ -311,7 +311,7 @@ class TestActions:
         self, kept: list[DeadLetter], permissions: tuple[str, ...], allowed: set[str]
     ) -> None:
         client = staff(*permissions)
-        letters.discard([kept[2].pk], None, run_verb(_now_ms))
+        letters.discard([kept[2].pk], None, run_async(_now_ms))
         before = states(kept)
         changed = set()
         for action, row in (("send_again", kept[0]), ("discard", kept[1]), ("take_back", kept[2])):

@@ -14,8 +14,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from messaging.admin import undelivered_members
-from messaging.bridge import in_database
-from messaging.expiry.job import Expiring, process
+from messaging.bridge import in_db_thread
+from messaging.expiry.job import ExpiryOptions, process
 from messaging.models import DeadLetter, Room
 from messaging.rooms.memberships import key_of
 from messaging.store import open_store, scripts
@@ -38,12 +38,12 @@ async def people(verbs: None) -> tuple[User, User, User]:
 async def staff(verbs: None) -> Client:
     user = await person("staff", is_staff=True, is_superuser=True)
     client = Client()
-    await in_database(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
+    await in_db_thread(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
     return client
 
 
 async def get(staff: Client, path: str, wanted: int = 200, **query: str) -> str:
-    answer = await in_database(staff.get, f"{PAGES}/{path}", query)
+    answer = await in_db_thread(staff.get, f"{PAGES}/{path}", query)
     assert answer.status_code == wanted, answer.content.decode()[:2000]
     return str(answer.content.decode())
 
@@ -74,7 +74,7 @@ async def test_why_one_message_did_not_reach_one_person(
     assert "offline" in members
 
     for query in (f"{room.pk}:{place.top}", second.id, second.id.upper()):
-        answer = await in_database(staff.get, f"{PAGES}/storedmessage/", {"q": query})
+        answer = await in_db_thread(staff.get, f"{PAGES}/storedmessage/", {"q": query})
         assert answer["Location"] == f"{PAGES}/storedmessage/{room.pk}:{place.top}/change/"
     page = await get(staff, f"storedmessage/{room.pk}:{place.top}/change/")
     assert "offline: sent when they reconnect" in page
@@ -124,7 +124,7 @@ async def test_a_page_costs_the_same_wherever_it_is(
     costs = []
     for query in ({}, {"p": "2"}, {"p": "3"}):
         trips.clear()
-        shown, queries = await in_database(_counted_get, staff, query)
+        shown, queries = await in_db_thread(_counted_get, staff, query)
         assert shown.count("/change/") >= 100
         costs.append((len(trips), queries))
     assert max(trips for trips, _ in costs) - min(trips for trips, _ in costs) <= 2  # the rest of a search
@@ -143,8 +143,8 @@ async def test_only_those_who_may_see_the_lists(verbs: None, page: str) -> None:
     for fields, wanted in (({"is_staff": True}, 403), ({}, 302)):
         user = await person(f"somebody{wanted}", **fields)
         client = Client()
-        await in_database(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
-        answer = await in_database(client.get, f"{PAGES}/{page}")
+        await in_db_thread(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
+        answer = await in_db_thread(client.get, f"{PAGES}/{page}")
         assert answer.status_code == wanted
 
 
@@ -260,16 +260,16 @@ async def test_an_expired_message_redirects_to_its_dead_letter(
     [row] = await send(room, ada, SECRET)
     await expire(open_store(), 1, room=key_of(room))
     await due(open_store(), 1, room=key_of(room))
-    await process(Expiring(room=key_of(room)))
+    await process(ExpiryOptions(room=key_of(room)))
     letter = await DeadLetter.objects.aget()
     for query in (f"{room.pk}:1", row.id):
-        answer = await in_database(staff.get, f"{PAGES}/storedmessage/", {"q": query}, follow=True)
+        answer = await in_db_thread(staff.get, f"{PAGES}/storedmessage/", {"q": query}, follow=True)
         assert answer.redirect_chain[-1][0] == f"{PAGES}/deadletter/{letter.pk}/change/"
         assert "grace" in answer.content.decode()
 
 
 async def test_the_lists_stand_in_the_order_of_the_questions(staff: Client) -> None:
-    answer = await in_database(staff.get, "/admin/")
+    answer = await in_db_thread(staff.get, "/admin/")
     apps = {app["app_label"]: app for app in answer.context["app_list"]}
     assert next(iter(apps)) == "messaging"
     names = [str(model["name"]) for model in apps["messaging"]["models"]]
@@ -332,7 +332,7 @@ async def costs(staff: Client, monkeypatch: pytest.MonkeyPatch, page: str) -> tu
         patched.setattr(scripts.Scripts, "_execute", counted)
         # Between which scores a page lies takes more looks where they lie further apart.
         patched.setattr(Lists, "_scores_at", ends_of)
-        queries = await in_database(get_page)
+        queries = await in_db_thread(get_page)
         assert trips
         return len(trips), queries
 

@@ -20,7 +20,7 @@ from messaging.admin.messages import StoredMessageAdmin
 from messaging.admin.rooms import RoomAdmin
 from messaging.admin.undelivered_members import UndeliveredMemberAdmin
 from messaging.admin.undelivered_rooms import UndeliveredRoomAdmin
-from messaging.bridge import in_database, run_verb
+from messaging.bridge import in_db_thread, run_async
 from messaging.errors import Unavailable
 from messaging.expiry import retention
 from messaging.jobs import schedules as jobs
@@ -110,7 +110,7 @@ class TestAsking:
 
     def test_rows_that_match_later_are_not_changed_and_filters_apply(self, few: None) -> None:
         letters(5)
-        DeadLetter.objects.filter(seq=5).update(state="discarded", resolved_at=moment(run_verb(_now_ms)))
+        DeadLetter.objects.filter(seq=5).update(state="discarded", resolved_at=moment(run_async(_now_ms)))
         client = staff(*MAY)
         action = begin(client, "send_again", "deadletter/?state__exact=open")
         assert (action.total, action.query) == (4, "state__exact=open")
@@ -153,7 +153,7 @@ class TestAsking:
         ask(client, "deadletter/", "discard")
         asked = ask(client, "deadletter/", "discard")
         assert BulkAction.objects.count() == 1
-        now_ms = run_verb(_now_ms)
+        now_ms = run_async(_now_ms)
         retention.prune(now_ms + HOUR_MS - 10_000)
         assert BulkAction.objects.exists()
         retention.prune(now_ms + HOUR_MS + 10_000)
@@ -168,9 +168,9 @@ class TestAsking:
         page = client.get(f"{PAGES}/bulkaction/").content.decode()
         assert "dead letters: Discard" in page
         assert "3 of 3" in page
-        retention.prune(run_verb(_now_ms) + 89 * 24 * HOUR_MS)
+        retention.prune(run_async(_now_ms) + 89 * 24 * HOUR_MS)
         assert BulkAction.objects.filter(pk=action.pk).exists()
-        retention.prune(run_verb(_now_ms) + 91 * 24 * HOUR_MS)
+        retention.prune(run_async(_now_ms) + 91 * 24 * HOUR_MS)
         assert not BulkAction.objects.exists()
 
     def test_an_action_without_confirmation_starts_at_once(self, few: None) -> None:
@@ -314,9 +314,9 @@ class TestStopping:
         letters(3)
         client = staff(*MAY)
         action = begin(client, "send_again")
-        claimed = bulk_rows.claim(run_verb(_now_ms), 30)
+        claimed = bulk_rows.claim(run_async(_now_ms), 30)
         assert claimed is not None
-        assert bulk_rows.reserve(claimed, 1, run_verb(_now_ms), 30)
+        assert bulk_rows.reserve(claimed, 1, run_async(_now_ms), 30)
         client.post(f"{PAGES}/bulkaction/{action.pk}/stop/")
         assert result_of(action) == ("stopped", 0, 0, 0, {}), "its worker may still run"
         BulkAction.objects.update(claimed_until=moment(1))
@@ -451,7 +451,7 @@ class TestEveryAction:
             await store.presence.report("process", [grace.pk], 60)
             return made
 
-        return run_verb(make)
+        return run_async(make)
 
     @pytest.fixture
     def client(self) -> Client:
@@ -481,7 +481,7 @@ class TestEveryAction:
                 await open_store().client.zadd(f"{key_of(rooms[0]).key}:delivered", {user.pk: 0})
                 await open_store().client.zadd(f"{key_of(rooms[0]).key}:joined", {user.pk: 0})
 
-        run_verb(join)
+        run_async(join)
         small(monkeypatch, UndeliveredMemberAdmin)
         path = f"undeliveredmember/?room={rooms[0].pk}"
         assert result_of(self.done(client, path, "retry"))[1:] == (1, 2, 0, {"away": 2})
@@ -524,8 +524,8 @@ class TestEveryAction:
         for _ in range(3):
             await room_of(ada, grace)
         await open_store().presence.report("process", [ada.pk, grace.pk], 60)
-        client = await in_database(staff, is_superuser=True)
-        action = await in_database(self.done, client, "membership/", "close")
+        client = await in_db_thread(staff, is_superuser=True)
+        action = await in_db_thread(self.done, client, "membership/", "close")
         assert (action.total, action.done) == (2, 2)
         closed = []
         while len(closed) < 2:

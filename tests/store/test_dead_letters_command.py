@@ -1,4 +1,4 @@
-"""`manage.py dead_letters list|show|requeue|discard`: data on stdout, talk on stderr, never a text; exit codes 0, 1 and 2."""
+"""`manage.py dead_letters list|show|requeue|discard`: data on stdout, other messages on stderr, never a text; exit codes 0, 1 and 2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.expiry import letters, reports, requeue
 from messaging.models import AuditEntry, DeadLetter, Membership, Room, epoch_ms
 from messaging.rooms.memberships import key_of
@@ -37,12 +37,12 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def room() -> Room:
-    """A room of ada, bob and carol, in the store too."""
+    """A room of ada, bob and carol, also in the store."""
 
     async def make() -> Room:
         return await room_of(*[await person(name) for name in ("ada", "bob", "carol")])
 
-    return run_verb(make)
+    return run_async(make)
 
 
 @pytest.fixture
@@ -50,12 +50,12 @@ def now_ms(room: Room) -> int:
     async def now() -> int:
         return await open_store().now_ms()
 
-    return run_verb(now)
+    return run_async(now)
 
 
 @pytest.fixture
 def kept(room: Room, now_ms: int) -> list[DeadLetter]:
-    """Three letters of ada's, the first the oldest: bob missed all, carol the last one too."""
+    """Three letters of ada, the oldest first. Bob missed all, carol missed the last."""
     ada, bob, carol = (User.objects.get(username=name) for name in ("ada", "bob", "carol"))
     who = [(bob,), (bob,), (bob, carol)]
     return [
@@ -93,7 +93,7 @@ def name_of(one: DeadLetter) -> str:
 
 
 async def _sent(room: Room) -> list[tuple[int | None, frozenset[int]]]:
-    """Return what lives in a room: (seq it sends again, for whom)."""
+    """Return the live messages of a room: (resent seq, recipients)."""
     store, key = open_store(), key_of(room).key
     found = []
     for entry in await store.client.zrange(f"{key}:live", 0, -1):
@@ -120,7 +120,7 @@ class TestList:
             [f"{room.id}:1", "open", "Atlas", "ada", "1 of 2", "bob"],
         ]
 
-    def test_of_many_it_names_three_and_counts_the_others(
+    def test_row_names_three_of_many_members_and_counts_the_others(
         self, room: Room, now_ms: int, capfd: Capture
     ) -> None:
         many = people(*(f"u{number}" for number in range(5)))
@@ -128,7 +128,7 @@ class TestList:
         run("list")
         assert capfd.readouterr().out.endswith("5 of 6\tu0, u1, u2 +2\n")
 
-    def test_the_options_leave_what_was_asked_for(
+    def test_options_select_rows(
         self, room: Room, kept: list[DeadLetter], now_ms: int, capfd: Capture
     ) -> None:
         letters.discard([kept[0].pk], None, now_ms)
@@ -145,18 +145,18 @@ class TestList:
         assert listed("--older-than", "90m") == [2, 1]
         assert listed("--room", room.id, "--limit", "1") == [3]
 
-    def test_what_a_limit_leaves_out_is_said(self, kept: list[DeadLetter], capfd: Capture) -> None:
+    def test_number_of_hidden_rows_is_printed(self, kept: list[DeadLetter], capfd: Capture) -> None:
         run("list", "--limit", "2", "--json")
         out, err = capfd.readouterr()
         assert json.loads(out)["total"] == 3
-        assert "2 of 3 shown" in err
+        assert "Showing the newest 2 of 3" in err
 
-    def test_an_empty_list_says_what_that_means(self, room: Room, capfd: Capture) -> None:
+    def test_empty_list_prints_a_sentence(self, room: Room, capfd: Capture) -> None:
         run("list")
         out, err = capfd.readouterr()
-        assert (out, "There is none" in err) == ("", True)
+        assert (out, "No dead letters match" in err) == ("", True)
 
-    def test_a_letter_of_an_earlier_life_of_the_log_is_named_by_its_id(
+    def test_letter_of_an_earlier_epoch_is_named_by_its_id(
         self, room: Room, kept: list[DeadLetter], now_ms: int, capfd: Capture
     ) -> None:
         ada, bob = User.objects.get(username="ada"), User.objects.get(username="bob")
@@ -169,7 +169,7 @@ class TestList:
 
 class TestShow:
     @pytest.mark.parametrize("by", [name_of, lambda one: str(one.pk)])
-    def test_it_has_everything_but_the_text_and_says_until_when_that_is_kept(
+    def test_output_has_all_fields_but_the_text_and_the_end_of_its_retention(
         self, kept: list[DeadLetter], now_ms: int, by: Any, capfd: Capture
     ) -> None:
         run("show", by(kept[2]), "--json")
@@ -184,14 +184,14 @@ class TestShow:
         out = capfd.readouterr().out
         assert f"carol\t#{key_of_person('carol')}\toffline\t0" in out
 
-    def test_it_says_that_a_text_is_not_kept(self, kept: list[DeadLetter], capfd: Capture) -> None:
+    def test_deleted_text_is_reported(self, kept: list[DeadLetter], capfd: Capture) -> None:
         DeadLetter.objects.update(body=None)
         run("show", name_of(kept[0]))
         out, err = capfd.readouterr()
         assert "text_kept_until\n" in out
         assert "cannot be sent again" in err
 
-    def test_of_ten_thousand_who_missed_it_a_hundred_are_shown_and_the_others_counted(
+    def test_first_hundred_of_ten_thousand_members_are_shown_and_the_others_counted(
         self, room: Room, now_ms: int, capfd: Capture
     ) -> None:
         who = tuple(Missed(user, "offline", 0) for user in range(1_000, 11_000))
@@ -207,7 +207,7 @@ class TestShow:
 
 
 class TestRequeue:
-    def test_it_reaches_just_those_who_missed_it_as_the_sender(
+    def test_message_is_sent_as_its_sender_to_the_members_who_missed_it(
         self, room: Room, kept: list[DeadLetter], capfd: Capture
     ) -> None:
         run("requeue", name_of(kept[2]))
@@ -215,14 +215,14 @@ class TestRequeue:
         assert out == f"{name_of(kept[2])}\tdone\t\n"
         assert err == "1 sent again, 0 skipped, 0 failed.\n"
         both = frozenset({key_of_person("bob"), key_of_person("carol")})
-        assert run_verb(_sent, room) == [(3, both)]
+        assert run_async(_sent, room) == [(3, both)]
         entry = AuditEntry.objects.get()
         assert (entry.verb, entry.user, entry.seq) == ("requeue", None, 3)
 
-    def test_twice_sends_once(self, room: Room, kept: list[DeadLetter], capfd: Capture) -> None:
+    def test_second_requeue_sends_nothing(self, room: Room, kept: list[DeadLetter], capfd: Capture) -> None:
         for _ in range(2):
             run("requeue", name_of(kept[0]), str(kept[0].pk))
-        assert len(run_verb(_sent, room)) == 1
+        assert len(run_async(_sent, room)) == 1
         assert "skipped\trequeued" in capfd.readouterr().out
 
     def test_a_selection_takes_open_ones_the_oldest_first(
@@ -236,15 +236,15 @@ class TestRequeue:
         run("requeue", "--older-than", "90m", "--yes")
         assert states(kept) == ["requeued", "requeued", "open"]
 
-    def test_a_selection_passes_over_what_has_no_text_and_says_so(
+    def test_selection_skips_letters_without_text_and_prints_the_number(
         self, kept: list[DeadLetter], capfd: Capture
     ) -> None:
         DeadLetter.objects.filter(pk=kept[0].pk).update(body=None)
         run("requeue", "--limit", "2", "--yes")
         assert states(kept) == ["open", "requeued", "requeued"]
-        assert "1 more fit, but their text is not kept" in capfd.readouterr().err
+        assert "1 more match, but their text was deleted" in capfd.readouterr().err
 
-    def test_whoever_left_was_deactivated_or_deleted_is_left_out_and_named(
+    def test_members_who_left_or_were_deactivated_or_deleted_are_left_out_by_name(
         self, room: Room, now_ms: int, capfd: Capture
     ) -> None:
         outside, inactive, deleted = people("outside", "inactive", "deleted")
@@ -269,14 +269,14 @@ class TestRequeue:
             "outside": "left_room",
             "inactive": "deactivated",
         }
-        assert run_verb(_sent, room) == [(7, frozenset({bob.pk}))]
+        assert run_async(_sent, room) == [(7, frozenset({bob.pk}))]
         assert "1 sent again, 1 skipped, 0 failed (nobody_left 1)." in err
 
-    def test_what_stands_in_the_way_is_said_of_each_and_is_no_error(
+    def test_blocked_letters_have_a_reason_and_are_no_error(
         self, room: Room, kept: list[DeadLetter], now_ms: int, capfd: Capture
     ) -> None:
         ada, bob = User.objects.get(username="ada"), User.objects.get(username="bob")
-        gone = run_verb(room_of, ada, bob, name="Gone")
+        gone = run_async(room_of, ada, bob, name="Gone")
         of_gone = letter(gone, ada, bob, now_ms=now_ms, expires_at=now_ms)
         of_leaver = letter(room, bob, ada, seq=9, now_ms=now_ms, expires_at=now_ms)
         Membership.objects.filter(room=room, user=bob).delete()
@@ -294,7 +294,7 @@ class TestRequeue:
             ["skipped", "sender_left"],
         ]
         assert "0 sent again, 4 skipped, 0 failed" in err
-        assert run_verb(_sent, room) == []
+        assert run_async(_sent, room) == []
 
     def test_a_damaged_row_fails_and_the_others_are_sent(
         self, room: Room, kept: list[DeadLetter], capfd: Capture
@@ -306,7 +306,7 @@ class TestRequeue:
         assert "failed\tbad_row" in capfd.readouterr().out
         assert states(kept) == ["open", "requeued", "requeued"]
 
-    def test_a_dry_run_says_the_same_and_changes_nothing(
+    def test_dry_run_prints_the_same_and_changes_nothing(
         self, room: Room, kept: list[DeadLetter], capfd: Capture
     ) -> None:
         Membership.objects.get(room=room, user__username="bob").delete()
@@ -319,10 +319,10 @@ class TestRequeue:
         ]
         assert err == "1 would be sent again, 2 skipped, 0 failed (nobody_left 2).\n"
         assert states(kept) == ["open"] * 3
-        assert run_verb(_sent, room) == []
+        assert run_async(_sent, room) == []
         assert not AuditEntry.objects.exists()
 
-    def test_with_the_store_away_it_stops_says_so_and_ends_with_1(
+    def test_requeue_stops_and_exits_with_1_while_the_store_is_down(
         self, kept: list[DeadLetter], capfd: Capture
     ) -> None:
         ended = subprocess.run(
@@ -341,11 +341,11 @@ class TestRequeue:
         )
         assert ended.returncode == 1
         assert ended.stdout == f"{name_of(kept[0])}\tfailed\tunavailable\n"
-        assert "2 were not reached and are as they were." in ended.stderr
+        assert "2 were not reached and are unchanged." in ended.stderr
         assert "Traceback" not in ended.stderr
         assert states(kept) == ["open"] * 3
 
-    def test_ctrl_c_ends_it_after_the_letter_at_hand(
+    def test_ctrl_c_ends_the_command_after_the_current_letter(
         self, kept: list[DeadLetter], capfd: Capture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sending = requeue.resend
@@ -359,19 +359,21 @@ class TestRequeue:
         assert "2 were not reached" in capfd.readouterr().err
         assert states(kept) == ["requeued", "open", "open"]
 
-    def test_two_at_once_send_once(self, room: Room, kept: list[DeadLetter]) -> None:
+    def test_two_concurrent_requeues_send_once(self, room: Room, kept: list[DeadLetter]) -> None:
         async def both() -> list[Any]:
             keys = [one.pk for one in kept]
             return await asyncio.gather(*(requeue.requeue(keys, by=None) for _ in range(2)))
 
-        outcomes = [outcome for some in run_verb(both) for outcome in some]
+        outcomes = [outcome for some in run_async(both) for outcome in some]
         assert Counter(one.result for one in outcomes) == {"done": 3, "skipped": 3}
-        assert len(run_verb(_sent, room)) == 3
+        assert len(run_async(_sent, room)) == 3
         assert AuditEntry.objects.count() == 3
 
 
 class TestDiscard:
-    def test_it_gives_up_open_ones_and_skips_the_others(self, kept: list[DeadLetter], capfd: Capture) -> None:
+    def test_open_letters_are_discarded_and_others_skipped(
+        self, kept: list[DeadLetter], capfd: Capture
+    ) -> None:
         run("requeue", name_of(kept[0]))
         run("discard", *map(name_of, kept), "--yes")
         out, err = capfd.readouterr()
@@ -394,16 +396,16 @@ class TestDiscard:
 
 
 class Terminal(io.StringIO):
-    """A keyboard at which somebody answers."""
+    """A terminal whose user types an answer."""
 
     def isatty(self) -> bool:
         return True
 
 
-class TestAsking:
+class TestQuestion:
     @pytest.mark.parametrize("verb", ["requeue", "discard"])
     @pytest.mark.parametrize(("answer", "open_"), [("y", 0), ("n", 3), ("", 3)])
-    def test_before_more_than_one_it_asks_with_the_count(
+    def test_question_for_several_letters_has_their_number(
         self, kept: list[DeadLetter], verb: str, answer: str, open_: int, capfd: Capture, monkeypatch: Any
     ) -> None:
         monkeypatch.setattr("sys.stdin", Terminal(answer + "\n"))
@@ -413,7 +415,7 @@ class TestAsking:
         assert ("Nothing was changed." in err) is bool(open_)
         assert states(kept).count("open") == open_
 
-    def test_with_nobody_to_ask_it_is_a_wrong_use(
+    def test_question_without_a_terminal_is_a_usage_error(
         self, kept: list[DeadLetter], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("sys.stdin", io.StringIO())
@@ -430,21 +432,21 @@ class TestAsking:
         (["show", "x"], "There is no dead letter x", 1),
         (["show", f"x:{10**30}"], "There is no dead letter", 1),
         (["requeue", str(uuid4())], "There is no dead letter", 1),
-        (["requeue"], "Say which", 2),
-        (["discard", "--yes"], "Say which", 2),
+        (["requeue"], "Select letters", 2),
+        (["discard", "--yes"], "Select letters", 2),
         (["requeue", "x:1", "--limit", "3"], "not both", 2),
         (["list", "--room", "nowhere"], "There is no room nowhere", 2),
         (["requeue", "--room", "nowhere", "--yes"], "There is no room nowhere", 2),
-        (["list", "--older-than", "2"], "is no duration", 1),
+        (["list", "--older-than", "2"], "is not a duration", 1),
         (["list", "--older-than", "-1h"], "expected one argument", 1),
-        (["requeue", "--older-than", "soon"], "is no duration", 1),
-        (["discard", "--limit", "0"], "no whole number above 0", 1),
+        (["requeue", "--older-than", "soon"], "is not a duration", 1),
+        (["discard", "--limit", "0"], "not a whole number above 0", 1),
         (["list", "--state", "lost"], "invalid choice", 1),
         (["burn"], "invalid choice", 1),
     ],
 )
-def test_nonsense_is_one_clear_sentence(room: Room, args: list[str], sentence: str, code: int) -> None:
-    """What the parser refuses ends a real command with 2; called from Python it is Django's own error, 1."""
+def test_invalid_arguments_print_one_sentence(room: Room, args: list[str], sentence: str, code: int) -> None:
+    """A real command exits with 2 for an error of its parser. Called from Python it is Django's own error, 1."""
     with pytest.raises(CommandError, match=sentence) as refused:
         run(*args)
     assert refused.value.returncode == code

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, run_state_machine_as_test
 
-from messaging import control, policy
+from messaging import checkpoints, control, policy
 from messaging import store as stores
 from messaging.expiry import job as expiry
 from messaging.expiry.job import Processed
@@ -193,9 +193,9 @@ class HuntsWorkers(ExpiryMachine):
 def _clears_before_it_records(monkeypatch: pytest.MonkeyPatch) -> None:
     async def process_batch(store: Store, expired: Sequence[Expired], done: Processed) -> None:
         await store.expiry.finalize(expired)
-        expiry.step("finalized")
+        checkpoints.reach("expiry.finalized")
         await expiry._record(expired, await store.now_ms())
-        expiry.step("recorded")
+        checkpoints.reach("expiry.recorded")
 
     monkeypatch.setattr(expiry, "_process_batch", process_batch)
 

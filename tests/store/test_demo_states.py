@@ -15,7 +15,7 @@ from django.core.management import CommandError, call_command
 from django.test import Client, override_settings
 
 from messaging.admin import overview
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.demo import people as demo
 from messaging.demo import states
 from messaging.demo.people import Note
@@ -40,19 +40,19 @@ def hurry(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
 
 
 async def seeded() -> Note:
-    note = await in_database(demo.seed_first_run)
+    note = await in_db_thread(demo.seed_first_run)
     assert note is not None
     return note
 
 
 async def noted() -> Note:
-    note = await in_database(demo.kept_note)
+    note = await in_db_thread(demo.kept_note)
     assert note is not None
     return note
 
 
 async def cards() -> dict[str, str]:
-    found = await in_database(site_figures.count)
+    found = await in_db_thread(site_figures.count)
     assert found.account is not None
     assert found.account.unaccounted == 0
     return {card.key: card.value for card in overview.cards(found)}
@@ -61,12 +61,12 @@ async def cards() -> dict[str, str]:
 async def staff_client() -> Client:
     client = Client(headers={"accept-language": "en"})
     user = await User.objects.aget(is_superuser=True)
-    await in_database(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
+    await in_db_thread(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
     return client
 
 
 async def get(client: Client, path: str) -> str:
-    answer = await in_database(client.get, f"{ADMIN}/{path}")
+    answer = await in_db_thread(client.get, f"{ADMIN}/{path}")
     assert answer.status_code == 200
     return str(answer.content.decode())
 
@@ -183,7 +183,7 @@ async def test_broken_off_and_begun_again_nothing_is_said_twice(looks: int) -> N
     assert note.states
     assert not note.states_done
     assert await states.make(note)
-    found = await in_database(site_figures.count)
+    found = await in_db_thread(site_figures.count)
     assert found.account is not None
     assert (found.account.accepted, found.account.unaccounted) == (8, 0)
     assert await Room.objects.filter(name=states.ROOM).acount() == 1
@@ -200,5 +200,5 @@ async def test_without_the_demos_people_there_is_nobody_to_make_it() -> None:
 
 async def test_numbers_and_states_are_two_things() -> None:
     with pytest.raises(CommandError) as refused:
-        await in_database(call_command, "seed_demo", states=True, users=3, force=True)
+        await in_db_thread(call_command, "seed_demo", states=True, users=3, force=True)
     assert refused.value.returncode == 2

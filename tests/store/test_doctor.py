@@ -22,7 +22,7 @@ from django_redis import get_redis_connection
 
 from chatsite.environment import BASE_DIR
 from messaging import checks
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.jobs import schedules as jobs
 from messaging.models import AuditEntry, DeadLetter, Room
 from messaging.monitoring import faults, health
@@ -232,7 +232,7 @@ def atlas(redis_url: str, transactional_db: None) -> Room:
     async def make() -> Room:
         return await expired_room(await person("ada"), await person("bob"), late_ms=240_000)
 
-    return run_verb(make)
+    return run_async(make)
 
 
 def test_a_late_expiry_report_is_a_fault_until_it_is_made(atlas: Room) -> None:
@@ -249,7 +249,7 @@ def test_a_late_expiry_report_is_a_fault_until_it_is_made(atlas: Room) -> None:
 
 def test_a_message_due_for_a_shorter_time_is_no_fault(atlas: Room) -> None:
     jobs.process_expired()
-    run_verb(let_expire, atlas, User.objects.get(username="ada"), late_ms=100_000)
+    run_async(let_expire, atlas, User.objects.get(username="ada"), late_ms=100_000)
     component = health.expiry()
     assert (component.facts["due"], component.faults) == (1, [])
 

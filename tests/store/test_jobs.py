@@ -1,4 +1,4 @@
-"""The sweep: claims are leases, a crash leaves them due, nothing is told of rooms in which nobody lags."""
+"""The sweep: claims are leases, a crash leaves them due, rooms without lagging members are not announced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from django.core.management import CommandError, call_command
 from django_q.models import Schedule
 
 from messaging import control
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.jobs import schedules as jobs
 from messaging.policy import Policy
 from messaging.rooms.memberships import key_of
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 async def make_due(store: Store, *rooms: RoomKey, age_ms: int = 60_000) -> None:
-    """Let what was accepted be `age_ms` old and its rooms due, without waiting for it."""
+    """Make the accepted messages `age_ms` old and their rooms due, without waiting."""
     for room in rooms:
         for entry in await store.client.zrange(f"{room.key}:live", 0, -1):
             key = f"{room.key}:msg:{entry.split(b'|')[0].decode()}"
@@ -40,7 +40,7 @@ async def make_due(store: Store, *rooms: RoomKey, age_ms: int = 60_000) -> None:
 
 
 class TestClaim:
-    async def test_a_room_with_a_laggard_is_claimed_with_the_newest_seq_that_had_time_to_be_acknowledged(
+    async def test_room_with_a_lagging_member_is_claimed_with_the_newest_overdue_seq(
         self, store: Store
     ) -> None:
         await accept(store, message(), message())
@@ -69,7 +69,7 @@ class TestClaim:
         assert await store.retries.claim("t") == first
         assert await store.retries.claim("other") == []
 
-    async def test_a_claim_that_nobody_settles_is_due_again_after_its_lease(self, store: Store) -> None:
+    async def test_unsettled_claim_is_due_again_after_its_lease(self, store: Store) -> None:
         await accept(store)
         await make_due(store, ROOM)
         [claim] = await store.retries.claim("t")
@@ -80,12 +80,12 @@ class TestClaim:
         await accept(store)
         await make_due(store, ROOM)
         first = await store.retries.claim("t")
-        await store.client.zadd(f"{ROOM.prefix}unacked", {ROOM.id: 1})  # its lease ran out
+        await store.client.zadd(f"{ROOM.prefix}unacked", {ROOM.id: 1})  # its lease has expired
         second = await store.retries.claim("other")
         assert await store.retries.release(first) == 0
         assert await store.retries.release(second) == 1
 
-    async def test_a_room_that_everybody_has_acknowledged_leaves_the_index(self, store: Store) -> None:
+    async def test_fully_acknowledged_room_leaves_the_index(self, store: Store) -> None:
         await accept(store)
         for user in (GRACE, ALAN):
             await acknowledge(store, user, 1)
@@ -102,12 +102,12 @@ class TestClaim:
         await accept(store)
         assert [room for room, _ in await store.retries.active_rooms()] == [ROOM]
 
-    async def test_one_room_can_be_claimed_although_it_is_not_due(self, store: Store) -> None:
+    async def test_named_room_can_be_claimed_although_it_is_not_due(self, store: Store) -> None:
         await accept(store)
         [claim] = await store.retries.claim("t", room=ROOM)
         assert claim.room == ROOM
 
-    async def test_rooms_in_which_nobody_lags_hide_none_behind_them(self, store: Store) -> None:
+    async def test_rooms_without_lagging_members_do_not_hide_later_rooms(self, store: Store) -> None:
         settled = [RoomKey(f"r{number}", 7) for number in range(3)]
         for room in settled:
             await accept(store, message(room=room))
@@ -119,7 +119,7 @@ class TestClaim:
         [claim] = await store.retries.claim("t", limit=2)
         assert claim.room == ROOM
 
-    async def test_one_room_in_which_nobody_lags_is_looked_at_once(self, store: Store) -> None:
+    async def test_named_room_without_lagging_members_is_looked_at_once(self, store: Store) -> None:
         await accept(store)
         for user in (GRACE, ALAN):
             await acknowledge(store, user, 1)
@@ -138,13 +138,14 @@ KILLED_AT = """
 import os, signal
 import django
 django.setup()
-from messaging.jobs import retry_undelivered, sweeps
+from messaging import checkpoints
+from messaging.jobs import retry_undelivered
 
-def step(name):
-    if name == {name!r}:
+def reach(checkpoint):
+    if checkpoint == {checkpoint!r}:
         os.kill(os.getpid(), signal.SIGKILL)
 
-sweeps.step = step
+checkpoints.reach = reach
 retry_undelivered()
 """
 
@@ -160,24 +161,27 @@ def lagging_room(redis_url: str, transactional_db: None) -> RoomKey:
         await make_due(open_store(), room)
         return room
 
-    return run_verb(late)
+    return run_async(late)
 
 
-def crash_at(name: str) -> None:
-    """Run the job in a process that is killed with -9 at a named step."""
+def crash_at(place: str) -> None:
+    """Run the job in a process that is killed with -9 at a checkpoint."""
     environment = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "tests.support.server_settings",
         "DATABASE_URL": _database_url(Path(settings.DATABASES["default"]["NAME"])),
     }
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED_AT.format(name=name)], env=environment, cwd=ROOT, check=False
+        [sys.executable, "-c", KILLED_AT.format(checkpoint=f"sweep.{place}")],
+        env=environment,
+        cwd=ROOT,
+        check=False,
     )
     assert killed.returncode == -signal.SIGKILL
 
 
 class TestSweep:
-    def test_it_tells_each_due_room_once_and_looks_again_in_a_minute(
+    def test_sweep_announces_each_due_room_once_and_again_in_a_minute(
         self, lagging_room: RoomKey, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         told = heard(monkeypatch)
@@ -187,21 +191,21 @@ class TestSweep:
         assert 30_000 < due_in_ms(lagging_room) <= 60_000
 
     @pytest.mark.parametrize("step", ["claimed", "announced"])
-    def test_killed_at_a_step_it_leaves_the_room_due_again_within_a_lease(
+    def test_killed_sweep_leaves_the_room_due_again_within_a_lease(
         self, lagging_room: RoomKey, step: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         crash_at(step)
         assert 0 < due_in_ms(lagging_room) <= 30_000
-        run_verb(end_lease, lagging_room)
+        run_async(end_lease, lagging_room)
         told = heard(monkeypatch)
         assert jobs.retry_undelivered() == 1
         assert told == [(lagging_room.id, 1)]
 
-    def test_killed_after_settling_it_has_done_everything(self, lagging_room: RoomKey) -> None:
+    def test_sweep_killed_after_settling_has_done_everything(self, lagging_room: RoomKey) -> None:
         crash_at("settled")
         assert 30_000 < due_in_ms(lagging_room) <= 60_000
 
-    def test_it_beats(self, lagging_room: RoomKey) -> None:
+    def test_sweep_records_a_heartbeat(self, lagging_room: RoomKey) -> None:
         assert jobs.heartbeat_age_s() is None
         jobs.retry_undelivered()
         age_s = jobs.heartbeat_age_s()
@@ -234,7 +238,7 @@ def due_in_ms(room: RoomKey) -> float:
 
 @pytest.mark.django_db
 class TestSchedules:
-    def test_they_are_installed_by_name_and_put_right(self) -> None:
+    def test_schedules_are_installed_by_name_and_corrected(self) -> None:
         jobs.install_schedules()
         Schedule.objects.filter(name="retry_undelivered").update(minutes=99)
         jobs.install_schedules()
@@ -242,21 +246,21 @@ class TestSchedules:
             (name, wanted["minutes"]) for name, wanted in sorted(jobs.SCHEDULES.items())
         ]
 
-    def test_of_one_that_two_processes_made_at_once_the_first_is_kept(self) -> None:
+    def test_first_of_two_concurrently_created_schedules_is_kept(self) -> None:
         jobs.install_schedules()
         kept = Schedule.objects.get(name="retry_undelivered")
         Schedule.objects.create(name=kept.name, func=kept.func)
         jobs.install_schedules()
         assert Schedule.objects.get(name=kept.name) == kept
 
-    def test_a_migrate_puts_back_what_somebody_deleted(self) -> None:
+    def test_migrate_restores_a_deleted_schedule(self) -> None:
         Schedule.objects.all().delete()
         call_command("migrate", verbosity=0)
         assert set(Schedule.objects.values_list("name", flat=True)) == set(jobs.SCHEDULES)
 
 
 class TestCommands:
-    def test_a_dry_run_names_who_lags_and_changes_nothing(
+    def test_dry_run_names_lagging_members_and_changes_nothing(
         self, lagging_room: RoomKey, capsys: pytest.CaptureFixture[str]
     ) -> None:
         before = due_in_ms(lagging_room)
@@ -269,17 +273,17 @@ class TestCommands:
 
     def test_once_sweeps_and_ends(self, lagging_room: RoomKey, capsys: pytest.CaptureFixture[str]) -> None:
         call_command("retry_undelivered", "--once")
-        assert capsys.readouterr().out == "1 room told\n"
+        assert capsys.readouterr().out == "1 room swept\n"
 
     def test_older_than_leaves_younger_rooms_alone(
         self, lagging_room: RoomKey, capsys: pytest.CaptureFixture[str]
     ) -> None:
         call_command("retry_undelivered", "--once", "--older-than", "2h")
-        assert capsys.readouterr().out == "0 rooms told\n"
+        assert capsys.readouterr().out == "0 rooms swept\n"
 
     @pytest.mark.parametrize("text", ["2", "x", "0s", "-1h", "2 h"])
-    def test_a_duration_that_is_none_is_refused(self, text: str, transactional_db: None) -> None:
-        with pytest.raises(CommandError, match="is no duration"):
+    def test_invalid_duration_is_refused(self, text: str, transactional_db: None) -> None:
+        with pytest.raises(CommandError, match="is not a duration"):
             call_command("retry_undelivered", f"--older-than={text}")
 
     def test_status_counts_who_is_parked(
@@ -291,7 +295,7 @@ class TestCommands:
         assert found["oldest_undelivered_s"] >= 60
         assert (found["last_hour"]["accepted"], found["last_hour"]["delivered"]) == (1, 0)
 
-    def test_status_says_that_no_job_runs(
+    def test_status_reports_that_no_job_runs(
         self, lagging_room: RoomKey, capsys: pytest.CaptureFixture[str]
     ) -> None:
         call_command("messaging_status")

@@ -32,7 +32,7 @@ from messaging.store import Store, connections
 from messaging.store.expiry import Expiry
 from messaging.store.records import Counts
 from messaging.store.stats import COUNTED
-from messaging.web import pages
+from messaging.web import probes
 from tests.support.clients import Wire, new_id
 from tests.support.messages import ADA, ALAN, GRACE, ROOM, accept, acknowledge, expire, message
 from tests.support.sites import Site, later, people, room
@@ -215,7 +215,7 @@ async def status(headers: dict[str, str] | None = None, *, address: str) -> int:
 async def told(request: Any) -> Any:
     """Return what the page says, its connections closed."""
     try:
-        return await pages.metrics(request)
+        return await probes.metrics(request)
     finally:
         await connections.close()
 

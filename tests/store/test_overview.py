@@ -19,10 +19,10 @@ from django.test import Client
 from django.utils.translation import override
 
 from messaging.admin import overview
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.expiry import job as expiry
 from messaging.expiry import resend
-from messaging.expiry.job import Expiring
+from messaging.expiry.job import ExpiryOptions
 from messaging.jobs import schedules as jobs
 from messaging.models import DeadLetter, Room
 from messaging.monitoring import site_figures
@@ -51,7 +51,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def figures() -> Figures:
-    return await in_database(site_figures.figures)
+    return await in_db_thread(site_figures.figures)
 
 
 async def banners() -> set[str]:
@@ -66,7 +66,7 @@ async def cards() -> dict[str, overview.Card]:
 async def staff_client(**fields: Any) -> Client:
     user = await person("operator", is_staff=True, **fields)
     client = Client()
-    await in_database(client.force_login, user, BACKEND)
+    await in_db_thread(client.force_login, user, BACKEND)
     return client
 
 
@@ -91,7 +91,7 @@ class Talking:
         """Let messages be over, and let the job report them."""
         await expire(self.store, *seqs, room=self.room)
         await due(self.store, *seqs, room=self.room)
-        await expiry.process(Expiring())
+        await expiry.process(ExpiryOptions())
 
     async def delete(self, user: User, seq: int) -> None:
         await self.store.changes.delete(self.room, user.pk, None, seq, open_history=False)
@@ -185,7 +185,7 @@ class TestAccount:
         )
         await atlas.store.changes.shorten(atlas.room, 10)
         await due(atlas.store, seq, room=atlas.room)
-        await expiry.process(Expiring())
+        await expiry.process(ExpiryOptions())
         assert await atlas.store.client.zscore(f"{atlas.room.prefix}expiring", f"{atlas.room.id}|{seq}")
         found = (await figures()).account
         assert found is not None
@@ -345,9 +345,9 @@ class TestBanners:
             await store.client.hset(JOBS_KEY, "retry_undelivered", f'{{"at": {at}}}')
             assert ("worker_silent" in await banners()) is silent
             assert (await cards())["workers"].look is silent
-        await in_database(jobs.retry_undelivered)
+        await in_db_thread(jobs.retry_undelivered)
         assert await banners() == {"expiry_never"}, "its job stands still although another one runs"
-        await in_database(jobs.process_expired)
+        await in_db_thread(jobs.process_expired)
         assert await banners() == set()
 
     @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ class TestBanners:
             due_at = await atlas.store.now_ms() - late_s * 1000
             await atlas.store.client.zadd(f"{atlas.room.prefix}expiring", {f"{atlas.room.id}|{seq}": due_at})
             assert ("expiry_late" in await banners()) is late
-        await expiry.process(Expiring())
+        await expiry.process(ExpiryOptions())
         assert "expiry_late" not in await banners()
 
     async def test_the_worst_comes_first_in_both_languages(self) -> None:
@@ -435,7 +435,7 @@ class TestBanners:
 
     async def test_a_command_is_shown_as_code(self) -> None:
         staff = await staff_client()
-        page = (await in_database(staff.get, "/admin/overview/")).content.decode()
+        page = (await in_db_thread(staff.get, "/admin/overview/")).content.decode()
         assert 'data-banner="worker_never"' in page
         assert "Start a worker: <code>manage.py worker</code>." in page
         assert "`" not in page
@@ -465,12 +465,12 @@ class TestPage:
         ada, grace = [await person(name) for name in ("ada", "grace")]
         atlas = Talking(await room_of(ada, grace))
         await atlas.end(await atlas.say(ada))
-        page = await in_database(client.get, "/admin/overview/")
+        page = await in_db_thread(client.get, "/admin/overview/")
         assert b"cannot be reached" not in page.content
 
         lost_store.kill()
         for path in ("/admin/", "/admin/messaging/", "/admin/overview/"):
-            page = await in_database(client.get, path)
+            page = await in_db_thread(client.get, path)
             text = page.content.decode()
             assert page.status_code == 200
             assert text.count("The store cannot be reached.") == 1
@@ -485,35 +485,35 @@ class TestPage:
     @pytest.mark.usefixtures("verbs")
     async def test_only_staff_see_it(self) -> None:
         plain = Client()
-        assert (await in_database(plain.get, "/admin/overview/")).status_code == 403
-        assert (await in_database(plain.get, "/admin/")).status_code == 302
+        assert (await in_db_thread(plain.get, "/admin/overview/")).status_code == 403
+        assert (await in_db_thread(plain.get, "/admin/")).status_code == 302
         user = await person("ada")
-        await in_database(plain.force_login, user, BACKEND)
-        assert (await in_database(plain.get, "/admin/overview/")).status_code == 403
+        await in_db_thread(plain.force_login, user, BACKEND)
+        assert (await in_db_thread(plain.get, "/admin/overview/")).status_code == 403
         staff = await staff_client()
-        page = await in_database(staff.get, "/admin/overview/")
+        page = await in_db_thread(staff.get, "/admin/overview/")
         assert page.status_code == 200
         assert "no-store" in page["Cache-Control"]
-        assert (await in_database(staff.post, "/admin/overview/")).status_code == 405
+        assert (await in_db_thread(staff.post, "/admin/overview/")).status_code == 405
 
     @pytest.mark.usefixtures("verbs")
     async def test_a_card_leads_to_its_list_for_who_may_see_that(self) -> None:
         staff = await staff_client()
-        assert b'href="/admin/messaging/' not in (await in_database(staff.get, "/admin/overview/")).content
+        assert b'href="/admin/messaging/' not in (await in_db_thread(staff.get, "/admin/overview/")).content
         user = await User.objects.aget(username="operator")
         await user.user_permissions.aadd(await Permission.objects.aget(codename="view_deadletter"))
-        page = (await in_database(staff.get, "/admin/overview/")).content
+        page = (await in_db_thread(staff.get, "/admin/overview/")).content
         assert b'href="/admin/messaging/deadletter/?state__exact=open"' in page
         assert b'href="/admin/messaging/room/' not in page
 
     @pytest.mark.usefixtures("verbs")
     async def test_every_card_leads_to_a_page_that_is_there(self) -> None:
         staff = await staff_client(is_superuser=True)
-        page = (await in_database(staff.get, "/admin/overview/")).content.decode()
+        page = (await in_db_thread(staff.get, "/admin/overview/")).content.decode()
         found = dict(re.findall(r'data-card="(\w+)"><a class="ops-card" href="([^"]+)"', page))
         assert found.keys() == overview.LISTS.keys() - {"missed", "rooms", "memberships"}
         for name, path in found.items():
-            assert (await in_database(staff.get, path)).status_code == 200, name
+            assert (await in_db_thread(staff.get, path)).status_code == 200, name
 
     @pytest.mark.usefixtures("verbs")
     async def test_it_names_nobody_and_tells_no_text(self) -> None:
@@ -523,7 +523,7 @@ class TestPage:
         await atlas.end(await atlas.say(ada, body="zebra-text"))
         await atlas.say(ada, body="zebra-text")
         for path in ("/admin/", "/admin/overview/"):
-            assert b"zebra" not in (await in_database(staff.get, path)).content
+            assert b"zebra" not in (await in_db_thread(staff.get, path)).content
 
     @pytest.mark.usefixtures("verbs")
     @pytest.mark.parametrize(
@@ -534,7 +534,7 @@ class TestPage:
     ) -> None:
         staff = await staff_client(is_superuser=True)
         for path, shown in (("/admin/", 1), ("/admin/messaging/", 1), ("/admin/auth/", 0)):
-            page = await in_database(staff.get, path, headers={"accept-language": language})
+            page = await in_db_thread(staff.get, path, headers={"accept-language": language})
             assert page.content.decode().count(word) == shown, path
 
 

@@ -1,4 +1,4 @@
-"""`manage.py process_expired`, and what the job does beside reporting: cut-off resends, texts and records of the past."""
+"""`manage.py process_expired`, and the other work of the job: interrupted resends, retention of texts and records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from messaging.bridge import run_verb
+from messaging import checkpoints
+from messaging.bridge import run_async
 from messaging.errors import Unavailable
 from messaging.expiry import job as expiry
 from messaging.expiry import letters, resend, retention
@@ -45,7 +46,7 @@ def room() -> Room:
         names = ("ada", "bob", "carol")
         return await expired_room(*[await person(name) for name in names], count=2)
 
-    return run_verb(make)
+    return run_async(make)
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def command(*args: str, **changed: str) -> subprocess.Popen[str]:
 
 
 class TestDryRun:
-    def test_it_names_room_seq_sender_and_reasons_without_a_text(
+    def test_output_has_room_seq_sender_and_reasons_without_a_text(
         self, room: Room, ada: User, capsys: pytest.CaptureFixture[str]
     ) -> None:
         run("--dry-run", "--json")
@@ -105,68 +106,70 @@ class TestDryRun:
         assert "more are due" in err
         assert "hello" not in out + err
 
-    def test_it_changes_nothing_in_the_store_or_the_database(self, room: Room) -> None:
-        before = run_verb(_dump)
+    def test_store_and_database_are_unchanged(self, room: Room) -> None:
+        before = run_async(_dump)
         run("--dry-run")
-        assert run_verb(_dump) == before
+        assert run_async(_dump) == before
         assert not DeadLetter.objects.exists()
         assert not Notice.objects.exists()
 
-    def test_with_nothing_due_it_says_so(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_message_is_printed_when_nothing_is_due(self, capsys: pytest.CaptureFixture[str]) -> None:
         run("--dry-run")
         out, err = capsys.readouterr()
         assert (out, "Nothing is due" in err) == ("", True)
 
-    def test_a_sender_whose_name_went_with_the_message_is_looked_up(
+    def test_missing_sender_name_is_looked_up(
         self, room: Room, ada: User, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        run_verb(_vanish, room, 1)
+        run_async(_vanish, room, 1)
         run("--dry-run", "--json")
         assert json.loads(capsys.readouterr().out)[0]["sender_name"] == "ada"
 
 
 class TestOnce:
-    def test_it_reports_and_says_what_it_did(self, room: Room, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_run_reports_messages_and_prints_the_counts(
+        self, room: Room, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         run("--once")
         out, err = capsys.readouterr()
-        assert out == "2 expired, 2 of them missed by somebody, 0 set aside, 0 left\n"
-        assert "due still" not in err
+        assert out == "2 expired, 2 of them missed, 0 quarantined, 0 left\n"
+        assert "still due" not in err
         assert DeadLetter.objects.count() == Notice.objects.count() == 2
         run("--once", "--json")
         done = json.loads(capsys.readouterr().out)
         assert done | {"took_s": 0} == {"expired": 0, "missed": 0, "set_aside": 0, "left": 0, "took_s": 0}
 
-    def test_a_limit_leaves_the_rest_due_and_says_so(
+    def test_limit_leaves_the_rest_due_and_prints_the_number(
         self, room: Room, capsys: pytest.CaptureFixture[str]
     ) -> None:
         run("--once", "--limit", "1")
         out, err = capsys.readouterr()
         assert out.startswith("1 expired")
-        assert "1 are due still, the oldest for 1 min" in err
+        assert "1 are still due, the oldest for 1 min" in err
 
-    def test_one_room_leaves_the_others_alone(self, room: Room, ada: User) -> None:
-        other = run_verb(expired_room, ada, User.objects.get(username="bob"), name="Borealis")
+    def test_other_rooms_are_unchanged_with_room_option(self, room: Room, ada: User) -> None:
+        other = run_async(expired_room, ada, User.objects.get(username="bob"), name="Borealis")
         run("--once", "--room", other.id)
         assert DeadLetter.objects.get().room == other
 
-    def test_what_no_table_takes_stays_due_and_is_counted(
+    def test_unreportable_message_stays_due_and_is_counted(
         self, room: Room, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        run_verb(_spoil, room)
+        run_async(_spoil, room)
         run("--once")
         out, _ = capsys.readouterr()
-        assert out == "2 expired, 2 of them missed by somebody, 1 set aside, 0 left\n"
+        assert out == "2 expired, 2 of them missed, 1 quarantined, 0 left\n"
         assert DeadLetter.objects.exclude(fault="").get().body is None
 
     @pytest.mark.parametrize(
         "wrong", [["--limit", "0"], ["--limit", "x"], ["--room", "nowhere"], ["--older-than", "2h"]]
     )
-    def test_nonsense_is_a_wrong_use(self, wrong: list[str]) -> None:
+    def test_invalid_arguments_are_a_usage_error(self, wrong: list[str]) -> None:
         with pytest.raises(CommandError):
             run("--once", *wrong)
 
     @pytest.mark.parametrize(("away", "says"), [("REDIS_URL", "The store"), ("DATABASE_URL", "The database")])
-    def test_without_store_or_database_it_says_what_is_safe_and_ends_with_1(
+    def test_missing_store_or_database_exits_with_1_and_a_sentence(
         self, room: Room, away: str, says: str
     ) -> None:
         ended = command("process_expired", "--once", **{away: NOWHERE[away]})
@@ -177,9 +180,9 @@ class TestOnce:
         assert "Traceback" not in err
 
 
-class TestAgainEachMinute:
+class TestEveryMinute:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_a_signal_ends_it_with_0(self, room: Room, number: signal.Signals) -> None:
+    def test_signal_ends_the_command_with_0(self, room: Room, number: signal.Signals) -> None:
         running = command("process_expired", "--json")
         assert running.stdout is not None
         assert json.loads(running.stdout.readline())["expired"] == 2
@@ -188,23 +191,23 @@ class TestAgainEachMinute:
         assert running.returncode == 0, err
         assert "until Ctrl-C" in err
 
-    def test_the_running_batch_is_finished_and_no_other_begun(
+    def test_running_batch_is_finished_and_no_other_begun(
         self, room: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with_policy(monkeypatch, claim_max=1)
         monkeypatch.setattr(
-            expiry, "step", lambda name: name == "read" and os.kill(os.getpid(), signal.SIGTERM)
+            checkpoints, "reach", lambda name: name == "expiry.read" and os.kill(os.getpid(), signal.SIGTERM)
         )
         run("--once")
         out, err = capsys.readouterr()
         assert out.startswith("1 expired")
-        assert "1 are due still" in err
+        assert "1 are still due" in err
 
 
-# What the messages were about is gone
+# Deleted rooms and users
 
 
-def test_of_a_room_that_is_gone_the_letter_names_it_by_number(room: Room, ada: User) -> None:
+def test_letter_of_a_deleted_room_has_its_id(room: Room, ada: User) -> None:
     key = room.id
     Room.objects.get().delete()
     run("--once")
@@ -213,9 +216,9 @@ def test_of_a_room_that_is_gone_the_letter_names_it_by_number(room: Room, ada: U
     assert Notice.objects.filter(user=ada).count() == 2
 
 
-def test_of_a_deleted_sender_a_letter_stays_and_the_others_notices_are_written(room: Room, ada: User) -> None:
+def test_deleted_sender_has_a_letter_and_other_senders_get_their_notices(room: Room, ada: User) -> None:
     bob = User.objects.get(username="bob")
-    run_verb(let_expire, room, bob)
+    run_async(let_expire, room, bob)
     ada.delete()
     run("--once")
     found = DeadLetter.objects.order_by("seq").values_list("sender", "sender_key", "sender_name")
@@ -232,12 +235,12 @@ def test_a_deleted_user_who_missed_it_is_still_named(room: Room) -> None:
     assert named[key] == "bob"
 
 
-# Keeping house
+# Retention
 
 
 def old_letters(room: Room, ada: User, count: int) -> int:
-    """Make dead letters whose texts have been kept for long enough; return the present."""
-    now_ms = run_verb(_now_ms)
+    """Make dead letters whose texts have reached the end of their retention; return the present time."""
+    now_ms = run_async(_now_ms)
     for number in range(count):
         at = now_ms - 8 * DAY_MS
         letter(room, ada, User.objects.get(username="bob"), seq=100 + number, now_ms=at, expires_at=at)
@@ -245,51 +248,51 @@ def old_letters(room: Room, ada: User, count: int) -> int:
     return now_ms
 
 
-def test_texts_and_records_go_in_as_many_parts_as_it_takes(
+def test_texts_and_records_are_deleted_in_batches_until_none_is_left(
     room: Room, ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "AT_ONCE", 2)
+    monkeypatch.setattr(retention, "ROW_BATCH", 2)
     old_letters(room, ada, 5)
     AuditEntry.objects.bulk_create(AuditEntry(at=moment(0), verb="edit") for _ in range(5))
-    run_verb(expiry.process, expiry.Expiring())
+    run_async(expiry.process, expiry.ExpiryOptions())
     assert not DeadLetter.objects.filter(seq__gte=100).exclude(body=None).exists()
     assert not AuditEntry.objects.exists()
 
 
-def test_a_run_that_is_to_stop_does_one_part_of_each(
+def test_stopping_run_does_one_batch_of_each_kind(
     room: Room, ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "AT_ONCE", 2)
+    monkeypatch.setattr(retention, "ROW_BATCH", 2)
     old_letters(room, ada, 5)
     AuditEntry.objects.bulk_create(AuditEntry(at=moment(0), verb="edit") for _ in range(5))
-    run_verb(expiry.process, expiry.Expiring(), stopping=lambda: True)
+    run_async(expiry.process, expiry.ExpiryOptions(), stopping=lambda: True)
     assert DeadLetter.objects.exclude(body=None).count() == 3
     assert AuditEntry.objects.count() == 3
 
 
-def test_the_deadline_of_the_job_holds_for_this_too(
+def test_deadline_of_the_job_applies_to_retention(
     room: Room, ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "AT_ONCE", 2)
+    monkeypatch.setattr(retention, "ROW_BATCH", 2)
     with_policy(monkeypatch, job_deadline_s=1e-9)
     old_letters(room, ada, 5)
-    run_verb(expiry.process, expiry.Expiring())
+    run_async(expiry.process, expiry.ExpiryOptions())
     assert DeadLetter.objects.exclude(body=None).count() == 3
 
 
-# Resends that were cut off
+# Interrupted resends
 
 
 @pytest.fixture
 def cut_off() -> list[DeadLetter]:
-    """Three letters of a room whose resend began two minutes ago and has no answer, in this order."""
+    """Three letters of a room whose resend began two minutes ago without an answer, in this order."""
 
     async def make() -> Room:
         return await room_of(await person("ada"), await person("bob"), await person("carol"))
 
-    atlas = run_verb(make)
+    atlas = run_async(make)
     ada, bob = User.objects.get(username="ada"), User.objects.get(username="bob")
-    now_ms = run_verb(_now_ms)
+    now_ms = run_async(_now_ms)
     kept = [letter(atlas, ada, bob, seq=seq, now_ms=now_ms, expires_at=now_ms) for seq in (1, 2, 3)]
     for number, one in enumerate(kept):
         letters.begin_resend(one.pk, now_ms - 120_000 + number)
@@ -301,38 +304,36 @@ def begun(kept: list[DeadLetter]) -> list[tuple[str, bool]]:
     return [(row.state, row.resend_started_at is not None) for row in rows]
 
 
-def test_a_refused_resend_is_given_up_and_the_next_ones_are_finished(
+def test_refused_resend_is_abandoned_and_the_next_ones_are_finished(
     cut_off: list[DeadLetter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_verb(_use_id, cut_off[0])  # for another text: the store will not have it
+    run_async(_use_id, cut_off[0])  # for another text, so that the store refuses it
     DeadLetter.objects.filter(pk=cut_off[1].pk).update(missing="nonsense")
-    assert run_verb(resend.finish_unfinished) == 1
+    assert run_async(resend.finish_unfinished) == 1
     assert begun(cut_off) == [("open", False), ("open", False), ("requeued", True)]
-    reasons = [record.reason for record in caplog.records if "given up" in record.getMessage()]  # type: ignore[attr-defined]
+    reasons = [record.reason for record in caplog.records if "abandoned" in record.getMessage()]  # type: ignore[attr-defined]
     assert reasons == ["IdReused", "ValueError"]
     assert TEXT not in caplog.text
 
 
-def test_in_a_full_store_it_waits(cut_off: list[DeadLetter]) -> None:
+def test_resend_waits_while_the_store_is_full(cut_off: list[DeadLetter]) -> None:
     with store_client() as client:
         client.config_set("maxmemory", 1)
         try:
-            assert run_verb(resend.finish_unfinished) == 0
+            assert run_async(resend.finish_unfinished) == 0
         finally:
             client.config_set("maxmemory", 0)
     assert begun(cut_off) == [("open", True)] * 3
-    assert run_verb(resend.finish_unfinished) == 3
+    assert run_async(resend.finish_unfinished) == 3
 
 
-def test_a_store_that_is_away_ends_the_look(
-    cut_off: list[DeadLetter], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_job_ends_while_the_store_is_down(cut_off: list[DeadLetter], monkeypatch: pytest.MonkeyPatch) -> None:
     with_policy(monkeypatch, verb_deadline_s=0.2)
     with store_client() as client:
         client.execute_command("CLIENT", "PAUSE", 20_000, "WRITE")
         try:
             with pytest.raises(Unavailable):
-                run_verb(resend.finish_unfinished)
+                run_async(resend.finish_unfinished)
         finally:
             client.execute_command("CLIENT", "UNPAUSE")
     assert begun(cut_off) == [("open", True)] * 3
@@ -355,12 +356,12 @@ async def _vanish(room: Room, seq: int) -> None:
 
 
 async def _spoil(room: Room) -> None:
-    """Put into a message what no table takes."""
+    """Write a value into a message that fits no table."""
     await open_store().client.hset(f"{key_of(room).key}:msg:1", "reply_to", 10**30)
 
 
 async def _use_id(kept: DeadLetter) -> None:
-    """Let the id of a resend be taken by other words."""
+    """Use the id of a resend for another text."""
     room = await Room.objects.aget(pk=kept.room_id)
     id_ = str(uuid5(kept.pk, "resend"))
     await open_store().log.append(

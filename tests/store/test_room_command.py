@@ -1,4 +1,4 @@
-"""`room create|list|show|lifetime|shorten`: data on stdout, talk on stderr, exit codes 0, 1 and 2."""
+"""`room create|list|show|lifetime|shorten`: data on stdout, other messages on stderr, exit codes 0, 1 and 2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.errors import Unavailable
 from messaging.models import Membership, Room
 from messaging.rooms.memberships import key_of
@@ -28,7 +28,7 @@ def ada(transactional_db: None) -> User:
 
 
 def run(*args: str) -> tuple[str, str]:
-    """Return what a call writes to stdout and stderr."""
+    """Run the command; return stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
     call_command("room", *args, stdout=out, stderr=err)
     return out.getvalue(), err.getvalue()
@@ -38,13 +38,13 @@ def run_json(*args: str) -> Any:
     return json.loads(run(*args, "--json")[0])
 
 
-def test_create_prints_the_id_alone_and_talks_on_stderr() -> None:
+def test_create_prints_only_the_id_on_stdout() -> None:
     out, err = run("create", "Town hall", "--owner", "ada")
     assert Room.objects.get().pk == out.strip()
     assert "Town hall" in err
 
 
-def test_create_takes_what_a_room_has() -> None:
+def test_create_accepts_all_fields_of_a_room() -> None:
     User.objects.create(username="grace")
     made = run_json(
         *("create", "Atlas", "--private", "--owner", "ada", "--member", "grace"),
@@ -80,7 +80,7 @@ def test_list_without_a_terminal_is_plain_lines() -> None:
     assert run("list")[0] == f"{room}\tLobby\tpublic\t0\t3600\t2419200\t\n"
 
 
-def test_show_has_the_members_and_the_place_in_the_store() -> None:
+def test_show_has_the_members_and_the_position_in_the_store() -> None:
     room = run("create", "Lobby", "--owner", "ada")[0].strip()
     shown = run_json("show", room)
     assert shown["members"] == [{"user": User.objects.get().pk, "name": "ada", "role": "owner"}]
@@ -89,7 +89,7 @@ def test_show_has_the_members_and_the_place_in_the_store() -> None:
     assert "ada\towner" in run("show", room)[0]
 
 
-def test_show_does_without_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_works_while_the_store_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     room = run("create", "Lobby", "--owner", "ada")[0].strip()
     monkeypatch.setattr(Log, "positions", _away)
 
@@ -99,7 +99,7 @@ def test_show_does_without_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch)
     assert "store" in err
 
 
-def test_lifetime_changes_what_is_given() -> None:
+def test_lifetime_changes_only_the_given_fields() -> None:
     room = run("create", "Lobby", "--ttl-max", "600", "--ttl", "60")[0].strip()
 
     changed = run_json("lifetime", room, "--ttl", "120")
@@ -111,9 +111,9 @@ def test_lifetime_changes_what_is_given() -> None:
 
 @pytest.fixture
 def full_room(ada: User) -> str:
-    """A room with one message of an hour in it."""
+    """A room with one message that lives for an hour."""
     room = run("create", "Lobby", "--owner", "ada")[0].strip()
-    run_verb(_send, key_of(Room.objects.get()), ada.pk)
+    run_async(_send, key_of(Room.objects.get()), ada.pk)
     return room
 
 
@@ -121,7 +121,7 @@ async def _send(room: RoomKey, user: int) -> None:
     await accept(open_store(), message(user=user, room=room))
 
 
-def test_shorten_counts_without_doing_and_does_without_asking(full_room: str) -> None:
+def test_shorten_counts_with_dry_run_and_does_not_ask_with_yes(full_room: str) -> None:
     counted = run_json("shorten", full_room, "--ttl", "30", "--dry-run")
     assert counted == {"looked": 1, "shortened": 1, "ended": 0, "done": False}
     out, err = run("shorten", full_room, "--ttl", "30", "--yes")
@@ -139,13 +139,13 @@ def test_shorten_asks_after_the_count(
 
 
 class Terminal(io.StringIO):
-    """A keyboard at which somebody answers."""
+    """A terminal whose user types an answer."""
 
     def isatty(self) -> bool:
         return True
 
 
-def test_shorten_with_nobody_to_ask_does_nothing(full_room: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shorten_without_a_terminal_does_nothing(full_room: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO())
     with pytest.raises(CommandError) as refused:
         run("shorten", full_room, "--ttl", "30")
@@ -162,7 +162,7 @@ def test_shorten_with_nobody_to_ask_does_nothing(full_room: str, monkeypatch: py
         (("shorten", "--ttl", "9", "--dry-run"), 1),
     ],
 )
-def test_a_lifetime_that_cannot_be_is_one_sentence(call: tuple[str, ...], code: int) -> None:
+def test_invalid_lifetime_prints_one_sentence(call: tuple[str, ...], code: int) -> None:
     room = run("create", "Lobby")[0].strip()
     with pytest.raises(CommandError) as refused:
         run(call[0], room, *call[1:])
@@ -187,7 +187,7 @@ async def _away(*_: object) -> None:
         (("create", "Atlas", "--private"), 2),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence_and_an_exit_code(call: tuple[str, ...], code: int) -> None:
+def test_impossible_call_prints_one_sentence_and_has_an_exit_code(call: tuple[str, ...], code: int) -> None:
     with pytest.raises(CommandError) as refused:
         run(*call)
     assert refused.value.returncode == code

@@ -1,4 +1,4 @@
-"""The verbs on rooms: what the database, the store and the open sockets know afterwards, also when one of them is away."""
+"""Operations on rooms: the state of database, store and open sockets afterwards, also when one of them is down."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.db import connections
 from django.utils import timezone
 
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.errors import (
     BadName,
     BadRequest,
@@ -48,7 +48,7 @@ async def grace(verbs: None) -> User:
 
 @pytest.fixture
 def store_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the store refuse what rooms ask of it."""
+    """Make the store refuse the calls of rooms."""
     monkeypatch.setattr(Members, "join", _unavailable)
     monkeypatch.setattr(Members, "leave", _unavailable)
 
@@ -148,7 +148,7 @@ async def test_a_lifetime_that_is_not_given_is_the_sites_within_the_longest(
 # ── Direct rooms ──
 
 
-async def test_two_people_have_one_direct_room_whoever_opens_it(ada: User, grace: User) -> None:
+async def test_two_people_have_one_direct_room_for_both(ada: User, grace: User) -> None:
     first = await rooms.open_direct(ada.pk, "grace")
     second = await rooms.open_direct(grace.pk, "ada")
 
@@ -166,11 +166,11 @@ async def test_a_direct_room_opened_by_both_at_once_is_one(ada: User, grace: Use
 
 async def test_each_sees_a_direct_room_by_the_other_ones_name(ada: User, grace: User) -> None:
     room = await rooms.open_direct(ada.pk, "grace")
-    assert await in_database(memberships.room_name_for, room, ada.pk) == "grace"
-    assert await in_database(memberships.room_name_for, room, grace.pk) == "ada"
+    assert await in_db_thread(memberships.room_name_for, room, ada.pk) == "grace"
+    assert await in_db_thread(memberships.room_name_for, room, grace.pk) == "ada"
 
 
-async def test_nobody_has_a_direct_room_with_himself(ada: User) -> None:
+async def test_direct_room_with_oneself_is_refused(ada: User) -> None:
     with pytest.raises(Conflict):
         await rooms.open_direct(ada.pk, "ada")
 
@@ -195,12 +195,12 @@ async def test_either_of_two_changes_the_lifetime_of_their_room(ada: User, grace
     assert (await rooms.change_room(grace.pk, room.id, Change(ttl_s=30))).ttl_s == 30
 
 
-async def test_people_are_found_by_their_log_in_name_whatever_its_capitals(ada: User, grace: User) -> None:
+async def test_people_are_found_by_username_in_upper_and_lower_case(ada: User, grace: User) -> None:
     assert await rooms.open_direct(ada.pk, " Grace ")
 
 
 @pytest.mark.parametrize("name", ["nobody", "", "gr\0ace", "x" * 5_000, "\ud800", "grace\u200b"])
-async def test_whoever_is_not_there_cannot_be_written_to(ada: User, grace: User, name: str) -> None:
+async def test_direct_room_with_an_unknown_name_is_refused(ada: User, grace: User, name: str) -> None:
     with pytest.raises(NoSuchUser):
         await rooms.open_direct(ada.pk, name)
 
@@ -231,7 +231,7 @@ async def test_a_private_room_cannot_be_joined_nor_told_from_none(ada: User, gra
             await rooms.join_room(grace.pk, room_id)
 
 
-async def test_joining_while_the_store_is_away_says_so_and_holds_when_repeated(
+async def test_join_while_the_store_is_down_fails_and_succeeds_when_repeated(
     ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = await room_of(ada, kind="public")
@@ -264,9 +264,7 @@ async def test_only_owner_and_moderators_add_members(ada: User, grace: User) -> 
     assert set(await rows_of(room)) == {"ada", "grace", "bob"}
 
 
-async def test_who_is_no_member_can_neither_add_nor_change_nor_learn_that_there_is_a_room(
-    ada: User, grace: User
-) -> None:
+async def test_non_member_cannot_add_or_change_or_detect_a_room(ada: User, grace: User) -> None:
     room = await room_of(ada)
     for refused in (
         rooms.add_member(grace.pk, room.id, "grace"),
@@ -296,7 +294,7 @@ async def test_leaving_ends_the_row_the_stores_membership_and_is_heard(
     assert await events.next() == {"type": "membership_changed", "room": room.id, "user": grace.pk}
 
 
-async def test_who_leaves_while_the_store_is_away_is_out_and_the_sweep_finishes_it(
+async def test_member_who_leaves_while_the_store_is_down_is_out_and_the_sweep_finishes_it(
     ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = await room_of(ada, grace)
@@ -306,7 +304,7 @@ async def test_who_leaves_while_the_store_is_away_is_out_and_the_sweep_finishes_
     assert await rows_of(room) == {"ada": "owner"}
     assert await in_store(room, grace)
 
-    assert await rooms.finish_leaving() == 0  # it may still be under way elsewhere
+    assert await rooms.finish_leaving() == 0  # another process may still be working on it
     await Membership.objects.filter(user=grace).aupdate(leaving_at=timezone.now() - timedelta(seconds=61))
     assert await rooms.finish_leaving() == 1
 
@@ -328,7 +326,7 @@ async def test_a_stuck_leaving_stays_marked_while_the_store_is_away(
     assert await Membership.objects.filter(leaving_at__isnull=False).acount() == 1
 
 
-async def test_joining_again_while_still_leaving_begins_anew(ada: User, grace: User) -> None:
+async def test_join_during_an_unfinished_leave_begins_a_new_membership(ada: User, grace: User) -> None:
     room = await room_of(ada, grace, kind="public")
     before = await Membership.objects.aget(user=grace)
     await Membership.objects.filter(user=grace).aupdate(leaving_at=timezone.now())
@@ -343,16 +341,16 @@ async def test_joining_again_while_still_leaving_begins_anew(ada: User, grace: U
 
 async def test_a_late_second_finish_does_not_delete_a_new_membership(ada: User, grace: User) -> None:
     room = await room_of(ada, grace, kind="public")
-    departure = await in_database(memberships.mark_own_leaving, grace.pk, room.id)
+    departure = await in_db_thread(memberships.mark_own_leaving, grace.pk, room.id)
     await rooms.join_room(grace.pk, room.id)
 
-    await in_database(memberships.delete_marked, departure)
+    await in_db_thread(memberships.delete_marked, departure)
 
     assert "grace" in await rows_of(room)
 
 
 @pytest.mark.parametrize(("role", "heir"), [("moderator", "bob"), ("member", "grace")])
-async def test_a_room_goes_from_its_last_owner_to_the_oldest_moderator_else_member(
+async def test_oldest_moderator_else_member_becomes_owner_when_the_last_owner_leaves(
     ada: User, grace: User, role: str, heir: str, events: Events
 ) -> None:
     bob = await person("bob")
@@ -366,7 +364,7 @@ async def test_a_room_goes_from_its_last_owner_to_the_oldest_moderator_else_memb
     await events.until(user={"grace": grace, "bob": bob}[heir].pk)
 
 
-async def test_a_room_whose_two_owners_leave_at_once_goes_to_a_member(
+async def test_member_becomes_owner_when_both_owners_leave_at_the_same_time(
     ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bob = await person("bob")
@@ -421,7 +419,7 @@ async def test_the_last_one_leaves_an_empty_room(ada: User) -> None:
         ("member", "owner", False),
     ],
 )
-async def test_only_who_ranks_higher_removes(
+async def test_only_a_higher_rank_removes_a_member(
     ada: User, grace: User, by: str, whom: str, allowed: bool
 ) -> None:
     room = await room_of(ada, grace)
@@ -438,13 +436,13 @@ async def test_only_who_ranks_higher_removes(
     assert await in_store(room, grace) is not allowed
 
 
-async def test_anybody_removes_himself(ada: User, grace: User) -> None:
+async def test_every_member_can_remove_themselves(ada: User, grace: User) -> None:
     room = await room_of(ada, grace)
     await rooms.remove_member(grace.pk, room.id, grace.pk)
     assert set(await rows_of(room)) == {"ada"}
 
 
-async def test_who_is_not_there_cannot_be_removed(ada: User, grace: User) -> None:
+async def test_non_member_cannot_be_removed(ada: User, grace: User) -> None:
     room = await room_of(ada)
     with pytest.raises(NoSuchUser):
         await rooms.remove_member(ada.pk, room.id, grace.pk)
@@ -501,7 +499,7 @@ async def audited(room: Room) -> list[tuple[str, int | None, str, dict[str, int]
     return [row async for row in rows.values_list("verb", "user_key", "user_name", "detail")]
 
 
-async def test_who_changed_the_lifetime_is_written_down_and_nothing_else_is(ada: User) -> None:
+async def test_lifetime_change_is_audited_and_nothing_else_is(ada: User) -> None:
     room = await room_of(ada, ttl_s=60)
 
     await rooms.change_room(ada.pk, room.id, Change(ttl_s=60, topic="the same lifetime"))
@@ -533,7 +531,7 @@ async def test_a_private_room_shows_changes_of_its_lifetime_since_one_joined_and
         room = await room_of(ada, kind=kind)
         await rooms.change_room(ada.pk, room.id, Change(ttl_s=60))
         await rooms.add_member(ada.pk, room.id, "grace")
-        assert len(await in_database(memberships.lifetime_changes, grace.pk, room.id, 20)) == seen
+        assert len(await in_db_thread(memberships.lifetime_changes, grace.pk, room.id, 20)) == seen
 
 
 async def test_the_newest_changes_come_oldest_first(ada: User) -> None:
@@ -541,12 +539,12 @@ async def test_the_newest_changes_come_oldest_first(ada: User) -> None:
     for ttl_s in range(10, 15):
         await rooms.change_room(ada.pk, room.id, Change(ttl_s=ttl_s))
 
-    changes = await in_database(memberships.lifetime_changes, ada.pk, room.id, 3)
+    changes = await in_db_thread(memberships.lifetime_changes, ada.pk, room.id, 3)
 
     assert [change.detail["to"] for change in changes] == [12, 13, 14]
 
 
-async def test_shortening_is_counted_first_and_written_down_once_it_is_done(ada: User, grace: User) -> None:
+async def test_shortening_is_counted_first_and_audited_when_done(ada: User, grace: User) -> None:
     room = await room_of(ada, grace)
     await accept(open_store(), *[message(user=grace.pk, room=key_of(room)) for _ in range(3)])
     [short] = await accept(open_store(), message(user=grace.pk, room=key_of(room), ttl_ms=20_000))
@@ -566,7 +564,7 @@ async def newest(room: Room, reader: User) -> list[Stored]:
     return (await open_store().log.history(key_of(room), reader.pk, before=2**53 - 1)).messages
 
 
-async def test_only_who_may_change_a_room_shortens_what_is_in_it(ada: User, grace: User) -> None:
+async def test_only_owner_and_moderators_shorten_messages(ada: User, grace: User) -> None:
     room = await room_of(ada, grace)
     direct = await rooms.open_direct(ada.pk, "grace")
     with pytest.raises(Forbidden):

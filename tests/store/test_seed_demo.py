@@ -1,4 +1,4 @@
-"""`seed_demo`: the demo once, fresh people in any number, log-ins that work."""
+"""`seed_demo`: the demo is created once, new people in any number, and their logins work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client, override_settings
 
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.demo import people as demo
 from messaging.models import Membership, Room
 from messaging.rooms.memberships import key_of
@@ -38,7 +38,7 @@ def seed(**options: Any) -> dict[str, Any]:
     return json.loads(written.getvalue())  # type: ignore[no-any-return]
 
 
-def test_it_refuses_without_debug_or_force() -> None:
+def test_command_is_refused_without_debug_or_force() -> None:
     with pytest.raises(CommandError) as refused:
         call_command("seed_demo")
     assert refused.value.returncode == 1
@@ -73,7 +73,7 @@ def test_the_ids_are_those_of_the_database() -> None:
     ]
 
 
-def test_force_adds_exactly_what_was_asked_each_time() -> None:
+def test_force_adds_the_given_number_in_every_call() -> None:
     first = seed(force=True, users=2, rooms=3)
     second = seed(force=True, users=2, rooms=3)
 
@@ -99,7 +99,7 @@ def test_the_store_learns_of_a_room_at_its_first_use() -> None:
     row = Room.objects.get(pk=room["id"])
     assert row.partition == Room(id=row.pk).partition or row.partition < 64
 
-    assert run_verb(_members, key_of(row)) == sorted(room["members"])
+    assert run_async(_members, key_of(row)) == sorted(room["members"])
 
 
 async def _members(room: RoomKey) -> list[int]:
@@ -120,7 +120,7 @@ def test_200_people_with_sessions_take_under_ten_seconds_because_one_password_is
 @pytest.mark.parametrize(
     "numbers", [{"users": 0}, {"users": 2, "members": 3}, {"users": 2, "members": 0}, {"rooms": -1}]
 )
-def test_numbers_that_cannot_be_are_a_wrong_call(numbers: dict[str, int]) -> None:
+def test_invalid_numbers_are_a_usage_error(numbers: dict[str, int]) -> None:
     with pytest.raises(CommandError) as refused:
         seed(force=True, **numbers)
     assert refused.value.returncode == 2
@@ -130,7 +130,7 @@ def test_numbers_that_cannot_be_are_a_wrong_call(numbers: dict[str, int]) -> Non
 # ── The demo ──
 
 
-def test_the_demo_is_made_once_and_its_log_ins_stay_the_same(folder: Path) -> None:
+def test_demo_is_created_once_and_its_logins_stay_the_same(folder: Path) -> None:
     first = seed(force=True)
     second = seed(force=True)
 
@@ -140,13 +140,13 @@ def test_the_demo_is_made_once_and_its_log_ins_stay_the_same(folder: Path) -> No
     assert authenticate(username="ada", password=first["users"][0]["password"]) is not None
 
 
-def test_only_the_owner_of_the_folder_reads_the_log_ins(folder: Path) -> None:
+def test_only_the_owner_of_the_folder_reads_the_logins(folder: Path) -> None:
     seed(force=True)
     assert stat.S_IMODE((folder / "demo.json").stat().st_mode) == 0o600
     assert list(folder.iterdir()) == [folder / "demo.json"]
 
 
-def test_the_first_run_makes_people_and_a_staff_log_in_and_later_runs_tell_the_same() -> None:
+def test_first_run_creates_people_and_a_staff_login_and_later_runs_print_the_same() -> None:
     first = demo.seed_first_run()
 
     assert first is not None
@@ -156,20 +156,20 @@ def test_the_first_run_makes_people_and_a_staff_log_in_and_later_runs_tell_the_s
     assert demo.seed_first_run() == first
 
 
-def test_nobody_is_added_to_a_database_that_has_people() -> None:
+def test_database_with_people_gets_no_demo() -> None:
     User.objects.create(username="grace")
     assert demo.seed_first_run() is None
     assert User.objects.count() == 1
 
 
-def test_the_demo_does_not_take_somebodys_name() -> None:
+def test_demo_does_not_take_an_existing_name() -> None:
     User.objects.create(username="ada")
     with pytest.raises(CommandError, match="ada"):
         seed(force=True)
     assert User.objects.count() == 1
 
 
-def test_a_new_database_gets_a_new_demo_whatever_is_kept_of_the_old(folder: Path) -> None:
+def test_new_database_gets_a_new_demo_despite_an_old_note(folder: Path) -> None:
     seed(force=True)
     kept = (folder / "demo.json").read_bytes()
     User.objects.all().delete()
@@ -183,12 +183,12 @@ def test_a_new_database_gets_a_new_demo_whatever_is_kept_of_the_old(folder: Path
     )
 
 
-def test_a_kept_note_that_cannot_be_read_is_no_demo(folder: Path) -> None:
+def test_unreadable_note_is_no_demo(folder: Path) -> None:
     (folder / "demo.json").write_text("{")
     assert demo.seed_first_run() is not None
 
 
-def test_a_room_shows_who_is_in_it_now() -> None:
+def test_room_shows_its_present_members() -> None:
     seeded = seed(force=True)
     lobby = next(room for room in seeded["rooms"] if room["name"] == "Lobby")
     Membership.objects.filter(room=lobby["id"], user_id=lobby["members"][-1]).delete()
@@ -198,7 +198,7 @@ def test_a_room_shows_who_is_in_it_now() -> None:
     assert again["members"] == lobby["members"][:-1]
 
 
-def test_without_json_every_log_in_is_a_line() -> None:
+def test_every_login_is_a_line_without_json() -> None:
     written = io.StringIO()
     call_command("seed_demo", force=True, users=2, rooms=1, stdout=written)
     lines = written.getvalue().splitlines()

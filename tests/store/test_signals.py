@@ -1,4 +1,4 @@
-"""What happens to accounts reaches the open sockets, after the commit; a deleted user leaves every room."""
+"""Changes of accounts reach open sockets after the commit. A deleted user leaves every room."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django.test import Client
 from django.utils import timezone
 
 from messaging import control
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.errors import Unavailable
 from messaging.models import Membership, Room
 from messaging.rooms import actions as rooms
@@ -37,34 +37,34 @@ def logged_in(user: User) -> Client:
     return client
 
 
-async def test_a_log_out_ends_its_own_session_only(ada: User, events: Events) -> None:
-    here, there = await in_database(logged_in, ada), await in_database(logged_in, ada)
+async def test_logout_ends_only_its_session(ada: User, events: Events) -> None:
+    here, there = await in_db_thread(logged_in, ada), await in_db_thread(logged_in, ada)
     key = here.session.session_key
     assert key is not None
 
-    await in_database(here.post, "/accounts/logout/")
+    await in_db_thread(here.post, "/accounts/logout/")
 
     await events.until(type="session_ended", session=control.session_digest(key))
-    assert (await in_database(there.get, "/ws/chat/check/")).status_code == 204
+    assert (await in_db_thread(there.get, "/ws/chat/check/")).status_code == 204
 
 
 async def test_the_session_key_itself_is_never_announced(ada: User, events: Events) -> None:
-    client = await in_database(logged_in, ada)
+    client = await in_db_thread(logged_in, ada)
     key = client.session.session_key
     assert key is not None
-    await in_database(client.logout)
+    await in_db_thread(client.logout)
     assert key not in str(await events.until(session=control.session_digest(key)))
 
 
 async def test_a_flushed_and_an_expired_session_end_too(ada: User, events: Events) -> None:
-    client = await in_database(logged_in, ada)
-    await in_database(client.session.flush)
+    client = await in_db_thread(logged_in, ada)
+    await in_db_thread(client.session.flush)
     await events.until(type="session_ended")
 
     store = SessionStore()
-    await in_database(store.create)
+    await in_db_thread(store.create)
     await Session.objects.aupdate(expire_date=timezone.now())
-    await in_database(call_command, "clearsessions")
+    await in_db_thread(call_command, "clearsessions")
     await events.until(type="session_ended", session=control.session_digest(store.session_key or ""))
 
 
@@ -74,7 +74,7 @@ async def test_a_deactivated_user_ends(ada: User, events: Events) -> None:
     assert await events.next() == {"type": "user_ended", "user": ada.pk}
 
 
-async def test_whoever_hears_of_a_deactivation_finds_it_in_the_database(
+async def test_deactivation_is_in_the_database_before_it_is_announced(
     ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[bool] = []
@@ -113,24 +113,26 @@ def _create_another(user: User) -> None:
 async def test_other_changes_of_a_user_end_nothing(
     ada: User, events: Events, change: Callable[[User], None]
 ) -> None:
-    await in_database(change, ada)
+    await in_db_thread(change, ada)
     await control.announce("room_changed", room="after")
     assert (await events.next())["type"] == "room_changed"
 
 
-async def test_what_is_rolled_back_is_not_announced(ada: User, events: Events) -> None:
+async def test_rolled_back_change_is_not_announced(ada: User, events: Events) -> None:
     def change_then_roll_back() -> None:
         with transaction.atomic():
             ada.is_active = False
             ada.save()
             transaction.set_rollback(True)
 
-    await in_database(change_then_roll_back)
+    await in_db_thread(change_then_roll_back)
     await control.announce("room_changed", room="after")
     assert (await events.next())["type"] == "room_changed"
 
 
-async def test_a_deleted_user_leaves_each_room_and_hands_over_what_was_his(ada: User, events: Events) -> None:
+async def test_deleted_user_leaves_every_room_and_their_ownership_is_passed_on(
+    ada: User, events: Events
+) -> None:
     grace = await person("grace")
     room = await room_of(ada, grace)
     ada_id = ada.pk
@@ -145,7 +147,7 @@ async def test_a_deleted_user_leaves_each_room_and_hands_over_what_was_his(ada: 
     await events.until(type="membership_changed", user=ada_id)
 
 
-async def test_a_user_deleted_while_the_store_is_away_is_out_and_the_sweep_finishes_it(
+async def test_user_deleted_while_the_store_is_down_is_out_and_the_sweep_finishes_it(
     ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = await room_of(ada)
@@ -159,7 +161,7 @@ async def test_a_user_deleted_while_the_store_is_away_is_out_and_the_sweep_finis
         await ada.adelete()
     left = await Membership.objects.aget(user_id=ada_id)
     assert left.leaving_at is not None
-    assert str(ada_id) in await in_database(str, left)
+    assert str(ada_id) in await in_db_thread(str, left)
 
     await Membership.objects.aupdate(leaving_at=left.leaving_at - STUCK_LEAVING)
     await rooms.finish_leaving()
@@ -177,7 +179,7 @@ async def test_the_deletion_of_a_user_that_is_rolled_back_changes_nothing(ada: U
             User.objects.get(pk=ada.pk).delete()
             transaction.set_rollback(True)
 
-    await in_database(delete_then_roll_back)
+    await in_db_thread(delete_then_roll_back)
 
     assert await rows_of(room) == {"ada": "owner"}
     assert await in_store(room, ada)

@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.test import AsyncClient
 
 from messaging.admin.action_admin import ActionAdmin
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.models import BulkAction, Membership
 from messaging.rooms.memberships import key_of
 from messaging.store import open_store
@@ -60,7 +60,7 @@ def migrated(back_to: str) -> None:
 @pytest.fixture
 async def groups(verbs: None) -> None:
     """Make the groups as the migration does where no right is there yet."""
-    await in_database(migrated, "0005_rights_of_the_staff")
+    await in_db_thread(migrated, "0005_rights_of_the_staff")
 
 
 def test_every_action_of_a_list_is_in_the_table_with_its_right() -> None:
@@ -87,8 +87,8 @@ async def test_the_groups_have_what_the_migration_gives_them_and_keep_what_else_
         assert {permission.codename async for permission in group.permissions.all()} == set(wanted)
     operators = await Group.objects.aget(name="Operators")
     await operators.permissions.aadd(await Permission.objects.aget(codename="change_room"))
-    await in_database(call_command, "migrate", "messaging", "0005_rights_of_the_staff", verbosity=0)
-    await in_database(call_command, "migrate", "messaging", verbosity=0)
+    await in_db_thread(call_command, "migrate", "messaging", "0005_rights_of_the_staff", verbosity=0)
+    await in_db_thread(call_command, "migrate", "messaging", verbosity=0)
     assert await operators.permissions.acount() == len((*first["Operators"], *later["Operators"])) + 1
 
 
@@ -100,7 +100,7 @@ async def test_every_cell_matches_the_table(groups: None, role: str) -> None:
     if role in ("Operators", "Moderators"):
         await user.groups.aset([await Group.objects.aget(name=role)])
     client = AsyncClient(headers={"accept-language": "en"})
-    await in_database(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
+    await in_db_thread(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
 
     wanted = {key: cells[role] for key, (_right, cells) in table_rows().items()}
     seen = {key: await cell_of(client, *key, rows[key], wanted[key]) for key in wanted}
@@ -114,7 +114,7 @@ async def rows_of(ada: User, grace: User) -> dict[tuple[str, str], str]:
     room = await room_of(ada, grace)
     key = key_of(room)
     await accept(open_store(), *(message(user=ada.pk, room=key) for _ in range(3)))
-    made = {name: await in_database(letter, room, ada, grace, seq=seq) for seq, name in enumerate("abc", 1)}
+    made = {name: await in_db_thread(letter, room, ada, grace, seq=seq) for seq, name in enumerate("abc", 1)}
     bulk_action = await BulkAction.objects.acreate(
         listed="deadletter", verb="discard", state="running", total=1, asked_at=made["a"].processed_at
     )

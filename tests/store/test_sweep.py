@@ -1,4 +1,4 @@
-"""Sweeps at a size: two at once, many members of whom few are here, and what a look costs the store."""
+"""Large sweeps: two at a time, many members of whom few are connected, and the calls of the store."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ SWEEPS = 'import sys, django; django.setup(); from messaging import jobs; print(
 
 
 async def owed(store: Store, *rooms: RoomKey) -> None:
-    """Let something be owed in rooms, old enough, and the rooms be due."""
+    """Make members owe an old message in rooms that are due."""
     for room in rooms:
         await accept(store, message(room=room))
         await store.client.hset(f"{room.key}:msg:1", "sent_at", await store.now_ms() - 60_000)
         await store.client.zadd(f"{room.prefix}unacked", {room.id: 1})
 
 
-async def test_two_processes_that_sweep_at_once_tell_each_room_once(
+async def test_two_concurrent_sweeps_announce_each_room_once(
     store: Store, events: Events, transactional_db: None
 ) -> None:
     await owed(store, *ROOMS)
@@ -76,7 +76,7 @@ async def test_two_processes_that_sweep_at_once_tell_each_room_once(
     assert sum(counts) == len(ROOMS)
 
 
-# ── 10,000 members, of whom 100 are here and say nothing ──
+# ── 10,000 members, of whom 100 are connected and do not acknowledge ──
 
 MANY, HERE = 10_000, 100
 PATIENT = Policy(ack_timeout_s=60.0)  # the sweep alone pushes
@@ -132,7 +132,7 @@ def attempts(socket: Socket) -> list[int]:
     return [frame["attempt"] for frame in socket.of("message") if "attempt" in frame]
 
 
-async def test_a_sweep_serves_all_connected_members_and_offline_ones_cost_nothing(
+async def test_sweep_serves_all_connected_members_and_offline_members_cost_nothing(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = range(MANY - HERE + 1, MANY + 1)

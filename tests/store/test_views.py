@@ -1,4 +1,4 @@
-"""The HTTP side: pages, the address that says whether a socket would be let in, rooms and people as JSON."""
+"""The HTTP side: pages, the check of a handshake, health, and rooms and people as JSON."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def ask(client: AsyncClient, method: str, path: str, data: Any = None) -> 
 
 
 async def refusal(client: AsyncClient, method: str, path: str, data: Any = None) -> tuple[int, str]:
-    """Return the status and the code of a refusal, which has a sentence, too."""
+    """Return status and code of an error answer, which also has a sentence."""
     status, answer = await ask(client, method, path, data)
     assert answer["error"]["detail"]
     return status, answer["error"]["code"]
@@ -71,7 +71,7 @@ async def database_away(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/r/abc/", "/r/abc/7/"])
-async def test_a_stranger_is_sent_to_the_log_in_and_back(verbs: None, path: str) -> None:
+async def test_anonymous_user_is_sent_to_the_login_and_back(verbs: None, path: str) -> None:
     answer = await AsyncClient().get(path)
     assert (answer.status_code, answer["Location"]) == (302, f"/accounts/login/?next={path}")
 
@@ -100,7 +100,7 @@ async def test_the_page_of_no_room_is_the_whole_chat(client: AsyncClient) -> Non
     "path",
     [f"/r/{'a' * 33}/", "/r/a%00b/", "/r/a b/", "/r/abc/-1/", f"/r/abc/{2**53}/", f"/r/abc/{'9' * 30}/"],
 )
-async def test_what_cannot_be_a_room_or_a_seq_is_no_page(client: AsyncClient, path: str) -> None:
+async def test_invalid_room_or_seq_is_404(client: AsyncClient, path: str) -> None:
     assert (await client.get(path)).status_code == HTTPStatus.NOT_FOUND
 
 
@@ -110,7 +110,7 @@ async def test_a_name_with_markup_stays_text_in_the_page(verbs: None) -> None:
     assert b"<script>alert" not in content
 
 
-# ── May a socket be opened? ──
+# ── Check of a handshake ──
 
 
 @pytest.mark.parametrize("origin", [None, *settings.SITE_ORIGINS])
@@ -127,56 +127,58 @@ async def test_the_check_lets_a_session_in_from_the_sites_pages_and_without_an_o
     "origin",
     ["null", "https://evil.example", ORIGIN.replace("http:", "https:"), f"{ORIGIN}0", f"{ORIGIN}/", ""],
 )
-async def test_the_check_refuses_a_foreign_origin_whoever_asks(client: AsyncClient, origin: str) -> None:
+async def test_check_refuses_a_foreign_origin_with_and_without_a_session(
+    client: AsyncClient, origin: str
+) -> None:
     for browser in (client, AsyncClient()):
         answer = await browser.get("/ws/chat/check/", headers={"Origin": origin})
         assert answer.status_code == HTTPStatus.FORBIDDEN
 
 
-async def test_the_check_says_when_there_is_no_session(verbs: None) -> None:
+async def test_check_is_401_without_a_session(verbs: None) -> None:
     assert (await AsyncClient().get("/ws/chat/check/")).status_code == HTTPStatus.UNAUTHORIZED
 
 
-async def test_the_check_says_when_the_user_was_deactivated(client: AsyncClient, ada: User) -> None:
+async def test_check_is_401_for_a_deactivated_user(client: AsyncClient, ada: User) -> None:
     await User.objects.filter(pk=ada.pk).aupdate(is_active=False)
     assert (await client.get("/ws/chat/check/")).status_code == HTTPStatus.UNAUTHORIZED
 
 
-async def test_a_session_that_cannot_be_checked_is_not_called_none(
+async def test_check_is_503_while_the_session_cannot_be_read(
     client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("django.contrib.auth.middleware.auser", database_away)
     assert (await client.get("/ws/chat/check/")).status_code == HTTPStatus.SERVICE_UNAVAILABLE
 
 
-async def test_the_check_does_not_ask_the_store(client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("messaging.web.pages.open_store", None)
+async def test_check_does_not_use_the_store(client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("messaging.store._stores", None)
     assert (await client.get("/ws/chat/check/")).status_code == HTTPStatus.NO_CONTENT
 
 
 # ── Health ──
 
 
-async def test_a_process_that_lives_says_so_without_database_and_store(
-    monkeypatch: pytest.MonkeyPatch, verbs: None
-) -> None:
-    monkeypatch.setattr("messaging.web.pages.open_store", None)
+async def test_healthz_uses_neither_database_nor_store(monkeypatch: pytest.MonkeyPatch, verbs: None) -> None:
+    monkeypatch.setattr("messaging.store._stores", None)
     assert (await AsyncClient().get("/healthz")).content == b"ok\n"
 
 
-async def test_a_process_that_can_serve_says_so(verbs: None) -> None:
+async def test_readyz_is_200_when_database_and_store_answer(verbs: None) -> None:
     assert await ask(AsyncClient(), "GET", "/readyz") == (200, {"database": True, "store": True})
 
 
-async def test_which_part_is_away_is_named(verbs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_readyz_names_the_part_that_does_not_answer(
+    verbs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def away() -> None:
         raise OperationalError
 
-    monkeypatch.setattr("messaging.web.pages._ask_database", away)
+    monkeypatch.setattr("messaging.web.probes._ask_database", away)
     assert await ask(AsyncClient(), "GET", "/readyz") == (503, {"database": False, "store": True})
 
 
-# ── What every address of the API does ──
+# ── Every address of the API ──
 
 ADDRESSES = [
     ("GET", "/api/rooms/public/"),
@@ -203,7 +205,7 @@ TAKING_A_BODY = [
 
 
 @pytest.mark.parametrize(("method", "path"), ADDRESSES)
-async def test_a_stranger_gets_nothing(verbs: None, method: str, path: str) -> None:
+async def test_anonymous_user_gets_401(verbs: None, method: str, path: str) -> None:
     assert await refusal(AsyncClient(), method, path, {}) == (401, "not_logged_in")
 
 
@@ -242,9 +244,7 @@ BAD_BODIES = {
 
 @pytest.mark.parametrize(("method", "path"), TAKING_A_BODY)
 @pytest.mark.parametrize("body", BAD_BODIES.values(), ids=BAD_BODIES)
-async def test_a_body_that_is_not_what_is_taken_is_400(
-    client: AsyncClient, method: str, path: str, body: bytes
-) -> None:
+async def test_invalid_body_is_400(client: AsyncClient, method: str, path: str, body: bytes) -> None:
     assert await refusal(client, method, path, body) == (400, "bad_request")
 
 
@@ -338,7 +338,7 @@ async def test_a_room_is_made_with_what_was_asked(client: AsyncClient, grace: Us
         ({"name": "a", "kind": "public", "members": ["x"] * 501}, 400, "bad_request"),
     ],
 )
-async def test_a_room_that_cannot_be_is_refused_by_code(
+async def test_invalid_room_is_refused_with_a_code(
     client: AsyncClient, wanted: dict[str, Any], status: int, code: str
 ) -> None:
     assert await refusal(client, "POST", "/api/rooms/", wanted) == (status, code)
@@ -383,12 +383,12 @@ async def test_a_room_is_changed_in_part(client: AsyncClient, ada: User) -> None
     assert (status, shown["ttl"], shown["topic"]) == (200, 60, "before")
 
 
-async def test_a_member_may_not_change_a_room(client: AsyncClient, ada: User, grace: User) -> None:
+async def test_plain_member_cannot_change_a_room(client: AsyncClient, ada: User, grace: User) -> None:
     room = await room_of(grace, ada)
     assert await refusal(client, "PATCH", f"/api/rooms/{room.id}/", {"name": "mine"}) == (403, "forbidden")
 
 
-async def test_who_changed_the_lifetime_is_told_oldest_first(
+async def test_lifetime_changes_are_listed_with_their_user_oldest_first(
     client: AsyncClient, ada: User, grace: User
 ) -> None:
     room = await room_of(ada, grace)
@@ -409,7 +409,9 @@ async def test_who_changed_the_lifetime_is_told_oldest_first(
     assert first <= second
 
 
-async def test_what_is_there_is_shortened_after_a_count(client: AsyncClient, ada: User, grace: User) -> None:
+async def test_existing_messages_are_shortened_after_a_count(
+    client: AsyncClient, ada: User, grace: User
+) -> None:
     room = await room_of(ada, grace)
     await send(room, grace)
     path = f"/api/rooms/{room.id}/shorten/"
@@ -442,7 +444,7 @@ async def test_a_lifetime_that_is_no_whole_number_is_refused(
     assert await refusal(client, "POST", f"/api/rooms/{room.id}/shorten/", body) == (400, "bad_request")
 
 
-async def test_a_member_may_not_shorten_but_sees_the_lifetimes(
+async def test_plain_member_sees_the_lifetimes_but_cannot_shorten(
     client: AsyncClient, ada: User, grace: User
 ) -> None:
     room = await room_of(grace, ada)
@@ -522,7 +524,7 @@ async def test_members_come_in_pages_of_200(client: AsyncClient, ada: User) -> N
 
 
 @pytest.mark.parametrize("after", ["-1", "x", "1.5", "9" * 30, "\u0661"])
-async def test_a_page_begins_behind_a_number(client: AsyncClient, ada: User, after: str) -> None:
+async def test_page_of_members_begins_after_a_user_id(client: AsyncClient, ada: User, after: str) -> None:
     room = await room_of(ada)
     assert await refusal(client, "GET", f"/api/rooms/{room.id}/members/?after={after}") == (
         400,
@@ -559,7 +561,7 @@ async def test_people_are_found_by_the_beginning_of_a_name_only_among_those_one_
     assert answer["people"] == [{"user": stranger.pk, "name": "graham"}]
 
 
-# ── Who holds a message ──
+# ── Recipients of a message ──
 
 
 async def send(room: Room, sender: User) -> int:
@@ -600,7 +602,9 @@ async def test_the_sender_sees_who_holds_a_message_and_who_does_not(
     assert (holding["user"], holding["name"], holding["state"]) == (bob.pk, "bob", "delivered")
 
 
-async def test_offline_is_only_who_is_connected_nowhere(client: AsyncClient, ada: User, grace: User) -> None:
+async def test_only_users_without_any_connection_are_offline(
+    client: AsyncClient, ada: User, grace: User
+) -> None:
     bob, eve = await person("bob"), await person("eve")
     room = await room_of(ada, grace, bob, eve)
     seq = await send(room, ada)
@@ -623,7 +627,7 @@ async def test_offline_is_only_who_is_connected_nowhere(client: AsyncClient, ada
     assert {row["reason"] for row in answer["recipients"]} == {"offline", "client_rejected", "no_ack"}
 
 
-async def test_moderators_see_it_too_but_a_mere_member_sees_no_such_message(
+async def test_moderators_see_recipients_and_plain_members_see_no_such_message(
     client: AsyncClient, ada: User, grace: User
 ) -> None:
     bob = await person("bob")
@@ -643,7 +647,7 @@ async def test_a_seq_that_is_no_message_has_no_recipients(client: AsyncClient, a
     assert await refusal(client, "GET", path) == (404, "no_such_message")
 
 
-# ── All together ──
+# ── Invalid input ──
 
 
 async def test_no_bad_input_leaves_a_traceback(client: AsyncClient, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ from django.test import Client
 
 from messaging.admin import bulk_job
 from messaging.admin.action_admin import ActionAdmin
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.expiry import reports
 from messaging.models import BulkAction, DeadLetter, Room
 from messaging.rooms.memberships import key_of
@@ -43,7 +43,7 @@ def letters(count: int) -> Room:
         ada, bob = await person("ada"), await person("bob")
         return await room_of(ada, bob), ada, bob, await open_store().now_ms()
 
-    room, ada, bob, now_ms = run_verb(make)
+    room, ada, bob, now_ms = run_async(make)
     seqs = range(1, count + 1)
     rows = [expired(room, ada, missed(bob), seq=seq, expires_at=now_ms - count + seq) for seq in seqs]
     for at in range(0, count, RECORDS_BATCH):
@@ -98,7 +98,7 @@ def sent_again(room: Room) -> list[int]:
         messages = await open_store().lists.live(0, 10_000, key_of(room))
         return sorted(message.resends for message in messages if message.resends is not None)
 
-    return run_verb(read)
+    return run_async(read)
 
 
 def states() -> dict[str, int]:

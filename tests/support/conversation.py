@@ -126,7 +126,7 @@ class Talk:
 
     async def run_job(self, *, all_rooms: bool = False) -> expiry.Processed:
         """Run the expiry job, here: a further process of the site."""
-        return await expiry.process(expiry.Expiring(room=None if all_rooms else self.key))
+        return await expiry.process(expiry.ExpiryOptions(room=None if all_rooms else self.key))
 
     async def expire(self, *seqs: int) -> expiry.Processed:
         await self.lapse(*seqs)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from messaging import models, protocol
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.consumers import ChatConsumer
 from messaging.live.connection import Connection, Visitor
 from messaging.policy import Policy
@@ -290,7 +290,7 @@ class World(RuleBasedStateMachine):
         for process in self.processes:
             await process.end()
         await self.store.client.flushdb()
-        await in_database(_forget)
+        await in_db_thread(_forget)
 
 
 class DeliveryMachine(World):

@@ -1,4 +1,4 @@
-"""Expired messages for tests of what the database keeps of them."""
+"""Expired messages and their records in the database."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def missed(*users: User | int, reason: str = "offline", attempts: int = 0) -> tu
 
 
 def expired(room: Room, sender: User | int, who: tuple[Missed, ...], seq: int = 7, **fields: Any) -> Expired:
-    """Return a message that expired five seconds before NOW; one more than `who` owed it, and had it."""
+    """Return a message that expired five seconds before NOW. `who` missed it; one other member received it."""
     expires_at = fields.get("expires_at", NOW - 5_000)
     values: dict[str, Any] = {
         "due": Due(key_of(room), seq, expires_at, str(expires_at)),

@@ -15,7 +15,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.errors import MessagingError
 from messaging.expiry import letters
 from messaging.expiry.resend import resend
@@ -290,7 +290,7 @@ class ExpiryMachine(World):
 
     async def _letter(self, which: int) -> DeadLetter:
         found = DeadLetter.objects.filter(room_key=self.room.id).order_by("-seq")
-        rows: list[DeadLetter] = await in_database(list, found)
+        rows: list[DeadLetter] = await in_db_thread(list, found)
         return rows[which % len(rows)]
 
     async def _resend(self, by: int | None, which: int, besides: str) -> None:
@@ -330,7 +330,7 @@ class ExpiryMachine(World):
 
     async def _dismiss(self, which: int) -> None:
         letter = await self._letter(which)
-        notice: Notice = await in_database(Notice.objects.get, dead_letter=letter)
+        notice: Notice = await in_db_thread(Notice.objects.get, dead_letter=letter)
         device = self._device(None, letter.sender_key)
         await self._online(device)
         await self._tell(device, {"type": "dismiss", "notice": notice.pk})
@@ -426,7 +426,7 @@ class ExpiryMachine(World):
 
     async def _addressed(self, seq: int) -> frozenset[int]:
         """Return who is to get a message again: who is named in its notice, and is here."""
-        notice: Notice = await in_database(
+        notice: Notice = await in_db_thread(
             Notice.objects.get,
             room_key=self.room.id,
             data__seq=seq,  # type: ignore[misc]
@@ -484,7 +484,7 @@ class ExpiryMachine(World):
         await self._come_together(self.devices)
         for device in self.devices:
             mine = Notice.objects.filter(user=device.user)
-            rows: list[Notice] = await in_database(list, mine)
+            rows: list[Notice] = await in_db_thread(list, mine)
             assert device.notices == {row.pk: False for row in rows if row.dismissed_at is None}
             assert {row.pk for row in rows if row.dismissed_at} == self.dismissed & {row.pk for row in rows}
 

@@ -1,4 +1,4 @@
-"""Messages of every fate, all of them due, under fixed keys and times; the job as a process; and all that is kept, to compare runs."""
+"""Due messages of every kind under fixed keys and times, the job as a process, and all stored data, to compare runs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from django.core.management import call_command
 from django.db import connection
 from django.db.models import Model
 
-from messaging.bridge import in_database, run_verb
+from messaging.bridge import in_db_thread, run_async
 from messaging.expiry import job as expiry
-from messaging.expiry.job import Expiring
+from messaging.expiry.job import ExpiryOptions
 from messaging.models import DeadLetter, Membership, MissedRecipient, Notice, Room
 from messaging.rooms.memberships import key_of
 from messaging.store import Store, open_store
@@ -37,14 +37,14 @@ from tests.support.sites import POLL_S, _database_url
 
 ROOT = Path(__file__).parents[2]
 WITHIN_S = 60.0
-# Short leases; batches and transactions so small that a few messages are several of each.
+# Short leases. Batches and transactions are so small that a few messages need several.
 SHORT = {"lease_s": 1, "claim_delay_s": 1, "claim_max": 3}
-NAMES_MOST = 3
-QUIET = Fate(names_most=NAMES_MOST, runs=9)
+NAMES_BATCH = 3
+QUIET = Fate(names_batch=NAMES_BATCH, runs=9)
 
 ADA, GRACE, ALAN, EDSGER = 101, 102, 103, 104
 PEOPLE = {ADA: "ada", GRACE: "grace", ALAN: "alan", EDSGER: "edsger"}
-MISSED = {  # {(room, seq): {user: reason}}: what must be reported, and nothing else
+MISSED = {  # {(room, seq): {user: reason}}: all that must be reported
     ("atlas", 2): {ALAN: "offline", EDSGER: "left_room"},
     ("atlas", 3): {ALAN: "offline", EDSGER: "left_room", GRACE: "client_rejected"},
     ("atlas", 4): {ALAN: "offline"},
@@ -64,7 +64,7 @@ def expired_at() -> int:
 
 async def seed() -> None:
     """Write people, rooms and messages: to all, missed for each reason, for some, deleted, still alive."""
-    atlas, borealis = await in_database(_rows)
+    atlas, borealis = await in_db_thread(_rows)
     store = open_store()
     for room in (atlas, borealis):
         await store.members.create_log(room)
@@ -116,13 +116,13 @@ async def _end(store: Store, room: RoomKey, seq: int, expires_at: int) -> None:
 
 
 async def spoil(room: str, seq: int, **fields: Any) -> None:
-    """Put into a message what no table takes."""
+    """Write a value into a message that fits no table."""
     key = key_of(await Room.objects.aget(pk=room)).key
     await open_store().client.hset(f"{key}:msg:{seq}", mapping=fields)
 
 
 async def end_leases() -> None:
-    """Let every claim's lease be over, without waiting for it."""
+    """End the lease of every claim, without waiting."""
     client = open_store().client
     async for key in client.scan_iter("*:expiring"):
         for row, due_at in await client.zrange(key, 0, -1, withscores=True):
@@ -135,9 +135,9 @@ async def now_ms() -> int:
 
 
 async def clear() -> None:
-    """Forget everything."""
+    """Delete all data."""
     await open_store().client.flushdb()
-    await in_database(call_command, "flush", interactive=False, verbosity=0)
+    await in_db_thread(call_command, "flush", interactive=False, verbosity=0)
 
 
 # The job
@@ -164,19 +164,19 @@ def start(fate: Fate = QUIET, *, url: str | None = None, **policy: Any) -> subpr
 
 
 def run(fate: Fate = QUIET, **options: Any) -> tuple[int, str, str]:
-    """Run the job as a process; return its exit code and what it said on stdout and stderr."""
+    """Run the job as a process; return its exit code, stdout and stderr."""
     process = start(fate, **options)
     out, err = process.communicate(timeout=WITHIN_S)
     return process.returncode, out, err
 
 
 def finish(monkeypatch: pytest.MonkeyPatch, *, left: int = 1, **policy: Any) -> None:
-    """Run the job again and again, as its schedule does, until only `left` rows are not processed: leases run out meanwhile."""
+    """Run the job repeatedly, as its schedule does, until only `left` rows are not processed. Leases end in the meantime."""
     with_policy(monkeypatch, **SHORT | policy)
     ends_s = time.monotonic() + WITHIN_S
-    while run_verb(_rows_left) > left:
-        assert time.monotonic() < ends_s, "what was claimed is not due again"
-        run_verb(expiry.process, Expiring())
+    while run_async(_rows_left) > left:
+        assert time.monotonic() < ends_s, "claimed rows are not due again"
+        run_async(expiry.process, ExpiryOptions())
         time.sleep(POLL_S)
 
 
@@ -185,11 +185,11 @@ async def _rows_left() -> int:
     return sum([await client.zcard(key) async for key in client.scan_iter("*:expiring")])
 
 
-# What is kept
+# Stored data
 
 
 def kept() -> dict[str, Any]:
-    """Return everything that database and store keep, but clocks and leases."""
+    """Return all data of database and store, except clocks and leases."""
     return {
         "letters": _table(DeadLetter, "id", without="processed_at"),
         "recipients": _table(MissedRecipient, "dead_letter_id", "user_key", without="id"),
@@ -226,7 +226,7 @@ def _value(client: redis.Redis, key: str) -> Any:
 
 
 def reported() -> dict[tuple[str, int], dict[int, str]]:
-    """Return {(room, seq): {user: reason}} of all notices; each letter must have one that says the same."""
+    """Return {(room, seq): {user: reason}} of all notices; each letter must have a notice with the same members."""
     letters = {
         (row.room_key, row.seq): {missed.user_key: missed.reason for missed in row.missed_recipients.all()}
         for row in DeadLetter.objects.prefetch_related("missed_recipients")
@@ -240,8 +240,8 @@ def reported() -> dict[tuple[str, int], dict[int, str]]:
     return notices
 
 
-def in_nobodys_hands() -> set[tuple[str, int]]:
-    """Return what was missed and is neither in the store any more nor reported: there must never be such a message."""
+def unaccounted() -> set[tuple[str, int]]:
+    """Return missed messages that are neither in the store nor reported. There must be none at any time."""
     with redis.Redis.from_url(settings.STORE_URL, decode_responses=True) as client:
         held = {
             (key.split(":")[-2], int(seq))

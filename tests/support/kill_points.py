@@ -1,7 +1,8 @@
-"""A job (expiry, or that of bulk actions) as a process that something happens to at a place of a test's choosing: `python -m tests.support.kill_points '<Fate as JSON>'`.
+"""Run a job (expiry or bulk actions) as a process that is killed, or meets a locked database, at a chosen place.
 
-A place is the name of one of the job's own steps, or a function of `messaging.expiry` that it calls: `notices.waiting_for` is reached
-within the transaction, when everything is written and nothing is committed. Prints `ready`, and at its end what the job did.
+Run it as `python -m tests.support.kill_points '<Fate as JSON>'`. A place is a checkpoint of the job, or a function of
+`messaging.expiry` that the job calls: `notices.waiting_for` is reached in the transaction, when everything is written and nothing
+is committed. Prints `ready`, and at the end the result of the job.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ import django
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Fate:
-    """What happens (`kill`: -9; `lock`: another connection writes to the database and does not end) where, the how manieth time."""
+    """The event (`kill`: -9; `lock`: another connection holds a write transaction), its place, and the pass at which it happens."""
 
     at: str = ""
     nth: int = 1
     job: str = "expiry"  # or `bulk_job`
     does: str = "kill"
-    names_most: int | None = None  # in one transaction
-    busy_s: float | None = None  # how long a locked database is waited for
-    clock_s: int = 0  # how wrong this process's clock is
+    names_batch: int | None = None  # in one transaction
+    busy_s: float | None = None  # timeout for a locked database
+    clock_s: int = 0  # error of this process's clock
     waits: bool = False  # for a line on stdin, between `ready` and the job
-    runs: int = 1  # at most so many, until nothing is due
+    runs: int = 1  # the limit; runs end when nothing is due
 
 
 def main(fate: Fate) -> None:
@@ -45,59 +46,62 @@ def main(fate: Fate) -> None:
     django.setup()
     from messaging.expiry import job as expiry
 
-    if fate.names_most:
-        expiry.NAMED_MOST = fate.names_most
+    if fate.names_batch:
+        expiry.NAMES_BATCH = fate.names_batch
     if fate.at:
-        _meet(fate)
-    _say("ready")
+        _install(fate)
+    _print("ready")
     if fate.waits:
         sys.stdin.readline()
-    _say(json.dumps(_run(fate.runs) if fate.job == "expiry" else _carry_on(fate.runs)))
+    _print(json.dumps(_run(fate.runs) if fate.job == "expiry" else _carry_on(fate.runs)))
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
-def _run(most: int) -> list[dict[str, Any]]:
-    from messaging.bridge import run_verb
+def _run(limit: int) -> list[dict[str, Any]]:
+    from messaging.bridge import run_async
     from messaging.expiry import job as expiry
 
     done: list[dict[str, Any]] = []
-    while len(done) < most and (not done or done[-1]["expired"]):
-        done.append(dataclasses.asdict(run_verb(expiry.process, expiry.Expiring())))
+    while len(done) < limit and (not done or done[-1]["expired"]):
+        done.append(run_async(expiry.process, expiry.ExpiryOptions()).as_data())
     return done
 
 
-def _carry_on(most: int) -> list[int]:
+def _carry_on(limit: int) -> list[int]:
     from messaging.admin import bulk_job
 
     rows: list[int] = []
-    while len(rows) < most and (not rows or rows[-1]):
+    while len(rows) < limit and (not rows or rows[-1]):
         rows.append(bulk_job.carry_on())
     return rows
 
 
-def _meet(fate: Fate) -> None:
-    times = itertools.count(1)
+def _install(fate: Fate) -> None:
+    passes = itertools.count(1)
 
     def happen() -> None:
-        if next(times) == fate.nth:
+        if next(passes) == fate.nth:
             {"kill": _kill, "lock": _lock}[fate.does]()
 
     module, _, function = fate.at.rpartition(".")
     if not module:
-        job = importlib.import_module(
-            {"expiry": "messaging.expiry.job", "bulk_job": "messaging.admin.bulk_job"}[fate.job]
-        )
-        job.step = lambda name: happen() if name == fate.at else None
+        if fate.job == "bulk_job":
+            job = importlib.import_module("messaging.admin.bulk_job")
+            job.step = lambda name: happen() if name == fate.at else None
+        else:
+            place = f"{fate.job}.{fate.at}"
+            checkpoints = importlib.import_module("messaging.checkpoints")
+            checkpoints.reach = lambda checkpoint: happen() if checkpoint == place else None
         return
     owner = importlib.import_module(f"messaging.expiry.{module}")
-    setattr(owner, function, _after(happen, getattr(owner, function)))
+    setattr(owner, function, _preceded(happen, getattr(owner, function)))
 
 
-def _after(happen: Callable[[], None], function: Callable[..., Any]) -> Callable[..., Any]:
+def _preceded(happen: Callable[[], None], function: Callable[..., Any]) -> Callable[..., Any]:
     def called(*args: Any, **kwargs: Any) -> Any:
         happen()
         return function(*args, **kwargs)
@@ -128,7 +132,7 @@ def _set_busy(busy_s: float | None) -> None:
 
 
 def _shift_clock(by_s: int) -> None:
-    """Let this process's clock be wrong, for whatever is imported from here on."""
+    """Shift this process's clock, for all modules that are imported later."""
     if not by_s:
         return
     real_s, real_ns, by = time.time, time.time_ns, datetime.timedelta(seconds=by_s)

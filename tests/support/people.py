@@ -23,26 +23,26 @@ async def person(name: str, **fields: Any) -> User:
 
 
 async def room_of(owner: User, *members: User, **fields: Any) -> Room:
-    """Make a room, private unless asked otherwise."""
+    """Make a room, private by default."""
     given = {"name": "Atlas", "kind": "private"} | fields
     name = given.pop("name")
     return await rooms.create_room(owner.pk, name, members=[member.username for member in members], **given)
 
 
 async def rows_of(room: Room) -> dict[str, str]:
-    """Return {name: role} of those whom the database lets in."""
+    """Return {name: role} of the members in the database."""
     rows = Membership.objects.filter(room=room, leaving_at=None)
     return {name: role async for name, role in rows.values_list("user__username", "role")}
 
 
 async def in_store(room: Room, user: User) -> bool:
-    """Say whether the store holds `user` for a member."""
+    """Return whether `user` is a member in the store."""
     key = key_of(room)
     return await open_store().client.zscore(f"{key.key}:joined", user.pk) is not None
 
 
 class Events:
-    """The control events of one test, as a server process hears them."""
+    """The control events of one test, as a server process receives them."""
 
     def __init__(self) -> None:
         self.layer = get_channel_layer()
@@ -53,13 +53,13 @@ class Events:
         await self.layer.group_add(GROUP, self.channel)
 
     async def next(self) -> dict[str, Any]:
-        """Return the next event, its type without the `control.` before it."""
+        """Return the next event, its type without the prefix `control.`."""
         async with asyncio.timeout(DEADLINE_S):
             event = await self.layer.receive(self.channel)
         return event | {"type": event["type"].removeprefix("control.")}
 
     async def until(self, **wanted: Any) -> dict[str, Any]:
-        """Pass over events until one has these fields."""
+        """Skip events until one has these fields, and return it."""
         while True:
             event = await self.next()
             if wanted.items() <= event.items():

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from messaging import checkpoints
 from messaging.expiry import job as expiry
-from messaging.expiry.job import Expiring
+from messaging.expiry.job import ExpiryOptions
 from messaging.store import connections
 from messaging.store.expiry import Expiry
 from messaging.store.records import Due, RoomKey
@@ -97,7 +98,7 @@ def stop_at_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         _step("reads exceptions")
         return await outcomes(self, dues)
 
-    monkeypatch.setattr(expiry, "step", _step)
+    monkeypatch.setattr(checkpoints, "reach", lambda name: _step(name.removeprefix("expiry.")))
     monkeypatch.setattr(Expiry, "_scan", scan_later)
     monkeypatch.setattr(Expiry, "_outcomes", outcomes_later)
 
@@ -110,6 +111,6 @@ def _step(name: str) -> None:
 
 async def _work() -> None:
     try:
-        await expiry.process(Expiring())
+        await expiry.process(ExpiryOptions())
     finally:
         await connections.close()

@@ -34,7 +34,7 @@ class Worker:
 
     def has_run(self) -> bool:
         """Say whether what it runs at once, at its start, is done."""
-        return b" messaging.expiry expiry " in self.log.read_bytes()
+        return b" messaging.expiry.job expiry " in self.log.read_bytes()
 
     def end(self) -> None:
         """Kill it and whatever it started."""

@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.test import AsyncClient
 
 from messaging.admin import export
-from messaging.bridge import in_database
+from messaging.bridge import in_db_thread
 from messaging.models import DeadLetter, Room
 from tests.support.expired_records import TEXT, letter
 from tests.support.people import person, room_of
@@ -25,7 +25,7 @@ EXPORT = "/admin/messaging/deadletter/export/"
 async def staff(verbs: None) -> AsyncClient:
     user = await person("staff", is_staff=True, is_superuser=True)
     client = AsyncClient(headers={"accept-language": "en"})
-    await in_database(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
+    await in_db_thread(client.force_login, user, "django.contrib.auth.backends.ModelBackend")
     return client
 
 
@@ -56,7 +56,7 @@ async def test_all_that_the_filters_leave_and_no_text(
 ) -> None:
     monkeypatch.setattr(export, "LETTERS_BATCH", batch)
     for seq in range(1, 6):  # of one moment: the id alone tells them apart
-        await in_database(letter, room, people[0], people[1], seq=seq)
+        await in_db_thread(letter, room, people[0], people[1], seq=seq)
     await DeadLetter.objects.filter(seq=3).aupdate(state="discarded")
 
     text, rows = await exported(staff)
@@ -74,7 +74,7 @@ async def test_all_that_the_filters_leave_and_no_text(
 async def test_nothing_in_it_is_a_formula(staff: AsyncClient, room: Room, people: tuple[User, User]) -> None:
     names = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", 'a "quoted", name', "小林"]
     for seq, name in enumerate(names, start=1):
-        made = await in_database(letter, room, people[0], people[1], seq=seq)
+        made = await in_db_thread(letter, room, people[0], people[1], seq=seq)
         await DeadLetter.objects.filter(pk=made.pk).aupdate(sender_name=name)
     _, rows = await exported(staff)
     by_seq = {int(row["seq"]): row["sender_name"] for row in rows}
@@ -84,7 +84,7 @@ async def test_nothing_in_it_is_a_formula(staff: AsyncClient, room: Room, people
 async def test_a_page_shows_the_number_first_and_an_unknown_filter_is_refused(
     staff: AsyncClient, room: Room, people: tuple[User, User]
 ) -> None:
-    await in_database(letter, room, people[0], people[1], seq=1)
+    await in_db_thread(letter, room, people[0], people[1], seq=1)
     page: Any = await staff.get(EXPORT)
     assert "1 dead letter from the filtered list" in page.content.decode()
     assert EXPORT in (await staff.get("/admin/messaging/deadletter/")).content.decode()

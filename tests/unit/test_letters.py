@@ -1,4 +1,4 @@
-"""What becomes of a dead letter: resent once, or discarded and taken back; each leaves an audit row without text."""
+"""A dead letter is resent once, or discarded and reopened. Every action leaves an audit row without text."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class TestFinding:
         assert set(letters.missing_of(DeadLetter.objects.get())) == set(who)
 
 
-class TestAddressees:
-    def test_who_left_was_deactivated_or_deleted_is_left_out_and_named(
+class TestReachableRecipients:
+    def test_members_who_left_or_were_deactivated_or_deleted_are_left_out(
         self, room: Room, ada: User, grace: User
     ) -> None:
         left, leaving, inactive, outside = people("left", "leaving", "inactive", "outside")
@@ -65,7 +65,7 @@ class TestAddressees:
         who = missed(grace, left, leaving, inactive, outside, 90_000)
         reports.record([expired(room, ada, who)], NOW)
 
-        users, skipped = letters.addressees(DeadLetter.objects.get())
+        users, skipped = letters.reachable_recipients(DeadLetter.objects.get())
 
         assert users == [grace.pk]
         assert dict(skipped) == {
@@ -76,21 +76,21 @@ class TestAddressees:
             90_000: "deleted",
         }
 
-    def test_in_a_room_that_is_gone_there_is_nobody(self, room: Room, ada: User, grace: User) -> None:
+    def test_deleted_room_has_no_reachable_recipients(self, room: Room, ada: User, grace: User) -> None:
         kept = letter(room, ada, grace)
         Room.objects.filter(pk=room.pk).delete()
-        assert letters.addressees(again(kept.pk)) == ([], [(grace.pk, "left_room")])
+        assert letters.reachable_recipients(again(kept.pk)) == ([], [(grace.pk, "left_room")])
 
-    def test_of_ten_thousand_all_are_looked_at(self, room: Room, ada: User) -> None:
+    def test_all_of_ten_thousand_recipients_are_checked(self, room: Room, ada: User) -> None:
         User.objects.bulk_create([User(username=f"u{number}") for number in range(10_000)], batch_size=1_000)
         keys = list(User.objects.exclude(pk=ada.pk).order_by("pk").values_list("pk", flat=True))
         Membership.objects.bulk_create((Membership(room=room, user_id=key) for key in keys), batch_size=1_000)
         reports.record([expired(room, ada, missed(*keys))], NOW)
-        assert letters.addressees(DeadLetter.objects.get()) == (keys, [])
+        assert letters.reachable_recipients(DeadLetter.objects.get()) == (keys, [])
 
 
 class TestResend:
-    def test_its_answer_is_kept_and_the_first_one_holds(self, room: Room, ada: User, grace: User) -> None:
+    def test_first_answer_is_kept(self, room: Room, ada: User, grace: User) -> None:
         kept = letter(room, ada, grace)
         assert letters.begin_resend(kept.pk, NOW)
         assert letters.end_resend(kept.pk, ANSWER, ada.pk, NOW + 5) == ANSWER
@@ -106,14 +106,16 @@ class TestResend:
         assert entry.detail == {"seq": 90, "sent_at": NOW + 1, "expires_at": NOW + 3_600_001}
         assert TEXT not in str(AuditEntry.objects.values())
 
-    def test_by_staff_it_is_a_requeue_and_by_a_job_nobodys(self, room: Room, ada: User, grace: User) -> None:
+    def test_audit_entry_of_a_requeue_names_the_staff_member_or_nobody_for_a_job(
+        self, room: Room, ada: User, grace: User
+    ) -> None:
         first, second = letter(room, ada, grace, seq=1), letter(room, ada, grace, seq=2)
         letters.end_resend(first.pk, ANSWER, grace.pk, NOW, "requeue")
         letters.end_resend(second.pk, OTHER, None, NOW, "requeue")
         entries = AuditEntry.objects.order_by("pk").values_list("verb", "user", "user_name")
         assert list(entries) == [("requeue", grace.pk, "grace"), ("requeue", None, "")]
 
-    def test_it_can_begin_again_but_not_after_its_end_a_discard_or_without_the_text(
+    def test_resend_begins_again_except_after_its_end_a_discard_or_without_the_text(
         self, room: Room, ada: User, grace: User
     ) -> None:
         begun, ended, discarded, scrubbed = (letter(room, ada, grace, seq=seq) for seq in range(1, 5))
@@ -128,7 +130,9 @@ class TestResend:
         assert started is not None
         assert epoch_ms(started) == NOW, "the first beginning stands"
 
-    def test_one_without_an_answer_is_found_after_a_minute(self, room: Room, ada: User, grace: User) -> None:
+    def test_resend_without_an_answer_is_found_after_a_minute(
+        self, room: Room, ada: User, grace: User
+    ) -> None:
         waiting, answered, untouched, abandoned = (letter(room, ada, grace, seq=seq) for seq in range(1, 5))
         for one in (waiting, answered, abandoned):
             letters.begin_resend(one.pk, NOW)
@@ -147,7 +151,9 @@ class TestResend:
 
 
 class TestDiscard:
-    def test_only_what_is_open_and_not_being_resent(self, room: Room, ada: User, grace: User) -> None:
+    def test_only_open_letters_that_are_not_being_resent_are_discarded(
+        self, room: Room, ada: User, grace: User
+    ) -> None:
         first, requeued, resending = (letter(room, ada, grace, seq=seq) for seq in range(1, 4))
         letters.end_resend(requeued.pk, ANSWER, None, NOW)
         letters.begin_resend(resending.pk, NOW)
@@ -168,7 +174,7 @@ class TestDiscard:
         entry = AuditEntry.objects.get(verb="discard")
         assert (entry.user, entry.seq, entry.message_id) == (ada, first.seq, first.message_id)
 
-    def test_a_resend_that_never_ended_and_whose_text_is_gone_hinders_nobody(
+    def test_unfinished_resend_without_text_does_not_block_a_discard(
         self, room: Room, ada: User, grace: User
     ) -> None:
         kept = letter(room, ada, grace)
@@ -176,7 +182,7 @@ class TestDiscard:
         DeadLetter.objects.filter(pk=kept.pk).update(body=None)
         assert letters.discard([kept.pk], ada.pk, NOW).done == [kept.pk]
 
-    def test_it_is_taken_back_within_ten_minutes_and_not_later(
+    def test_discard_is_undone_within_ten_minutes_and_not_later(
         self, room: Room, ada: User, grace: User
     ) -> None:
         first, second = letter(room, ada, grace, seq=1), letter(room, ada, grace, seq=2)

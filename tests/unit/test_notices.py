@@ -1,4 +1,4 @@
-"""What a user is told, until he dismisses it; of very much the older part is summed."""
+"""Notices are kept until their user dismisses them. Above a limit the oldest are summed up."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def grace() -> User:
     return people("grace")[0]
 
 
-def report(room: Room, ada: User, grace: User, *seqs: int, now_ms: int = NOW) -> reports.Recorded:
+def report(room: Room, ada: User, grace: User, *seqs: int, now_ms: int = NOW) -> reports.Report:
     some = [expired(room, ada, missed(grace), seq, expires_at=NOW - 100_000 + seq) for seq in seqs]
     return reports.record(some, now_ms)
 
@@ -41,13 +41,15 @@ def seqs(fields: list[dict[str, Any]]) -> list[int]:
 
 
 class TestReading:
-    def test_the_newest_come_and_of_them_the_oldest_first(self, room: Room, ada: User, grace: User) -> None:
+    def test_newest_notices_are_returned_the_oldest_first(self, room: Room, ada: User, grace: User) -> None:
         report(room, ada, grace, *range(1, 61))
         report(room, ada, grace, *range(61, 151), now_ms=NOW + 60_000)
         assert seqs(notices.notices_of(ada.pk)) == list(range(51, 151))
         assert seqs(notices.notices_of(ada.pk, 3)) == [148, 149, 150]
 
-    def test_by_id_everybody_gets_his_own_only(self, room: Room, ada: User, grace: User) -> None:
+    def test_lookup_by_id_returns_only_the_users_own_notices(
+        self, room: Room, ada: User, grace: User
+    ) -> None:
         recorded = report(room, ada, grace, 1, 2, 3)
         ids = recorded.notices[ada.pk]
         assert seqs(notices.notices_by_id(ada.pk, [ids[2], ids[0], "nothing"])) == [1, 3]
@@ -80,20 +82,22 @@ class TestReading:
 
 
 class TestDismissing:
-    def test_it_is_gone_from_the_list_and_says_so_by_id(self, room: Room, ada: User, grace: User) -> None:
+    def test_dismissed_notice_is_not_listed_and_is_marked_in_a_lookup_by_id(
+        self, room: Room, ada: User, grace: User
+    ) -> None:
         first, second = report(room, ada, grace, 1, 2).notices[ada.pk]
         assert notices.dismiss(ada.pk, first, NOW)
         assert [one["notice"] for one in notices.notices_of(ada.pk)] == [second]
         assert [one["dismissed"] for one in notices.notices_by_id(ada.pk, [first, second])] == [True, False]
 
-    def test_twice_is_once(self, room: Room, ada: User, grace: User) -> None:
+    def test_second_dismissal_changes_nothing(self, room: Room, ada: User, grace: User) -> None:
         [notice] = report(room, ada, grace, 1).notices[ada.pk]
         assert notices.dismiss(ada.pk, notice, NOW)
         at = Notice.objects.get().dismissed_at
         assert notices.dismiss(ada.pk, notice, NOW + 1_000)
         assert Notice.objects.get().dismissed_at == at
 
-    def test_nobody_dismisses_what_is_not_his(self, room: Room, ada: User, grace: User) -> None:
+    def test_notice_of_another_user_is_not_dismissed(self, room: Room, ada: User, grace: User) -> None:
         [notice] = report(room, ada, grace, 1).notices[ada.pk]
         assert not notices.dismiss(grace.pk, notice, NOW)
         assert not notices.dismiss(ada.pk, "no-such-notice", NOW)
@@ -103,18 +107,20 @@ class TestDismissing:
 class TestSumming:
     @pytest.fixture(autouse=True)
     def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(notices, "WAITING_MOST", 10)
+        monkeypatch.setattr(notices, "MAX_WAITING", 10)
 
     def test_the_bound_is_that_of_the_contract(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
-        assert notices.WAITING_MOST == 1_000
+        assert notices.MAX_WAITING == 1_000
 
-    def test_up_to_the_bound_all_stay(self, room: Room, ada: User, grace: User) -> None:
+    def test_notices_up_to_the_limit_are_kept(self, room: Room, ada: User, grace: User) -> None:
         recorded = report(room, ada, grace, *range(1, 11))
         assert len(recorded.notices[ada.pk]) == 10
         assert set(Notice.objects.values_list("kind", flat=True)) == {"undelivered"}
 
-    def test_above_it_the_oldest_become_one(self, room: Room, ada: User, grace: User) -> None:
+    def test_oldest_notices_above_the_limit_become_one_summary(
+        self, room: Room, ada: User, grace: User
+    ) -> None:
         other = Room.objects.create(name="Borealis")
         report(room, ada, grace, *range(1, 9))
         recorded = report(other, ada, grace, *range(9, 15), now_ms=NOW + 1_000)
@@ -130,7 +136,7 @@ class TestSumming:
         }
         assert recorded.notices[ada.pk] == [one["notice"] for one in rest[-6:]] + [summary["notice"]]
 
-    def test_further_ones_are_added_to_the_same_summary(self, room: Room, ada: User, grace: User) -> None:
+    def test_further_notices_are_added_to_the_same_summary(self, room: Room, ada: User, grace: User) -> None:
         other = Room.objects.create(name="Borealis")
         report(room, ada, grace, *range(1, 13))
         [first] = Notice.objects.filter(kind="summary")
@@ -145,9 +151,7 @@ class TestSumming:
         }
         assert Notice.objects.filter(kind="undelivered").count() == 10
 
-    def test_after_it_was_dismissed_a_new_one_begins_at_nothing(
-        self, room: Room, ada: User, grace: User
-    ) -> None:
+    def test_new_summary_after_a_dismissal_begins_at_zero(self, room: Room, ada: User, grace: User) -> None:
         report(room, ada, grace, *range(1, 13))
         first = Notice.objects.get(kind="summary")
         assert notices.dismiss(ada.pk, first.pk, NOW)
@@ -156,7 +160,7 @@ class TestSumming:
         assert second.pk != first.pk
         assert second.data["messages"] == 1
 
-    def test_what_was_dismissed_is_not_summed_and_other_users_keep_theirs(
+    def test_dismissed_notices_and_those_of_other_users_are_not_summed_up(
         self, room: Room, ada: User, grace: User
     ) -> None:
         for notice in report(room, ada, grace, *range(1, 6)).notices[ada.pk]:
@@ -176,7 +180,7 @@ class TestSumming:
         assert len(reports.record(some, NOW).notices[ada.pk]) == 10
         assert Notice.objects.get(kind="summary").data["messages"] == 2
 
-    def test_what_is_asked_and_written_of_the_others_does_not_grow(
+    def test_queries_do_not_grow_with_the_notices_of_other_users(
         self, room: Room, ada: User, grace: User
     ) -> None:
         report(room, grace, ada, *range(1, 11))

@@ -1,4 +1,4 @@
-"""Who missed a message, as one text: whatever goes in comes out, and runs cost nothing."""
+"""Members who missed a message, as one text: unpacking returns the packed members, and ranges are short."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MANY = st.lists(MISSED, unique_by=lambda one: one.user)
 
 
 @given(MANY)
-def test_what_was_packed_comes_out_again(missed: list[Missed]) -> None:
+def test_unpack_returns_the_packed_members(missed: list[Missed]) -> None:
     wanted = sorted(missed, key=lambda one: (one.reason, one.attempts, one.user))
     assert unpack(pack(missed)) == wanted
 
@@ -31,18 +31,18 @@ def test_the_order_does_not_matter(lists: tuple[list[Missed], list[Missed]]) -> 
 
 
 @given(st.lists(MISSED))
-def test_nobody_comes_out_twice(missed: list[Missed]) -> None:
+def test_each_user_is_unpacked_once(missed: list[Missed]) -> None:
     users = [one.user for one in unpack(pack(missed))]
     assert sorted(users) == sorted({one.user for one in missed})
 
 
 @given(st.sets(st.integers(0, 60), min_size=1))
-def test_no_two_ranges_could_be_one(users: set[int]) -> None:
+def test_adjacent_ranges_are_merged(users: set[int]) -> None:
     runs = sum(user - 1 not in users for user in users)
     assert pack(Missed(user, "offline", 0) for user in users).count(",") == runs - 1
 
 
-def test_the_text_is_what_the_module_says() -> None:
+def test_format_is_the_documented_one() -> None:
     missed = [Missed(user, "offline", 0) for user in (*range(18, 9_901), *range(1, 17))]
     assert pack([*missed, Missed(17, "no_ack", 3)]) == "no_ack:3:17;offline:0:1-16,18-9900"
     assert (pack([]), unpack("")) == ("", [])

@@ -476,7 +476,7 @@ class TestErrorFrame:
         assert answer == {
             "type": "error",
             "code": "bad_frame",
-            "detail": "The frame is not what the contract says.",
+            "detail": "The frame does not follow the protocol.",
             "retryable": False,
             "of": "",
         }

@@ -1,4 +1,4 @@
-"""What expired before everybody had it is reported once: letter, missed recipients and the sender's notice, or nothing."""
+"""A missed message is reported once: with letter, missed recipients and the sender's notice, or not at all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def counts() -> tuple[int, int, int]:
 
 
 class TestRecord:
-    def test_what_somebody_missed_becomes_a_letter_a_recipient_and_a_notice(self, room: Room) -> None:
+    def test_missed_message_becomes_a_letter_a_recipient_and_a_notice(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
         one = expired(room, ada, missed(grace, reason="no_ack", attempts=3), reply_to=4, resends=5)
 
@@ -75,18 +75,16 @@ class TestRecord:
         }
         assert notices.notices_of(grace.pk) == []
 
-    def test_what_was_deleted_or_reached_everybody_is_not_reported(self, room: Room) -> None:
+    def test_deleted_and_fully_delivered_messages_are_not_reported(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
         deleted = expired(room, ada, missed(grace), live=False)
         reached = expired(room, ada, ())
         with CaptureQueriesContext(connection) as asked:
-            assert reports.record([deleted, reached], NOW) == reports.Recorded([], {})
-            assert reports.set_aside(deleted, NOW, "ValueError") == reports.Recorded([], {})
+            assert reports.record([deleted, reached], NOW) == reports.Report([], {})
+            assert reports.quarantine(deleted, NOW, "ValueError") == reports.Report([], {})
         assert len(asked) == 0
 
-    def test_a_second_run_writes_nothing_and_names_the_notices_that_may_not_have_been_told(
-        self, room: Room
-    ) -> None:
+    def test_second_run_writes_nothing_and_returns_undismissed_notices(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
         some = [expired(room, ada, missed(grace), seq) for seq in range(1, 4)]
         first = reports.record(some, NOW)
@@ -99,7 +97,7 @@ class TestRecord:
         assert counts() == (4, 4, 4)
         assert list(DeadLetter.objects.filter(pk__in=first.letters).values().order_by("pk")) == rows
 
-    def test_a_message_that_stands_twice_in_a_batch_is_reported_once(self, room: Room) -> None:
+    def test_message_that_is_twice_in_a_batch_is_reported_once(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
         one = expired(room, ada, missed(grace))
         reports.record([one, dataclasses.replace(one)], NOW)
@@ -108,7 +106,7 @@ class TestRecord:
     def test_an_id_that_was_accepted_again_when_the_store_had_forgotten_it_is_another_message(
         self, room: Room
     ) -> None:
-        """For 24 hours an id is known; a client that uses it again later is answered as for a new message."""
+        """An id is known for 24 hours. A client that uses it again later gets the answer of a new message."""
         ada, grace, alan = people("ada", "grace", "alan")
         first = expired(room, ada, missed(grace), 7, expires_at=NOW - 2 * DAY_MS)
         again = dataclasses.replace(expired(room, ada, missed(alan), 9), id=first.id)
@@ -117,11 +115,11 @@ class TestRecord:
         assert letter != reports.key_of(first)
         for batch in ([again], [first, again], [again, first]):
             assert reports.record(batch, NOW).letters == [], "run again, each is known"
-            assert reports.set_aside(batch[0], NOW, "ValueError").letters == []
+            assert reports.quarantine(batch[0], NOW, "ValueError").letters == []
         told = [(one["data"]["seq"], one["data"]["id"]) for one in notices.notices_of(ada.pk)]
         assert told == [(7, first.id), (9, first.id)]
 
-    def test_two_of_one_id_in_one_batch_are_two_whichever_ends_first(self, room: Room) -> None:
+    def test_two_messages_of_one_id_in_one_batch_are_two_reports_in_any_order(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
         long = expired(room, ada, missed(grace), 7, expires_at=NOW - 5_000)
         short = dataclasses.replace(expired(room, ada, missed(grace), 9), id=long.id)
@@ -171,7 +169,7 @@ class TestText:
         assert not [query for query in asked if TEXT in query["sql"]]
         assert not notices.notices_of(ada.pk)[0]["data"]["resendable"]
 
-    def test_one_that_expired_long_ago_is_not_kept_from_now_on(self, room: Room) -> None:
+    def test_text_of_a_long_expired_message_is_not_kept(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
         late = expired(room, ada, missed(grace), expires_at=NOW - 7 * DAY_MS)
         early = expired(room, ada, missed(grace), expires_at=NOW - 7 * DAY_MS + 1)
@@ -179,17 +177,17 @@ class TestText:
         kept = dict(DeadLetter.objects.values_list("message_id", "body"))
         assert kept == {late.id: None, early.id: TEXT}
 
-    def test_none_is_in_a_notice_or_a_log(self, room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    def test_text_is_in_no_notice_and_no_log(self, room: Room, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)
         ada, grace = people("ada", "grace")
         reports.record([expired(room, ada, missed(grace))], NOW)
-        with pytest.raises(reports.ODD):
+        with pytest.raises(reports.INVALID_ROW_ERRORS):
             reports.record([expired(room, ada, missed(grace), total=-1)], NOW)
         assert TEXT not in str(list(Notice.objects.values()))
         ours = [record.getMessage() for record in caplog.records if record.name != "django.db.backends"]
         assert TEXT not in str(ours)
 
-    def test_a_message_whose_hash_is_gone_is_reported_with_the_names_that_are_known(self, room: Room) -> None:
+    def test_message_without_a_hash_is_reported_with_the_known_names(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
         reports.record([expired(room, ada, missed(grace), name="", body=None)], NOW)
         letter = DeadLetter.objects.get()
@@ -203,7 +201,7 @@ class TestNames:
         reports.record([expired(room, ada, missed(grace), name="a" * 200)], NOW)
         assert DeadLetter.objects.get().sender_name == "a" * 150
 
-    def test_who_is_gone_is_named_as_before_and_who_was_never_known_by_number(self, room: Room) -> None:
+    def test_deleted_users_keep_their_name_and_unknown_users_have_a_number(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
         FormerUser.objects.create(user_key=9_000, name="linus", deleted_at="2026-01-01T00:00Z")
         reports.record([expired(room, ada, missed(9_001, 9_000, grace))], NOW)
@@ -211,7 +209,7 @@ class TestNames:
         assert rows == [("#9001", None, 9_001), ("linus", None, 9_000), ("grace", grace.pk, grace.pk)]
 
     @pytest.mark.django_db(transaction=True)
-    def test_a_deleted_user_leaves_his_name(self, room: Room, redis_url: str) -> None:
+    def test_name_of_a_deleted_user_is_kept(self, room: Room, redis_url: str) -> None:
         ada, grace = people("ada", "grace")
         key = grace.pk
         grace.delete()
@@ -254,7 +252,7 @@ class TestNames:
 
 
 class TestManyMissing:
-    def test_of_nine_thousand_nine_hundred_a_hundred_are_named_and_all_are_kept(self, room: Room) -> None:
+    def test_first_hundred_of_9900_members_are_named_and_all_are_kept(self, room: Room) -> None:
         [ada] = people("ada")
         User.objects.bulk_create([User(username=f"u{number}") for number in range(9_900)], batch_size=1_000)
         keys = list(User.objects.exclude(pk=ada.pk).order_by("-pk").values_list("pk", flat=True))
@@ -272,21 +270,21 @@ class TestManyMissing:
         assert len(letter.missing) < 100
         assert sorted(row.user for row in packing.unpack(letter.missing)) == sorted(keys)
 
-    def test_what_a_batch_asks_does_not_grow_with_its_messages(self, room: Room) -> None:
+    def test_number_of_queries_does_not_grow_with_the_batch(self, room: Room) -> None:
         [ada, *others] = people("ada", *(f"u{number}" for number in range(20)))
         who = missed(*others)
 
-        def asked(most: int, start: int) -> int:
-            some = [expired(room, ada, who, start + number) for number in range(most)]
+        def queries_of(count: int, start: int) -> int:
+            some = [expired(room, ada, who, start + number) for number in range(count)]
             with CaptureQueriesContext(connection) as queries:
                 reports.record(some, NOW)
             return len([query for query in queries if query["sql"].startswith("SELECT")])
 
-        assert asked(1, 0) == asked(100, 10)
+        assert queries_of(1, 0) == queries_of(100, 10)
 
 
-class TestOddRows:
-    """What no table takes differs: SQLite keeps a NUL and any length, PostgreSQL neither. Reported it is either way."""
+class TestInvalidRows:
+    """SQLite accepts a NUL and any length, PostgreSQL neither. Both report the message."""
 
     ODD: dict[str, dict[str, Any]] = {
         "a lone surrogate in the text": {"body": "\ud800"},
@@ -306,7 +304,7 @@ class TestOddRows:
     }
 
     @pytest.mark.parametrize("fields", ODD.values(), ids=ODD.keys())
-    def test_it_is_set_aside_when_it_cannot_be_recorded_and_the_rest_is_untouched(
+    def test_invalid_message_is_quarantined_and_the_rest_is_recorded(
         self, room: Room, fields: dict[str, Any]
     ) -> None:
         ada, grace = people("ada", "grace")
@@ -315,35 +313,35 @@ class TestOddRows:
         fault = self.fault_of([good, bad])
         if fault is not None:
             assert counts() == (0, 0, 0), "all or none"
-            assert reports.set_aside(bad, NOW, fault).letters == [reports.key_of(bad)]
+            assert reports.quarantine(bad, NOW, fault).letters == [reports.key_of(bad)]
             reports.record([good], NOW)
             aside = DeadLetter.objects.get(fault=fault)
             assert (aside.body, aside.missing_total) == (None, 1)
-            assert reports.set_aside(bad, NOW, "ValueError").letters == [], "twice is once"
+            assert reports.quarantine(bad, NOW, "ValueError").letters == [], "twice is once"
         assert fault is not None or connection.vendor == "sqlite"
         assert DeadLetter.objects.count() == 2
         assert Notice.objects.count() == 2 - ("sender" in fields)
 
     @staticmethod
     def fault_of(some: list[Expired]) -> str | None:
-        """Return the class of what `record` raises; not that of a database that is away."""
+        """Return the class of the error that `record` raises, except that of a database that is down."""
         try:
             reports.record(some, NOW)
         except OperationalError:
             raise
-        except reports.ODD as error:
+        except reports.INVALID_ROW_ERRORS as error:
             return type(error).__name__
         return None
 
-    def test_what_is_set_aside_is_told_to_its_sender_by_name_all_the_same(self, room: Room) -> None:
+    def test_quarantined_message_is_reported_to_its_sender_with_names(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
-        reports.set_aside(expired(room, ada, missed(grace), total=-1, name="\0"), NOW, "IntegrityError")
+        reports.quarantine(expired(room, ada, missed(grace), total=-1, name="\0"), NOW, "IntegrityError")
         letter, [notice] = DeadLetter.objects.get(), notices.notices_of(ada.pk)
         assert (letter.fault, letter.sender_name, letter.room_name) == ("IntegrityError", "ada", "Atlas")
         assert [person["name"] for person in notice["data"]["missing"]] == ["grace"]
         assert not notice["data"]["resendable"]
 
-    def test_when_the_notice_is_what_cannot_be_written_the_letter_is(
+    def test_letter_is_written_without_a_notice_that_cannot_be_written(
         self, room: Room, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(rows: Any, now_ms: int) -> Any:
@@ -351,10 +349,10 @@ class TestOddRows:
 
         monkeypatch.setattr(notices, "insert", refuse)
         ada, grace = people("ada", "grace")
-        recorded = reports.set_aside(expired(room, ada, missed(grace)), NOW, "IntegrityError")
+        recorded = reports.quarantine(expired(room, ada, missed(grace)), NOW, "IntegrityError")
         assert (len(recorded.letters), recorded.notices, counts()) == (1, {}, (1, 0, 0))
 
-    def test_a_database_that_is_away_is_not_taken_for_a_bad_row(
+    def test_database_that_is_down_is_not_taken_for_an_invalid_row(
         self, room: Room, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def away(rows: Any, now_ms: int) -> Any:
@@ -366,21 +364,21 @@ class TestOddRows:
         with pytest.raises(OperationalError):
             reports.record([one], NOW)
         with pytest.raises(OperationalError):
-            reports.set_aside(one, NOW, "ValueError")
+            reports.quarantine(one, NOW, "ValueError")
         assert counts() == (0, 0, 0)
 
-    def test_a_letter_that_was_swallowed_fails_the_batch(
+    def test_letter_that_was_not_written_fails_the_batch(
         self, room: Room, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(type(DeadLetter.objects.all()), "bulk_create", lambda self, rows, **_: list(rows))
         ada, grace = people("ada", "grace")
-        with pytest.raises(reports.ODD, match="Not every dead letter"):
+        with pytest.raises(reports.INVALID_ROW_ERRORS, match="Not every dead letter"):
             reports.record([expired(room, ada, missed(grace))], NOW)
 
 
 @pytest.mark.django_db(transaction=True)
 class TestTwoWorkers:
-    def test_at_once_they_write_each_message_once(self, room: Room) -> None:
+    def test_concurrent_workers_write_each_message_once(self, room: Room) -> None:
         ada, grace, linus = people("ada", "grace", "linus")
         some = [expired(room, ada, missed(grace, linus), seq) for seq in range(1, 501)]
         faults, letters = self.at_once(
@@ -392,7 +390,7 @@ class TestTwoWorkers:
         assert sorted(letters) == sorted(reports.key_of(one) for one in some)
         assert counts() == (500, 1_000, 500)
 
-    def test_together_past_the_bound_they_count_every_notice_once(self, room: Room) -> None:
+    def test_concurrent_workers_above_the_limit_count_every_notice_once(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
         some = [expired(room, ada, missed(grace), seq) for seq in range(1, 1_201)]
         faults, letters = self.at_once(
@@ -405,7 +403,7 @@ class TestTwoWorkers:
         assert waiting + summary.data["messages"] == 1_201
         assert waiting == 1_000
 
-    def test_one_who_is_deleted_while_the_batch_is_made_is_no_longer_named_as_present(
+    def test_user_deleted_during_a_batch_is_not_referenced(
         self, room: Room, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ada, grace = people("ada", "grace")
@@ -423,7 +421,7 @@ class TestTwoWorkers:
 
     @staticmethod
     def at_once(*works: Any) -> tuple[list[BaseException], list[Any]]:
-        """Run each in a thread of its own, starting together; return what they raised and the letters they wrote."""
+        """Run every work in a separate thread at the same time; return the errors and the written letters."""
         ready = threading.Barrier(len(works))
         faults: list[BaseException] = []
         letters: list[Any] = []

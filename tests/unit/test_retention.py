@@ -1,4 +1,4 @@
-"""Texts and records end when they should, part by part; a bound that bites is said aloud."""
+"""Texts and records are deleted at the end of their retention, in batches. Deletions above a limit are logged."""
 
 from __future__ import annotations
 
@@ -47,17 +47,18 @@ def grace() -> User:
     return people("grace")[0]
 
 
-def many(room: Room, ada: User, grace: User, most: int) -> list[DeadLetter]:
+def many(room: Room, ada: User, grace: User, count: int) -> list[DeadLetter]:
     """Return letters, the oldest first."""
     some = [
-        expired(room, ada, missed(grace), seq, expires_at=NOW - 1_000_000 + seq) for seq in range(1, most + 1)
+        expired(room, ada, missed(grace), seq, expires_at=NOW - 1_000_000 + seq)
+        for seq in range(1, count + 1)
     ]
     reports.record(some, NOW)
     return list(DeadLetter.objects.order_by("seq"))
 
 
 class TestScrub:
-    def test_a_text_goes_a_week_after_the_expiry_and_the_letter_stays(
+    def test_text_is_deleted_a_week_after_the_expiry_and_the_letter_stays(
         self, room: Room, ada: User, grace: User
     ) -> None:
         first = letter(room, ada, grace, seq=1, expires_at=NOW)
@@ -67,17 +68,17 @@ class TestScrub:
         assert (again(first.pk).body, again(second.pk).body) == (None, TEXT)
         assert retention.scrub(NOW + WEEK_MS) == 0
 
-    def test_when_none_is_kept_any_more_all_go(
+    def test_all_texts_are_deleted_when_retention_is_zero(
         self, room: Room, ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         letter(room, ada, grace)
         with_policy(monkeypatch, dead_letter_retention_s=0)
         assert retention.scrub(NOW) == 1
 
-    def test_one_call_does_a_bounded_part_the_oldest_first(
+    def test_each_call_scrubs_a_bounded_part_the_oldest_first(
         self, room: Room, ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(retention, "AT_ONCE", 3)
+        monkeypatch.setattr(retention, "ROW_BATCH", 3)
         rows = many(room, ada, grace, 5)
         late = NOW + WEEK_MS
         assert retention.scrub(late) == 3
@@ -86,7 +87,7 @@ class TestScrub:
 
     @pytest.mark.skipif(connection.vendor != "sqlite", reason="its files are what is looked at")
     @pytest.mark.django_db(transaction=True)
-    def test_nothing_of_it_is_left_in_the_files_of_the_database(
+    def test_scrubbed_text_is_not_left_in_the_files_of_the_database(
         self, room: Room, ada: User, grace: User
     ) -> None:
         text = "the words that nobody may find"
@@ -105,7 +106,7 @@ def content(files: list[Path]) -> bytes:
 
 
 class TestAge:
-    def test_letters_of_ninety_days_go_with_their_recipients_and_leave_the_notice(
+    def test_letters_of_ninety_days_are_deleted_with_their_recipients_but_not_the_notice(
         self, room: Room, ada: User, grace: User
     ) -> None:
         letter(room, ada, grace, expires_at=NOW)
@@ -125,15 +126,13 @@ class TestAge:
         assert retention.prune(NOW + 90 * DAY_MS + 1) == 1
         assert not Notice.objects.exists()
 
-    def test_the_audit_trail_goes_with_the_same_age(self, ada: User) -> None:
+    def test_audit_entries_are_deleted_at_the_same_age(self, ada: User) -> None:
         audit.note("edit", now_ms=NOW, user=ada.pk, room_key="r", seq=1, rev=2)
         assert retention.prune(NOW + 90 * DAY_MS) == 0
         assert retention.prune(NOW + 90 * DAY_MS + 1) == 1
         assert not AuditEntry.objects.exists()
 
-    def test_nobody_fills_the_disk_with_what_he_does(
-        self, ada: User, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_busy_user_cannot_fill_the_disk(self, ada: User, monkeypatch: pytest.MonkeyPatch) -> None:
         with_policy(monkeypatch, dead_letter_count=3)
         for rev in range(5):
             audit.note("edit", now_ms=NOW + rev, user=ada.pk, room_key="r", seq=1, rev=rev)
@@ -146,10 +145,10 @@ class TestAge:
         assert retention.prune(NOW + kept_ms) == 0
         assert retention.prune(NOW + kept_ms + 1) == 1
 
-    def test_one_call_does_a_bounded_part_and_reads_no_text(
+    def test_each_call_prunes_a_bounded_part_and_reads_no_text(
         self, room: Room, ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(retention, "AT_ONCE", 3)
+        monkeypatch.setattr(retention, "ROW_BATCH", 3)
         many(room, ada, grace, 5)
         late = NOW + 91 * DAY_MS
         with CaptureQueriesContext(connection) as asked:
@@ -159,12 +158,12 @@ class TestAge:
         assert [retention.prune(late), retention.prune(late)] == [2, 0]
 
 
-class TestNumber:
+class TestCount:
     @pytest.fixture(autouse=True)
     def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with_policy(monkeypatch, dead_letter_count=4)
 
-    def test_the_oldest_resolved_go_first(self, room: Room, ada: User, grace: User) -> None:
+    def test_oldest_resolved_letters_are_deleted_first(self, room: Room, ada: User, grace: User) -> None:
         rows = many(room, ada, grace, 6)
         letters.discard([rows[1].pk, rows[5].pk], None, NOW)
         letters.end_resend(rows[3].pk, ANSWER, None, NOW)
@@ -173,7 +172,7 @@ class TestNumber:
         assert retention.dropped_open(NOW) == 0
         assert retention.prune(NOW) == 0
 
-    def test_then_the_oldest_open_which_is_said_and_stays_visible(
+    def test_oldest_open_letters_are_deleted_next_with_a_warning_and_an_audit_entry(
         self, room: Room, ada: User, grace: User, caplog: pytest.LogCaptureFixture
     ) -> None:
         rows = many(room, ada, grace, 7)
@@ -190,17 +189,15 @@ class TestNumber:
         assert retention.dropped_open(NOW + DAY_MS - 1) == 2
         assert retention.dropped_open(NOW + DAY_MS) == 0
 
-    def test_one_call_does_a_bounded_part(
+    def test_each_call_deletes_a_bounded_part(
         self, room: Room, ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(retention, "AT_ONCE", 2)
+        monkeypatch.setattr(retention, "ROW_BATCH", 2)
         many(room, ada, grace, 9)
         assert [retention.prune(NOW) for _ in range(4)] == [2, 2, 1, 0]
         assert retention.dropped_open(NOW) == 5
 
-    def test_the_sender_keeps_his_notice_of_a_letter_that_was_dropped(
-        self, room: Room, ada: User, grace: User
-    ) -> None:
+    def test_sender_keeps_the_notice_of_a_dropped_letter(self, room: Room, ada: User, grace: User) -> None:
         many(room, ada, grace, 6)
         retention.prune(NOW)
         assert len(notices.notices_of(ada.pk)) == 6

@@ -1,6 +1,6 @@
-"""`manage.py dead_letters list|show|requeue|discard`: what expired before everybody had it. Data on stdout, talk on stderr.
+"""`manage.py dead_letters list|show|requeue|discard`: messages that some member missed. Data on stdout, other messages on stderr.
 
-A letter is named by its id or by ROOM:SEQ. No text of a message is ever printed.
+A letter is named by its id or by ROOM:SEQ. The text of a message is never printed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from django.db.models import Exists, OuterRef, Prefetch, Q, QuerySet
 from rich.progress import Progress
 
 from messaging import policy as policies
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.expiry import letters, requeue
 from messaging.expiry.reports import Names
 from messaging.expiry.requeue import Outcome, Result
@@ -29,40 +29,46 @@ from messaging.management.arguments import Stop, agreed, database_away, duration
 from messaging.models import DeadLetter, MissedRecipient, Room, epoch_ms, moment
 from messaging.store import clock_ms
 
-LISTED = 100  # rows of a list that nobody limited
-NAMED = 3  # people named in a row of a list
-SHOWN = 100  # people shown of a letter, where not as JSON
-READ_AT_ONCE = 500
+DEFAULT_LIMIT = 100  # rows of a list without --limit
+MAX_NAMED = 3  # people named in a row of a list
+MAX_SHOWN = 100  # people shown of a letter without --json
+READ_BATCH = 500
 
 Fields = dict[str, Any]
 
 
 class Command(BaseCommand):
-    help = "List and show messages that expired before everybody had them; send them again, or discard them."
+    help = "List and show dead letters: messages that expired before all members had them. Send them again, or discard them."
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|show|requeue|discard")
         lister = verbs.add_parser("list", help="list dead letters, the newest first")
-        lister.add_argument("--state", choices=DeadLetter.State.values, help="only these; default: all")
-        lister.add_argument("--set-aside", action="store_true", help="only what could not be reported whole")
-        show = verbs.add_parser("show", help="show one, and who missed it, without its text")
-        show.add_argument("letter", metavar="ID", help="its id, or ROOM:SEQ")
-        again = verbs.add_parser("requeue", help="send open ones again to just those who missed them")
-        discard = verbs.add_parser(
-            "discard", help="give open ones up; the admin takes it back for 10 minutes"
+        lister.add_argument(
+            "--state", choices=DeadLetter.State.values, help="only letters in this state; default: all"
         )
-        for verb in (again, discard):
-            verb.add_argument("letters", nargs="*", metavar="ID", help="an id, or ROOM:SEQ")
-        for verb in (lister, again, discard):
-            verb.add_argument("--room", metavar="ID", help="only of this room, also of one that is gone")
+        lister.add_argument(
+            "--set-aside", action="store_true", help="only quarantined messages, reported without their text"
+        )
+        show = verbs.add_parser("show", help="show one letter and who missed it, without its text")
+        show.add_argument("letter", metavar="ID", help="id of the letter, or ROOM:SEQ")
+        requeue = verbs.add_parser("requeue", help="send open letters again to the members who missed them")
+        discard = verbs.add_parser(
+            "discard", help="drop open letters; can be undone in the admin for 10 minutes"
+        )
+        for verb in (requeue, discard):
+            verb.add_argument("letters", nargs="*", metavar="ID", help="ids, or ROOM:SEQ")
+        for verb in (lister, requeue, discard):
+            verb.add_argument("--room", metavar="ID", help="only of this room, which may be deleted")
             verb.add_argument(
-                "--older-than", type=duration_s, metavar="2h", help="only what expired longer ago than this"
+                "--older-than", type=duration_s, metavar="2h", help="only messages that expired longer ago"
             )
-            verb.add_argument("--limit", type=positive, metavar="N", help="at most so many")
-        for verb in (again, discard):
+            verb.add_argument("--limit", type=positive, metavar="N", help="at most N letters")
+        for verb in (requeue, discard):
             verb.add_argument("--yes", action="store_true", help="do not ask")
-            verb.add_argument("--dry-run", action="store_true", help="say what would be done; change nothing")
-        for verb in (lister, show, again, discard):
+            verb.add_argument(
+                "--dry-run", action="store_true", help="show what would be done; change nothing"
+            )
+        for verb in (lister, show, requeue, discard):
             verb.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -70,19 +76,22 @@ class Command(BaseCommand):
         try:
             verbs[options["verb"]](options)
         except DatabaseError as error:
-            raise CommandError(f"{database_away(error)} What was not said to be done is as it was.") from None
+            raise CommandError(
+                f"{database_away(error)} Letters that are not reported above are unchanged."
+            ) from None
 
     # Reading
 
     def _list(self, options: Fields) -> None:
-        found = _selected(options)
+        selected = _selected(options)
         if options["state"]:
-            found = found.filter(state=options["state"])
+            selected = selected.filter(state=options["state"])
         if options["set_aside"]:
-            found = found.exclude(fault="")
-        most = options["limit"] or LISTED
-        total = found.count()
-        rows = [_row(letter) for letter in _with_names(found.order_by("-expired_at", "-seq", "pk")[:most])]
+            selected = selected.exclude(fault="")
+        limit = options["limit"] or DEFAULT_LIMIT
+        total = selected.count()
+        newest = selected.order_by("-expired_at", "-seq", "pk")[:limit]
+        rows = [_row(letter) for letter in _with_names(newest)]
         if options["json"]:
             self._write_json({"dead_letters": rows, "total": total})
         else:
@@ -92,13 +101,13 @@ class Command(BaseCommand):
                 (_cells(row) for row in rows),
             )
         if not rows:
-            say("There is none: everybody had everything in time, or nothing fits.")
+            say("No dead letters match.")
         elif total > len(rows):
-            say(f"{len(rows)} of {total} shown, the newest; --limit shows more.")
+            say(f"Showing the newest {len(rows)} of {total}; --limit shows more.")
 
     def _show(self, options: Fields) -> None:
         letter = (
-            DeadLetter.objects.defer("body").annotate(has_text=_HAS_TEXT).get(pk=_named(options["letter"]))
+            DeadLetter.objects.defer("body").annotate(has_text=_HAS_TEXT).get(pk=_key_of(options["letter"]))
         )
         fields = _fields(letter)
         people = _people(letter)
@@ -106,77 +115,80 @@ class Command(BaseCommand):
             self._write_json(fields | {"missing": people})
             return
         for name, value in fields.items():
-            shown = _time(value) if name.endswith(("_at", "_until")) and value else value
-            self.stdout.write(f"{name:<19}{'' if shown is None else shown}".rstrip())
+            text = _time(value) if name.endswith(("_at", "_until")) and value else value
+            self.stdout.write(f"{name:<19}{'' if text is None else text}".rstrip())
         if fields["text_kept_until"] is None:
-            say("Its text is not kept any more: it cannot be sent again.")
+            say("The text was deleted: the message cannot be sent again.")
         show_table(
             sys.stdout,
             ("missed by", "user", "reason", "attempts"),
-            ((one["name"], f"#{one['user']}", one["reason"], str(one["attempts"])) for one in people[:SHOWN]),
+            (
+                (person["name"], f"#{person['user']}", person["reason"], str(person["attempts"]))
+                for person in people[:MAX_SHOWN]
+            ),
         )
-        if len(people) > SHOWN:
-            say(f"{len(people) - SHOWN} more missed it; --json shows all.")
+        if len(people) > MAX_SHOWN:
+            say(f"{len(people) - MAX_SHOWN} more missed it; --json shows all of them.")
 
     # Changing
 
     def _requeue(self, options: Fields) -> None:
         keys = self._chosen(options, with_text=True)
         if options["dry_run"]:
-            self._foresee(keys, options)
+            self._preview(keys, options)
             return
-        if not self._may(keys, options, "Send {} messages again to those who missed them?"):
+        if not self._confirmed(keys, options, "Send {} messages again to the members who missed them?"):
             return
-        shown = sys.stderr.isatty()
-        with Stop() as stop, Progress(disable=not shown, transient=True) as progress:
+        with Stop() as stop, Progress(disable=not sys.stderr.isatty(), transient=True) as progress:
             bar = progress.add_task("Sending again", total=len(keys))
-            outcomes = run_verb(
+            outcomes = run_async(
                 requeue.requeue,
                 keys,
                 by=None,
                 stopping=lambda: bool(stop),
-                told=lambda: progress.advance(bar),
+                on_progress=lambda: progress.advance(bar),
             )
-        self._tell(outcomes, "sent again", left=len(keys) - len(outcomes), as_json=options["json"])
+        self._report(outcomes, "sent again", left=len(keys) - len(outcomes), as_json=options["json"])
 
     def _discard(self, options: Fields) -> None:
         keys = self._chosen(options)
         if options["dry_run"]:
-            outcomes = [_outcome(key, _hindrance(key)) for key in keys]
-            self._tell(outcomes, "would be discarded", as_json=options["json"])
+            outcomes = [_outcome(key, _discard_blocked_by(key)) for key in keys]
+            self._report(outcomes, "would be discarded", as_json=options["json"])
             return
-        if not self._may(keys, options, "Discard {} messages? Nobody can send them again then."):
+        if not self._confirmed(keys, options, "Discard {} messages? They cannot be sent again then."):
             return
-        resolved = letters.discard(keys, None, run_verb(clock_ms))
+        resolved = letters.discard(keys, None, run_async(clock_ms))
         outcomes = [_outcome(key, "") for key in resolved.done]
         outcomes += [_outcome(key, why) for key, why in resolved.skipped]
-        self._tell(outcomes, "discarded", as_json=options["json"])
+        self._report(outcomes, "discarded", as_json=options["json"])
 
-    def _foresee(self, keys: Sequence[UUID], options: Fields) -> None:
-        found = [(key, letters.prospect(DeadLetter.objects.get(pk=key))) for key in keys]
-        outcomes = [_outcome(key, one.obstacle, one.left_out) for key, one in found]
-        self._tell(outcomes, "would be sent again", as_json=options["json"])
+    def _preview(self, keys: Sequence[UUID], options: Fields) -> None:
+        plans = {key: letters.resend_plan(DeadLetter.objects.get(pk=key)) for key in keys}
+        outcomes = [_outcome(key, plan.blocked_by, plan.left_out) for key, plan in plans.items()]
+        self._report(outcomes, "would be sent again", as_json=options["json"])
 
     def _chosen(self, options: Fields, *, with_text: bool = False) -> list[UUID]:
-        """Return which letters are meant: those named, else open ones that fit, the oldest first."""
+        """Return the selected letters: the named ones, else the open ones that match, the oldest first."""
         selected = any(options[name] is not None for name in ("room", "older_than", "limit"))
         if options["letters"]:
             if selected:
                 raise CommandError("Give ids, or --room, --older-than and --limit, not both.", returncode=2)
-            return list(dict.fromkeys(_named(text) for text in options["letters"]))
+            return list(dict.fromkeys(_key_of(text) for text in options["letters"]))
         if not selected:
             raise CommandError(
-                "Say which: ids, or --room, --older-than or --limit for open ones.", returncode=2
+                "Select letters: give ids, or --room, --older-than or --limit for open ones.", returncode=2
             )
-        fits = _selected(options).filter(state=DeadLetter.State.OPEN)
+        matching = _selected(options).filter(state=DeadLetter.State.OPEN)
         if with_text:
-            without = fits.filter(body__isnull=True).count()
-            fits = fits.filter(body__isnull=False)
-            if without:
-                say(f"{without} more fit, but their text is not kept any more.")
-        return list(fits.order_by("expired_at", "seq", "pk").values_list("pk", flat=True)[: options["limit"]])
+            without_text = matching.filter(body__isnull=True).count()
+            matching = matching.filter(body__isnull=False)
+            if without_text:
+                say(f"{without_text} more match, but their text was deleted.")
+        oldest = matching.order_by("expired_at", "seq", "pk").values_list("pk", flat=True)
+        return list(oldest[: options["limit"]])
 
-    def _may(self, keys: Sequence[UUID], options: Fields, question: str) -> bool:
+    def _confirmed(self, keys: Sequence[UUID], options: Fields, question: str) -> bool:
         if len(keys) < 2 or options["yes"]:
             return True
         if agreed(self.stderr, question.format(f"{len(keys):,}")):
@@ -184,11 +196,11 @@ class Command(BaseCommand):
         say("Nothing was changed.")
         return False
 
-    def _tell(self, outcomes: Sequence[Outcome], done: str, *, as_json: bool, left: int = 0) -> None:
-        """Print what became of each and the sums; exit code 1 when something failed."""
+    def _report(self, outcomes: Sequence[Outcome], done: str, *, as_json: bool, left: int = 0) -> None:
+        """Print the outcomes and their sums; exit code 1 when any failed."""
         counts = Counter(outcome.result for outcome in outcomes)
-        called = _calls([UUID(outcome.key) for outcome in outcomes])
-        rows = _outcome_rows(outcomes, called)
+        labels = _labels([UUID(outcome.key) for outcome in outcomes])
+        rows = _outcome_rows(outcomes, labels)
         if as_json:
             sums = {str(result): counts[result] for result in Result}
             self._write_json(sums | {"left": left, "dead_letters": rows})
@@ -198,17 +210,18 @@ class Command(BaseCommand):
                 ("letter", "result", "why"),
                 ((row["letter"], row["result"], _why(row)) for row in rows),
             )
-        whys = Counter(outcome.why for outcome in outcomes if outcome.why)
-        said = f" ({', '.join(f'{why} {count}' for why, count in sorted(whys.items()))})" if whys else ""
+        reasons = Counter(outcome.why for outcome in outcomes if outcome.why)
+        details = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+        suffix = f" ({details})" if details else ""
         say(
-            f"{counts[Result.DONE]} {done}, {counts[Result.SKIPPED]} skipped, {counts[Result.FAILED]} failed{said}."
+            f"{counts[Result.DONE]} {done}, {counts[Result.SKIPPED]} skipped, {counts[Result.FAILED]} failed{suffix}."
         )
         if left:
-            say(f"{left} were not reached and are as they were.")
+            say(f"{left} were not reached and are unchanged.")
         if counts[Result.FAILED]:
             raise CommandError(
-                "Not all could be sent again. Those that failed are as they were, and no message is ever sent twice:"
-                " see `manage.py doctor`, then run this again."
+                "Some could not be sent again. They are unchanged, and no message is ever sent twice."
+                " See `manage.py doctor`, then run this again."
             )
 
     def _write_json(self, data: Fields) -> None:
@@ -218,8 +231,8 @@ class Command(BaseCommand):
 _HAS_TEXT = Q(body__isnull=False)
 
 
-def _named(text: str) -> UUID:
-    """Return the key of a letter by its id or ROOM:SEQ."""
+def _key_of(text: str) -> UUID:
+    """Return the key of a letter from its id or ROOM:SEQ."""
     room, _, seq = text.rpartition(":")
     if room and re.fullmatch(r"\d{1,16}", seq):
         letter = letters.letter_of(room, int(seq))
@@ -235,36 +248,36 @@ def _named(text: str) -> UUID:
 
 
 def _selected(options: Fields) -> QuerySet[DeadLetter]:
-    """Return the letters that the options leave, without text."""
-    found = DeadLetter.objects.defer("body", "missing")
+    """Return the letters that match the options, without text."""
+    matching = DeadLetter.objects.defer("body", "missing")
     room = options["room"]
     if room is not None:
-        if not Room.objects.filter(pk=room).exists() and not found.filter(room_key=room).exists():
-            raise CommandError(f"There is no room {room}, nor a dead letter of one.", returncode=2)
-        found = found.filter(room_key=room)
+        if not Room.objects.filter(pk=room).exists() and not matching.filter(room_key=room).exists():
+            raise CommandError(f"There is no room {room}, and no dead letter of such a room.", returncode=2)
+        matching = matching.filter(room_key=room)
     if options["older_than"] is not None:
-        now_ms = run_verb(clock_ms)
-        found = found.filter(expired_at__lt=moment(now_ms) - timedelta(seconds=options["older_than"]))
-    return found
+        now_ms = run_async(clock_ms)
+        matching = matching.filter(expired_at__lt=moment(now_ms) - timedelta(seconds=options["older_than"]))
+    return matching
 
 
-def _with_names(found: QuerySet[DeadLetter]) -> Iterator[DeadLetter]:
-    """Yield letters with their first recipients as `first`, and `shadowed` where ROOM:SEQ means a newer one."""
+def _with_names(rows: QuerySet[DeadLetter]) -> Iterator[DeadLetter]:
+    """Yield letters with their first recipients as `first`, and `shadowed` if ROOM:SEQ names a newer letter."""
     newer = DeadLetter.objects.filter(
         room_key=OuterRef("room_key"), seq=OuterRef("seq"), sent_at__gt=OuterRef("sent_at")
     )
-    first = Prefetch("missed_recipients", MissedRecipient.objects.order_by("pk")[:NAMED], to_attr="first")
-    return found.annotate(shadowed=Exists(newer)).prefetch_related(first).iterator(READ_AT_ONCE)
+    first = Prefetch("missed_recipients", MissedRecipient.objects.order_by("pk")[:MAX_NAMED], to_attr="first")
+    return rows.annotate(shadowed=Exists(newer)).prefetch_related(first).iterator(READ_BATCH)
 
 
-def _called(letter: Any) -> str:
+def _label(letter: Any) -> str:
     return str(letter.pk) if letter.shadowed else f"{letter.room_key}:{letter.seq}"
 
 
 def _row(letter: Any) -> Fields:
     return {
         "id": str(letter.pk),
-        "letter": _called(letter),
+        "letter": _label(letter),
         "state": letter.state,
         "room": letter.room_key,
         "room_name": letter.room_name,
@@ -274,7 +287,7 @@ def _row(letter: Any) -> Fields:
         "expired_at": epoch_ms(letter.expired_at),
         "missing_total": letter.missing_total,
         "total": letter.total,
-        "first_missing": [one.name for one in letter.first],
+        "first_missing": [member.name for member in letter.first],
         "fault": letter.fault,
     }
 
@@ -324,48 +337,48 @@ def _fields(letter: Any) -> Fields:
 
 
 def _people(letter: DeadLetter) -> list[Fields]:
-    """Return all who missed it; the first 100 by the names they had then."""
+    """Return all members who missed it; the first 100 with the names they had at that time."""
     missing = letters.missing_of(letter)
-    then = dict(letter.missed_recipients.values_list("user_key", "name"))
-    now = Names({one.user for one in missing} - then.keys())
+    old_names = dict(letter.missed_recipients.values_list("user_key", "name"))
+    names = Names({member.user for member in missing} - old_names.keys())
     return [
         {
-            "user": one.user,
-            "name": then.get(one.user) or now.of(one.user),
-            "reason": one.reason,
-            "attempts": one.attempts,
+            "user": member.user,
+            "name": old_names.get(member.user) or names.of(member.user),
+            "reason": member.reason,
+            "attempts": member.attempts,
         }
-        for one in missing
+        for member in missing
     ]
 
 
-def _calls(keys: Sequence[UUID]) -> dict[str, str]:
-    """Return {letter: ROOM:SEQ}, as far as the database says it."""
-    found: dict[str, str] = {}
+def _labels(keys: Sequence[UUID]) -> dict[str, str]:
+    """Return {letter: ROOM:SEQ} of the letters that the database has."""
+    labels: dict[str, str] = {}
     with suppress(DatabaseError):
-        for at in range(0, len(keys), READ_AT_ONCE):
-            rows = DeadLetter.objects.filter(pk__in=keys[at : at + READ_AT_ONCE])
-            found |= {
+        for start in range(0, len(keys), READ_BATCH):
+            rows = DeadLetter.objects.filter(pk__in=keys[start : start + READ_BATCH])
+            labels |= {
                 str(key): f"{room}:{seq}" for key, room, seq in rows.values_list("pk", "room_key", "seq")
             }
-    return found
+    return labels
 
 
 def _outcome(key: UUID, why: str, left_out: Sequence[tuple[int, str]] = ()) -> Outcome:
     return Outcome(str(key), Result.SKIPPED if why else Result.DONE, why, left_out)
 
 
-def _hindrance(key: UUID) -> str:
+def _discard_blocked_by(key: UUID) -> str:
     letter = DeadLetter.objects.defer("body", "missing").annotate(has_text=_HAS_TEXT).get(pk=key)
-    return letters.hindrance_to_discard(letter)
+    return letters.discard_blocked_by(letter)
 
 
-def _outcome_rows(outcomes: Sequence[Outcome], called: dict[str, str]) -> list[Fields]:
+def _outcome_rows(outcomes: Sequence[Outcome], labels: dict[str, str]) -> list[Fields]:
     names = _names({user for outcome in outcomes for user, _ in outcome.left_out})
     return [
         {
             "id": outcome.key,
-            "letter": called.get(outcome.key, outcome.key),
+            "letter": labels.get(outcome.key, outcome.key),
             "result": str(outcome.result),
             "why": outcome.why,
             "left_out": [{"user": user, "name": names[user], "why": why} for user, why in outcome.left_out],
@@ -375,7 +388,7 @@ def _outcome_rows(outcomes: Sequence[Outcome], called: dict[str, str]) -> list[F
 
 
 def _names(users: Set[int]) -> dict[int, str]:
-    """Return {user: name}; numbers for names while the database is away, so that what was done is still said."""
+    """Return {user: name}; `#id` while the database is down, so that the outcomes are still printed."""
     try:
         names = Names(users)
     except DatabaseError:
@@ -384,10 +397,10 @@ def _names(users: Set[int]) -> dict[int, str]:
 
 
 def _why(row: Fields) -> str:
-    """Return why, and up to three of those who are left out."""
-    out = [f"{one['name']} {one['why']}" for one in row["left_out"][:NAMED]]
-    others = len(row["left_out"]) - len(out)
-    people = f"without {', '.join(out)}" + (f" +{others}" if others else "") if out else ""
+    """Return the reason, and at most three of the members left out."""
+    left_out = [f"{person['name']} {person['why']}" for person in row["left_out"][:MAX_NAMED]]
+    others = len(row["left_out"]) - len(left_out)
+    people = f"without {', '.join(left_out)}" + (f" +{others}" if others else "") if left_out else ""
     return "; ".join(filter(None, [row["why"], people]))
 
 

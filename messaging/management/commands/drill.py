@@ -1,4 +1,4 @@
-"""`manage.py drill`: injure a site of its own and look whether anything that was accepted is lost."""
+"""`manage.py drill`: start a separate site, cause failures, and check that no accepted message is lost."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ from messaging.drill.plan import KINDS, TTL_HIGHEST_S, TTL_LOWEST_S, DrillError,
 from messaging.drill.run import Progress, drill
 from messaging.management.arguments import duration_s
 
-LINE_EVERY_S = 5.0
+LINE_INTERVAL_S = 5.0
 
 
 class Command(BaseCommand):
     help = (
-        "Start a site of its own, let clients talk over bad lines while its processes are killed, and say whether anything"
-        " that was accepted was lost. It touches no other site. Exit code 1 when a promise was broken."
+        "Start a separate site, let clients chat over unreliable connections while its processes are killed, and report"
+        " whether an accepted message was lost. It touches no other site. Exit code 1 when a guarantee was broken."
     )
-    requires_system_checks: list[str] = []  # the site that runs it is not the one that it tries
+    requires_system_checks: list[str] = []  # the drill tests another site than the one that runs it
 
     def add_arguments(self, parser: CommandParser) -> None:
-        usual = Plan()
+        default = Plan()
         whole, share = _whole, _share
         parser.add_argument(
-            "--clients", type=whole(2, 200), default=usual.clients, metavar="N", help="default: %(default)s"
+            "--clients", type=whole(2, 200), default=default.clients, metavar="N", help="default: %(default)s"
         )
         parser.add_argument(
             "--messages",
             type=whole(1, 1_000_000),
-            default=usual.messages,
+            default=default.messages,
             metavar="N",
             help="default: %(default)s",
         )
         parser.add_argument(
             "--rooms",
             type=whole(1, 100),
-            default=usual.rooms,
+            default=default.rooms,
             metavar="N",
-            help="everybody is in each (default: %(default)s)",
+            help="all clients are in every room (default: %(default)s)",
         )
         parser.add_argument(
             "--loss", type=share, default=0.0, metavar="P%", help="frames lost in each direction, like 10%%"
         )
         parser.add_argument(
-            "--duplicate", type=share, default=0.0, metavar="P%", help="frames that come twice, like 5%%"
+            "--duplicate", type=share, default=0.0, metavar="P%", help="frames delivered twice, like 5%%"
         )
         parser.add_argument(
             "--reorder", action="store_true", help="delay a tenth of the frames, so that later ones overtake"
@@ -68,17 +68,20 @@ class Command(BaseCommand):
             choices=KINDS,
             action="append",
             default=[],
-            help="kill -9 one at a random time; may be given again",
+            help="kill -9 one at a random time; can be repeated",
         )
         parser.add_argument(
             "--seconds",
             type=whole(1, 86_400),
-            default=usual.seconds,
+            default=default.seconds,
             metavar="N",
-            help="time to send in (default: %(default)g)",
+            help="time in which messages are sent (default: %(default)g)",
         )
         parser.add_argument(
-            "--seed", type=whole(0, 2**53), metavar="N", help="of the dice (default: another each time)"
+            "--seed",
+            type=whole(0, 2**53),
+            metavar="N",
+            help="of the random choices (default: a new one for every run)",
         )
         parser.add_argument(
             "--processes", type=whole(1, 64), default=1, metavar="N", help="server processes (default: 1)"
@@ -87,14 +90,16 @@ class Command(BaseCommand):
             "--ttl",
             type=_ttl,
             metavar="T",
-            help="let messages live so long only, like 10s or 10s-40s, and keep some people away for longer: whoever missed one"
-            " must be named to its sender",
+            help="lifetime of messages, like 10s or 10s-40s; some clients stay offline for longer, and the sender must be told"
+            " who missed a message",
         )
         parser.add_argument(
-            "--without-worker", action="store_true", help="run no jobs: with --ttl this must fail"
+            "--without-worker", action="store_true", help="run no jobs: with --ttl the drill must fail"
         )
         parser.add_argument(
-            "--without-recovery", action="store_true", help="switch the server's recovery off: this must fail"
+            "--without-recovery",
+            action="store_true",
+            help="disable the recovery of the server: the drill must fail",
         )
         parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -108,35 +113,35 @@ class Command(BaseCommand):
             signal.signal(number, _as_ctrl_c)
         try:
             with Display(plan, self.stderr.isatty(), self.stderr.write) as display:
-                found, site = drill(plan, display.show)
+                result, site = drill(plan, display.show)
         except DrillError as error:
             raise CommandError(str(error)) from None
         except KeyboardInterrupt:
-            self.stderr.write(f"Broken off; nothing is left behind. Seed {plan.seed}.")
+            self.stderr.write(f"Interrupted; nothing is left behind. Seed {plan.seed}.")
             sys.exit(1)
         if options["json"]:
-            self.stdout.write(json.dumps(report.as_data(found), ensure_ascii=False, indent=2))
+            self.stdout.write(json.dumps(report.as_data(result), ensure_ascii=False, indent=2))
         else:
-            for line in report.sentences(found):
+            for line in report.sentences(result):
                 self.stdout.write(line)
-        if not found.ok:
-            self.stderr.write(f"The ledgers and the site's log are kept in {site.ledgers}.")
+        if not result.ok:
+            self.stderr.write(f"The ledgers and the log of the site are kept in {site.ledgers}.")
             sys.exit(1)
 
 
 def _as_ctrl_c(*_: object) -> None:
-    """End as at Ctrl-C, at which asyncio cancels: an exception out of nothing would tear whatever task is at work."""
+    """End as at Ctrl-C, where asyncio cancels its tasks: an exception from a signal handler could interrupt any of them."""
     signal.raise_signal(signal.SIGINT)
 
 
 class Display:
-    """Progress on standard error: a live table on a terminal, a line each 5 s otherwise."""
+    """Progress on standard error: a live table on a terminal, a line every 5 s otherwise."""
 
     def __init__(self, plan: Plan, terminal: bool, write: Callable[[str], object]) -> None:
         self._plan = plan
         self._write = write
         self._live = Live(console=Console(stderr=True), transient=True) if terminal else None
-        self._told = ("", 0.0)
+        self._last_line = ("", 0.0)
 
     def __enter__(self) -> Display:
         if self._live is not None:
@@ -148,14 +153,14 @@ class Display:
             self._live.stop()
 
     def show(self, progress: Progress) -> None:
-        """Show how far the drill is."""
+        """Show the progress of the drill."""
         if self._live is not None:
             self._live.update(self._table(progress))
             return
-        phase, at_s = self._told
+        phase, at_s = self._last_line
         now_s = time.monotonic()
-        if progress.phase != phase or now_s - at_s >= LINE_EVERY_S:
-            self._told = progress.phase, now_s
+        if progress.phase != phase or now_s - at_s >= LINE_INTERVAL_S:
+            self._last_line = progress.phase, now_s
             self._write(", ".join(f"{name} {value}" for name, value in self._rows(progress)))
 
     def _rows(self, progress: Progress) -> list[tuple[str, str]]:
@@ -199,33 +204,32 @@ def _plan(options: dict[str, Any]) -> Plan:
 
 
 def _whole(lowest: int, highest: int) -> Callable[[str], int]:
-    def parse(given: str) -> int:
-        if not given.isascii() or not given.isdigit() or not lowest <= int(given) <= highest:
-            raise argparse.ArgumentTypeError(f"a whole number from {lowest} to {highest}, not {given!r}")
-        return int(given)
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not lowest <= int(text) <= highest:
+            raise argparse.ArgumentTypeError(f"a whole number from {lowest} to {highest}, not {text!r}")
+        return int(text)
 
     return parse
 
 
-def _ttl(given: str) -> tuple[int, int]:
+def _ttl(text: str) -> tuple[int, int]:
     """Return `10s` as (10, 10) and `10s-2m` as (10, 120)."""
-    first, _, last = given.partition("-")
+    first, _, last = text.partition("-")
     shortest_s = duration_s(first)
-    longest_s = duration_s(last) if "-" in given else shortest_s
+    longest_s = duration_s(last) if "-" in text else shortest_s
     if not TTL_LOWEST_S <= shortest_s <= longest_s <= TTL_HIGHEST_S:
         raise argparse.ArgumentTypeError(
-            f"lives from {TTL_LOWEST_S}s to {TTL_HIGHEST_S}s, like 10s-40s, not {given!r}"
+            f"lifetimes from {TTL_LOWEST_S}s to {TTL_HIGHEST_S}s, like 10s-40s, not {text!r}"
         )
     return shortest_s, longest_s
 
 
-def _share(given: str) -> float:
-    """Return `10%` or `10` as 0.1; over half nothing would get through in a lifetime."""
-    text = given.removesuffix("%")
+def _share(text: str) -> float:
+    """Return `10%` or `10` as 0.1. Above a half, messages would expire before they get through."""
     try:
-        share = float(text) / 100
+        share = float(text.removesuffix("%")) / 100
     except ValueError:
         share = -1.0
     if not 0 <= share <= 0.5:
-        raise argparse.ArgumentTypeError(f"a share from 0% to 50%, like 10%, not {given!r}")
+        raise argparse.ArgumentTypeError(f"a share from 0% to 50%, like 10%, not {text!r}")
     return share

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
 
 from messaging import policy as policies
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.errors import MessagingError
 from messaging.management.arguments import Stop, age, room_key, say, show_table
 from messaging.monitoring import faults
@@ -39,7 +39,7 @@ class Command(BaseCommand):
 
     def _status(self, room: RoomKey | None) -> Status:
         try:
-            return run_verb(status, room)
+            return run_async(status, room)
         except MessagingError as error:
             raise CommandError(f"{error.detail} `manage.py doctor` shows what is wrong.") from None
 

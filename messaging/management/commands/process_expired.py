@@ -1,8 +1,7 @@
-"""`manage.py process_expired`: the expiry job of the schedule, by hand. Data on stdout, talk on stderr."""
+"""`manage.py process_expired`: run the expiry job by hand. Data on stdout, other messages on stderr."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections import Counter
@@ -15,7 +14,7 @@ from rich.progress import Progress
 
 from messaging import expiry
 from messaging import policy as policies
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.errors import Unavailable
 from messaging.expiry.reports import Names
 from messaging.management.arguments import Stop, age, database_away, positive, room_key, say, show_table
@@ -23,73 +22,76 @@ from messaging.models import Room
 from messaging.store import open_store
 from messaging.store.records import Expired, Overdue
 
-SAFE = "Nothing is lost: a message is cleared only after it was reported, and what was claimed is due again in 30 s."
+SAFE = (
+    "Nothing is lost: a message is cleared only after its report, and claimed messages are due again in 30 s."
+)
 
 
 class Command(BaseCommand):
-    help = "Report to its sender what expired before everybody had it, then clear it."
+    help = "Report expired messages to their senders, with the members who missed them, then clear them."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--once", action="store_true", help="one run, then end; else one each minute")
-        parser.add_argument("--room", type=room_key, metavar="ID", help="only this room")
-        parser.add_argument("--limit", type=positive, metavar="N", help="at most so many messages a run")
         parser.add_argument(
-            "--dry-run", action="store_true", help="say what has expired and who missed it; change nothing"
+            "--once", action="store_true", help="run once; the default is every minute until Ctrl-C"
+        )
+        parser.add_argument("--room", type=room_key, metavar="ID", help="only this room")
+        parser.add_argument("--limit", type=positive, metavar="N", help="at most N messages in a run")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="show expired messages and who missed them; change nothing"
         )
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        what = expiry.Expiring(room=options["room"], limit=options["limit"])
+        bounds = expiry.ExpiryOptions(room=options["room"], limit=options["limit"])
         try:
             if options["dry_run"]:
-                self._show(what, as_json=options["json"])
+                self._show(bounds, as_json=options["json"])
             else:
-                self._process(what, once=options["once"], as_json=options["json"])
+                self._process(bounds, once=options["once"], as_json=options["json"])
         except Unavailable:
             raise CommandError(
-                f"The store does not answer. {SAFE} `manage.py doctor` says what is wrong."
+                f"The store does not answer. {SAFE} `manage.py doctor` shows the cause."
             ) from None
         except DatabaseError as error:
-            raise CommandError(
-                f"{database_away(error)} {SAFE} `manage.py doctor` says what is wrong."
-            ) from None
+            raise CommandError(f"{database_away(error)} {SAFE} `manage.py doctor` shows the cause.") from None
 
-    def _process(self, what: expiry.Expiring, *, once: bool, as_json: bool) -> None:
+    def _process(self, bounds: expiry.ExpiryOptions, *, once: bool, as_json: bool) -> None:
         interval_s = policies.current().sweep_interval_s
         if not once:
             say(f"Processing every {interval_s} s until Ctrl-C.")
         with Stop() as stop:
             while not stop:
-                done = self._process_once(what, stop)
-                self.stdout.write(json.dumps(dataclasses.asdict(done)) if as_json else _sentence(done))
+                done = self._process_once(bounds, stop)
+                self.stdout.write(json.dumps(done.as_data()) if as_json else _sentence(done))
                 if done.left:
-                    say(f"{done.left} could not be reported and stay due; the lines above say which.")
+                    say(f"{done.left} could not be reported and stay due; the log lines above name them.")
                 if once:
-                    _say_what_is_due(run_verb(_overdue))
+                    _say_overdue(run_async(_overdue))
                     return
                 stop.wait(interval_s)
 
-    def _process_once(self, what: expiry.Expiring, stop: Stop) -> expiry.Processed:
-        shown = sys.stderr.isatty()
-        total = run_verb(_overdue).due if shown and what.room is None else None
-        with Progress(disable=not shown, transient=True) as progress:
-            bar = progress.add_task("Reporting messages", total=what.limit or total)
-            return run_verb(
+    def _process_once(self, bounds: expiry.ExpiryOptions, stop: Stop) -> expiry.Processed:
+        terminal = sys.stderr.isatty()
+        total = run_async(_overdue).due if terminal and bounds.room is None else None
+        with Progress(disable=not terminal, transient=True) as progress:
+            bar = progress.add_task("Reporting messages", total=bounds.limit or total)
+            return run_async(
                 expiry.process,
-                what,
+                bounds,
                 stopping=lambda: bool(stop),
-                told=lambda count: progress.advance(bar, count),
+                on_progress=lambda count: progress.advance(bar, count),
             )
 
-    def _show(self, what: expiry.Expiring, *, as_json: bool) -> None:
-        found = run_verb(expiry.preview, what)
-        rooms = dict(Room.objects.filter(pk__in={one.due.room.id for one in found}).values_list("pk", "name"))
-        rows = _rows(found, rooms)
+    def _show(self, bounds: expiry.ExpiryOptions, *, as_json: bool) -> None:
+        messages = run_async(expiry.preview, bounds)
+        room_ids = {message.due.room.id for message in messages}
+        rooms = dict(Room.objects.filter(pk__in=room_ids).values_list("pk", "name"))
+        rows = _rows(messages, rooms)
         if as_json:
             self.stdout.write(json.dumps(rows, ensure_ascii=False))
             return
         if not rows:
-            say("Nothing is due: no message has expired more than 5 s ago.")
+            say("Nothing is due: no message expired more than 5 s ago.")
             return
         show_table(
             sys.stdout,
@@ -107,7 +109,7 @@ class Command(BaseCommand):
                 for row in rows
             ),
         )
-        more = "; more are due" if len(rows) == (what.limit or policies.current().claim_max) else ""
+        more = "; more are due" if len(rows) == (bounds.limit or policies.current().claim_max) else ""
         say(f"{len(rows)} messages have expired{more}. Nothing was changed.")
 
 
@@ -116,30 +118,31 @@ async def _overdue() -> Overdue:
 
 
 def _sentence(done: expiry.Processed) -> str:
-    return f"{done.expired} expired, {done.missed} of them missed by somebody, {done.set_aside} set aside, {done.left} left"
+    return f"{done.expired} expired, {done.missed} of them missed, {done.quarantined} quarantined, {done.left} left"
 
 
-def _say_what_is_due(found: Overdue) -> None:
-    if found.due and found.oldest_s is not None:
+def _say_overdue(overdue: Overdue) -> None:
+    if overdue.due and overdue.oldest_s is not None:
         say(
-            f"{found.due} are due still, the oldest for {age(found.oldest_s)}: run it again, or let the worker."
+            f"{overdue.due} are still due, the oldest for {age(overdue.oldest_s)}."
+            " Run the command again, or let the worker process them."
         )
 
 
-def _rows(found: Sequence[Expired], rooms: dict[str, str]) -> list[dict[str, Any]]:
-    names = Names({one.sender for one in found if not one.name})
+def _rows(messages: Sequence[Expired], rooms: dict[str, str]) -> list[dict[str, Any]]:
+    names = Names({message.sender for message in messages if not message.name})
     return [
         {
-            "room": one.due.room.id,
-            "name": rooms.get(one.due.room.id),
-            "seq": one.due.seq,
-            "sender": one.sender if one.live else None,
-            "sender_name": one.name or (names.of(one.sender) if one.live else ""),
-            "live": one.live,
-            "expired_at": one.expires_at,
-            "total": one.total,
-            "missed": len(one.missed),
-            "reasons": dict(Counter(missed.reason for missed in one.missed)),
+            "room": message.due.room.id,
+            "name": rooms.get(message.due.room.id),
+            "seq": message.due.seq,
+            "sender": message.sender if message.live else None,
+            "sender_name": message.name or (names.of(message.sender) if message.live else ""),
+            "live": message.live,
+            "expired_at": message.expires_at,
+            "total": message.total,
+            "missed": len(message.missed),
+            "reasons": dict(Counter(member.reason for member in message.missed)),
         }
-        for one in found
+        for message in messages
     ]

@@ -1,4 +1,4 @@
-"""`manage.py retry_undelivered`: the sweep of the schedule, by hand. Data on stdout, talk on stderr."""
+"""`manage.py retry_undelivered`: run the sweep by hand. Data on stdout, other messages on stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from messaging import jobs
 from messaging import policy as policies
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.errors import MessagingError
 from messaging.management.arguments import (
     Stop,
@@ -29,63 +29,71 @@ from messaging.store.records import Claim, Lag
 
 
 class Command(BaseCommand):
-    help = "Push again what connected members have not acknowledged; whoever is away is parked and gets it on return."
+    help = "Push unacknowledged messages again to connected members. Offline members are parked and get them when they return."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--once", action="store_true", help="one sweep, then end; else one each minute")
+        parser.add_argument(
+            "--once", action="store_true", help="sweep once; the default is every minute until Ctrl-C"
+        )
         parser.add_argument("--room", type=room_key, metavar="ID", help="only this room, due or not")
         parser.add_argument(
-            "--older-than", type=duration_s, default=0, metavar="2h", help="only what waits longer than this"
+            "--older-than",
+            type=duration_s,
+            default=0,
+            metavar="2h",
+            help="only rooms whose oldest undelivered message is older",
         )
-        parser.add_argument("--limit", type=positive, metavar="N", help="at most so many rooms")
+        parser.add_argument("--limit", type=positive, metavar="N", help="at most N rooms")
         parser.add_argument(
-            "--dry-run", action="store_true", help="say which rooms and users lag; change nothing"
+            "--dry-run", action="store_true", help="show lagging rooms and members; change nothing"
         )
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        what = jobs.Sweep(room=options["room"], older_than_s=options["older_than"], limit=options["limit"])
+        bounds = jobs.SweepOptions(
+            room=options["room"], older_than_s=options["older_than"], limit=options["limit"]
+        )
         try:
             if options["dry_run"]:
-                self._show(what, as_json=options["json"])
+                self._show(bounds, as_json=options["json"])
             else:
-                self._sweep(what, once=options["once"], as_json=options["json"])
+                self._sweep(bounds, once=options["once"], as_json=options["json"])
         except MessagingError as error:
             raise CommandError(
-                f"{error.detail} Nothing is lost: what was claimed is due again in 30 s."
+                f"{error.detail} Nothing is lost: claimed rooms are due again in 30 s."
             ) from None
         except DatabaseError as error:
             raise CommandError(
-                f"{database_away(error)} Nothing is lost: what was claimed is due again in 30 s."
+                f"{database_away(error)} Nothing is lost: claimed rooms are due again in 30 s."
             ) from None
 
-    def _sweep(self, what: jobs.Sweep, *, once: bool, as_json: bool) -> None:
+    def _sweep(self, bounds: jobs.SweepOptions, *, once: bool, as_json: bool) -> None:
         interval_s = policies.current().sweep_interval_s
         if not once:
             say(f"Sweeping every {interval_s} s until Ctrl-C.")
         with Stop() as stop:
             while not stop:
-                count = self._sweep_once(what, stop)
-                told = "1 room told" if count == 1 else f"{count} rooms told"
-                self.stdout.write(json.dumps({"rooms": count}) if as_json else told)
+                count = self._sweep_once(bounds, stop)
+                sentence = "1 room swept" if count == 1 else f"{count} rooms swept"
+                self.stdout.write(json.dumps({"rooms": count}) if as_json else sentence)
                 if once:
                     return
                 stop.wait(interval_s)
 
-    def _sweep_once(self, what: jobs.Sweep, stop: Stop) -> int:
+    def _sweep_once(self, bounds: jobs.SweepOptions, stop: Stop) -> int:
         with Progress(disable=not sys.stderr.isatty(), transient=True) as progress:
-            bar = progress.add_task("Telling rooms", total=what.limit)
+            bar = progress.add_task("Sweeping rooms", total=bounds.limit)
 
-            def told(claim: Claim) -> None:
+            def on_progress(claim: Claim) -> None:
                 progress.advance(bar)
 
-            return run_verb(jobs.sweep, what, stopping=lambda: bool(stop), told=told)
+            return run_async(jobs.sweep, bounds, stopping=lambda: bool(stop), on_progress=on_progress)
 
-    def _show(self, what: jobs.Sweep, *, as_json: bool) -> None:
-        lags = run_verb(jobs.lagging, what)
+    def _show(self, bounds: jobs.SweepOptions, *, as_json: bool) -> None:
+        lags = run_async(jobs.lagging_rooms, bounds)
         names = dict(
             get_user_model()
-            .objects.filter(pk__in={laggard.user for lag in lags for laggard in lag.members_behind})
+            .objects.filter(pk__in={member.user for lag in lags for member in lag.members_behind})
             .values_list("pk", get_user_model().USERNAME_FIELD)
         )
         rooms = dict(Room.objects.filter(pk__in=[lag.room.id for lag in lags]).values_list("pk", "name"))
@@ -93,11 +101,11 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps([_fields(lag, names, rooms) for lag in lags], ensure_ascii=False))
             return
         if not lags:
-            say("Nobody lags: everything has been acknowledged, or was not yet due.")
+            say("No member is lagging: every message is acknowledged or not yet due.")
             return
         show_table(
             sys.stdout,
-            ("room", "name", "behind", "who", "attempts"),
+            ("room", "name", "lagging", "member", "attempts"),
             (
                 (
                     lag.room.id,
@@ -110,7 +118,7 @@ class Command(BaseCommand):
                 for row in lag.members_behind
             ),
         )
-        say(f"{len(lags)} rooms with somebody behind. Nothing was changed.")
+        say(f"{len(lags)} rooms with lagging members. Nothing was changed.")
 
 
 def _fields(lag: Lag, names: dict[int, str], rooms: dict[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`manage.py room create|list|show|lifetime|shorten`: rooms from the command line. Data on stdout, talk on stderr."""
+"""`manage.py room create|list|show|lifetime|shorten`: rooms from the command line. Data on stdout, other messages on stderr."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from messaging import rooms
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.errors import MessagingError, Unavailable
 from messaging.management.arguments import agreed, database_away
 from messaging.models import Membership, Room
@@ -28,36 +28,44 @@ Fields = dict[str, Any]
 
 
 class Command(BaseCommand):
-    help = "Make, list and show rooms; change how long their messages live."
+    help = "Create, list and show rooms; change the lifetime of their messages."
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="create|list|show|lifetime|shorten")
-        create = verbs.add_parser("create", help="make a room and print its id")
+        create = verbs.add_parser("create", help="create a room and print its id")
         create.add_argument("name")
-        create.add_argument("--private", action="store_true", help="only who is added may come in")
-        create.add_argument("--owner", metavar="NAME", help="log-in name of who moderates it")
+        create.add_argument("--private", action="store_true", help="only added members can enter")
+        create.add_argument("--owner", metavar="NAME", help="username of the owner")
         create.add_argument(
-            "--member", metavar="NAME", action="append", default=[], help="may be given again"
+            "--member",
+            metavar="NAME",
+            action="append",
+            default=[],
+            help="username of a member; can be repeated",
         )
         create.add_argument("--topic", default="")
         create.add_argument("--ttl", type=int, metavar="S", help="lifetime of its messages in seconds")
         create.add_argument(
-            "--ttl-max", type=int, metavar="S", help="the longest lifetime a message may be given"
+            "--ttl-max", type=int, metavar="S", help="longest lifetime of a message in seconds"
         )
         lister = verbs.add_parser("list", help="list rooms by name")
         lister.add_argument("--kind", choices=Room.Kind.values)
-        show = verbs.add_parser("show", help="show a room, its members and its place in the store")
+        show = verbs.add_parser("show", help="show a room, its members and its position in the store")
         show.add_argument("room", help="the room's id")
         lifetime = verbs.add_parser("lifetime", help="change the lifetime of new messages")
         lifetime.add_argument("room", help="the room's id")
         lifetime.add_argument("--ttl", type=int, metavar="S", help="lifetime of new messages in seconds")
         lifetime.add_argument(
-            "--ttl-max", type=int, metavar="S", help="the longest one a message may be given"
+            "--ttl-max", type=int, metavar="S", help="longest lifetime of a message in seconds"
         )
-        shorten = verbs.add_parser("shorten", help="let messages that are already there end sooner")
+        shorten = verbs.add_parser("shorten", help="let existing messages expire sooner")
         shorten.add_argument("room", help="the room's id")
         shorten.add_argument(
-            "--ttl", type=int, metavar="S", required=True, help="seconds after which they end at the latest"
+            "--ttl",
+            type=int,
+            metavar="S",
+            required=True,
+            help="longest lifetime of the existing messages in seconds",
         )
         shorten.add_argument("--dry-run", action="store_true", help="only count them")
         shorten.add_argument("--yes", action="store_true", help="do not ask")
@@ -77,12 +85,12 @@ class Command(BaseCommand):
         except MessagingError as error:
             raise CommandError(error.detail) from None
         except DatabaseError as error:
-            raise CommandError(f"{database_away(error)} `manage.py doctor` says what is wrong.") from None
+            raise CommandError(f"{database_away(error)} `manage.py doctor` shows the cause.") from None
 
     def _create(self, options: Fields) -> None:
         if options["private"] and not (options["owner"] or options["member"]):
             raise CommandError("A private room needs an --owner or a --member.", returncode=2)
-        room = run_verb(
+        room = run_async(
             rooms.create_room,
             memberships.person(options["owner"]).pk if options["owner"] else None,
             options["name"],
@@ -95,15 +103,15 @@ class Command(BaseCommand):
         if options["json"]:
             self._write_json(_room_fields(room))
         else:
-            self.stderr.write(f"Made the {room.kind} room {room.name}.")
+            self.stderr.write(f"Created the {room.kind} room {room.name}.")
             self.stdout.write(room.id)
 
     def _list(self, options: Fields) -> None:
-        found = Room.objects.annotate(members=Count("memberships", filter=Q(memberships__leaving_at=None)))
-        found = found.order_by(Lower("name"), "pk")  # grouping drops the model's own order
+        queryset = Room.objects.annotate(members=Count("memberships", filter=Q(memberships__leaving_at=None)))
+        queryset = queryset.order_by(Lower("name"), "pk")  # the grouping drops the order of the model
         if options["kind"]:
-            found = found.filter(kind=options["kind"])
-        rows = [_room_fields(room) | {"members": room.members} for room in found]
+            queryset = queryset.filter(kind=options["kind"])
+        rows = [_room_fields(room) | {"members": room.members} for room in queryset]
         if options["json"]:
             self._write_json({"rooms": rows})
         else:
@@ -111,7 +119,7 @@ class Command(BaseCommand):
 
     def _show(self, options: Fields) -> None:
         room = _room(options["room"])
-        fields = _room_fields(room) | self._place(room)
+        fields = _room_fields(room) | self._position(room)
         members = _members(room)
         if options["json"]:
             self._write_json(fields | {"members": members})
@@ -125,7 +133,7 @@ class Command(BaseCommand):
             raise CommandError("Give --ttl, --ttl-max or both.", returncode=2)
         before = _room(options["room"])
         change = memberships.Change(ttl_s=options["ttl"], ttl_max_s=options["ttl_max"])
-        room = run_verb(rooms.change_room, None, before.id, change)
+        room = run_async(rooms.change_room, None, before.id, change)
         if options["json"]:
             self._write_json(_room_fields(room))
         else:
@@ -135,29 +143,29 @@ class Command(BaseCommand):
 
     def _shorten(self, options: Fields) -> None:
         room = _room(options["room"])
-        found = run_verb(rooms.shorten, None, room.id, options["ttl"], dry_run=True)
+        result = run_async(rooms.shorten, None, room.id, options["ttl"], dry_run=True)
         self.stderr.write(
-            f"{found.shortened} of {found.looked} messages in {room.name} end sooner, {found.ended} of them at once."
+            f"{result.shortened} of {result.looked} messages in {room.name} expire sooner, {result.ended} of them now."
         )
-        goes_on = bool(
-            found.shortened
+        confirmed = bool(
+            result.shortened
             and not options["dry_run"]
             and (options["yes"] or agreed(self.stderr, "This cannot be undone. Shorten them?"))
         )
-        if goes_on:
-            found = run_verb(rooms.shorten, None, room.id, options["ttl"], dry_run=False)
-            self.stderr.write(f"Shortened {found.shortened}.")
+        if confirmed:
+            result = run_async(rooms.shorten, None, room.id, options["ttl"], dry_run=False)
+            self.stderr.write(f"Shortened {result.shortened}.")
         if options["json"]:
-            self._write_json(dataclasses.asdict(found) | {"done": goes_on})
+            self._write_json(dataclasses.asdict(result) | {"done": confirmed})
 
-    def _place(self, room: Room) -> Fields:
-        """Return where the room's log stands; nulls where it has none yet, or the store is away."""
+    def _position(self, room: Room) -> Fields:
+        """Return epoch and top of a room; None for both without a log, or while the store is down."""
         try:
-            [place] = run_verb(_places, room)
+            [position] = run_async(_positions, room)
         except Unavailable as error:
             self.stderr.write(error.detail)
-            place = None
-        return {"epoch": place and place.epoch, "top": place and place.top}
+            position = None
+        return {"epoch": position and position.epoch, "top": position and position.top}
 
     def _write_json(self, data: Fields) -> None:
         self.stdout.write(json.dumps(data, ensure_ascii=False, indent=2))
@@ -181,7 +189,7 @@ def _room(id_: str) -> Room:
     return room
 
 
-async def _places(room: Room) -> list[Position | None]:
+async def _positions(room: Room) -> list[Position | None]:
     return await open_store().log.positions([memberships.key_of(room)])
 
 

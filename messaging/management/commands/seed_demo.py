@@ -1,4 +1,4 @@
-"""`manage.py seed_demo`: people and rooms to try the chat with."""
+"""`manage.py seed_demo`: create demo people and rooms."""
 
 from __future__ import annotations
 
@@ -11,46 +11,54 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, ProgrammingError
 
 from messaging import demo
-from messaging.bridge import run_verb
+from messaging.bridge import run_async
 from messaging.demo import states
 from messaging.errors import MessagingError
 from messaging.management.arguments import Stop, duration_s, say
 
-ROOMS, USERS = 1, 5  # of fresh ones, when only the other is asked for
-STAY_S = 15 * 60
+DEFAULT_ROOMS, DEFAULT_USERS = 1, 5  # of new ones, when only the other number is given
+DEFAULT_STAY_S = 15 * 60
 
 
 class Command(BaseCommand):
     help = (
-        "Make the demo's people and rooms, with --states also a message in each state, or with numbers so many fresh ones."
-        " Refuses without DJANGO_DEBUG or --force: these accounts' passwords are printed."
+        "Create the demo people and rooms; with --states also a message in each state; with numbers, new people and rooms."
+        " Requires DJANGO_DEBUG or --force, because the passwords of these accounts are printed."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--users", type=int, metavar="N", help=f"so many fresh people (default {USERS})")
-        parser.add_argument("--rooms", type=int, metavar="N", help=f"so many fresh rooms (default {ROOMS})")
         parser.add_argument(
-            "--members", type=int, metavar="N", help="how many of them are in each room (default all)"
+            "--users", type=int, metavar="N", help=f"number of new people (default {DEFAULT_USERS})"
         )
-        parser.add_argument("--sessions", action="store_true", help="log everybody in and print the cookies")
+        parser.add_argument(
+            "--rooms", type=int, metavar="N", help=f"number of new rooms (default {DEFAULT_ROOMS})"
+        )
+        parser.add_argument(
+            "--members", type=int, metavar="N", help="number of members of each room (default all)"
+        )
+        parser.add_argument(
+            "--sessions", action="store_true", help="log all people in and print their session cookies"
+        )
         parser.add_argument(
             "--states",
             action="store_true",
-            help="also one message in each state, for the staff's pages: takes about 10 s, once",
+            help="also create one message in each state, for the staff's pages: takes about 10 s, once",
         )
         parser.add_argument(
             "--stay",
             type=_stay_s,
             metavar="15m",
-            help="with --states: let one of the people be connected and silent for so long, for somebody who lags must be"
-            " (default 15m where the states are made, 0 where they are there; Ctrl-C ends it)",
+            help="with --states: keep one person connected and silent for this time, so that there is a lagging member"
+            " (default 15m if the states are created, 0 if they exist; Ctrl-C ends it)",
         )
         parser.add_argument("--json", action="store_true", help="print JSON")
-        parser.add_argument("--force", action="store_true", help="also where DJANGO_DEBUG is off")
+        parser.add_argument("--force", action="store_true", help="run even if DJANGO_DEBUG is off")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not (settings.DEBUG or options["force"]):
-            raise CommandError("These accounts' passwords are printed: set DJANGO_DEBUG=1 or add --force.")
+            raise CommandError(
+                "The passwords of these accounts are printed: set DJANGO_DEBUG=1 or add --force."
+            )
         try:
             seeded = self._seed(options)
         except MessagingError as error:
@@ -65,47 +73,49 @@ class Command(BaseCommand):
             self._print(seeded)
         self.stdout.flush()
         if options["states"]:
-            if not options["verbosity"]:  # its attempts are what is wanted, not news
+            if not options["verbosity"]:  # its failed attempts are intended
                 logging.getLogger("messaging").setLevel(logging.ERROR)
             self._make_states(options["stay"])
 
     def _make_states(self, stay_s: int | None) -> None:
         note = demo.kept_note()
         if note is None:
-            raise CommandError("The demo's people are not here any more.")
+            raise CommandError("The demo people do not exist any more.")
         with Stop() as stop:
             try:
-                made = run_verb(states.make, note, stopping=lambda: bool(stop))
+                created = run_async(states.make, note, stopping=lambda: bool(stop))
             except states.Stopped:
                 return
             except TimeoutError:
                 raise CommandError(
-                    "Something does not answer; `manage.py doctor` says what. Run it again."
+                    "A part of the site does not answer; `manage.py doctor` shows which. Then run this again."
                 ) from None
             except MessagingError as error:
                 raise CommandError(error.detail) from None
-            say("A message in each state is there." if made else "A message in each state was there already.")
-            seconds = stay_s if stay_s is not None else STAY_S * made
+            say("Created a message in each state." if created else "A message in each state already exists.")
+            seconds = stay_s if stay_s is not None else DEFAULT_STAY_S * created
             if seconds:
-                who = demo.PEOPLE[-1]
+                name = demo.PEOPLE[-1]
                 say(
-                    f"{who} is connected and silent for {seconds // 60} min, so that somebody lags; Ctrl-C ends that."
+                    f"{name} stays connected and silent for {seconds // 60} min as a lagging member; Ctrl-C ends this."
                 )
-                run_verb(states.stay, note, seconds, stopping=lambda: bool(stop))
+                run_async(states.stay, note, seconds, stopping=lambda: bool(stop))
 
     def _seed(self, options: dict[str, Any]) -> demo.Seeded:
-        given = [options[name] for name in ("users", "rooms", "members")]
-        if options["states"] and any(number is not None for number in given):
-            raise CommandError("--states is of the demo: give no numbers with it.", returncode=2)
-        if all(number is None for number in given):
+        numbers = [options[name] for name in ("users", "rooms", "members")]
+        if options["states"] and any(number is not None for number in numbers):
+            raise CommandError(
+                "--states uses the demo people and rooms: give no numbers with it.", returncode=2
+            )
+        if all(number is None for number in numbers):
             return demo.seed_demo(sessions=options["sessions"])
-        users, rooms, members = given
-        users = USERS if users is None else users
+        users, rooms, members = numbers
+        users = DEFAULT_USERS if users is None else users
         members = users if members is None else members
-        rooms = ROOMS if rooms is None else rooms
+        rooms = DEFAULT_ROOMS if rooms is None else rooms
         if users < 1 or rooms < 0 or not 1 <= members <= users:
             raise CommandError(
-                "It takes 1 user or more, 0 rooms or more, and 1 to --users members.", returncode=2
+                "Give at least 1 user, at least 0 rooms, and 1 to --users members.", returncode=2
             )
         return demo.seed_fresh(users, rooms, members, sessions=options["sessions"])
 

@@ -125,7 +125,7 @@ def watch(
 def look() -> float:
     """Fix the schedules after the clock was set back. Return the seconds since the last heartbeat."""
     try:
-        if jobs.mend_schedules():
+        if jobs.repair_schedules():
             log.warning("this machine's clock was set back: the schedules were brought forward")
     except DatabaseError:
         pass  # the jobs report it
