@@ -34,7 +34,7 @@ from django.db import transaction
 from django.http import HttpRequest
 from redis.exceptions import RedisError
 
-from messaging import jobs
+from messaging import checkpoints, jobs
 from messaging import policy as policies
 from messaging.bridge import in_db_thread, run_async
 from messaging.errors import BacklogFull, Unavailable
@@ -78,7 +78,7 @@ def _run() -> int:
         bulk_action = bulk_rows.claim(run_async(clock_ms), policies.current().lease_s, exclude=handled)
         if bulk_action is None:
             return rows
-        step("claimed")
+        checkpoints.reach("bulk_job.claimed")
         before = bulk_action.at
         _Run(bulk_action, deadline_mono_s).run()
         rows += bulk_action.at - before
@@ -150,18 +150,18 @@ class _Run:
         if not bulk_rows.reserve(bulk_action, reserved_end, now_ms, policies.current().lease_s):
             bulk_rows.release(bulk_action)
             return False
-        step("reserved")
+        checkpoints.reach("bulk_job.reserved")
         keys = bulk_rows.keys_of(bulk_action, bulk_action.at, end)
         with transaction.atomic() if action.transactional else nullcontext():
             outcomes, waits_for = _perform(action, bulk_action, keys, is_repeated=is_repeated)
-            step("performed")
+            checkpoints.reach("bulk_job.performed")
             with transaction.atomic():
                 if not bulk_rows.record(bulk_action, _chunk_result(outcomes)):
                     raise _ClaimLost
                 done = [outcome.key for outcome in outcomes if outcome.result == Result.DONE]
                 log_each(request, page.rows_for_log(request, done), bulk_action.noted)
-                step("recording")
-        step("recorded")
+                checkpoints.reach("bulk_job.recording")
+        checkpoints.reach("bulk_job.recorded")
         return not waits_for or self._pause(waits_for)
 
     def _pause(self, reason: str) -> bool:
@@ -232,7 +232,3 @@ def _chunk_result(outcomes: Sequence[Outcome]) -> ChunkResult:
         reasons=Counter(outcome.why for outcome in outcomes if outcome.why),
         left_out=Counter(why for outcome in outcomes for _user, why in outcome.left_out),
     )
-
-
-def step(name: str) -> None:
-    """Do nothing: a test replaces this function to act between two writes of the job."""

@@ -35,13 +35,14 @@ print(action.pk)
 """
 CARRY_ON = "from messaging.admin.bulk_job import carry_on; carry_on()"
 TWO_CHUNKS = """
+from messaging import checkpoints
 from messaging.admin import bulk_job
 class Enough(Exception): pass
-steps = []
-def step(name):
-    steps.append(name)
-    if steps.count("recorded") == 2: raise Enough
-bulk_job.step = step
+reached = []
+def reach(checkpoint):
+    reached.append(checkpoint)
+    if reached.count("bulk_job.recorded") == 2: raise Enough
+checkpoints.reach = reach
 try: bulk_job.carry_on()
 except Enough: pass
 """

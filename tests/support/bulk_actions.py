@@ -11,7 +11,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from messaging.admin import bulk_job
+from messaging import checkpoints
 from messaging.admin.action_admin import ActionAdmin
 from messaging.bridge import run_async
 from messaging.expiry import reports
@@ -120,10 +120,10 @@ def at_step(monkeypatch: pytest.MonkeyPatch, name: str, happens: Callable[[], An
     """Call `happens` when the job reaches a step for the nth time."""
     left = [nth]
 
-    def step(current: str) -> None:
-        if current == name:
+    def reach(checkpoint: str) -> None:
+        if checkpoint == f"bulk_job.{name}":
             left[0] -= 1
             if left[0] == 0:
                 happens()
 
-    monkeypatch.setattr(bulk_job, "step", step)
+    monkeypatch.setattr(checkpoints, "reach", reach)

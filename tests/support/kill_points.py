@@ -89,13 +89,9 @@ def _install(fate: Fate) -> None:
 
     module, _, function = fate.at.rpartition(".")
     if not module:
-        if fate.job == "bulk_job":
-            job = importlib.import_module("messaging.admin.bulk_job")
-            job.step = lambda name: happen() if name == fate.at else None
-        else:
-            place = f"{fate.job}.{fate.at}"
-            checkpoints = importlib.import_module("messaging.checkpoints")
-            checkpoints.reach = lambda checkpoint: happen() if checkpoint == place else None
+        place = f"{fate.job}.{fate.at}"
+        checkpoints = importlib.import_module("messaging.checkpoints")
+        checkpoints.reach = lambda checkpoint: happen() if checkpoint == place else None
         return
     owner = importlib.import_module(f"messaging.expiry.{module}")
     setattr(owner, function, _preceded(happen, getattr(owner, function)))
