@@ -92,7 +92,7 @@ def test_by_who_lacks_it(operator: Operator, filled: tuple[Site, dict[str, Any]]
     row = page.locator("#result_list tbody tr", has_text=wanted["person"])
     expect(row).to_contain_text(f"{EACH} messages")
     operator.click(row.locator('a[href*="/storedmessage/"]'))
-    expect(recipient(page, wanted["person"])).to_contain_text("offline: sent as soon as they are back")
+    expect(recipient(page, wanted["person"])).to_contain_text("offline: sent when they reconnect")
     assert (operator.clicks, operator.searches) == (3, 1)
 
 
@@ -101,7 +101,7 @@ def test_by_its_number(operator: Operator, filled: tuple[Site, dict[str, Any]]) 
     operator.click(operator.card("stored"))
     operator.search(wanted["message"])
     expect(page.locator("h1").last).to_have_text(f"Message {wanted['seq']} in Room {ROOMS // 2:05}")
-    expect(recipient(page, wanted["person"])).to_contain_text("offline: sent as soon as they are back")
+    expect(recipient(page, wanted["person"])).to_contain_text("offline: sent when they reconnect")
     assert (operator.clicks, operator.searches) == (1, 1)
 
 

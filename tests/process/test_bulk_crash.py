@@ -40,7 +40,14 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 ROWS = 205  # more than a request sends again
 MANY = 2_000
 TIMEOUT_S = 120.0
-STEPS = ("claimed", "reserved", "performed", "recording", "recorded")
+# Every step is proved; `make test` kills at the one between the action and its record.
+STEPS = [
+    *(
+        pytest.param(step, marks=pytest.mark.proof)
+        for step in ("claimed", "reserved", "recording", "recorded")
+    ),
+    "performed",
+]
 LEASE = {"lease_s": 1}
 
 
@@ -84,7 +91,10 @@ def test_killed_at_a_step_each_letter_is_discarded_once_and_counted_as_done(step
 
 @pytest.mark.parametrize(
     ("verb", "given", "ends"),
-    [("delete", {}, (501, 0, 0, {})), ("extend", {"ttl": 86_400}, (500, 0, 1, {"cut_off": 1}))],
+    [
+        pytest.param("delete", {}, (501, 0, 0, {}), marks=pytest.mark.proof),
+        ("extend", {"ttl": 86_400}, (500, 0, 1, {"cut_off": 1})),
+    ],
 )
 def test_killed_before_the_record_a_message_is_deleted_once_and_not_extended_twice(
     verb: str, given: dict[str, Any], ends: tuple[Any, ...]
@@ -113,6 +123,7 @@ def keys() -> list[str]:
     return [str(key) for key in DeadLetter.objects.values_list("pk", flat=True)]
 
 
+@pytest.mark.proof
 def test_two_jobs_at_once_of_which_one_is_killed_send_each_again_once() -> None:
     room = letters(ROWS)
     action = begin(staff(*MAY), "send_again")
@@ -150,6 +161,7 @@ def at_site(new_site: Callable[..., Site], settings: Any) -> Iterator[tuple[Site
     worker.end()
 
 
+@pytest.mark.proof
 def test_a_real_worker_that_is_killed_processes_two_thousand_rows_once(at_site: tuple[Site, Worker]) -> None:
     site, worker = at_site
     letters(MANY)

@@ -256,6 +256,7 @@ async def enter(site: Site, open_wire: Open, who: Person) -> Wire:
     return wire
 
 
+@pytest.mark.proof
 async def test_a_text_is_nowhere_once_it_has_expired_and_its_retention_is_over(
     begin: Open, open_wire: Open
 ) -> None:

@@ -42,7 +42,10 @@ LOG_ROWS = 1_000
 LOGGED_US = 100  # what is quicker is not written down: a script's own commands are, and that takes time
 MAX_LOOKS = 40  # until one shows less: on a busy machine even processor time is longer
 
-pytestmark = pytest.mark.xdist_group("clock")  # tests that measure time run one after another
+pytestmark = [
+    pytest.mark.proof,  # fills rooms of 100,000 messages
+    pytest.mark.xdist_group("clock"),  # tests that measure time run one after another
+]
 
 
 async def many(room: str) -> list[int]:
