@@ -1,4 +1,4 @@
-"""What every test stands on: a real store on a socket of its own, empty at the start of each test that asks for it."""
+"""Fixtures of all tests: a real store on its own socket, empty at the start of every test that uses it."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("dev")
 
 START_DEADLINE_S = 20.0
-QUICK = {"receipt_interval_s": 0.1}  # what only makes a wait shorter
+QUICK = {"receipt_interval_s": 0.1}  # only shorter waits
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the tests of processes: they take longest, and short tests at the end leave no process idle."""
+    """Start with the tests of processes: they take longest, and short tests at the end keep all processes busy."""
     items.sort(key=lambda item: "process" not in item.path.parts)
 
 
@@ -60,7 +60,9 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
         patch.setattr(flush, "emit_post_migrate_signal", lambda *_: _insert(rows))
         with django_db_blocker.block():
             yield
-        if connection.vendor == "postgresql":  # drops no database that a thread left a connection to
+        if (
+            connection.vendor == "postgresql"
+        ):  # a database with a connection left by a thread cannot be dropped
             others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
             with connection.cursor() as cursor:
                 cursor.execute(others)
@@ -101,7 +103,7 @@ def _insert(found: Rows) -> None:
 
 @pytest.fixture(scope="session")
 def store_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a store at the address in the settings; `everysec`, because no test here pulls a plug."""
+    """Run a store at the address in the settings; `everysec`, because these tests simulate no power loss."""
     server = embedded_store.find_server()
     assert server is not None, "no valkey-server: install the requirements"
     folder = tmp_path_factory.mktemp("store")
@@ -132,14 +134,14 @@ def redis_url(store_process: subprocess.Popen[bytes]) -> str:
 
 @pytest.fixture
 async def store(redis_url: str) -> AsyncIterator[Store]:
-    """Return an empty store in which every room that is asked for has the three members of `tests.support.messages`."""
+    """Return an empty store in which every room has the three members of `tests.support.messages`."""
     yield Store(connections.async_client(), Policy(), members_of=members_of)
     await connections.close()
 
 
 @pytest.fixture
 async def events(redis_url: str) -> Events:
-    """Return the control events of the test, heard from here on."""
+    """Return the control events that are published from now on."""
     heard = Events()
     await heard.listen()
     return heard
@@ -147,7 +149,7 @@ async def events(redis_url: str) -> Events:
 
 @pytest.fixture
 async def verbs(redis_url: str, transactional_db: None) -> AsyncIterator[None]:
-    """Let a test call verbs on the database and an empty store."""
+    """Let a test call operations on the database and an empty store."""
     yield
     await connections.close()
 
@@ -156,7 +158,7 @@ async def verbs(redis_url: str, transactional_db: None) -> AsyncIterator[None]:
 def shared_site(
     tmp_path_factory: pytest.TempPathFactory, django_db_setup: None, django_db_blocker: Any
 ) -> Iterator[Site]:
-    """Run one site for all tests that break nothing."""
+    """Run one site for all tests that do no damage to it."""
     with django_db_blocker.unblock():
         site = Site(tmp_path_factory.mktemp("site"), **QUICK).start()
     yield site
@@ -165,7 +167,7 @@ def shared_site(
 
 @pytest.fixture
 def site(shared_site: Site, transactional_db: None) -> Iterator[Site]:
-    """Return the shared site; whatever the test did, its server must not have stumbled."""
+    """Return the shared site. Its server must log no fault during the test."""
     before = len(shared_site.faults())
     yield shared_site
     shared_site.let_writes_end()
@@ -179,7 +181,7 @@ def shared_neighbour(
     django_db_setup: None,
     django_db_blocker: Any,
 ) -> Iterator[Neighbour]:
-    """Run a second server process beside the shared site's."""
+    """Run a second server process of the shared site."""
     with django_db_blocker.unblock():
         neighbour = Neighbour(shared_site, tmp_path_factory.mktemp("neighbour")).start()
     yield neighbour
@@ -188,7 +190,7 @@ def shared_neighbour(
 
 @pytest.fixture
 def neighbour(site: Site, shared_neighbour: Neighbour) -> Iterator[Neighbour]:
-    """Return the shared site's other server process, which must not have stumbled either."""
+    """Return the second server process of the shared site, which must log no fault either."""
     before = len(shared_neighbour.faults())
     yield shared_neighbour
     assert shared_neighbour.faults()[before:] == []
@@ -196,7 +198,7 @@ def neighbour(site: Site, shared_neighbour: Neighbour) -> Iterator[Neighbour]:
 
 @pytest.fixture
 async def site_store(site: Site, settings: Any) -> AsyncIterator[Store]:
-    """Return the shared site's store, and make this process one of the site's: its jobs work there and are heard there."""
+    """Return the store of the shared site. This process becomes one of the site's: its jobs use that store and channel layer."""
     messages = {**settings.CACHES[connections.MESSAGES], "LOCATION": site.store.url}
     settings.CACHES = {**settings.CACHES, connections.MESSAGES: messages}
     layer = settings.CHANNEL_LAYERS["default"]
@@ -210,17 +212,17 @@ async def site_store(site: Site, settings: Any) -> AsyncIterator[Store]:
 def meet(
     site: Site, neighbour: Neighbour, site_store: Store, open_wire: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Return what lets people meet in a room, each at two devices: one at each server process."""
+    """Return a function that lets people meet in a room, each with two devices: one at each server process."""
     return partial(Talk.begin, (site, neighbour), site_store, open_wire)
 
 
 @pytest.fixture
 def new_site(transactional_db: None) -> Iterator[Callable[..., Site]]:
-    """Return what starts a site of the test's own, with its own policy numbers: one that may be broken."""
+    """Return a function that starts a separate site with its own policy numbers. The test may damage it."""
     sites: list[Site] = []
 
     def start(**options: Any) -> Site:
-        # Not pytest's folder: a socket's path has room for 108 bytes.
+        # Not pytest's folder: the path of a socket has at most 108 bytes.
         sites.append(Site(Path(tempfile.mkdtemp(prefix="chat-site-")), **options))
         return sites[-1].start()
 
@@ -253,7 +255,7 @@ def pool(django_db_setup: None, django_db_blocker: Any) -> Iterator[Callable[...
 
 @pytest.fixture
 def pooled_site(pool: Callable[..., Site], transactional_db: None) -> Iterator[Callable[..., Site]]:
-    """Return a function that returns a site with its own policy numbers, shared by all tests that break nothing."""
+    """Return a function that returns a site with its own policy numbers, shared by all tests that do no damage to it."""
     used: list[tuple[Site, int]] = []
 
     def use(**policy: Any) -> Site:
@@ -269,7 +271,7 @@ def pooled_site(pool: Callable[..., Site], transactional_db: None) -> Iterator[C
 
 @pytest.fixture
 async def open_wire() -> AsyncIterator[Callable[..., Any]]:
-    """Return what opens a bare socket to a site as somebody."""
+    """Return a function that opens a plain socket to a site as a person."""
     wires: list[Wire] = []
 
     async def open_(site: Site, who: Person | None, *, origin: str | None = None) -> Wire:
@@ -284,7 +286,7 @@ async def open_wire() -> AsyncIterator[Callable[..., Any]]:
 
 @pytest.fixture
 async def open_client() -> AsyncIterator[Callable[..., Client]]:
-    """Return what opens a client that keeps the contract."""
+    """Return a function that opens a client that follows the contract."""
     clients: list[Client] = []
 
     def open_(site: Site, who: Person, **options: Any) -> Client:

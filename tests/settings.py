@@ -1,4 +1,4 @@
-"""The site's settings for tests: a folder and a store of their own, whatever the environment says."""
+"""Settings of the site for tests: a separate folder and store, independent of the environment."""
 
 import atexit
 import os
@@ -32,12 +32,12 @@ if "TEST_DATABASE_URL" in os.environ:
 from chatsite.settings import *  # noqa: E402, F403
 from chatsite.settings import DATABASES, STORAGES  # noqa: E402
 
-# A file, not memory: live servers and threads share it, and the pragmas of a real installation hold.
+# A file, not memory: live servers and threads share it, and it has the pragmas of a real installation.
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["TEST"] = {"NAME": str(Path(TEMPORARY) / "test.sqlite3")}
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-# No test client asks for a static file. To list them all takes longer than most tests, and each client would do so.
+# No test client requests a static file. Listing them all takes longer than most tests, and every client would do it.
 SERVESTATIC_USE_FINDERS = False
 SERVESTATIC_USE_STATIC_ROOT = False
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "testserver"]

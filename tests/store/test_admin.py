@@ -35,7 +35,7 @@ async def post(staff: Client, path: str, data: dict[str, Any]) -> int:
     return answer.status_code
 
 
-async def test_a_room_is_made_and_changed(staff: Client, events: Events) -> None:
+async def test_a_room_is_created_and_changed(staff: Client, events: Events) -> None:
     assert await post(staff, "room/add/", ROOM) == 302
     room = await Room.objects.aget()
     assert (room.name, room.kind) == ("Atlas", "private")
@@ -58,7 +58,7 @@ async def test_the_staff_who_changed_a_lifetime_are_named_to_its_room(staff: Cli
     "wrong", [{"name": "a\u202eb"}, {"ttl_s": 9}, {"ttl_s": 601}, {"ttl_max_s": 10**9}, {"kind": "direct"}]
 )
 async def test_the_rules_of_rooms_hold_here_too(staff: Client, wrong: dict[str, Any]) -> None:
-    assert await post(staff, "room/add/", ROOM | wrong) == 200  # the form again
+    assert await post(staff, "room/add/", ROOM | wrong) == 200  # the form with an error
     assert not await Room.objects.aexists()
 
 
@@ -69,7 +69,7 @@ async def test_the_kind_of_a_room_with_members_does_not_change(staff: Client, ad
     assert room.kind == "private"
 
 
-async def test_a_member_added_here_is_in_the_store_and_heard(
+async def test_a_member_added_by_staff_is_in_the_store_and_announced(
     staff: Client, ada: User, events: Events
 ) -> None:
     grace = await person("grace")
@@ -84,7 +84,7 @@ async def test_a_member_added_here_is_in_the_store_and_heard(
     await events.until(type="membership_changed", room=room.id, user=grace.pk)
 
 
-async def test_another_role_is_heard(staff: Client, ada: User, events: Events) -> None:
+async def test_another_role_is_announced(staff: Client, ada: User, events: Events) -> None:
     room = await room_of(ada)
     await events.next()
     row = await Membership.objects.aget()
@@ -96,7 +96,7 @@ async def test_another_role_is_heard(staff: Client, ada: User, events: Events) -
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-async def test_a_member_removed_here_leaves_the_store_and_is_heard(
+async def test_a_member_removed_by_staff_leaves_the_store_and_is_announced(
     staff: Client, ada: User, events: Events, at_once: bool
 ) -> None:
     grace = await person("grace")
@@ -115,7 +115,7 @@ async def test_a_member_removed_here_leaves_the_store_and_is_heard(
         await events.until(type="membership_changed", user=grace.pk)
 
 
-async def test_nobody_is_added_to_or_taken_from_two_who_talk(staff: Client, ada: User) -> None:
+async def test_members_of_a_direct_room_cannot_be_changed(staff: Client, ada: User) -> None:
     from messaging.rooms import actions as rooms
 
     await person("grace")

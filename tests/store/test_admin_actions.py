@@ -1,4 +1,4 @@
-"""The staff's actions on undelivered rooms and members, messages, rooms and memberships, on their pages."""
+"""Actions of staff on undelivered rooms and members, messages, rooms and memberships, on their pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dead letters, notices and the audit trail in the staff's pages: read-only, without a text, and with the actions on letters."""
+"""Dead letters, notices and the audit trail on the pages of staff: read-only, without texts, with actions on letters."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def room() -> Room:
 
 @pytest.fixture
 def kept(room: Room) -> list[DeadLetter]:
-    """Three letters of ada's, which bob missed."""
+    """Three letters of ada that bob missed."""
     now_ms = run_async(_now_ms)
     ada, bob = User.objects.get(username="ada"), User.objects.get(username="bob")
     return [letter(room, ada, bob, seq=seq, now_ms=now_ms, expires_at=now_ms) for seq in (1, 2, 3)]
@@ -277,7 +277,7 @@ class TestActions:
         )
         assert states(kept) == ["open", "open", "discarded"]
 
-    def test_a_store_that_is_away_fails_the_action_and_changes_nothing(
+    def test_an_unavailable_store_fails_the_action_and_changes_nothing(
         self, kept: list[DeadLetter], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         client = staff(*MAY)
@@ -325,7 +325,7 @@ class TestActions:
         assert changed == allowed
         assert "delete_selected" not in client.get(LIST).content.decode()
 
-    def test_without_the_permission_to_look_the_list_is_not_there(self, kept: list[DeadLetter]) -> None:
+    def test_list_without_the_view_permission_is_403(self, kept: list[DeadLetter]) -> None:
         client = staff("requeue_deadletter")
         assert client.get(LIST).status_code == 403
         assert client.post(LIST, {"action": "send_again", "_selected_action": kept[0].pk}).status_code == 403
@@ -351,5 +351,5 @@ def test_nobody_deletes_a_notice_from_its_list(kept: list[DeadLetter]) -> None:
 
 
 async def _top(room: Room) -> int:
-    """Return how many messages live in a room."""
+    """Return the number of live messages of a room."""
     return int(await open_store().client.zcard(f"{key_of(room).key}:live"))

@@ -1,4 +1,4 @@
-"""The staff's lists over the store: undelivered rooms and members with the reasons, live messages and the page of one; in a constant number of round trips."""
+"""Lists of staff over the store: undelivered rooms and members with reasons, live messages; in constant round trips."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def send(room: Room, sender: User, *bodies: str, ttl_ms: int = HOUR_MS) ->
     return rows
 
 
-async def test_why_one_message_did_not_reach_one_person(
+async def test_lists_show_why_a_message_did_not_reach_a_member(
     staff: Client, people: tuple[User, User, User]
 ) -> None:
     ada, grace, alan = people
@@ -83,9 +83,7 @@ async def test_why_one_message_did_not_reach_one_person(
         assert SECRET not in shown
 
 
-async def test_rooms_are_found_by_name_and_by_who_is_in_them(
-    staff: Client, people: tuple[User, User, User]
-) -> None:
+async def test_rooms_are_found_by_name_and_by_member(staff: Client, people: tuple[User, User, User]) -> None:
     ada, grace, _ = people
     atlas, field = await room_of(ada, grace, name="Atlas"), await room_of(ada, name="Field")
     await send(atlas, ada, SECRET)
@@ -106,7 +104,7 @@ async def test_an_expired_message_is_not_shown(staff: Client, people: tuple[User
         await get(staff, f"storedmessage/{key}/change/", 404)
 
 
-async def test_a_page_costs_the_same_wherever_it_is(
+async def test_every_page_takes_the_same_number_of_round_trips(
     staff: Client, people: tuple[User, User, User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada, grace, alan = people
@@ -139,7 +137,7 @@ def _counted_get(staff: Client, query: dict[str, str]) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("page", ["undeliveredroom/", "undeliveredmember/?room=x", "storedmessage/"])
-async def test_only_those_who_may_see_the_lists(verbs: None, page: str) -> None:
+async def test_lists_need_their_permission(verbs: None, page: str) -> None:
     for fields, wanted in (({"is_staff": True}, 403), ({}, 302)):
         user = await person(f"somebody{wanted}", **fields)
         client = Client()
@@ -230,7 +228,7 @@ async def test_an_expired_message_is_no_longer_owed_before_it_is_reported(
     assert f"{room.pk}:2/change/" in members
 
 
-async def test_a_room_of_many_is_paged_in_the_store(
+async def test_a_large_room_is_paged_in_the_store(
     staff: Client, people: tuple[User, User, User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sender is listed where the members are not checked one by one; their row shows that they owe nothing."""
@@ -268,7 +266,7 @@ async def test_an_expired_message_redirects_to_its_dead_letter(
         assert "grace" in answer.content.decode()
 
 
-async def test_the_lists_stand_in_the_order_of_the_questions(staff: Client) -> None:
+async def test_lists_have_the_order_of_the_questions(staff: Client) -> None:
     answer = await in_db_thread(staff.get, "/admin/")
     apps = {app["app_label"]: app for app in answer.context["app_list"]}
     assert next(iter(apps)) == "messaging"
@@ -285,7 +283,7 @@ def not_received(page: str) -> dict[str, str]:
     return dict(zip(names, re.findall(r'class="field-waiting[^"]*">([^<]*)<', page), strict=True))
 
 
-async def test_the_store_is_away(
+async def test_unavailable_store_is_reported_on_every_page(
     staff: Client, people: tuple[User, User, User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada, grace, _ = people
@@ -297,7 +295,7 @@ async def test_the_store_is_away(
     assert "does not answer" in await get(staff, f"storedmessage/{room.pk}:1/change/", 503)
 
 
-async def test_more_rooms_and_members_on_a_page_cost_no_more_readings(
+async def test_more_rooms_and_members_on_a_page_take_no_more_reads(
     staff: Client, people: tuple[User, User, User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither round trips nor queries grow with the rows."""
@@ -315,7 +313,7 @@ async def test_more_rooms_and_members_on_a_page_cost_no_more_readings(
 
 
 async def costs(staff: Client, monkeypatch: pytest.MonkeyPatch, page: str) -> tuple[int, int]:
-    """Return how many round trips and queries a page takes; where it begins in time is not counted."""
+    """Return the numbers of round trips and queries of a page, without the search for its beginning."""
     trips: list[str] = []
     execute = scripts.Scripts._execute
 
@@ -330,7 +328,7 @@ async def costs(staff: Client, monkeypatch: pytest.MonkeyPatch, page: str) -> tu
 
     with monkeypatch.context() as patched:
         patched.setattr(scripts.Scripts, "_execute", counted)
-        # Between which scores a page lies takes more looks where they lie further apart.
+        # Finding the scores of a page takes more steps when they are further apart.
         patched.setattr(Lists, "_scores_at", ends_of)
         queries = await in_db_thread(get_page)
         assert trips

@@ -196,7 +196,9 @@ class TestAsking:
 
 
 class TestOnce:
-    def test_two_workers_at_once_do_nothing_twice(self, few: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_two_concurrent_workers_do_nothing_twice(
+        self, few: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         room = letters(3)
         action = begin(staff(*MAY), "send_again")
         others: list[int] = []
@@ -266,7 +268,7 @@ class TestOnce:
         assert result_of(action) == ("done", 4, 0, 0, {})
         assert sent_again(room) == [2, 3, 4]
 
-    def test_keys_are_found_across_portions(self) -> None:
+    def test_keys_are_found_across_batches(self) -> None:
         user = User.objects.create(username="staff")
         keys = [f"k{number}" for number in range(2 * bulk_rows.PORTION_KEYS + 3)]
         action = bulk_rows.create(user, "deadletter", "discard", keys, query="", now_ms=1)
@@ -380,7 +382,7 @@ class TestStopping:
 
 
 class TestAway:
-    def test_a_store_that_is_away_pauses_it_and_it_continues(
+    def test_an_unavailable_store_pauses_it_and_it_continues(
         self, few: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         room = letters(4)

@@ -225,14 +225,14 @@ class TestRequeue:
         assert len(run_async(_sent, room)) == 1
         assert "skipped\trequeued" in capfd.readouterr().out
 
-    def test_a_selection_takes_open_ones_the_oldest_first(
+    def test_a_selection_takes_open_letters_the_oldest_first(
         self, room: Room, kept: list[DeadLetter], now_ms: int
     ) -> None:
         letters.discard([kept[0].pk], None, now_ms)
         run("requeue", "--room", room.id, "--limit", "1")
         assert states(kept) == ["discarded", "requeued", "open"]
 
-    def test_older_than_leaves_younger_ones_alone(self, kept: list[DeadLetter]) -> None:
+    def test_older_than_skips_younger_letters(self, kept: list[DeadLetter]) -> None:
         run("requeue", "--older-than", "90m", "--yes")
         assert states(kept) == ["requeued", "requeued", "open"]
 

@@ -1,6 +1,6 @@
-"""Delivery in every interleaving: while nothing expires (`delivery_machine`), and with all that may end a message (`expiry_machine`).
+"""Delivery in every interleaving: without expiry (`delivery_machine`), and with every end of a message (`expiry_machine`).
 
-Each broken variant shows that the machine sees what it is for. `make proof` plays more games than `make test`;
+Every broken variant shows that the machine detects its fault. `make proof` runs more examples than `make test`;
 `DELIVERY_MACHINE_EXAMPLES` asks for a longer run.
 """
 
@@ -44,11 +44,11 @@ Explore = Callable[..., None]
 
 @pytest.fixture
 def explore(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Explore:
-    """Return what runs a machine."""
+    """Return a function that runs a machine."""
     monkeypatch.setattr(positions, "PUBLISH_LATENCY_S", 0.0)
     monkeypatch.setattr(
         subscription, "PING_INTERVAL_S", 10.0**9
-    )  # the clock leaps: no pong could come in time
+    )  # the clock jumps: no pong could arrive in time
     move_clocks(monkeypatch)
     stop_at_steps(monkeypatch)
     news: list[dict[str, Any]] = []
@@ -56,7 +56,7 @@ def explore(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPa
     async def announce(kind: str, **fields: Any) -> None:
         news.append({"type": f"control.{kind}", **fields})
 
-    monkeypatch.setattr(control, "publish", announce)  # a bus of which the machine says who hears it
+    monkeypatch.setattr(control, "publish", announce)  # the machine decides who receives an event
     make_people()
     sessions = {user: _log_in(user) for user in MEMBERS}
 
@@ -120,7 +120,7 @@ def test_every_accepted_message_ends_held_or_named_in_its_notice_or_deleted(
 
 
 class AcknowledgesTooMuch(DeliveryMachine):
-    """Clients that acknowledge what they have not got."""
+    """Clients that acknowledge messages that they have not received."""
 
     async def _tell(self, device: Device, *frames: dict[str, Any]) -> None:
         for frame in frames:
@@ -141,7 +141,7 @@ class CountsNothing(DeliveryMachine):
 
 
 class LosesEverySilence(DeliveryMachine):
-    """A process that starts no retry, and a store that does not remember who owes."""
+    """A process that starts no retry, and a store that does not remember the members who owe."""
 
     async def _settle(self) -> None:
         for process in self.processes:
@@ -161,13 +161,13 @@ class PushesForEver(DeliveryMachine):
 
 
 @pytest.mark.parametrize("broken", [AcknowledgesTooMuch, CountsNothing, LosesEverySilence, PushesForEver])
-def test_the_machine_sees_a_broken_rule(explore: Explore, broken: type[DeliveryMachine]) -> None:
+def test_the_machine_detects_a_broken_rule(explore: Explore, broken: type[DeliveryMachine]) -> None:
     with pytest.raises(AssertionError):
         explore(broken, examples=39)
 
 
 class HuntsWorkers(ExpiryMachine):
-    """Before all else two are away, one of them leaves, and at each step a worker meets one who comes, and dies, or goes on."""
+    """Begin with two offline members, one of whom leaves. At every step of a worker a member joins and it is killed or continues."""
 
     @initialize(peace=st.booleans())
     def begin(self, peace: bool = True) -> None:
@@ -227,14 +227,14 @@ def _reads_exceptions_before_cursors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Expiry, "_outcomes", outcomes)
 
 
-def test_a_worker_that_dies_or_meets_somebody_at_a_step_leaves_nobody_out(explore: Explore) -> None:
+def test_a_worker_interrupted_at_any_step_reports_every_member(explore: Explore) -> None:
     explore(HuntsWorkers, examples=3)
 
 
 @pytest.mark.parametrize(
     "break_", [_clears_before_it_records, _forgets_who_left, _reads_exceptions_before_cursors]
 )
-def test_the_machine_sees_a_job_that_leaves_somebody_out(
+def test_the_machine_detects_a_job_that_omits_a_member(
     explore: Explore, monkeypatch: pytest.MonkeyPatch, break_: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
     break_(monkeypatch)

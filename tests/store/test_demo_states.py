@@ -1,4 +1,4 @@
-"""The demo's message in each state: made by the verbs of connections, job and staff, seen on the staff's pages, made once."""
+"""The demo's message in every state: created once by connections, jobs and staff, and visible on the pages of staff."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WITHIN_S = 30.0
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
-    """Let the job look a second after an end; keep the note in a folder of the test's own."""
+    """Let the job run a second after an end; keep the note in a separate folder."""
     with_policy(monkeypatch, claim_delay_s=1)
     with override_settings(DATA_DIR=tmp_path):
         yield
@@ -72,18 +72,18 @@ async def get(client: Client, path: str) -> str:
 
 
 def row(page: str, name: str) -> str:
-    """Return what a list says in the row of a name, without its tags."""
+    """Return the text of the row of a name in a list, without tags."""
     [found] = [one for one in re.findall(r"<tr.*?</tr>", page, re.DOTALL) if f">{name}<" in one]
     return " ".join(re.sub(r"<[^>]+>", " ", found).split())
 
 
-async def test_each_state_is_there_as_the_staff_see_it() -> None:
+async def test_every_state_is_visible_to_the_staff() -> None:
     note = await seeded()
     assert await states.make(note)
     found = await cards()
     assert {key: found[key] for key in ("stored", "lagging", "parked", "retrying", "gave_up", "letters")} == {
         "stored": "5",  # the one sent again, delivered, rejected, waiting, parked
-        "lagging": "0",  # nobody is connected any more
+        "lagging": "0",  # nobody is connected
         "parked": "4",  # three do not have `waiting`, carol not the one of the other room
         "retrying": "1",
         "gave_up": "1",
@@ -131,10 +131,10 @@ async def test_each_state_is_there_as_the_staff_see_it() -> None:
         "requeue",
         "discard",
     }
-    assert await Session.objects.acount() == 1, "only this one of the staff is still logged in"
+    assert await Session.objects.acount() == 1, "only this staff member is still logged in"
 
 
-async def test_whoever_stays_lags_until_he_goes() -> None:
+async def test_connected_member_lags_until_they_disconnect() -> None:
     note = await seeded()
     await states.make(note)
     gone = False
@@ -163,7 +163,7 @@ async def test_a_second_run_adds_nothing() -> None:
 
 
 async def kept() -> dict[str, Any]:
-    """Return what store and database hold, without who is online and when jobs ran."""
+    """Return the content of store and database, without presence and the times of jobs."""
     held = {
         key: value
         for key, value in (await dump(open_store())).items()
@@ -174,7 +174,7 @@ async def kept() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("looks", [1, 30, 90, 130])
-async def test_broken_off_and_begun_again_nothing_is_said_twice(looks: int) -> None:
+async def test_interrupted_run_that_is_repeated_sends_nothing_twice(looks: int) -> None:
     note = await seeded()
     counted = itertools.count()
     with pytest.raises(states.Stopped):
@@ -190,7 +190,7 @@ async def test_broken_off_and_begun_again_nothing_is_said_twice(looks: int) -> N
     assert await DeadLetter.objects.acount() == 3
 
 
-async def test_without_the_demos_people_there_is_nobody_to_make_it() -> None:
+async def test_states_need_the_people_of_the_demo() -> None:
     await seeded()
     await User.objects.filter(username="carol").adelete()
     with pytest.raises(Conflict, match="not all here"):
@@ -198,7 +198,7 @@ async def test_without_the_demos_people_there_is_nobody_to_make_it() -> None:
     assert (await noted()).states == ""
 
 
-async def test_numbers_and_states_are_two_things() -> None:
+async def test_numbers_and_states_exclude_each_other() -> None:
     with pytest.raises(CommandError) as refused:
         await in_db_thread(call_command, "seed_demo", states=True, users=3, force=True)
     assert refused.value.returncode == 2

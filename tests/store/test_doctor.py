@@ -65,7 +65,7 @@ def doctor() -> tuple[dict[str, Any], int]:
     return json.loads(out.getvalue()), code
 
 
-def test_a_store_set_as_serve_sets_it_has_no_fault() -> None:
+def test_a_store_with_the_settings_of_serve_has_no_fault() -> None:
     with store_set("appendfsync", "always"):
         component = health.store()
     assert component.faults == []
@@ -106,7 +106,7 @@ def test_a_clock_that_differs_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(("version", "old"), [("6.2.14", True), ("7.0.0", False), ("8.1.8", False)])
-def test_a_store_older_than_7_0_is_a_fault_that_keeps_serve_from_starting(version: str, old: bool) -> None:
+def test_a_store_older_than_7_0_is_a_fault_that_prevents_the_start_of_serve(version: str, old: bool) -> None:
     judged = faults.of_server(version=version, role="master", clock_difference_s=0.0)
     assert [fault.fatal for fault in judged] == ([True] if old else [])
 
@@ -254,7 +254,7 @@ def test_a_message_due_for_a_shorter_time_is_no_fault(atlas: Room) -> None:
     assert (component.facts["due"], component.faults) == (1, [])
 
 
-def test_a_job_that_stands_still_while_others_run_is_a_fault(atlas: Room) -> None:
+def test_a_job_that_stopped_while_others_run_is_a_fault(atlas: Room) -> None:
     jobs.retry_undelivered()
     assert "process_expired has never run, although other jobs run" in texts(health.expiry())
     jobs.process_expired()
@@ -274,7 +274,7 @@ def beat(job: str, age_ms: int) -> None:
     client.hset(JOBS_KEY, job, json.dumps({"at": seconds * 1000 - age_ms}))
 
 
-def test_letters_set_aside_or_dropped_in_the_last_day_are_faults(atlas: Room) -> None:
+def test_letters_quarantined_or_dropped_in_the_last_day_are_faults(atlas: Room) -> None:
     jobs.process_expired()
     DeadLetter.objects.update(fault="DataError")
     now = timezone.now()

@@ -70,7 +70,7 @@ def published(*rows: tuple[int, int, int, str]) -> str:
 
 
 class TestCut:
-    def test_neighbours_for_everybody_are_one_batch(self) -> None:
+    def test_adjacent_messages_for_everybody_are_one_batch(self) -> None:
         [batch] = cut(published((1, 0, ADA, "-"), (2, 1, GRACE, "-"), (3, 2, ADA, "-")))
         text = ",".join(FRAME % seq for seq in (1, 2, 3))
         assert batch == Batch("e1", 0, 3, 3, text, frozenset({ADA, GRACE}))
@@ -87,7 +87,7 @@ class TestCut:
         batches = list(cut(published((5, 4, ADA, "-"), (900, 5, ADA, "-"), (902, 901, ADA, "-"))))
         assert [(batch.after, batch.last) for batch in batches] == [(4, 900), (901, 902)]
 
-    def test_a_batch_is_a_part_of_what_one_array_may_hold(self) -> None:
+    def test_a_batch_is_smaller_than_the_limit_of_one_array(self) -> None:
         body = "x" * 4_000
         lines = ["M e1"]
         for seq in range(1, 51):
@@ -114,7 +114,7 @@ class TestCut:
 
 
 class TestFanOut:
-    async def test_every_connection_of_every_member_gets_it_the_senders_too(
+    async def test_every_connection_gets_it_including_those_of_the_sender(
         self, store: Store, hub: Hub
     ) -> None:
         sockets = [(await open_feed(store, hub, user))[2] for user in (ADA, ADA, GRACE)]
@@ -153,7 +153,7 @@ class TestFanOut:
         assert (skipped["messages"], skipped["gone"]) == ([], [[2, "not_for_you"]])
         assert "changed" not in skipped
 
-    async def test_a_sender_who_is_here_is_noted_for_receipts(
+    async def test_a_connected_sender_is_noted_for_receipts(
         self, store: Store, hub: Hub, reports: Reports
     ) -> None:
         _, _, socket = await open_feed(store, hub, ADA)
@@ -252,7 +252,7 @@ class TestMerge:
             raise TimeoutError
         assert feed.state is FeedState.BEHIND
 
-    async def test_more_than_may_be_held_ends_in_a_position(self, store: Store, hub: Hub) -> None:
+    async def test_too_many_held_messages_end_in_a_position(self, store: Store, hub: Hub) -> None:
         hub.policy = dataclasses.replace(hub.policy, unsent_max=3)
         await store.members.create_log(ROOM)
         connection, socket = connect(GRACE, hub.policy)
@@ -267,7 +267,7 @@ class TestMerge:
         assert [frame["top"] for frame in await socket.until("position")] == [5]
         assert socket.seqs == []
 
-    async def test_after_the_position_no_held_message_follows(self, store: Store, hub: Hub) -> None:
+    async def test_no_held_message_follows_the_position(self, store: Store, hub: Hub) -> None:
         hub.policy = dataclasses.replace(hub.policy, unsent_max=3)
         await store.members.create_log(ROOM)
         connection, socket = connect(GRACE, hub.policy)
@@ -285,7 +285,7 @@ class TestMerge:
 
 
 class TestSlowReader:
-    async def test_past_its_bound_it_gets_a_position_and_nothing_more_until_it_syncs(
+    async def test_slow_reader_gets_a_position_and_nothing_more_until_it_syncs(
         self, store: Store, hub: Hub
     ) -> None:
         await store.members.create_log(ROOM)
@@ -317,7 +317,7 @@ class TestPosition:
         self, store: Store, hub: Hub, positions: Positions
     ) -> None:
         _, feed, socket = await open_feed(store, hub, GRACE)
-        hub._subscription.remove(ROOM.key)  # as if the line were lost
+        hub._subscription.remove(ROOM.key)  # as if the publication were lost
         [accepted] = await accept(store)
         await positions.check()
         [position] = await socket.until("position")
@@ -363,7 +363,7 @@ class TestPosition:
         await positions.check()
         assert reports.members_changed == [ROOM.id]
 
-    async def test_a_feed_that_is_being_read_for_is_left_alone(
+    async def test_a_feed_during_a_read_is_unchanged(
         self, store: Store, hub: Hub, positions: Positions
     ) -> None:
         _, feed, socket = await open_feed(store, hub, GRACE)
@@ -374,7 +374,7 @@ class TestPosition:
             assert feed.state is FeedState.READING
         assert socket.frames == []
 
-    async def test_a_subscription_that_was_cut_comes_back_and_positions_are_checked(
+    async def test_a_lost_subscription_is_restored_and_positions_are_checked(
         self, store: Store, hub: Hub
     ) -> None:
         _, _, socket = await open_feed(store, hub, GRACE)

@@ -1,4 +1,4 @@
-"""What is counted: in the process for Prometheus, in the store by the minute and the day, and one line each in the log."""
+"""Counters: in the process for Prometheus, in the store by minute and day, and one log line for every event."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ OF_THE_SITE = ("chat_expired_", "chat_missed_")
 
 
 def samples(page: str) -> dict[str, float]:
-    """Return {name{labels}: value} of a page; every sample must name its process, but those of the whole site."""
+    """Return {name{labels}: value} of a page; every sample must name its process, except those of the whole site."""
     found = {}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
@@ -69,7 +69,7 @@ def samples(page: str) -> dict[str, float]:
     return found
 
 
-# What a process has done
+# Counters of a process
 
 
 def test_the_page_has_every_number_with_the_process_and_no_other_label() -> None:
@@ -94,7 +94,7 @@ def test_a_batch_is_in_the_first_bucket_that_holds_it_and_in_all_above() -> None
     assert grown["chat_commit_batch_sum"] == 805
 
 
-def test_what_is_the_whole_sites_is_told_without_a_process() -> None:
+def test_site_wide_numbers_have_no_process_label() -> None:
     found = samples(metrics.page(SITE).decode())
     assert {name: value for name, value in found.items() if name.startswith(OF_THE_SITE)} == {
         "chat_expired_due": 3,
@@ -108,7 +108,7 @@ def test_what_is_the_whole_sites_is_told_without_a_process() -> None:
     assert found.keys() >= samples(metrics.page().decode()).keys()
 
 
-async def test_how_late_expiry_is_and_who_missed_what_come_from_the_store(store: Store) -> None:
+async def test_delay_of_expiry_and_missed_recipients_come_from_the_store(store: Store) -> None:
     await accept(store, message(), message(), message())
     await acknowledge(store, GRACE, 3)
     await acknowledge(store, ALAN, 1)
@@ -126,7 +126,7 @@ async def test_how_late_expiry_is_and_who_missed_what_come_from_the_store(store:
     }
 
 
-async def test_without_the_store_a_process_still_tells_its_own(
+async def test_process_numbers_are_shown_without_the_store(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(self: Expiry) -> None:
@@ -194,7 +194,7 @@ async def test_a_server_counts_what_its_clients_do(new_site: Callable[..., Site]
     await counted(connections=1)
 
 
-# Who may read it
+# Access
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ async def status(headers: dict[str, str] | None = None, *, address: str) -> int:
 
 
 async def told(request: Any) -> Any:
-    """Return what the page says, its connections closed."""
+    """Return the text of the page; close its connections."""
     try:
         return await probes.metrics(request)
     finally:
@@ -224,7 +224,7 @@ async def told(request: Any) -> Any:
     ("address", "expected"),
     [("127.0.0.1", 200), ("127.9.9.9", 200), ("::1", 200), ("10.0.0.7", 404), ("192.0.2.1", 404), ("", 404)],
 )
-async def test_this_machine_may_read_it_and_to_others_it_is_not_there(address: str, expected: int) -> None:
+async def test_local_requests_may_read_it_and_others_get_404(address: str, expected: int) -> None:
     assert await status(address=address) == expected
 
 
@@ -235,7 +235,7 @@ async def test_a_proxy_on_this_machine_does_not_make_everybody_local(header: str
     assert await status({header: "192.0.2.1"}, address="127.0.0.1") == 404
 
 
-async def test_who_knows_the_token_may_read_it_from_anywhere(token: str) -> None:
+async def test_token_gives_access_from_every_address(token: str) -> None:
     headers = {"Authorization": f"Bearer {token}", "X-Forwarded-For": "192.0.2.1"}
     assert await status(headers, address="10.0.0.7") == 200
 
@@ -243,11 +243,11 @@ async def test_who_knows_the_token_may_read_it_from_anywhere(token: str) -> None
 @pytest.mark.parametrize(
     "given", ["", "Bearer", "Bearer ", "Bearer wrong", TOKEN, f"Basic {TOKEN}", "Bearer \xe9"]
 )
-async def test_a_wrong_token_is_refused_also_from_here(token: str, given: str) -> None:
+async def test_a_wrong_token_is_refused_even_for_local_requests(token: str, given: str) -> None:
     assert await status({"Authorization": given}, address="127.0.0.1") == 403
 
 
-async def test_without_a_token_set_none_is_right() -> None:
+async def test_no_token_is_accepted_when_none_is_set() -> None:
     assert await status({"Authorization": "Bearer "}, address="10.0.0.7") == 403
 
 
@@ -263,11 +263,11 @@ def test_the_metrics_page_names_every_number() -> None:
     assert {name for name in own | {"chat_commit_batch"} if f"`{name}`" not in page} == set()
 
 
-# What the site has done, by the minute and the day
+# Counters of the site, by minute and day
 
 
 async def counted(store: Store) -> dict[str, int]:
-    """Return what today has seen; the last hour must say the same."""
+    """Return the counters of today; those of the last hour must be equal."""
     [today] = await store.stats.counts("day", 1)
     found = {what: getattr(today, what) for what in COUNTED}
     hour = await last_hour(store)
@@ -276,14 +276,14 @@ async def counted(store: Store) -> dict[str, int]:
 
 
 class TestStore:
-    async def test_nothing_done_is_counted_as_nothing(self, store: Store) -> None:
+    async def test_inactive_site_has_zero_counts(self, store: Store) -> None:
         minutes = await store.stats.counts("minute", 60)
         assert len(minutes) == 60
         assert [minute.at - minutes[0].at for minute in minutes] == [60_000 * n for n in range(60)]
         assert minutes[-1].at <= await store.now_ms() < minutes[-1].at + 120_000
         assert {dataclasses.replace(minute, at=0) for minute in minutes} == {Counts(at=0)}
 
-    async def test_a_message_is_accepted_once_however_often_it_comes(self, store: Store) -> None:
+    async def test_a_repeated_message_is_accepted_once(self, store: Store) -> None:
         first, again = message(), message()
         await accept(store, first, again, first)
         await accept(store, again)
@@ -336,7 +336,7 @@ class TestStore:
         days = await store.stats.counts("day", 90)
         assert [one.accepted for one in days if one.accepted] == [6, 6, 6]
 
-    async def test_they_expire_and_are_few_and_small(self, store: Store) -> None:
+    async def test_counters_expire_and_are_few_and_small(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(100)))
         await acknowledge(store, GRACE, 100)
         await store.retries.record_attempt(ROOM, ALAN, 0, 5.0)
@@ -357,7 +357,7 @@ class TestStore:
         assert today.delivered == 1
 
 
-async def test_doctor_says_what_was_done_in_the_last_hour(store: Store) -> None:
+async def test_doctor_reports_the_counts_of_the_last_hour(store: Store) -> None:
     await accept(store, message(), message())
     await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
     facts = (await asyncio.to_thread(health.store)).facts
@@ -369,7 +369,7 @@ async def test_doctor_says_what_was_done_in_the_last_hour(store: Store) -> None:
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    """Return what each line of the messages says, its level and its fields."""
+    """Return the text, level and fields of every line of the messages."""
     standard = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
     return [
         {"level": record.levelname, "says": record.getMessage()}
@@ -380,7 +380,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 
 
 class TestLog:
-    async def test_every_retry_and_the_giving_up_have_a_line(
+    async def test_every_retry_and_the_last_attempt_have_a_line(
         self, store: Store, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)
@@ -405,7 +405,7 @@ class TestLog:
         ]
 
     @pytest.mark.parametrize(("level", "shown"), [(logging.DEBUG, True), (logging.INFO, False)])
-    async def test_an_acceptance_has_one_only_where_somebody_looks_and_never_its_text(
+    async def test_an_acceptance_has_a_line_at_debug_level_only_and_never_its_text(
         self, store: Store, caplog: pytest.LogCaptureFixture, level: int, shown: bool
     ) -> None:
         caplog.set_level(level, logger="messaging")
@@ -420,7 +420,7 @@ class TestLog:
         assert found == ([{"level": "DEBUG", "says": "accepted", **own}] if shown else [])
         assert "a secret" not in caplog.text
 
-    async def test_a_rejection_has_one_without_what_the_client_says(
+    async def test_a_rejection_has_a_line_without_the_text_of_the_client(
         self, store: Store, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)

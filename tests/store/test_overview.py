@@ -1,4 +1,4 @@
-"""The staff's front page: its figures are what an independent count finds, its banners come and go, and it costs little."""
+"""The front page of staff: figures that equal an independent count, banners, and few round trips."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ BACKEND = "django.contrib.auth.backends.ModelBackend"
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every look count anew."""
+    """Let every request count again."""
     monkeypatch.setattr(site_figures, "KEPT_S", 0.0)
     monkeypatch.setattr(site_figures, "_kept", site_figures._Kept())
 
@@ -71,7 +71,7 @@ async def staff_client(**fields: Any) -> Client:
 
 
 class Talking:
-    """A room with its people, and a ledger of its own of what became of its messages."""
+    """A room with its people, and a separate record of the outcome of its messages."""
 
     def __init__(self, room: Room, *people: User) -> None:
         self.room = key_of(room)
@@ -88,7 +88,7 @@ class Talking:
             await acknowledge(self.store, user.pk, seq, room=self.room)
 
     async def end(self, *seqs: int) -> None:
-        """Let messages be over, and let the job report them."""
+        """Let messages expire, and let the job report them."""
         await expire(self.store, *seqs, room=self.room)
         await due(self.store, *seqs, room=self.room)
         await expiry.process(ExpiryOptions())
@@ -98,7 +98,7 @@ class Talking:
 
 
 async def counted_by_hand() -> dict[str, int]:
-    """Count the store's messages key by key, and those that a member still has to get one by one."""
+    """Count the messages of the store key by key, and the undelivered ones one by one."""
     client = open_store().client
     live = way = 0
     async for key in client.scan_iter(match="*:live"):
@@ -119,7 +119,7 @@ async def counted_by_hand() -> dict[str, int]:
 
 @pytest.mark.usefixtures("verbs")
 class TestAccount:
-    async def test_it_is_what_a_count_of_store_and_database_finds(self) -> None:
+    async def test_account_equals_a_count_of_store_and_database(self) -> None:
         ada, grace, bob = [await person(name) for name in ("ada", "grace", "bob")]
         atlas = Talking(await room_of(ada, grace, bob), ada, grace, bob)
         other = Talking(await room_of(grace, bob, name="Borealis"), grace, bob)
@@ -175,7 +175,9 @@ class TestAccount:
             assert await atlas.store.stats.count_messages() == 0
             await atlas.end(seq)
 
-    async def test_one_that_a_shorter_lifetime_ended_is_counted_once_while_screens_may_show_it(self) -> None:
+    async def test_a_message_ended_by_a_shorter_lifetime_is_counted_once_while_screens_may_show_it(
+        self,
+    ) -> None:
         ada, grace = [await person(name) for name in ("ada", "grace")]
         atlas = Talking(await room_of(ada, grace))
         seq = await atlas.say(ada)
@@ -191,7 +193,7 @@ class TestAccount:
         assert found is not None
         assert (found.with_everyone, found.unaccounted, await atlas.store.stats.count_messages()) == (1, 0, 0)
 
-    async def test_what_ended_stands_under_the_day_it_was_accepted(self) -> None:
+    async def test_ended_messages_are_counted_under_the_day_of_acceptance(self) -> None:
         ada, grace = [await person(name) for name in ("ada", "grace")]
         atlas = Talking(await room_of(ada, grace))
         now_ms = await atlas.store.now_ms()
@@ -215,7 +217,7 @@ class TestAccount:
         assert (await figures()).account.unaccounted == 1  # type: ignore[union-attr]
         assert "messages_unaccounted" in await banners()
 
-    async def test_while_letters_are_being_written_nothing_is_called_lost(self) -> None:
+    async def test_no_message_is_reported_lost_while_letters_are_being_written(self) -> None:
         ada, grace = [await person(name) for name in ("ada", "grace")]
         atlas = Talking(await room_of(ada, grace))
         seq = await atlas.say(ada)
@@ -243,7 +245,7 @@ class TestAccount:
 @pytest.mark.usefixtures("verbs")
 class TestOnTheWay:
     @pytest.mark.parametrize("seed", range(4))
-    async def test_it_counts_whatever_somebody_else_stands_below(self, seed: int) -> None:
+    async def test_undelivered_messages_are_those_above_the_cursor_of_another_member(self, seed: int) -> None:
         chance = random.Random(seed)
         people = [await person(name) for name in ("ada", "grace", "bob")]
         atlas = Talking(await room_of(*people), *people)
@@ -260,7 +262,7 @@ class TestOnTheWay:
             [lacking] = await atlas.store.retries.count_undelivered([atlas.room])
             assert lacking == (await counted_by_hand())["way"]
 
-    async def test_of_one_who_lags_far_each_counts(self) -> None:
+    async def test_every_message_of_a_far_lagging_member_counts(self) -> None:
         ada, grace = [await person(name) for name in ("ada", "grace")]
         atlas = Talking(await room_of(ada, grace))
         fields = {"room": atlas.room, "user": ada.pk, "name": "ada", "body": "x", "ttl_ms": HOUR_MS}
@@ -271,7 +273,7 @@ class TestOnTheWay:
 
 @pytest.mark.usefixtures("verbs")
 class TestCards:
-    async def test_they_count_who_lags_who_is_parked_and_what_ended(self) -> None:
+    async def test_cards_count_lagging_and_parked_members_and_ended_messages(self) -> None:
         ada, grace, bob = [await person(name) for name in ("ada", "grace", "bob")]
         atlas = Talking(await room_of(ada, grace, bob))
         store = atlas.store
@@ -294,7 +296,9 @@ class TestCards:
         assert (found["connections"].value, found["connections"].note) == ("2", "on 1 server process")
         assert not found["gave_up"].look
         await store.presence.report("p1", [ada.pk], 60)
-        assert (await cards())["retrying"].note == "when they are back", "nobody pushes to who is away"
+        assert (await cards())["retrying"].note == "when they are back", (
+            "nothing is pushed to offline members"
+        )
         await store.presence.report("p1", [ada.pk, grace.pk], 60)
 
         for attempt in range(1, 8):
@@ -320,7 +324,7 @@ class TestCards:
             await store.client.hincrby(key, "all|expired", number)
         assert (await store.stats.last_day(["expired"])).expired == 7
 
-    async def test_some_of_the_counts_are_the_same_as_all_of_them(self) -> None:
+    async def test_a_selection_of_the_counts_equals_the_whole(self) -> None:
         ada, grace = [await person(name) for name in ("ada", "grace")]
         atlas = Talking(await room_of(ada, grace))
         seq = await atlas.say(ada)
@@ -337,7 +341,7 @@ class TestCards:
 
 @pytest.mark.usefixtures("verbs")
 class TestBanners:
-    async def test_no_worker(self) -> None:
+    async def test_missing_worker_has_a_banner(self) -> None:
         store = open_store()
         assert "worker_never" in await banners()
         for age_s, silent in ((MAX_JOB_GAP_S - 5, False), (MAX_JOB_GAP_S + 5, True)):
@@ -346,7 +350,7 @@ class TestBanners:
             assert ("worker_silent" in await banners()) is silent
             assert (await cards())["workers"].look is silent
         await in_db_thread(jobs.retry_undelivered)
-        assert await banners() == {"expiry_never"}, "its job stands still although another one runs"
+        assert await banners() == {"expiry_never"}, "its job stopped although another one runs"
         await in_db_thread(jobs.process_expired)
         assert await banners() == set()
 
@@ -357,9 +361,7 @@ class TestBanners:
             ("store_evicts", "maxmemory-policy", "allkeys-lru", "noeviction"),
         ],
     )
-    async def test_a_store_that_may_lose_something(
-        self, key: str, setting: str, wrong: str, right: str
-    ) -> None:
+    async def test_an_unsafe_store_has_a_banner(self, key: str, setting: str, wrong: str, right: str) -> None:
         client = open_store().client
         try:
             await client.config_set(setting, wrong)
@@ -368,7 +370,7 @@ class TestBanners:
             await client.config_set(setting, right)
         assert key not in await banners()
 
-    async def test_a_store_that_fills_up(self) -> None:
+    async def test_a_nearly_full_store_has_a_banner(self) -> None:
         client = open_store().client
         used = int((await client.info("memory"))["used_memory"])
         try:
@@ -380,14 +382,14 @@ class TestBanners:
             await client.config_set("maxmemory", 0)
         assert "store_full" not in await banners()
 
-    async def test_a_disk_that_took_nothing(self) -> None:
+    async def test_a_failed_write_to_disk_has_a_banner(self) -> None:
         found = await figures()
         assert found.store is not None
         memory = dataclasses.replace(found.store.memory, written=False)
         failed = dataclasses.replace(found, store=dataclasses.replace(found.store, memory=memory))
         assert {fault.key for fault in failed.faults()} - await banners() == {"store_unwritten"}
 
-    async def test_expiry_that_is_late(self) -> None:
+    async def test_late_expiry_has_a_banner(self) -> None:
         ada, grace = [await person(name) for name in ("ada", "grace")]
         atlas = Talking(await room_of(ada, grace))
         seq = await atlas.say(ada)
@@ -399,7 +401,7 @@ class TestBanners:
         await expiry.process(ExpiryOptions())
         assert "expiry_late" not in await banners()
 
-    async def test_the_worst_comes_first_in_both_languages(self) -> None:
+    async def test_worst_banner_comes_first_in_both_languages(self) -> None:
         found = await figures()
         store = found.store
         assert store is not None
@@ -446,7 +448,7 @@ class TestBanners:
 
 @pytest.fixture
 async def lost_store(settings: Any, transactional_db: None) -> AsyncIterator[StoreProcess]:
-    """A store of the test's own, which it may kill."""
+    """A separate store that the test may kill."""
     process = StoreProcess(Path(tempfile.mkdtemp(prefix="chat-store-")))
     process.start()
     process.wait_until_ready()
@@ -458,7 +460,7 @@ async def lost_store(settings: Any, transactional_db: None) -> AsyncIterator[Sto
 
 
 class TestPage:
-    async def test_with_the_store_killed_it_says_so_and_shows_what_the_database_knows(
+    async def test_page_of_a_killed_store_reports_it_and_shows_the_data_of_the_database(
         self, lost_store: StoreProcess
     ) -> None:
         client = await staff_client(is_superuser=True)
@@ -483,7 +485,7 @@ class TestPage:
         assert "store_unreachable" not in await banners()
 
     @pytest.mark.usefixtures("verbs")
-    async def test_only_staff_see_it(self) -> None:
+    async def test_only_staff_see_the_page(self) -> None:
         plain = Client()
         assert (await in_db_thread(plain.get, "/admin/overview/")).status_code == 403
         assert (await in_db_thread(plain.get, "/admin/")).status_code == 302
@@ -497,7 +499,7 @@ class TestPage:
         assert (await in_db_thread(staff.post, "/admin/overview/")).status_code == 405
 
     @pytest.mark.usefixtures("verbs")
-    async def test_a_card_leads_to_its_list_for_who_may_see_that(self) -> None:
+    async def test_a_card_links_to_its_list_for_staff_who_may_see_it(self) -> None:
         staff = await staff_client()
         assert b'href="/admin/messaging/' not in (await in_db_thread(staff.get, "/admin/overview/")).content
         user = await User.objects.aget(username="operator")
@@ -507,7 +509,7 @@ class TestPage:
         assert b'href="/admin/messaging/room/' not in page
 
     @pytest.mark.usefixtures("verbs")
-    async def test_every_card_leads_to_a_page_that_is_there(self) -> None:
+    async def test_every_card_links_to_an_existing_page(self) -> None:
         staff = await staff_client(is_superuser=True)
         page = (await in_db_thread(staff.get, "/admin/overview/")).content.decode()
         found = dict(re.findall(r'data-card="(\w+)"><a class="ops-card" href="([^"]+)"', page))
@@ -516,7 +518,7 @@ class TestPage:
             assert (await in_db_thread(staff.get, path)).status_code == 200, name
 
     @pytest.mark.usefixtures("verbs")
-    async def test_it_names_nobody_and_tells_no_text(self) -> None:
+    async def test_page_shows_no_names_and_no_texts(self) -> None:
         staff = await staff_client(is_superuser=True)
         ada, grace = [await person(name) for name in ("zebra-ada", "zebra-grace")]
         atlas = Talking(await room_of(ada, grace, name="zebra-room"))
@@ -529,7 +531,7 @@ class TestPage:
     @pytest.mark.parametrize(
         ("language", "word"), [("en", "Dead letters open"), ("zh-hans", "待处理的未送达消息")]
     )
-    async def test_it_is_there_in_both_languages_on_the_front_page_and_that_of_the_app(
+    async def test_page_is_in_both_languages_on_the_front_page_and_that_of_the_app(
         self, language: str, word: str
     ) -> None:
         staff = await staff_client(is_superuser=True)
@@ -538,12 +540,12 @@ class TestPage:
             assert page.content.decode().count(word) == shown, path
 
 
-# ── What it costs ──
+# ── Costs ──
 
 
 @pytest.mark.usefixtures("verbs")
 class TestCost:
-    async def test_ten_who_look_at_once_are_one_look(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_ten_concurrent_requests_share_one_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(site_figures, "KEPT_S", 60.0)
 
         def look_together() -> list[Figures]:
@@ -553,7 +555,7 @@ class TestCost:
         found = await asyncio.to_thread(look_together)
         assert len({id(one) for one in found}) == 1
 
-    async def test_after_a_while_it_is_counted_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_figures_are_counted_again_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(site_figures, "KEPT_S", 60.0)
         first = await figures()
         assert await figures() is first
@@ -565,7 +567,7 @@ class TestCost:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ada, grace = [await person(name) for name in ("ada", "grace")]
-        await figures()  # the scripts are loaded
+        await figures()  # load the scripts
         asked: list[int] = []
         call = connections.PipelinePool.call
 
@@ -589,9 +591,7 @@ class TestCost:
         assert (await figures()).store.debt.parked == site_figures.ROOM_BATCH  # type: ignore[union-attr]
         assert await round_trips() == few
 
-    async def test_of_many_rooms_some_are_looked_at_and_the_page_says_so(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_page_reports_rooms_left_out_above_the_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         ada, grace = [await person(name) for name in ("ada", "grace")]
         for number in range(6):
             await Talking(await room_of(ada, grace, name=f"room {number}")).say(ada)
@@ -606,7 +606,7 @@ class TestCost:
         assert found.account.unaccounted == 0
         assert (await cards())["parked"].note == f"at least: {debt.rooms_left_out} rooms not counted"
 
-    async def test_the_account_keeps_the_store_from_others_for_less_than_5_ms(self) -> None:
+    async def test_the_account_holds_the_store_for_less_than_5_ms(self) -> None:
         store = open_store()
         today = await store.now_ms() // DAY_MS
         pipeline = store.client.pipeline(transaction=False)
@@ -636,11 +636,11 @@ def sheet() -> str:
     return without_comments(ROOT / "static" / "admin" / "ops.css")
 
 
-def test_the_staffs_style_sheet_holds_to_the_rules(sheet: str) -> None:
+def test_the_style_sheet_of_the_staff_keeps_the_rules(sheet: str) -> None:
     assert "!important" not in sheet
-    assert not [one for one in re.findall(r"([^{};]+)\{", sheet) if "#" in one], "no rule may hang on an id"
+    assert not [one for one in re.findall(r"([^{};]+)\{", sheet) if "#" in one], "no rule may select an id"
     assert not re.search(r"\b(?:margin|padding|border)-(?:left|right|top|bottom)\b|\b(?:left|right):", sheet)
-    assert not re.search(r"#[0-9a-fA-F]{3,8}\b|\brgb\(", sheet), "colours are the admin's"
+    assert not re.search(r"#[0-9a-fA-F]{3,8}\b|\brgb\(", sheet), "colours are those of the admin"
     defined = set(re.findall(r"(--ops-[\w-]+):", sheet))
     assert set(re.findall(r"var\((--ops-[\w-]+)", sheet)) == defined
 

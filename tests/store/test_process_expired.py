@@ -307,7 +307,7 @@ def begun(kept: list[DeadLetter]) -> list[tuple[str, bool]]:
 def test_refused_resend_is_abandoned_and_the_next_ones_are_finished(
     cut_off: list[DeadLetter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_async(_use_id, cut_off[0])  # for another text, so that the store refuses it
+    run_async(_use_id, cut_off[0])  # with another text, so that the store refuses it
     DeadLetter.objects.filter(pk=cut_off[1].pk).update(missing="nonsense")
     assert run_async(resend.finish_unfinished) == 1
     assert begun(cut_off) == [("open", False), ("open", False), ("requeued", True)]
@@ -356,7 +356,7 @@ async def _vanish(room: Room, seq: int) -> None:
 
 
 async def _spoil(room: Room) -> None:
-    """Write a value into a message that fits no table."""
+    """Write a value that no table accepts into a message."""
     await open_store().client.hset(f"{key_of(room).key}:msg:1", "reply_to", 10**30)
 
 

@@ -1,4 +1,4 @@
-"""Receipts of one process: the rows told to a sender add up to the rows of the store, in any order of counts."""
+"""Receipts of one process: the rows sent to a sender add up to the rows of the store, in any order of counts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def hub(store: Store) -> AsyncIterator[Hub]:
 
 
 def told(socket: Socket) -> dict[int, list[int]]:
-    """Return the last row that was told of each seq."""
+    """Return the last row that was sent for each seq."""
     return {row[0]: row for frame in socket.of("receipt") for row in frame["receipts"]}
 
 
@@ -87,7 +87,7 @@ async def test_parts_that_are_counted_add_up_to_the_whole(store: Store, hub: Hub
     await until_told(store, socket)
 
 
-async def test_an_acknowledgement_of_the_newest_asks_for_no_older_row(
+async def test_an_acknowledgement_of_the_newest_requests_no_older_row(
     store: Store, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, _, socket = await open_feed(store, hub, ADA)
@@ -112,7 +112,7 @@ async def test_an_acknowledgement_of_the_newest_asks_for_no_older_row(
 async def test_a_connection_during_a_partial_count_is_told_all_rows(
     store: Store, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second tab of the sender needs the rows of older messages too, though only the newest one is being counted."""
+    """A second tab of the sender needs the rows of older messages too, although only the newest one is being counted."""
     _, _, first = await open_feed(store, hub, ADA)
     await accept(store, message(), message())
     await acknowledge(store, GRACE, 1)
@@ -141,7 +141,7 @@ async def test_a_member_who_leaves_changes_the_rows_of_messages_they_owed(store:
     await until(lambda: told(socket) == {1: [1, 1, 0, 1]})
 
 
-async def test_another_life_of_the_log_is_told_from_its_beginning(store: Store, hub: Hub) -> None:
+async def test_another_epoch_of_the_log_is_counted_from_its_beginning(store: Store, hub: Hub) -> None:
     _, _, socket = await open_feed(store, hub, ADA)
     await accept(store, message(), message())
     await acknowledge(store, GRACE, 2)

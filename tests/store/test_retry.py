@@ -1,6 +1,6 @@
 """Retry: silence is counted and messages are pushed again; an ack, an expiry or the last attempt ends it.
 
-The waits are the policy's, made short; what is asserted is what was pushed and counted, not when.
+The waits of the policy are made short. The tests check the pushes and counts, not their times.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ async def new_process(store: Store) -> AsyncIterator[NewProcess]:
 
 
 async def counted(store: Store, user: int) -> int:
-    """Return how many attempts the store has counted."""
+    """Return the number of attempts that the store has counted."""
     value = await store.client.hget(f"{ROOM.key}:attempts", str(user))
     return int(value.split(b"|")[0]) if value else 0
 
@@ -87,7 +87,7 @@ def attempts(socket: Socket) -> list[int]:
 
 
 async def ack(process: Process, connection: Connection, feed: Feed, seq: int) -> None:
-    """Do what delivery does for an ack."""
+    """Process an ack as delivery does."""
     feed.acknowledged(seq)
     await acknowledge(process.store, connection.user, seq)
 
@@ -104,7 +104,7 @@ class TestSilence:
         assert [frame["seq"] for frame in first] == [frame["seq"] for frame in again] == [1, 2]
         assert [frame.get("attempt") for frame in first + again + third] == [None, None, 1, 1, 2, 2]
 
-    async def test_only_what_is_above_the_cursor_is_pushed_again(self, new_process: NewProcess) -> None:
+    async def test_only_messages_above_the_cursor_are_pushed_again(self, new_process: NewProcess) -> None:
         process = await new_process()
         connection, _, socket = await process.open(GRACE)
         await acknowledge(process.store, GRACE, 0)
@@ -115,7 +115,7 @@ class TestSilence:
         assert {frame["seq"] for frame in socket.of("message") if "attempt" in frame} == {2}
         assert connection.closed is None
 
-    async def test_an_ack_ends_it(self, new_process: NewProcess) -> None:
+    async def test_an_ack_ends_the_silence(self, new_process: NewProcess) -> None:
         process = await new_process()
         connection, feed, socket = await process.open(GRACE)
         await accept(process.store)
@@ -125,16 +125,18 @@ class TestSilence:
         await until(lambda: connection not in process.retry._timers)
         assert await counted(process.store, GRACE) == 0
 
-    async def test_another_device_of_the_user_settles_it(self, new_process: NewProcess) -> None:
+    async def test_an_ack_by_another_device_of_the_user_ends_the_silence(
+        self, new_process: NewProcess
+    ) -> None:
         process = await new_process()
         connection, feed, socket = await process.open(GRACE)
         await accept(process.store)
         await socket.until("message")
-        await acknowledge(process.store, GRACE, 1)  # by a device elsewhere
+        await acknowledge(process.store, GRACE, 1)  # by a device at another process
         await until(lambda: feed.silence is None and connection not in process.retry._timers)
         assert attempts(socket) == []
 
-    async def test_ones_own_message_is_owed_by_nobody(self, new_process: NewProcess) -> None:
+    async def test_senders_do_not_owe_their_own_messages(self, new_process: NewProcess) -> None:
         process = await new_process()
         connection, feed, socket = await process.open(ADA)
         await accept(process.store)
@@ -216,14 +218,12 @@ class TestThirdAndLast:
         await asyncio.wait_for(asyncio.shield(first.ended), 5)
         process.end(first)
         connection, feed, socket = await process.open(GRACE)
-        process.hub.watch(connection, feed)  # as after the `resumed` that brought the message
+        process.hub.watch(connection, feed)  # as after the `resumed` that contained the message
         await until(lambda: len(attempts(socket)) >= 2)
         assert attempts(socket)[:2] == [4, 5]
         assert connection.closed is None
 
-    async def test_after_the_last_attempt_the_room_is_left_alone_until_an_ack(
-        self, new_process: NewProcess
-    ) -> None:
+    async def test_no_attempt_follows_the_last_one_until_an_ack(self, new_process: NewProcess) -> None:
         process = await new_process(attempts_max=2)
         connection, feed, socket = await process.open(GRACE)
         await accept(process.store)
@@ -254,7 +254,9 @@ class TestCounting:
         both = attempts(sockets[0]) + attempts(sockets[1])
         assert sorted(both) == [1, 2, 3, 4]
 
-    async def test_two_connections_of_one_process_neither(self, new_process: NewProcess) -> None:
+    async def test_two_connections_of_one_process_never_count_the_same_attempt(
+        self, new_process: NewProcess
+    ) -> None:
         process = await new_process(attempts_max=4, silences_to_close=9)
         sockets = [(await process.open(GRACE))[2] for _ in range(2)]
         await accept(process.store)
@@ -279,7 +281,7 @@ class TestSweep:
         assert place is not None
         await process.retry.sweep(ROOM.id, place.epoch, mark)
 
-    async def test_pushes_to_connections_that_owe_something_at_or_below_the_mark(
+    async def test_sweep_pushes_to_connections_that_owe_something_at_or_below_the_mark(
         self, new_process: NewProcess
     ) -> None:
         process = await new_process(PATIENT)
@@ -295,14 +297,14 @@ class TestSweep:
         assert attempts(settled) == []
         assert await counted(process.store, ALAN) == 0
 
-    async def test_leaves_alone_what_is_younger_than_the_mark(self, new_process: NewProcess) -> None:
+    async def test_messages_younger_than_the_mark_are_not_pushed(self, new_process: NewProcess) -> None:
         process = await new_process(PATIENT)
         await process.open(GRACE)
         await accept(process.store)
         await self.sweep(process, mark=0)
         assert await counted(process.store, GRACE) == 0
 
-    async def test_twice_at_once_counts_once(self, new_process: NewProcess) -> None:
+    async def test_two_concurrent_sweeps_count_once(self, new_process: NewProcess) -> None:
         process = await new_process(PATIENT)
         _, _, socket = await process.open(GRACE)
         await accept(process.store)
@@ -311,7 +313,7 @@ class TestSweep:
         await self.sweep(process, mark=1)
         assert await counted(process.store, GRACE) == 1
 
-    async def test_pushes_again_where_it_gave_up_before_another_device_acknowledged(
+    async def test_attempts_that_ended_begin_again_after_an_ack_by_another_device(
         self, new_process: NewProcess
     ) -> None:
         process = await new_process(attempts_max=2)
@@ -326,7 +328,7 @@ class TestSweep:
         await self.sweep(process, mark=2)
         await until(lambda: any(f["seq"] == 2 and f.get("attempt") == 1 for f in socket.of("message")))
 
-    async def test_tells_the_position_where_the_fan_out_was_lost(
+    async def test_position_is_sent_after_a_lost_fan_out(
         self, new_process: NewProcess, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         process = await new_process(PATIENT)

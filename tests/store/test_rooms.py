@@ -53,7 +53,7 @@ def store_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Members, "leave", _unavailable)
 
 
-# ── Making ──
+# ── Creating ──
 
 
 async def test_a_new_room_has_its_owner_and_members_in_the_database_and_the_store(
@@ -66,7 +66,7 @@ async def test_a_new_room_has_its_owner_and_members_in_the_database_and_the_stor
     assert await in_store(room, grace)
 
 
-async def test_every_member_of_a_new_room_hears_of_it(ada: User, grace: User, events: Events) -> None:
+async def test_every_member_of_a_new_room_is_told(ada: User, grace: User, events: Events) -> None:
     room = await room_of(ada, grace)
 
     heard = [await events.next(), await events.next()]
@@ -79,13 +79,13 @@ async def test_the_owner_named_among_the_members_stays_the_owner_once(ada: User)
     assert await rows_of(await room_of(ada, ada)) == {"ada": "owner"}
 
 
-async def test_a_room_with_an_unknown_member_is_not_made(ada: User) -> None:
+async def test_a_room_with_an_unknown_member_is_not_created(ada: User) -> None:
     with pytest.raises(NoSuchUser):
         await rooms.create_room(ada.pk, "Atlas", members=["nobody"])
     assert not await Room.objects.aexists()
 
 
-async def test_a_room_is_made_while_the_store_is_away(ada: User, store_away: None) -> None:
+async def test_a_room_is_created_while_the_store_is_unavailable(ada: User, store_away: None) -> None:
     assert await rows_of(await room_of(ada)) == {"ada": "owner"}
 
 
@@ -104,7 +104,7 @@ async def test_a_name_is_kept_as_it_was_written(ada: User, name: str) -> None:
     assert (await rooms.create_room(ada.pk, f" {name} ")).name == name
 
 
-async def test_a_direct_room_is_not_made_by_hand(ada: User) -> None:
+async def test_a_direct_room_cannot_be_created_as_a_plain_room(ada: User) -> None:
     with pytest.raises(BadRequest):
         await rooms.create_room(ada.pk, "us", kind="direct")
 
@@ -313,7 +313,7 @@ async def test_member_who_leaves_while_the_store_is_down_is_out_and_the_sweep_fi
     assert await rooms.finish_leaving() == 0
 
 
-async def test_a_stuck_leaving_stays_marked_while_the_store_is_away(
+async def test_an_unfinished_leave_stays_marked_while_the_store_is_unavailable(
     ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await room_of(ada)
@@ -375,7 +375,7 @@ async def test_member_becomes_owner_when_both_owners_leave_at_the_same_time(
 
     def together(room: Room) -> int | None:
         heir = hand_over(room)
-        with suppress(threading.BrokenBarrierError):  # the other waits for this one to end
+        with suppress(threading.BrokenBarrierError):  # the other one waits until this one ends
             both.wait(0.5)
         return heir
 
@@ -512,7 +512,7 @@ async def test_lifetime_change_is_audited_and_nothing_else_is(ada: User) -> None
     ]
 
 
-async def test_a_lifetime_is_changed_while_the_store_is_away(
+async def test_a_lifetime_is_changed_while_the_store_is_unavailable(
     ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = await room_of(ada)

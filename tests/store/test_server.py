@@ -16,7 +16,7 @@ from messaging.store import Store
 
 
 async def send(event: dict[str, Any]) -> None:
-    """Take what the connection would send."""
+    """Receive the frames of the connection."""
 
 
 def visitor(user: int) -> Visitor:

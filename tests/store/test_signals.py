@@ -68,7 +68,7 @@ async def test_a_flushed_and_an_expired_session_end_too(ada: User, events: Event
     await events.until(type="session_ended", session=control.session_digest(store.session_key or ""))
 
 
-async def test_a_deactivated_user_ends(ada: User, events: Events) -> None:
+async def test_connections_of_a_deactivated_user_end(ada: User, events: Events) -> None:
     ada.is_active = False
     await ada.asave()
     assert await events.next() == {"type": "user_ended", "user": ada.pk}
@@ -185,7 +185,7 @@ async def test_the_deletion_of_a_user_that_is_rolled_back_changes_nothing(ada: U
     assert await in_store(room, ada)
 
 
-async def test_a_deleted_room_lets_its_members_go(ada: User, events: Events) -> None:
+async def test_a_deleted_room_ends_all_memberships(ada: User, events: Events) -> None:
     room = await room_of(ada)
     await events.next()
 

@@ -70,7 +70,7 @@ class TestRetrying:
         event = await events.until(type="sweep", room=room.pk)
         assert event["mark"] == 2
 
-    async def test_a_sweep_by_hand_does_not_pass_for_a_worker(self, room: Room) -> None:
+    async def test_a_manual_sweep_sets_no_heartbeat(self, room: Room) -> None:
         await operations.retry_rooms([room.pk])
         assert "retry_undelivered" not in await open_store().stats.beats()
 
@@ -184,7 +184,7 @@ class TestRoomsAndMembers:
         await events.until(type="close_user", user=grace.pk)
 
 
-async def test_a_store_that_is_away_fails_the_first_row_and_leaves_the_others(
+async def test_an_unavailable_store_fails_the_first_row_and_leaves_the_others(
     room: Room, people: tuple[User, User, User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada, grace, _ = people

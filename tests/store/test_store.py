@@ -1,4 +1,4 @@
-"""The store's verbs against a real server: a class a verb, each verb called twice."""
+"""The operations of the store against a real server: one class for every operation, each called twice."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ async def standing(store: Store, user: int, *, epoch: str = "", since: int = 0) 
 
 
 class TestInit:
-    async def test_makes_a_log_with_the_databases_members(self, store: Store) -> None:
+    async def test_log_has_the_members_of_the_database(self, store: Store) -> None:
         epoch = await store.members.create_log(ROOM)
         [place] = await store.log.positions([ROOM])
         assert place is not None
         assert (place.epoch, place.top, place.rev) == (epoch, 0, 0)
         assert await cursors(store, GRACE) == (0, 0)
 
-    async def test_again_changes_nothing(self, store: Store) -> None:
+    async def test_second_call_changes_nothing(self, store: Store) -> None:
         epoch = await store.members.create_log(ROOM)
         await accept(store)
         before = await dump(store)
@@ -88,7 +88,7 @@ class TestInit:
         [(_, [(_, _, _, total)])] = await store.cursors.receipts([(ROOM, ADA)])
         assert total == 2_499
 
-    async def test_a_lost_log_takes_what_is_left_of_it_along(self, store: Store) -> None:
+    async def test_remains_of_a_lost_log_are_deleted(self, store: Store) -> None:
         await accept(store, message("old"), message("older"))
         await acknowledge(store, GRACE, 2)
         await store.client.delete(ROOM.key)
@@ -108,7 +108,7 @@ class TestJoin:
         assert STRANGER in await missing(store, 2)
         assert [row.body for row in (await read(store, STRANGER)).messages] == ["after"]
 
-    async def test_again_changes_nothing(self, store: Store) -> None:
+    async def test_second_join_changes_nothing(self, store: Store) -> None:
         await accept(store)
         await store.members.join(ROOM, [STRANGER])
         await accept(store)
@@ -116,7 +116,7 @@ class TestJoin:
         await store.members.join(ROOM, [STRANGER, GRACE])
         assert await dump(store) == before
 
-    async def test_moves_the_rooms_count_of_joins_and_leaves(self, store: Store) -> None:
+    async def test_join_increases_the_count_of_joins_and_leaves(self, store: Store) -> None:
         await store.members.create_log(ROOM)
         counts = []
         for change in (
@@ -129,7 +129,7 @@ class TestJoin:
             counts.append(place and place.members)
         assert counts == [1, 2, 3]
 
-    async def test_who_returns_does_not_owe_what_came_while_he_was_away(self, store: Store) -> None:
+    async def test_returning_member_does_not_owe_messages_of_the_time_away(self, store: Store) -> None:
         await store.members.create_log(ROOM)
         await store.members.leave(ROOM, GRACE)
         await accept(store, message("missed on purpose"))
@@ -139,19 +139,19 @@ class TestJoin:
 
 
 class TestLeave:
-    async def test_what_the_leaver_owed_is_reported(self, store: Store) -> None:
+    async def test_messages_owed_by_the_leaver_are_reported(self, store: Store) -> None:
         await accept(store)
         await store.members.leave(ROOM, GRACE)
         assert await missing(store, 1) == {ALAN: "offline", GRACE: "left_room"}
 
-    async def test_what_the_leaver_held_is_not(self, store: Store) -> None:
+    async def test_messages_held_by_the_leaver_are_not_reported(self, store: Store) -> None:
         await accept(store)
         await acknowledge(store, GRACE, 1)
         await store.members.leave(ROOM, GRACE)
         assert await missing(store, 1) == {ALAN: "offline"}
         assert not await store.client.exists(f"{ROOM.key}:left")
 
-    async def test_again_changes_nothing(self, store: Store) -> None:
+    async def test_second_leave_changes_nothing(self, store: Store) -> None:
         await accept(store)
         await store.members.leave(ROOM, GRACE)
         before = await dump(store)
@@ -159,19 +159,19 @@ class TestLeave:
         await store.members.leave(ROOM, STRANGER)
         assert await dump(store) == before
 
-    async def test_of_a_room_without_a_log_makes_none(self, store: Store) -> None:
+    async def test_leave_of_a_room_without_a_log_creates_none(self, store: Store) -> None:
         await store.members.leave(ROOM, GRACE)
         assert await dump(store) == {}
 
-    async def test_an_ack_that_comes_after_leaving_makes_no_ghost(self, store: Store) -> None:
+    async def test_ack_after_leaving_creates_no_cursor(self, store: Store) -> None:
         await accept(store)
         await store.members.leave(ROOM, GRACE)
         assert await acknowledge(store, GRACE, 1, 1) == -2
         assert await cursors(store, GRACE) == (None, None)
         [(_, [row])] = await store.cursors.receipts([(ROOM, ADA)])
-        assert row == (1, 0, 0, 1), "alan alone owes it"
+        assert row == (1, 0, 0, 1), "only alan owes it"
 
-    async def test_returning_and_reading_does_not_settle_what_was_owed_before(self, store: Store) -> None:
+    async def test_rejoining_and_reading_does_not_settle_the_earlier_debt(self, store: Store) -> None:
         await accept(store)
         await store.members.leave(ROOM, GRACE)
         await store.members.join(ROOM, [GRACE])
@@ -184,7 +184,7 @@ class TestAppend:
         assert [answer.seq for answer in answers] == [1, 2, 3]
         assert [row.body for row in (await read(store, ALAN)).messages] == ["a", "b", "c"]
 
-    async def test_the_answer_says_when_it_expires(self, store: Store) -> None:
+    async def test_answer_has_the_time_of_expiry(self, store: Store) -> None:
         [answer] = await accept(store, message(ttl_ms=10_000))
         assert answer.expires_at - answer.sent_at == 10_000
         assert abs(await store.now_ms() - answer.sent_at) < 5_000
@@ -194,7 +194,7 @@ class TestAppend:
         answers = await accept(store, *(message(room=room) for room in rooms))
         assert [answer.seq for answer in answers] == [1, 1, 1, 2, 2]
 
-    async def test_more_than_one_call_takes_keep_their_order(self, store: Store) -> None:
+    async def test_messages_above_the_limit_of_one_call_keep_their_order(self, store: Store) -> None:
         answers = await accept(store, *(message(str(n)) for n in range(250)))
         assert [answer.seq for answer in answers] == list(range(1, 251))
 
@@ -213,7 +213,9 @@ class TestAppend:
         assert two == msgspec.structs.replace(one, duplicate=True)
         assert (await read(store, GRACE)).top == 1
 
-    async def test_the_same_id_gets_the_first_answer_after_the_message_is_gone(self, store: Store) -> None:
+    async def test_the_same_id_gets_the_first_answer_after_the_message_was_deleted(
+        self, store: Store
+    ) -> None:
         first = message()
         [answer] = await accept(store, first)
         await vanish(store, 1)
@@ -221,7 +223,7 @@ class TestAppend:
         assert again == msgspec.structs.replace(answer, duplicate=True)
         assert (await read(store, GRACE)).messages == []
 
-    async def test_what_is_remembered_of_an_id_holds_the_largest_numbers(self, store: Store) -> None:
+    async def test_remembered_id_holds_the_largest_numbers(self, store: Store) -> None:
         await accept(store, message())
         await store.client.hset(ROOM.key, "top", 10**12 - 1)
         first = msgspec.structs.replace(message(), ttl_ms=policies.MAX_TTL_S * 1_000)
@@ -234,7 +236,7 @@ class TestAppend:
             answer.seq, answer.sent_at, answer.expires_at
         )
 
-    async def test_the_same_id_gets_the_first_answer_also_of_who_has_left(self, store: Store) -> None:
+    async def test_the_same_id_gets_the_first_answer_after_its_sender_left(self, store: Store) -> None:
         first = message(user=GRACE)
         [answer] = await accept(store, first)
         await store.members.leave(ROOM, GRACE)
@@ -273,13 +275,13 @@ class TestAppend:
         )
         assert [(answer.seq, answer.duplicate) for answer in answers] == [(1, False), (2, False), (1, False)]
 
-    async def test_one_refused_message_leaves_its_neighbours(self, store: Store) -> None:
+    async def test_refused_message_does_not_affect_its_neighbours(self, store: Store) -> None:
         await store.members.create_log(ROOM)
         answers = await store.log.append([message("a"), message("b", user=STRANGER), message("c")])
         assert [type(answer) for answer in answers] == [Accepted, NotMember, Accepted]
         assert [row.body for row in (await read(store, GRACE)).messages] == ["a", "c"]
 
-    async def test_a_reply_names_a_seq_that_was_given(self, store: Store) -> None:
+    async def test_a_reply_names_an_assigned_seq(self, store: Store) -> None:
         await accept(store)
         answers = await store.log.append([message(reply_to=1), message(reply_to=0), message(reply_to=4)])
         assert [type(answer) for answer in answers] == [Accepted, NoSuchMessage, NoSuchMessage]
@@ -289,7 +291,7 @@ class TestAppend:
         await accept(store, message(), message())
         assert await cursors(store, ADA) == (2, 0)
 
-    async def test_the_senders_cursor_stays_where_he_lacks_something(self, store: Store) -> None:
+    async def test_the_senders_cursor_stays_below_a_missing_message(self, store: Store) -> None:
         await accept(store, message(user=GRACE), message(user=ADA), message(user=ADA))
         assert (await cursors(store, ADA))[0] == 0
         assert (await cursors(store, GRACE))[0] == 1
@@ -304,7 +306,7 @@ class TestAppend:
         until_ms = await store.client.pexpiretime(f"{ROOM.key}:msg:1")
         assert until_ms == answer.expires_at + store.policy.grace_s * 1000
 
-    async def test_the_expiry_and_the_sweep_know_of_it(self, store: Store) -> None:
+    async def test_the_message_is_in_the_indexes_of_expiry_and_sweep(self, store: Store) -> None:
         [answer] = await accept(store)
         assert await store.client.zscore(f"{ROOM.prefix}expiring", f"{ROOM.id}|1") == answer.expires_at
         assert await store.client.zscore(f"{ROOM.prefix}unacked", ROOM.id) >= answer.sent_at
@@ -313,7 +315,7 @@ class TestAppend:
         await accept(store, message("x" * 4_000))
         assert await store.client.object("encoding", f"{ROOM.key}:msg:1") == b"listpack"
 
-    async def test_what_fans_out_is_what_is_read(self, store: Store) -> None:
+    async def test_published_fields_equal_the_fields_that_are_read(self, store: Store) -> None:
         body = 'tab\t"quote" \\ / new\nline \x7f 中文 😀 </script>\u2028'
         await store.members.create_log(ROOM)
         async with store.client.pubsub() as pubsub:
@@ -340,11 +342,11 @@ class TestAppend:
 
 
 class TestReadAfter:
-    async def test_again_returns_the_same(self, store: Store) -> None:
+    async def test_second_read_returns_the_same(self, store: Store) -> None:
         await accept(store, message("a"), message("b"))
         assert await read(store, GRACE) == await read(store, GRACE)
 
-    async def test_a_limit_says_more_and_goes_on_from_upto(self, store: Store) -> None:
+    async def test_limited_read_reports_more_and_continues_from_upto(self, store: Store) -> None:
         await accept(store, *(message(str(n)) for n in range(5)))
         first = await read(store, GRACE, limit=2)
         assert ([row.seq for row in first.messages], first.upto, first.more, first.top) == (
@@ -356,7 +358,7 @@ class TestReadAfter:
         rest = await read(store, GRACE, first.upto, limit=3)
         assert ([row.seq for row in rest.messages], rest.upto, rest.more) == ([3, 4, 5], 5, False)
 
-    async def test_long_bodies_are_cut_to_what_one_answer_holds(self, store: Store) -> None:
+    async def test_long_bodies_are_limited_to_the_size_of_one_answer(self, store: Store) -> None:
         await accept(store, *(message("x" * 4_000) for _ in range(60)))
         seqs: list[int] = []
         more = True
@@ -367,7 +369,7 @@ class TestReadAfter:
             more = slice_.more
         assert seqs == list(range(1, 61))
 
-    async def test_expired_text_is_not_returned_and_named_gone(self, store: Store) -> None:
+    async def test_expired_text_is_not_returned_and_reported_as_gone(self, store: Store) -> None:
         await accept(store, message("a"), message("b"), message("c"))
         await expire(store, 2)
         slice_ = await read(store, GRACE)
@@ -385,7 +387,7 @@ class TestReadAfter:
         assert [row.body for row in (await read(store, GRACE, 3)).messages] == ["next"]
 
     @pytest.mark.parametrize("end", [expire, vanish])
-    async def test_what_is_passed_over_is_remembered_though_the_cursor_rises_above_it(
+    async def test_passed_over_message_is_remembered_although_the_cursor_rises_above_it(
         self, store: Store, end: object
     ) -> None:
         await accept(store, message("never seen"), message("seen"))
@@ -396,20 +398,20 @@ class TestReadAfter:
         assert await missing(store, 1) == {GRACE: "offline", ALAN: "offline"}
         assert await missing(store, 2) == {ALAN: "offline"}
 
-    async def test_what_was_held_before_it_expired_is_not(self, store: Store) -> None:
+    async def test_message_held_before_its_expiry_is_not_remembered(self, store: Store) -> None:
         await accept(store)
         await acknowledge(store, GRACE, 1)
         await expire(store, 1)
         await read(store, GRACE, 0)
         assert await missing(store, 1) == {ALAN: "offline"}
 
-    async def test_ones_own_is_not(self, store: Store) -> None:
+    async def test_own_message_is_not_remembered(self, store: Store) -> None:
         await accept(store, message(user=GRACE), message(user=ADA))
         await expire(store, 1, 2)
         await read(store, ADA)
         assert set(await missing(store, 2)) == {GRACE, ALAN}
 
-    async def test_who_was_pushed_to_in_vain_is_remembered_with_the_attempts(self, store: Store) -> None:
+    async def test_member_with_counted_attempts_is_remembered_as_no_ack(self, store: Store) -> None:
         await accept(store)
         await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
         await expire(store, 1)
@@ -422,7 +424,7 @@ class TestReadAfter:
         await acknowledge(store, GRACE, 2)  # by one device
         assert [row.body for row in (await read(store, GRACE, 0)).messages] == ["a", "b"]  # to the other
 
-    async def test_another_epoch_is_told_the_present_one(self, store: Store) -> None:
+    async def test_another_epoch_gets_the_present_one(self, store: Store) -> None:
         epoch = await store.members.create_log(ROOM)
         [answer] = await store.log.read_after(GRACE, [Read(room=ROOM, epoch="other", since=0)])
         assert answer == OtherEpoch(epoch)
@@ -432,14 +434,14 @@ class TestReadAfter:
         [answer] = await store.log.read_after(GRACE, [Read(room=ROOM, epoch=epoch, since=1)])
         assert answer == OtherEpoch(epoch)
 
-    async def test_no_member_reads_nothing(self, store: Store) -> None:
+    async def test_non_member_reads_nothing(self, store: Store) -> None:
         [accepted] = await accept(store)
         await store.members.leave(ROOM, GRACE)
         for user in (STRANGER, GRACE):
             [answer] = await store.log.read_after(user, [Read(room=ROOM, epoch=accepted.epoch, since=0)])
             assert isinstance(answer, NotMember)
 
-    async def test_open_history_shows_what_is_older_than_the_joining(self, store: Store) -> None:
+    async def test_open_history_shows_messages_older_than_the_joining(self, store: Store) -> None:
         [accepted] = await accept(store, message("before"))
         await store.members.join(ROOM, [STRANGER])
         asked = Read(room=ROOM, epoch=accepted.epoch, since=0)
@@ -472,21 +474,21 @@ class TestHistory:
             oldest = await store.log.history(ROOM, GRACE, before=3, limit=3)
             assert ([row.seq for row in oldest.messages], oldest.more) == ([1, 2], False)
 
-    async def test_shows_no_expired_text(self, store: Store) -> None:
+    async def test_history_has_no_expired_text(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(4)))
         await expire(store, 2)
         await vanish(store, 3)
         page = await store.log.history(ROOM, GRACE, before=9)
         assert [row.seq for row in page.messages] == [1, 4]
 
-    async def test_a_long_hole_does_not_end_it(self, store: Store) -> None:
+    async def test_a_long_hole_does_not_end_the_history(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(1_205)))
         await vanish(store, *range(3, 1_204))
         page = await store.log.history(ROOM, GRACE, before=1_204, limit=50)
         assert [row.seq for row in page.messages] == [1, 2]
         assert not page.more
 
-    async def test_begins_at_the_joining_but_in_open_rooms(self, store: Store) -> None:
+    async def test_history_begins_at_the_joining_except_in_open_rooms(self, store: Store) -> None:
         await accept(store, message("before"))
         await store.members.join(ROOM, [STRANGER])
         await accept(store, message("after"))
@@ -495,19 +497,19 @@ class TestHistory:
         assert [row.body for row in closed.messages] == ["after"]
         assert [row.body for row in open_.messages] == ["before", "after"]
 
-    async def test_no_member_reads_nothing(self, store: Store) -> None:
+    async def test_non_member_reads_no_history(self, store: Store) -> None:
         await accept(store)
         with pytest.raises(NotMember):
             await store.log.history(ROOM, STRANGER, before=9, open_history=True)
 
 
 class TestAcknowledge:
-    async def test_raises_and_never_lowers(self, store: Store) -> None:
+    async def test_ack_raises_a_cursor_and_never_lowers_it(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(3)))
         assert [await acknowledge(store, GRACE, seq) for seq in (2, 2, 1, 3)] == [1, 0, 0, 1]
         assert await cursors(store, GRACE) == (3, 0)
 
-    async def test_again_changes_nothing(self, store: Store) -> None:
+    async def test_second_ack_changes_nothing(self, store: Store) -> None:
         await accept(store)
         await acknowledge(store, GRACE, 1, 1)
         before = await dump(store)
@@ -521,7 +523,7 @@ class TestAcknowledge:
         assert await missing(store, 1) == await missing(store, 2) == {ALAN: "offline"}
 
     @pytest.mark.parametrize(("delivered", "seen"), [(2, None), (None, 2), (1, 2), (2, 1), (2**53 - 1, None)])
-    async def test_above_top_is_refused_whole(
+    async def test_ack_above_top_is_refused_as_a_whole(
         self, store: Store, delivered: int | None, seen: int | None
     ) -> None:
         await accept(store)
@@ -561,7 +563,7 @@ class TestAcknowledge:
         await acknowledge(store, GRACE, 2)
         assert not await store.client.hexists(f"{ROOM.key}:attempts", str(GRACE))
 
-    async def test_says_that_cursors_moved_only_when_they_did(self, store: Store) -> None:
+    async def test_moved_cursors_are_published_only_when_they_moved(self, store: Store) -> None:
         await accept(store)
         async with store.client.pubsub() as pubsub:
             await pubsub.subscribe(ROOM.key)
@@ -573,7 +575,7 @@ class TestAcknowledge:
 
 
 class TestStandings:
-    async def test_say_where_a_member_stands(self, store: Store) -> None:
+    async def test_standing_has_the_position_of_a_member(self, store: Store) -> None:
         [first, *_] = await accept(store, *(message() for _ in range(4)), message(user=GRACE))
         await acknowledge(store, GRACE, 3, 1)
         for _ in range(2):
@@ -595,7 +597,7 @@ class TestStandings:
         [accepted, _] = await accept(store, message(), message())
         assert (await standing(store, GRACE, epoch=epoch or accepted.epoch, since=since)).delivered == 0
 
-    async def test_a_member_whom_the_log_does_not_know_joins_it(self, store: Store) -> None:
+    async def test_a_member_unknown_to_the_log_joins_it(self, store: Store) -> None:
         async def with_a_newcomer(room: str) -> list[int]:
             return [*await members_of(room), STRANGER]
 
@@ -604,7 +606,7 @@ class TestStandings:
         found = await standing(store, STRANGER)
         assert (found.delivered, found.joined, found.unread) == (1, 1, 0)
 
-    async def test_one_who_is_no_member_in_the_database_either_stays_out(self, store: Store) -> None:
+    async def test_non_member_in_store_and_database_stays_out(self, store: Store) -> None:
         await accept(store)
         for _ in range(2):
             assert await store.members.member_positions(STRANGER, [(ROOM, "", 0)]) == [None]
@@ -615,7 +617,7 @@ class TestStandings:
         await accept(store)
         assert set(await missing(store, 1)) == {GRACE, ALAN}
 
-    async def test_unread_is_what_is_live_not_ones_own_and_after_the_joining(self, store: Store) -> None:
+    async def test_unread_counts_live_messages_of_others_after_the_joining(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(3)), message(user=GRACE))
         await store.members.join(ROOM, [STRANGER])
         await accept(store, message(), message())
@@ -630,7 +632,7 @@ class TestStandings:
 
 
 class TestReceipts:
-    async def test_count_those_who_owe_it(self, store: Store) -> None:
+    async def test_receipts_count_the_members_who_owe_it(self, store: Store) -> None:
         await accept(store, message(), message(user=GRACE), message())
         await acknowledge(store, GRACE, 3, 1)
         await acknowledge(store, ALAN, 1)
@@ -638,7 +640,7 @@ class TestReceipts:
             [(_, rows)] = await store.cursors.receipts([(ROOM, ADA)])
             assert rows == [(1, 2, 1, 2), (3, 1, 0, 2)]
 
-    async def test_count_for_many_senders_at_once_what_lies_above_each_ones_seq(self, store: Store) -> None:
+    async def test_receipts_of_many_senders_count_above_the_seq_of_each(self, store: Store) -> None:
         await accept(
             store, message(), message(user=GRACE), message(), message(user=GRACE), message(user=ALAN)
         )
@@ -657,7 +659,7 @@ class TestReceipts:
             (epoch, []),
         ]
 
-    async def test_what_one_senders_count_costs_takes_nothing_from_anothers(self, store: Store) -> None:
+    async def test_count_of_one_sender_does_not_limit_that_of_another(self, store: Store) -> None:
         many = message(user=ADA)
         await accept(
             store, msgspec.structs.replace(message(user=GRACE), only=(ALAN,)), message(user=GRACE), many
@@ -674,7 +676,7 @@ class TestReceipts:
         ]
         assert [row[0] for row in together[1][1]] == [1, 2]
 
-    async def test_more_senders_than_one_call_takes_are_all_counted(self, store: Store) -> None:
+    async def test_senders_above_the_limit_of_one_call_are_all_counted(self, store: Store) -> None:
         users = list(range(STRANGER, STRANGER + 2 * SENDER_BATCH + 1))
         await store.members.create_log(ROOM)
         await store.members.join(ROOM, users)
@@ -689,7 +691,7 @@ class TestReceipts:
         [(_, rows)] = await store.cursors.receipts([(ROOM, ADA)])
         assert rows == [(1, 0, 0, 2)]
 
-    async def test_who_passed_over_it_does_not_hold_it(self, store: Store) -> None:
+    async def test_member_who_passed_over_it_does_not_hold_it(self, store: Store) -> None:
         await accept(store)
         await expire(store, 1)
         await read(store, GRACE)
@@ -700,7 +702,7 @@ class TestReceipts:
         [(_, rows)] = await store.cursors.receipts([(ROOM, ADA)])
         assert rows == [(1, 1, 0, 2)], "alan holds it, unread; grace never saw it"
 
-    async def test_alone_in_a_room_there_is_nothing_to_tell(self, store: Store) -> None:
+    async def test_single_member_has_no_receipts(self, store: Store) -> None:
         await store.members.create_log(ROOM)
         await store.members.leave(ROOM, GRACE)
         await store.members.leave(ROOM, ALAN)
@@ -713,7 +715,7 @@ class TestReceipts:
 
 
 class TestRecipients:
-    async def test_name_who_lacks_it_first(self, store: Store) -> None:
+    async def test_members_who_lack_it_are_named_first(self, store: Store) -> None:
         [accepted] = await accept(store)
         await acknowledge(store, GRACE, 1, 1)
         for _ in range(2):
@@ -722,7 +724,7 @@ class TestRecipients:
             assert (found.total, found.delivered, found.read) == (2, 1, 1)
             assert (found.sender, found.expires_at) == (ADA, accepted.expires_at)
 
-    async def test_say_when_the_next_attempt_is(self, store: Store) -> None:
+    async def test_recipients_have_the_time_of_the_next_attempt(self, store: Store) -> None:
         await accept(store)
         await store.retries.record_attempt(ROOM, GRACE, 0, 7.0)
         waiting = {row.user: row for row in (await store.cursors.recipients(ROOM, 1)).members}
@@ -732,7 +734,7 @@ class TestRecipients:
         assert (waiting[ALAN].attempts, waiting[ALAN].next_at_ms) == (0, None)
 
     @pytest.mark.parametrize("end", [expire, vanish])
-    async def test_of_what_has_expired_there_are_none(self, store: Store, end: object) -> None:
+    async def test_expired_message_has_no_recipients(self, store: Store, end: object) -> None:
         await accept(store)
         await end(store, 1)  # type: ignore[operator]
         for seq in (1, 2):
@@ -748,44 +750,42 @@ class TestOwing:
             row.user: row.cursor for row in await store.retries.owing(ROOM, place.epoch, users, mark=mark)
         }
 
-    async def test_is_a_live_message_of_somebody_else_above_the_cursor(self, store: Store) -> None:
+    async def test_live_message_of_another_member_above_the_cursor_is_owed(self, store: Store) -> None:
         await accept(store, message(), message(user=GRACE))
         await acknowledge(store, ALAN, 2)
         for _ in range(2):
             assert await self.owing(store, ADA, GRACE, ALAN, STRANGER) == {ADA: 1, GRACE: 0}
 
-    async def test_at_or_below_the_mark(self, store: Store) -> None:
+    async def test_only_messages_at_or_below_the_mark_are_owed(self, store: Store) -> None:
         await accept(store, message(), message())
         await acknowledge(store, GRACE, 1)
         assert await self.owing(store, GRACE, ALAN, mark=1) == {ALAN: 0}
 
     @pytest.mark.parametrize("end", [expire, vanish])
-    async def test_is_never_what_has_expired(self, store: Store, end: object) -> None:
+    async def test_expired_message_is_not_owed(self, store: Store, end: object) -> None:
         await accept(store, message(), message())
         await end(store, 1, 2)  # type: ignore[operator]
         assert await self.owing(store, GRACE, ALAN) == {}
 
-    async def test_is_found_behind_a_long_hole(self, store: Store) -> None:
+    async def test_owed_message_is_found_after_a_long_hole(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(350)))
         await expire(store, *range(1, 350))
         assert await self.owing(store, GRACE) == {GRACE: 0}
 
-    async def test_of_a_sender_is_what_others_wrote(self, store: Store) -> None:
+    async def test_sender_owes_messages_of_others_only(self, store: Store) -> None:
         await accept(store, message(user=GRACE), message(user=ADA), message(user=ADA))
         assert await self.owing(store, ADA, GRACE) == {ADA: 0, GRACE: 1}
         await expire(store, 1)
         assert await self.owing(store, ADA, GRACE) == {GRACE: 1}
 
-    async def test_who_stands_far_below_a_hole_that_is_too_long_to_walk_is_said_to_owe(
-        self, store: Store
-    ) -> None:
-        """Connected and without an ack for a thousand messages: not to look would be to stop pushing."""
+    async def test_member_far_below_a_very_long_hole_counts_as_owing(self, store: Store) -> None:
+        """A connected member has not acknowledged a thousand messages: without this rule the pushes would stop."""
         await accept(store, *(message() for _ in range(1_100)))
         await expire(store, *range(2, 1_101))
         await acknowledge(store, ALAN, 150)
         assert await self.owing(store, GRACE, ALAN) == {GRACE: 0}
 
-    async def test_of_another_epoch_is_nobodys(self, store: Store) -> None:
+    async def test_messages_of_another_epoch_are_not_owed(self, store: Store) -> None:
         await accept(store)
         assert await store.retries.owing(ROOM, "other", [GRACE]) == []
 
@@ -801,7 +801,7 @@ class TestRecordAttempt:
             True,
         ]
 
-    async def test_the_first_time_stays(self, store: Store) -> None:
+    async def test_time_of_the_first_attempt_stays(self, store: Store) -> None:
         await accept(store)
         await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
         _, first_at, *_ = (await store.client.hget(f"{ROOM.key}:attempts", str(GRACE))).split(b"|")
@@ -809,7 +809,7 @@ class TestRecordAttempt:
         n, again, *_ = (await store.client.hget(f"{ROOM.key}:attempts", str(GRACE))).split(b"|")
         assert (n, again) == (b"2", first_at)
 
-    async def test_the_last_gives_up(self, store: Store) -> None:
+    async def test_last_attempt_gives_up(self, store: Store) -> None:
         await accept(store)
         most = store.policy.attempts_max
         for n in range(most):
@@ -817,7 +817,7 @@ class TestRecordAttempt:
         waiting = {row.user: row for row in (await store.cursors.recipients(ROOM, 1)).members}
         assert (waiting[GRACE].attempts, waiting[GRACE].reason) == (most, "no_ack")
 
-    async def test_who_has_left_is_not_counted(self, store: Store) -> None:
+    async def test_attempt_for_a_member_who_left_is_not_counted(self, store: Store) -> None:
         await accept(store)
         await store.members.leave(ROOM, GRACE)
         assert not await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
@@ -825,32 +825,32 @@ class TestRecordAttempt:
 
 
 class TestMissing:
-    async def test_names_each_once_and_never_the_sender(self, store: Store) -> None:
+    async def test_every_member_is_named_once_and_the_sender_never(self, store: Store) -> None:
         await accept(store, message(), message(user=GRACE))
         await store.retries.record_attempt(ROOM, ALAN, 0, 5.0)
         for _ in range(2):
             assert await missing(store, 1) == {GRACE: "offline", ALAN: "no_ack"}
             assert await missing(store, 2) == {ADA: "offline", ALAN: "no_ack"}
 
-    async def test_one_who_passed_it_over_and_left_is_named_once(self, store: Store) -> None:
+    async def test_member_who_passed_it_over_and_left_is_named_once(self, store: Store) -> None:
         await accept(store)
         await expire(store, 1)
         await read(store, GRACE)
         await store.members.leave(ROOM, GRACE)
         assert await missing(store, 1) == {GRACE: "offline", ALAN: "offline"}
 
-    async def test_works_when_the_hash_is_gone(self, store: Store) -> None:
+    async def test_missing_hash_hides_no_member(self, store: Store) -> None:
         await accept(store)
         await vanish(store, 1)
         assert set(await missing(store, 1)) == {GRACE, ALAN}
 
-    async def test_what_is_not_live_is_nothing_to_report(self, store: Store) -> None:
+    async def test_unknown_seq_has_no_missing_members(self, store: Store) -> None:
         await accept(store)
         assert await missing(store, 2) == {}
 
 
 class TestPresence:
-    async def test_is_the_union_of_what_processes_reported(self, store: Store) -> None:
+    async def test_presence_is_the_union_of_the_reports_of_all_processes(self, store: Store) -> None:
         await store.presence.report("one", [ADA, GRACE], 60)
         await store.presence.report("two", [GRACE], 60)
         await store.presence.change("two", ALAN, True, [ROOM.id])
@@ -862,7 +862,7 @@ class TestPresence:
         await store.client.zadd("chat:online", {"gone": await store.now_ms() - 1})
         assert await store.presence.online() == {}
 
-    async def test_a_process_that_ends_counts_no_more(self, store: Store) -> None:
+    async def test_an_ended_process_does_not_count(self, store: Store) -> None:
         await store.presence.report("one", [ADA, GRACE], 60)
         await store.presence.report("two", [GRACE], 60)
         await store.presence.withdraw("one")
@@ -871,7 +871,7 @@ class TestPresence:
 
 
 class TestResendToSome:
-    """A message that only some are to have: grace, here. What stands in `only` decides in every verb."""
+    """A message for some members only, here for grace. The field `only` decides in every operation."""
 
     @pytest.fixture
     async def resent(self, store: Store) -> Store:
@@ -879,18 +879,18 @@ class TestResendToSome:
         await store.client.hset(f"{ROOM.key}:only", "2", str(GRACE))
         return store
 
-    async def test_the_others_read_over_it(self, resent: Store) -> None:
+    async def test_other_members_read_over_it(self, resent: Store) -> None:
         slice_ = await read(resent, ALAN)
         assert [row.seq for row in slice_.messages] == [1]
         assert (slice_.gone, slice_.upto) == ([(2, "not_for_you")], 2)
         assert [row.seq for row in (await resent.log.history(ROOM, ALAN, before=9)).messages] == [1]
 
     @pytest.mark.parametrize("user", [ADA, GRACE])
-    async def test_its_sender_and_those_it_is_for_read_it(self, resent: Store, user: int) -> None:
+    async def test_sender_and_recipients_read_it(self, resent: Store, user: int) -> None:
         assert [row.seq for row in (await read(resent, user)).messages] == [1, 2]
         assert [row.seq for row in (await resent.log.history(ROOM, user, before=9)).messages] == [1, 2]
 
-    async def test_the_others_do_not_owe_it(self, resent: Store) -> None:
+    async def test_other_members_do_not_owe_it(self, resent: Store) -> None:
         await acknowledge(resent, ALAN, 1)
         await acknowledge(resent, GRACE, 1)
         [place] = await resent.log.positions([ROOM])
@@ -901,21 +901,21 @@ class TestResendToSome:
         assert await missing(resent, 2) == {GRACE: "offline"}
         assert [(await standing(resent, user)).unread for user in (GRACE, ALAN)] == [2, 1]
 
-    async def test_its_expiry_is_remembered_of_those_it_was_for(self, resent: Store) -> None:
+    async def test_expiry_is_remembered_for_its_recipients(self, resent: Store) -> None:
         await expire(resent, 2)
         for user in (GRACE, ALAN):
             await read(resent, user)
             await acknowledge(resent, user, 2)
         assert await missing(resent, 2) == {GRACE: "offline"}
 
-    async def test_receipts_count_those_it_was_for(self, resent: Store) -> None:
+    async def test_receipts_count_its_recipients(self, resent: Store) -> None:
         await acknowledge(resent, ALAN, 2, 2)
         [(_, rows)] = await resent.cursors.receipts([(ROOM, ADA)])
         assert rows == [(1, 1, 1, 2), (2, 0, 0, 1)]
         assert [row.user for row in (await resent.cursors.recipients(ROOM, 2)).members] == [GRACE]
 
 
-async def test_two_stores_of_one_server_speak_of_the_same_log(store: Store) -> None:
+async def test_two_stores_of_one_server_share_the_log(store: Store) -> None:
     other = Store(store.client, store.policy, members_of=members_of)
     await accept(store, message("a"))
     await accept(other, message("b"))

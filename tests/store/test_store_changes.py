@@ -1,4 +1,4 @@
-"""The store's verbs on a message that lives: edit, delete, extend, shorten, and what one who was away learns of them."""
+"""Changes of a live message: edit, delete, extend, shorten, and the changes that a returning member reads."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def changed(store: Store, *, room: RoomKey = ROOM) -> dict[int, int]:
 
 
 async def times(store: Store, seq: int) -> tuple[int, int, int]:
-    """Return when a message ends, when its Hash does, and when the job looks."""
+    """Return the times at which a message ends, its hash ends, and the job looks."""
     return (
         int(await store.client.hget(f"{ROOM.key}:msg:{seq}", "expires_at")),
         await store.client.pexpiretime(f"{ROOM.key}:msg:{seq}"),
@@ -98,7 +98,7 @@ async def times(store: Store, seq: int) -> tuple[int, int, int]:
 
 
 async def kept(store: Store) -> str:
-    """Return everything in the store as text: a dump may be compressed."""
+    """Return all values of the store as text: a dump may be compressed."""
     found = []
     for key in [key async for key in store.client.scan_iter()]:
         match await store.client.type(key):
@@ -112,7 +112,7 @@ async def kept(store: Store) -> str:
 
 
 async def frame(pubsub: PubSub) -> tuple[list[str], dict[str, object]]:
-    """Return the words and the frame of a published change."""
+    """Return the header words and the frame of a published change."""
     first, header, text = (await heard(pubsub)).split("\n")
     return [*first.split(" "), *header.split(" ")], json.loads(text)
 
@@ -125,7 +125,9 @@ async def process(store: Store, token: str) -> list[Expired]:
 
 class TestEveryChange:
     @every_change
-    async def test_has_the_next_rev_and_is_noted_under_it(self, store: Store, change: Change) -> None:
+    async def test_change_has_the_next_rev_and_is_indexed_under_it(
+        self, store: Store, change: Change
+    ) -> None:
         accepted = await accept(store, *(message() for _ in range(3)))
         for place, one in enumerate(accepted, start=1):
             answer = await change(store, ADA, one.seq)
@@ -134,19 +136,19 @@ class TestEveryChange:
         assert await changed(store) == {1: 1, 2: 2, 3: 3}
 
     @every_change
-    async def test_names_the_message(self, store: Store, change: Change) -> None:
+    async def test_change_names_the_message(self, store: Store, change: Change) -> None:
         first = message()
         await accept(store, first)
         assert (await change(store, ADA, 1)).id == first.id
 
-    async def test_another_of_the_same_message_moves_it_up(self, store: Store) -> None:
+    async def test_another_change_of_the_same_message_moves_it_up(self, store: Store) -> None:
         await accept(store, message(), message())
         for seq in (1, 2, 1):
             await edit(store, ADA, seq)
         await extend(store, ADA, 1)
         assert await changed(store) == {2: 2, 1: 4}
 
-    async def test_is_told_to_the_room(self, store: Store) -> None:
+    async def test_change_is_published_to_the_room(self, store: Store) -> None:
         body = 'tab\t"quote" \\ / new\nline 中文 😀 </script>\u2028'
         [one, _] = await accept(
             store, message(), msgspec.structs.replace(message(user=GRACE), only=(ADA, ALAN), resends=1)
@@ -174,31 +176,31 @@ class TestEveryChange:
             assert told == same | {"type": "deleted", "rev": 3, "seq": 2}
 
     @every_change
-    async def test_is_refused_to_who_is_no_member(self, store: Store, change: Change) -> None:
+    async def test_change_by_a_non_member_is_refused(self, store: Store, change: Change) -> None:
         await accept(store, message(user=GRACE))
         await store.members.leave(ROOM, GRACE)
         for user in (STRANGER, GRACE):
             await refused(store, NotMember, change(store, user, 1, open_=True))
 
     @every_change
-    async def test_of_a_seq_that_is_no_message_is_refused(self, store: Store, change: Change) -> None:
+    async def test_change_of_an_unknown_seq_is_refused(self, store: Store, change: Change) -> None:
         await accept(store)
         for seq in (0, 2, 2**53 - 1):
             await refused(store, NoSuchMessage, change(store, ADA, seq))
 
     @every_change
-    async def test_of_another_life_of_the_log_is_refused(self, store: Store, change: Change) -> None:
+    async def test_change_of_another_epoch_is_refused(self, store: Store, change: Change) -> None:
         [one] = await accept(store)
         await refused(store, NoSuchMessage, change(store, ADA, 1, epoch="other"))
         assert (await change(store, ADA, 1, epoch=one.epoch)).rev == 1
 
     @every_change
-    async def test_of_anothers_is_forbidden(self, store: Store, change: Change) -> None:
+    async def test_change_of_another_members_message_is_forbidden(self, store: Store, change: Change) -> None:
         await accept(store)
         await refused(store, Forbidden, change(store, GRACE, 1))
 
     @every_change
-    async def test_of_what_came_before_the_joining_is_of_no_message_but_in_open_rooms(
+    async def test_messages_before_the_joining_are_unknown_except_in_open_rooms(
         self, store: Store, change: Change
     ) -> None:
         await accept(store)
@@ -207,7 +209,7 @@ class TestEveryChange:
         await refused(store, Forbidden, change(store, STRANGER, 1, open_=True))
 
     @every_change
-    async def test_of_what_is_for_others_is_of_no_message(self, store: Store, change: Change) -> None:
+    async def test_messages_for_others_are_unknown(self, store: Store, change: Change) -> None:
         await accept(store, msgspec.structs.replace(message(), only=(GRACE,)))
         await refused(store, NoSuchMessage, change(store, ALAN, 1))
         await refused(store, Forbidden, change(store, GRACE, 1))
@@ -215,7 +217,7 @@ class TestEveryChange:
 
     @every_change
     @both_ends
-    async def test_past_its_end_is_too_late_though_no_job_ran(
+    async def test_change_after_the_end_is_too_late_without_any_job(
         self, store: Store, change: Change, end: Callable[..., Awaitable[None]]
     ) -> None:
         await accept(store)
@@ -223,7 +225,9 @@ class TestEveryChange:
         await refused(store, TooLate, change(store, ADA, 1))
 
     @every_change
-    async def test_past_its_end_is_too_late_while_a_job_holds_it(self, store: Store, change: Change) -> None:
+    async def test_change_after_the_end_is_too_late_while_a_job_holds_it(
+        self, store: Store, change: Change
+    ) -> None:
         await accept(store)
         await expire(store, 1)
         await due(store, 1)
@@ -231,14 +235,16 @@ class TestEveryChange:
         await refused(store, TooLate, change(store, ADA, 1))
 
     @every_change
-    async def test_is_not_too_late_because_the_job_looks_early(self, store: Store, change: Change) -> None:
+    async def test_change_before_the_end_is_in_time_although_a_job_looks_early(
+        self, store: Store, change: Change
+    ) -> None:
         await accept(store)
         await due(store, 1)
         await store.expiry.claim("t")
         assert (await change(store, ADA, 1)).rev == 1
 
     @every_moderation
-    async def test_of_anybodys_is_a_moderators(self, store: Store, change: Change) -> None:
+    async def test_moderators_change_messages_of_all_members(self, store: Store, change: Change) -> None:
         await accept(store)
         assert (await change(store, GRACE, 1, moderates=True)).rev == 1
         await expire(store, 1)
@@ -246,24 +252,24 @@ class TestEveryChange:
             await refused(store, TooLate, change(store, GRACE, 1, moderates=True))
 
     @every_change
-    async def test_of_a_room_without_a_log_is_of_no_message(self, store: Store, change: Change) -> None:
+    async def test_messages_of_a_room_without_a_log_are_unknown(self, store: Store, change: Change) -> None:
         with pytest.raises(NoSuchMessage):
             await change(store, ADA, 1)
         assert await rev(store) == 0
 
-    async def test_that_needs_memory_is_refused_for_now_by_a_full_store(self, store: Store) -> None:
+    async def test_full_store_refuses_changes_that_need_memory(self, store: Store) -> None:
         await accept(store, message(), message())
         await store.client.config_set("maxmemory", 1)
         try:
             await refused(store, BacklogFull, edit(store, ADA, 1))
             await refused(store, BacklogFull, extend(store, ADA, 1))
-            assert (await delete(store, ADA, 2)).rev == 1, "what frees memory goes on"
+            assert (await delete(store, ADA, 2)).rev == 1, "operations that free memory continue"
         finally:
             await store.client.config_set("maxmemory", 0)
 
 
 async def refused(store: Store, error: type[MessagingError], asked: Awaitable[Changed]) -> None:
-    """Ask for what must be refused and change nothing."""
+    """Make a change that must be refused without an effect."""
     before = await dump(store)
     with pytest.raises(error):
         await asked
@@ -286,18 +292,18 @@ class TestEdit:
             ]
         assert "'a'" not in await kept(store)
 
-    async def test_does_not_extend_its_life(self, store: Store) -> None:
+    async def test_edit_does_not_extend_the_life(self, store: Store) -> None:
         [one] = await accept(store)
         before = await times(store, 1)
         assert (await edit(store, ADA, 1)).expires_at == one.expires_at
         assert await times(store, 1) == before
 
-    async def test_again_is_one_more(self, store: Store) -> None:
+    async def test_second_edit_is_another_change(self, store: Store) -> None:
         await accept(store)
         assert [(await edit(store, ADA, 1, "same")).rev for _ in range(2)] == [1, 2]
         assert await changed(store) == {1: 2}
 
-    async def test_leaves_what_is_owed(self, store: Store) -> None:
+    async def test_edit_changes_no_debt(self, store: Store) -> None:
         [one] = await accept(store)
         await acknowledge(store, GRACE, 1)
         await edit(store, ADA, 1)
@@ -313,7 +319,7 @@ class TestEdit:
 
 
 class TestDelete:
-    async def test_nothing_of_it_is_left_to_read(self, store: Store) -> None:
+    async def test_deleted_message_has_no_readable_rest(self, store: Store) -> None:
         await accept(store, message("a"), message("take me away"), message("c"))
         await delete(store, ADA, 2)
         assert [row.seq for row in (await read(store, GRACE)).messages] == [1, 3]
@@ -321,7 +327,7 @@ class TestDelete:
         assert "take me away" not in await kept(store)
         assert not await store.client.exists(f"{ROOM.key}:msg:2")
 
-    async def test_again_it_gives_the_same_answer_without_the_id(self, store: Store) -> None:
+    async def test_second_delete_returns_the_same_answer_without_the_id(self, store: Store) -> None:
         await accept(store)
         first = await delete(store, ADA, 1)
         before = await dump(store)
@@ -332,7 +338,7 @@ class TestDelete:
         with pytest.raises(NoSuchMessage):
             await delete(store, ADA, 1, epoch="other")
 
-    async def test_settles_it_is_never_a_miss(self, store: Store) -> None:
+    async def test_deleted_message_is_settled_and_never_missed(self, store: Store) -> None:
         [one, _] = await accept(store, message(), message())
         await acknowledge(store, GRACE, 1)
         await store.cursors.reject(ROOM, GRACE, one.epoch, 2)
@@ -348,14 +354,14 @@ class TestDelete:
         with pytest.raises(NoSuchMessage):
             await store.cursors.recipients(ROOM, 1)
 
-    async def test_never_blocks_a_cursor(self, store: Store) -> None:
+    async def test_deleted_message_never_blocks_a_cursor(self, store: Store) -> None:
         await accept(store, message(), message())
         await delete(store, ADA, 2)
         slice_ = await read(store, GRACE, 1)
         assert (slice_.messages, slice_.upto, slice_.more) == ([], 2, False)
         assert await acknowledge(store, GRACE, 2) == 1
 
-    async def test_at_its_end_the_rest_goes_and_nobody_missed_it(self, store: Store) -> None:
+    async def test_deleted_message_is_removed_at_its_end_and_nobody_missed_it(self, store: Store) -> None:
         await accept(store)
         await delete(store, ADA, 1)
         await due(store, 1)
@@ -365,14 +371,14 @@ class TestDelete:
         assert await store.client.zcard(f"{ROOM.prefix}expiring") == 0
         assert sum(counted.expired for counted in await store.stats.counts("day", 2)) == 0
 
-    async def test_the_list_of_those_it_was_for_goes_with_it(self, store: Store) -> None:
+    async def test_list_of_recipients_is_deleted_with_the_message(self, store: Store) -> None:
         await accept(store, msgspec.structs.replace(message(), only=(GRACE,)))
         await delete(store, ADA, 1)
         assert not await store.client.exists(f"{ROOM.key}:only")
 
 
 class TestExtend:
-    async def test_it_lives_until_now_and_the_ttl(self, store: Store) -> None:
+    async def test_message_lives_until_now_plus_the_ttl(self, store: Store) -> None:
         await accept(store)
         before_ms = await store.now_ms()
         answer = await extend(store, ADA, 1, DAY_MS)
@@ -383,19 +389,19 @@ class TestExtend:
         [stored] = (await read(store, GRACE)).messages
         assert (stored.expires_at, stored.edited_at) == (answer.expires_at, None)
 
-    async def test_never_shorter(self, store: Store) -> None:
+    async def test_extension_never_shortens_the_life(self, store: Store) -> None:
         [one] = await accept(store)
         before = await times(store, 1)
         assert (await extend(store, ADA, 1, 10_000)).expires_at == one.expires_at
         assert await times(store, 1) == before
 
-    async def test_what_was_about_to_end_is_not_claimed_at_its_former_end(self, store: Store) -> None:
+    async def test_extended_message_is_not_claimed_at_its_former_end(self, store: Store) -> None:
         await accept(store)
         await due(store, 1)
         await extend(store, ADA, 1, DAY_MS)
         assert await store.expiry.claim("t") == []
 
-    async def test_leaves_what_is_owed(self, store: Store) -> None:
+    async def test_extension_changes_no_debt(self, store: Store) -> None:
         [one] = await accept(store)
         await acknowledge(store, GRACE, 1)
         await extend(store, ADA, 1)
@@ -404,22 +410,20 @@ class TestExtend:
 
 class TestShorten:
     async def aged(self, store: Store, *ages_ms: int) -> list[int]:
-        """Accept messages of a day's life and let them be so old; return when they were sent."""
+        """Accept messages with a life of a day and make them this old; return the times at which they were sent."""
         accepted = await accept(store, *(message(ttl_ms=DAY_MS) for _ in ages_ms))
         for one, age_ms in zip(accepted, ages_ms, strict=True):
             await store.client.hset(f"{ROOM.key}:msg:{one.seq}", "sent_at", one.sent_at - age_ms)
         return [one.sent_at - age_ms for one, age_ms in zip(accepted, ages_ms, strict=True)]
 
-    async def test_only_counts_in_a_dry_run(self, store: Store) -> None:
+    async def test_dry_run_only_counts(self, store: Store) -> None:
         await self.aged(store, 2 * HOUR_MS, 1_000, 0)
         await accept(store, message(ttl_ms=1_000))
         before = await dump(store)
         assert await store.changes.shorten(ROOM, 3_600, dry_run=True) == Shortened(4, 3, 1)
         assert await dump(store) == before
 
-    async def test_ends_each_a_ttl_after_it_was_sent_and_at_once_where_that_is_over(
-        self, store: Store
-    ) -> None:
+    async def test_messages_end_one_ttl_after_they_were_sent_or_at_once(self, store: Store) -> None:
         sent = await self.aged(store, 2 * HOUR_MS, 1_000, 0)
         before_ms = await store.now_ms()
         assert await store.changes.shorten(ROOM, 3_600) == Shortened(3, 3, 1)
@@ -433,7 +437,7 @@ class TestShorten:
         with pytest.raises(TooLate):
             await extend(store, ADA, 1)
 
-    async def test_never_longer_and_again_it_changes_nothing(self, store: Store) -> None:
+    async def test_lives_are_never_extended_and_second_call_changes_nothing(self, store: Store) -> None:
         await self.aged(store, 0)
         await accept(store, message(ttl_ms=10_000))
         await store.changes.shorten(ROOM, 3_600)
@@ -443,7 +447,7 @@ class TestShorten:
         assert await dump(store) == before
 
     @both_ends
-    async def test_what_has_ended_is_left_alone(
+    async def test_ended_messages_are_unchanged(
         self, store: Store, end: Callable[..., Awaitable[None]]
     ) -> None:
         await self.aged(store, 0)
@@ -452,7 +456,7 @@ class TestShorten:
         assert await store.changes.shorten(ROOM, 60) == Shortened(1, 0, 0)
         assert await dump(store) == before
 
-    async def test_each_is_told_with_a_rev_of_its_own(self, store: Store) -> None:
+    async def test_every_message_is_published_with_its_own_rev(self, store: Store) -> None:
         await self.aged(store, 0)
         await accept(store, msgspec.structs.replace(message(user=GRACE, ttl_ms=DAY_MS), only=(ALAN,)))
         async with store.client.pubsub() as pubsub:
@@ -465,7 +469,9 @@ class TestShorten:
                 assert (told["type"], told["rev"], told["expires_at"]) == ("edited", seq, ends)
         assert await changed(store) == {1: 1, 2: 2}
 
-    async def test_many_take_bounded_calls(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_many_messages_take_bounded_calls(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         n = 2 * SHORTEN_BATCH + 1
         await accept(store, *(message(ttl_ms=DAY_MS) for _ in range(n)))
         calls: Counter[str] = Counter()
@@ -481,17 +487,17 @@ class TestShorten:
         assert await rev(store) == n
         assert await changed(store) == {seq: seq for seq in range(1, n + 1)}
 
-    async def test_of_a_room_without_a_log_finds_nothing(self, store: Store) -> None:
+    async def test_room_without_a_log_has_nothing_to_shorten(self, store: Store) -> None:
         assert await store.changes.shorten(NOWHERE, 60) == Shortened(0, 0, 0)
 
-    async def test_who_missed_what_ended_so_is_reported(self, store: Store) -> None:
+    async def test_members_who_missed_a_shortened_message_are_reported(self, store: Store) -> None:
         await self.aged(store, 2 * HOUR_MS)
         await acknowledge(store, GRACE, 1)
         await store.changes.shorten(ROOM, 3_600)
         assert await missing(store, 1) == {ALAN: "offline"}
 
-    async def test_that_it_is_over_stays_known_until_its_former_end(self, store: Store) -> None:
-        """A device that was away may show it until then."""
+    async def test_expiry_of_a_shortened_message_stays_known_until_its_former_end(self, store: Store) -> None:
+        """An offline device may show it until then."""
         await self.aged(store, 2 * HOUR_MS)
         [shown_until, _, _] = await times(store, 1)
         await store.changes.shorten(ROOM, 3_600)
@@ -503,14 +509,14 @@ class TestShorten:
         assert await store.client.zscore(f"{ROOM.prefix}expiring", f"{ROOM.id}|1") == shown_until
         assert (await read(store, GRACE, 1, rev=0)).gone == [(1, "expired")]
 
-        await due(store, 1)  # that time has come
+        await due(store, 1)  # its former end is reached
         [again] = await process(store, "u")
         assert (again.live, again.missed) == (False, ())
         assert await changed(store) == {}
         assert await store.client.zcard(f"{ROOM.prefix}expiring") == 0
         assert sum(counted.expired for counted in await store.stats.counts("day", 2)) == 1, "it ended once"
 
-    async def test_twice_keeps_the_furthest_end_that_a_screen_may_know(self, store: Store) -> None:
+    async def test_second_shortening_keeps_the_latest_end_known_to_a_screen(self, store: Store) -> None:
         await self.aged(store, 0)
         [shown_until, _, _] = await times(store, 1)
         await store.changes.shorten(ROOM, 3_600)
@@ -518,7 +524,7 @@ class TestShorten:
         await store.changes.shorten(ROOM, 60)
         assert int(await store.client.hget(f"{ROOM.key}:msg:1", "shown_until")) == shown_until
 
-    async def test_that_a_shortened_one_was_deleted_stays_known_as_long(self, store: Store) -> None:
+    async def test_deletion_of_a_shortened_message_stays_known_as_long(self, store: Store) -> None:
         await self.aged(store, 0)
         [shown_until, _, _] = await times(store, 1)
         await store.changes.shorten(ROOM, 3_600)
@@ -527,9 +533,9 @@ class TestShorten:
 
 
 class TestWhoWasAway:
-    """`read_after` with a `rev`: what changed at or below `since`."""
+    """`read_after` with a `rev` returns the changes at or below `since`."""
 
-    async def test_gets_what_changed_whole_in_the_order_of_change(self, store: Store) -> None:
+    async def test_changed_messages_are_returned_whole_in_the_order_of_change(self, store: Store) -> None:
         await accept(store, message("a"), message("b"), message("c"), message("untouched"))
         await edit(store, ADA, 3, "c2")
         extended = await extend(store, ADA, 1)
@@ -544,13 +550,13 @@ class TestWhoWasAway:
         assert (slice_.rev, slice_.upto, slice_.more, slice_.messages) == (3, 4, False, [])
         assert [(rev, row.seq) for rev, row in (await read(store, GRACE, 4, rev=2)).changed] == [(3, 2)]
 
-    async def test_of_several_changes_of_one_message_gets_the_last(self, store: Store) -> None:
+    async def test_last_of_several_changes_of_one_message_is_returned(self, store: Store) -> None:
         await accept(store)
         for body in ("x", "y", "z"):
             await edit(store, ADA, 1, body)
         assert [(rev, row.body) for rev, row in (await read(store, GRACE, 1, rev=0)).changed] == [(3, "z")]
 
-    async def test_learns_what_is_gone_and_why(self, store: Store) -> None:
+    async def test_deleted_and_expired_messages_are_returned_with_the_reason(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(4)))
         for seq in (1, 2, 3, 4):
             await edit(store, ADA, seq)
@@ -561,7 +567,7 @@ class TestWhoWasAway:
         assert [row.seq for _, row in slice_.changed] == [1]
         assert sorted(slice_.gone) == [(2, "deleted"), (3, "expired"), (4, "expired")]
 
-    async def test_without_a_rev_or_with_the_present_one_gets_nothing(self, store: Store) -> None:
+    async def test_read_without_a_rev_or_with_the_present_one_returns_no_changes(self, store: Store) -> None:
         await accept(store, message(), message())
         await edit(store, ADA, 1)
         await delete(store, ADA, 2)
@@ -569,7 +575,7 @@ class TestWhoWasAway:
             slice_ = await read(store, GRACE, 2, rev=rev_)
             assert (slice_.changed, slice_.gone, slice_.rev) == ([], [], 2)
 
-    async def test_gets_what_he_had_not_yet_as_it_is_now(self, store: Store) -> None:
+    async def test_messages_not_yet_read_are_returned_in_their_present_state(self, store: Store) -> None:
         await accept(store, message("a"), message("b"), message("c"))
         for seq in (1, 2):
             await edit(store, ADA, seq, "new")
@@ -579,7 +585,7 @@ class TestWhoWasAway:
         assert [(row.seq, row.body) for row in slice_.messages] == [(2, "new")]
         assert (slice_.gone, slice_.upto) == ([], 3)
 
-    async def test_a_limit_says_more_and_the_rev_reached(self, store: Store) -> None:
+    async def test_limited_read_returns_more_and_the_last_rev(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(5)))
         for seq in (5, 4, 3, 2):
             await edit(store, ADA, seq)
@@ -596,7 +602,7 @@ class TestWhoWasAway:
         assert seen == [(1, 5), (2, 4), (4, 2), (5, 3)]
         assert rev_ == 5
 
-    async def test_long_bodies_are_cut_to_what_one_answer_holds(self, store: Store) -> None:
+    async def test_long_bodies_are_limited_to_the_size_of_one_answer(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(60)))
         for seq in range(1, 61):
             await edit(store, ADA, seq, "x" * 4_000)
@@ -609,7 +615,7 @@ class TestWhoWasAway:
             rev_, more = slice_.rev, slice_.more
         assert seqs == list(range(1, 61))
 
-    async def test_learns_nothing_of_what_is_for_others(self, store: Store) -> None:
+    async def test_changes_of_messages_for_others_are_not_returned(self, store: Store) -> None:
         for _ in range(3):
             await accept(store, msgspec.structs.replace(message(), only=(GRACE,)))
         await edit(store, ADA, 1)
@@ -620,9 +626,7 @@ class TestWhoWasAway:
         assert [row.seq for _, row in (await read(store, GRACE, 3, rev=0)).changed] == [1]
         assert [row.seq for _, row in (await read(store, ADA, 3, rev=0)).changed] == [1]
 
-    async def test_learns_nothing_of_what_came_before_the_joining_but_in_open_rooms(
-        self, store: Store
-    ) -> None:
+    async def test_changes_before_the_joining_are_returned_in_open_rooms_only(self, store: Store) -> None:
         [one, *_] = await accept(store, *(message() for _ in range(3)))
         await store.members.join(ROOM, [STRANGER])
         await edit(store, ADA, 1)
@@ -637,7 +641,7 @@ class TestWhoWasAway:
         assert [row.seq for _, row in open_.changed] == [1]
         assert open_.gone == [(2, "deleted"), (3, "expired")]
 
-    async def test_loses_nothing_held_because_of_a_change_that_he_missed(self, store: Store) -> None:
+    async def test_held_message_is_not_lost_by_a_missed_change(self, store: Store) -> None:
         """An edit does not make a message owed again, and passing over it writes no exception."""
         await accept(store)
         await acknowledge(store, GRACE, 1)
@@ -647,7 +651,7 @@ class TestWhoWasAway:
         assert not await store.client.exists(f"{ROOM.key}:outcome")
 
 
-async def test_what_was_extended_after_a_claim_is_left_alone_by_it(store: Store) -> None:
+async def test_message_extended_after_a_claim_is_not_processed_by_it(store: Store) -> None:
     await accept(store)
     await due(store, 1)
     claimed = await store.expiry.claim("t")

@@ -1,4 +1,4 @@
-"""The store's verbs at the end of a message: claim, who missed it, finalize; and what is not for everybody or owed by nobody."""
+"""The operations at the end of a message: claim, missed recipients, finalize; and messages for some or owed by nobody."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ both_ends = pytest.mark.parametrize("end", [expire, vanish])
 
 
 async def over(store: Store, *seqs: int, room: RoomKey = ROOM) -> None:
-    """Let messages be past their end for so long that the job looks."""
+    """Let messages have ended long enough ago for the job to look."""
     await expire(store, *seqs, room=room)
     await due(store, *seqs, room=room)
 
 
 async def tick(store: Store) -> None:
-    """Wait for the store's next millisecond: two claims of one would have one score, as no lease is ever so short."""
+    """Wait for the next millisecond of the store: two claims in one would have the same score, unlike real leases."""
     now_ms = await store.now_ms()
     while await store.now_ms() == now_ms:
         pass
@@ -61,7 +61,7 @@ async def score(store: Store, seq: int, room: RoomKey = ROOM) -> int | None:
 
 
 async def counts(store: Store, unit: Literal["minute", "day"] = "day") -> Counts:
-    """Return what was counted just now, also when a minute or day has begun meanwhile."""
+    """Return the present counts, also when a new minute or day has begun."""
     before, now = map(dataclasses.asdict, await store.stats.counts(unit, 2))
     return Counts(**{name: before[name] + now[name] for name in now})
 
@@ -87,10 +87,10 @@ class Counting:
 
 
 class TestClaim:
-    async def test_takes_what_has_been_over_for_the_delay(self, store: Store) -> None:
+    async def test_claim_takes_messages_that_ended_before_the_delay(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(4)), message(room=FAR_AWAY))
         await over(store, 1, 3)
-        await expire(store, 2)  # acks may still be under way
+        await expire(store, 2)  # acks may still be in flight
         await over(store, 1, room=FAR_AWAY)
         at = {(room, seq): await score(store, seq, room) for room in (ROOM, FAR_AWAY) for seq in (1, 3)}
         claimed = await store.expiry.claim("t")
@@ -98,14 +98,14 @@ class TestClaim:
             place: due_at for place, due_at in at.items() if due_at is not None
         }
 
-    async def test_of_one_room_waits_for_the_delay_too(self, store: Store) -> None:
+    async def test_claim_of_one_room_waits_for_the_delay_too(self, store: Store) -> None:
         await accept(store, message(), message())
         await expire(store, 1, 2)
         assert await store.expiry.claim("t", room=ROOM) == []
         await due(store, 2)
         assert [row.seq for row in await store.expiry.claim("t", room=ROOM)] == [2]
 
-    async def test_is_a_lease(self, store: Store) -> None:
+    async def test_claim_is_a_lease(self, store: Store) -> None:
         await accept(store)
         await over(store, 1)
         before_ms = await store.now_ms()
@@ -114,12 +114,12 @@ class TestClaim:
         assert before_ms <= float(first.score) - lease_ms <= await store.now_ms()
         assert await score(store, 1) == float(first.score)
         assert await store.expiry.claim("u") == []
-        await due(store, 1)  # the lease is over
+        await due(store, 1)  # the lease has ended
         [second] = await store.expiry.claim("v")
         assert (second.room, second.seq) == (ROOM, 1)
         assert second.due_at < float(first.score)
 
-    async def test_lets_no_room_wait_behind_one_with_more(self, store: Store) -> None:
+    async def test_no_room_waits_for_a_room_with_more_messages(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(6)), message(room=FAR_AWAY), message(room=FAR_AWAY))
         await over(store, 1, 2, 3, 4, 5, 6)
         await over(store, 1, 2, room=FAR_AWAY)
@@ -128,7 +128,7 @@ class TestClaim:
             taken = Counter(row.room for row in claimed)
             assert [n for n in (taken[ROOM], taken[FAR_AWAY]) if n] == wanted
 
-    async def test_removes_nothing(self, store: Store) -> None:
+    async def test_claim_deletes_nothing(self, store: Store) -> None:
         await accept(store)
         await over(store, 1)
         before = await dump(store)
@@ -148,13 +148,13 @@ class TestClaim:
         await over(store, 1, room=FAR_AWAY)
         first = await store.expiry.claim("t", room=room)
         assert len(first) == (3 if room is None else 2)
-        await over(store, 3)  # comes too late for the first
+        await over(store, 3)  # too late for the first
         assert await store.expiry.claim("t", room=room) == first
         [late] = await store.expiry.claim("u", room=ROOM)
         assert late.seq == 3
         assert await store.expiry.claim("v", room=room) == []
 
-    async def test_takes_no_more_than_asked_for_and_the_next_takes_the_rest(self, store: Store) -> None:
+    async def test_claim_keeps_its_limit_and_the_next_takes_the_rest(self, store: Store) -> None:
         rooms = [RoomKey(f"r{n}", n) for n in range(4)]
         await accept(store, *(message(room=room) for room in rooms for _ in range(3)))
         for room in rooms:
@@ -168,7 +168,7 @@ class TestClaim:
         }
 
     @pytest.mark.parametrize("others", [3, 700])
-    async def test_of_one_room_looks_past_the_others(self, store: Store, others: int) -> None:
+    async def test_claim_of_one_room_skips_the_others(self, store: Store, others: int) -> None:
         await accept(store, message(), message())
         await store.client.zadd(
             f"{ROOM.prefix}expiring", {f"{NEXT_DOOR.id}|{n}": n for n in range(1, others + 1)}
@@ -178,14 +178,14 @@ class TestClaim:
         assert [row.seq for row in await store.expiry.claim("t", room=ROOM)] == [1, 2]
         assert len(await store.expiry.claim("u", room=NEXT_DOOR, limit=1_000)) == others
 
-    async def test_of_one_room_takes_each_once_however_many(self, store: Store) -> None:
+    async def test_claim_of_one_room_takes_many_messages_once_each(self, store: Store) -> None:
         await store.client.zadd(f"{ROOM.prefix}expiring", {f"{ROOM.id}|{n}": n for n in range(1, 1_201)})
         for token in ("t", "t"):
             claimed = await store.expiry.claim(token, room=ROOM, limit=1_100)
             assert [row.seq for row in claimed] == list(range(1, 1_101))
         assert [row.seq for row in await store.expiry.claim("u", room=ROOM)] == list(range(1_101, 1_201))
 
-    async def test_a_room_whose_name_begins_alike_is_another(self, store: Store) -> None:
+    async def test_rooms_whose_ids_begin_equally_are_distinct(self, store: Store) -> None:
         longer = RoomKey(f"{ROOM.id}-2", ROOM.partition)
         await accept(store, message(room=longer))
         await over(store, 1, room=longer)
@@ -211,7 +211,7 @@ class TestClaim:
 
 
 class TestDueExpired:
-    async def test_says_what_a_claim_would_take_and_writes_nothing(self, store: Store) -> None:
+    async def test_due_returns_the_rows_of_a_claim_and_writes_nothing(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(3)), message(room=FAR_AWAY))
         await over(store, 1, 2)
         await over(store, 1, room=FAR_AWAY)
@@ -224,14 +224,14 @@ class TestDueExpired:
         ]
         assert await store.expiry.due(limit=9) == []
 
-    async def test_no_more_than_asked_for(self, store: Store) -> None:
+    async def test_due_keeps_its_limit(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(3)))
         await over(store, 1, 2, 3)
         assert len(await store.expiry.due(limit=2)) == 2
         assert await store.expiry.due(limit=0) == []
 
-    async def test_what_it_would_report_is_what_is_reported(self, store: Store) -> None:
-        """Of the rows of a look nobody owns, finalize clears nothing."""
+    async def test_rows_of_due_equal_the_rows_that_are_reported(self, store: Store) -> None:
+        """Nobody owns the rows of `due`, so finalize clears nothing."""
         await accept(store)
         await over(store, 1)
         seen = await store.expiry.read(await store.expiry.due(limit=9))
@@ -244,10 +244,10 @@ class TestDueExpired:
 class TestWhoMissedIt:
     async def told(self, store: Store, seq: int = 1) -> tuple[int, set[Missed]]:
         [one] = await store.expiry.read([Due(ROOM, seq, 0, "")])
-        assert len({missed.user for missed in one.missed}) == len(one.missed), "each once"
+        assert len({missed.user for missed in one.missed}) == len(one.missed), "every member once"
         return one.total, set(one.missed)
 
-    async def test_who_was_away_who_was_silent_who_could_not_show_it_and_who_left(self, store: Store) -> None:
+    async def test_offline_silent_rejecting_and_departed_members_are_named(self, store: Store) -> None:
         await store.members.join(ROOM, [STRANGER, 10, 11])
         [one] = await accept(store)
         for n in range(2):
@@ -266,25 +266,25 @@ class TestWhoMissedIt:
             },
         )
 
-    async def test_never_the_sender(self, store: Store) -> None:
+    async def test_the_sender_is_never_named(self, store: Store) -> None:
         await accept(store, message(), message(user=GRACE))
         assert {missed.user for missed in (await self.told(store, 2))[1]} == {ADA, ALAN}
         await store.members.leave(ROOM, ADA)
         assert {missed.user for missed in (await self.told(store, 1))[1]} == {GRACE, ALAN}
 
-    async def test_nobody_when_everybody_has_it(self, store: Store) -> None:
+    async def test_nobody_is_named_when_everybody_has_it(self, store: Store) -> None:
         await accept(store)
         for user in (GRACE, ALAN):
             await acknowledge(store, user, 1)
         assert await self.told(store) == (2, set())
 
-    async def test_nobody_who_joined_later(self, store: Store) -> None:
+    async def test_members_who_joined_later_are_not_named(self, store: Store) -> None:
         await accept(store)
         await store.members.join(ROOM, [STRANGER])
         total, missed = await self.told(store)
         assert (total, {one.user for one in missed}) == (2, {GRACE, ALAN})
 
-    async def test_joining_again_hides_nothing(self, store: Store) -> None:
+    async def test_rejoining_hides_nothing(self, store: Store) -> None:
         await accept(store)
         await store.members.leave(ROOM, GRACE)
         await store.members.join(ROOM, [GRACE])
@@ -293,7 +293,7 @@ class TestWhoMissedIt:
         assert await self.told(store) == (2, {Missed(GRACE, "left_room", 0), Missed(ALAN, "offline", 0)})
         assert await self.told(store, 2) == (2, {Missed(ALAN, "offline", 0)})
 
-    async def test_who_left_and_came_back_and_left_again_is_named_once(self, store: Store) -> None:
+    async def test_member_who_left_twice_is_named_once(self, store: Store) -> None:
         await accept(store)
         for _ in range(2):
             await store.members.leave(ROOM, GRACE)
@@ -303,20 +303,22 @@ class TestWhoMissedIt:
         total, missed = await self.told(store)
         assert (total, {one.user for one in missed}) == (2, {GRACE, ALAN})
 
-    async def test_who_passed_over_it_though_his_cursor_is_above_it(self, store: Store) -> None:
+    async def test_member_who_passed_over_it_is_named_although_their_cursor_is_above_it(
+        self, store: Store
+    ) -> None:
         await accept(store, message(), message())
         await expire(store, 1)
         await read(store, GRACE)
         await acknowledge(store, GRACE, 2)
         assert await self.told(store) == (2, {Missed(GRACE, "offline", 0), Missed(ALAN, "offline", 0)})
 
-    async def test_of_a_deleted_one_nobody(self, store: Store) -> None:
+    async def test_deleted_message_was_missed_by_nobody(self, store: Store) -> None:
         [one] = await accept(store)
         await store.cursors.reject(ROOM, GRACE, one.epoch, 1)
         await delete(store, ADA, 1)
         assert await self.told(store) == (0, set())
 
-    async def test_those_who_missed_the_same_are_one_value(self, store: Store) -> None:
+    async def test_messages_missed_by_the_same_members_share_one_value(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(3)))
         await acknowledge(store, GRACE, 2)
         one, two, three = await store.expiry.read([Due(ROOM, seq, 0, "") for seq in (1, 2, 3)])
@@ -324,7 +326,7 @@ class TestWhoMissedIt:
         assert one.missed == (Missed(ALAN, "offline", 0),)
         assert {missed.user for missed in three.missed} == {GRACE, ALAN}
 
-    async def test_in_a_crowd_most_of_whom_are_away_takes_bounded_calls(
+    async def test_large_mostly_offline_room_takes_bounded_calls(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def crowd(room: str) -> list[int]:
@@ -341,7 +343,7 @@ class TestWhoMissedIt:
         assert {len(one.missed) for one in found} == {MANY - 1 - HERE}
         assert len({id(one.missed) for one in found}) == 1, "in memory once"
         assert {missed.user for missed in found[0].missed} == set(range(HERE + 2, MANY + 1))
-        # Cursors and joinings at 500 members an answer, and a few for all else.
+        # Cursors and joinings at 500 members per answer, and a few for the rest.
         assert counting.round_trips <= 2 * (MANY // 500) * 2 + 6
         for_a_hundred, counting.round_trips = counting.round_trips, 0
         await store.expiry.read(dues[:1])
@@ -357,7 +359,7 @@ class TestWhoMissedIt:
 
 
 class TestWhatItWas:
-    async def test_is_told_whole(self, store: Store) -> None:
+    async def test_record_has_all_fields(self, store: Store) -> None:
         first = message("a")
         again = msgspec.structs.replace(message("b", user=GRACE, reply_to=1), only=(ALAN,), resends=1)
         answers = await accept(store, first, again)
@@ -371,8 +373,8 @@ class TestWhatItWas:
         assert (two.sender, two.name, two.reply_to, two.resends) == (GRACE, "grace", 1, 1)
         assert (none.live, none.total, none.missed) == (False, 0, ())
 
-    async def test_that_its_hash_is_gone_hides_neither_sender_nor_missing(self, store: Store) -> None:
-        """The back-stop struck before any job looked: worker and store were away for longer than the grace."""
+    async def test_missing_hash_hides_neither_sender_nor_missing_members(self, store: Store) -> None:
+        """The TTL ended before any job looked: worker and store were down for longer than the grace period."""
         first = message(TEXT)
         [answer] = await accept(store, first)
         await acknowledge(store, GRACE, 1)
@@ -384,7 +386,7 @@ class TestWhatItWas:
         assert one.missed == (Missed(ALAN, "offline", 0),)
         assert (one.total, await store.client.zcard(f"{ROOM.key}:live")) == (2, 0)
 
-    async def test_and_without_the_first_answer_its_times_are_when_it_was_due(self, store: Store) -> None:
+    async def test_missing_hash_and_first_answer_leave_the_due_time(self, store: Store) -> None:
         first = message()
         await accept(store, first)
         await vanish(store, 1)
@@ -392,7 +394,7 @@ class TestWhatItWas:
         [one] = await store.expiry.read([Due(ROOM, 1, 1_234, "")])
         assert (one.sent_at, one.expires_at) == (1_234, 1_234)
 
-    async def test_the_answer_to_another_message_of_its_id_says_nothing_of_its_times(
+    async def test_answer_to_another_message_of_the_same_id_is_not_used_for_its_times(
         self, store: Store
     ) -> None:
         first = message()
@@ -405,7 +407,7 @@ class TestWhatItWas:
         assert (one.id, one.sent_at, one.expires_at) == (first.id, 1_234, 1_234)
         assert (two.id, two.sent_at, two.expires_at) == (first.id, again.sent_at, again.expires_at)
 
-    async def test_is_read_without_a_write(self, store: Store) -> None:
+    async def test_record_is_read_without_a_write(self, store: Store) -> None:
         await accept(store)
         await vanish(store, 1)
         before = await dump(store)
@@ -414,7 +416,7 @@ class TestWhatItWas:
 
 
 class TestFinalize:
-    async def test_clears_what_is_still_the_callers(self, store: Store) -> None:
+    async def test_finalize_clears_rows_still_claimed_by_the_caller(self, store: Store) -> None:
         await accept(store, message(), message(), message(room=FAR_AWAY))
         await over(store, 1, 2)
         await over(store, 1, room=FAR_AWAY)
@@ -423,7 +425,7 @@ class TestFinalize:
         assert [await score(store, seq, room) for room in (ROOM, FAR_AWAY) for seq in (1, 2)] == [None] * 4
         assert (await read(store, GRACE)).gone == []
 
-    async def test_lets_others_be_served_between_two_hundreds(
+    async def test_other_requests_are_served_between_two_batches(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await accept(store, *(message() for _ in range(3)), *(message(room=FAR_AWAY) for _ in range(3)))
@@ -443,12 +445,12 @@ class TestFinalize:
         assert at_once == [2, 2, 2]
         assert [await score(store, seq, room) for room in (ROOM, FAR_AWAY) for seq in (1, 3)] == [None] * 4
 
-    async def test_leaves_what_somebody_else_has_claimed_since(self, store: Store) -> None:
+    async def test_rows_claimed_by_another_worker_are_unchanged(self, store: Store) -> None:
         await accept(store, message(), message())
         await over(store, 1, 2)
         first = await store.expiry.read(await store.expiry.claim("t"))
         await tick(store)
-        await due(store, 1)  # its lease is over
+        await due(store, 1)  # its lease has ended
         second = await store.expiry.read(await store.expiry.claim("u"))
         assert await store.expiry.finalize(first) == 1
         assert await store.client.exists(f"{ROOM.key}:msg:1")
@@ -456,7 +458,7 @@ class TestFinalize:
         assert await store.expiry.finalize(second) == 1
         assert not await store.client.exists(f"{ROOM.key}:msg:1")
 
-    async def test_again_changes_nothing(self, store: Store) -> None:
+    async def test_second_finalize_changes_nothing(self, store: Store) -> None:
         await accept(store, message(), message())
         await over(store, 1)
         expired = await process(store, "t")
@@ -464,7 +466,7 @@ class TestFinalize:
         assert await store.expiry.finalize(expired) == 0
         assert await dump(store) == before
 
-    async def test_counts_each_once_and_by_reason(self, store: Store) -> None:
+    async def test_messages_are_counted_once_and_members_by_reason(self, store: Store) -> None:
         [one, *_] = await accept(store, *(message() for _ in range(3)))
         await store.cursors.reject(ROOM, GRACE, one.epoch, 1)
         await acknowledge(store, GRACE, 3)
@@ -480,7 +482,7 @@ class TestFinalize:
             assert (counted.missed_offline, counted.missed_no_ack) == (0, 2)
             assert (counted.missed_client_rejected, counted.missed_left_room) == (1, 0)
 
-    async def test_counts_what_reached_everybody_apart(self, store: Store) -> None:
+    async def test_fully_delivered_messages_are_counted_separately(self, store: Store) -> None:
         await accept(store, message(), message())
         await acknowledge(store, GRACE, 2)
         await acknowledge(store, ALAN, 1)
@@ -491,7 +493,7 @@ class TestFinalize:
         assert (counted.expired, counted.expired_to_all, counted.expired_missed) == (2, 1, 1)
         assert (counted.missed_left_room, counted.missed_offline) == (1, 0)
 
-    async def test_tells_each_rooms_screens_once(self, store: Store) -> None:
+    async def test_screens_of_every_room_are_told_once(self, store: Store) -> None:
         [here, _, _, there] = await accept(store, message(), message(), message(), message(room=NEXT_DOOR))
         await over(store, 1, 3)
         await over(store, 1, room=NEXT_DOOR)
@@ -505,9 +507,9 @@ class TestFinalize:
             await due(store, 2)
             await process(store, "u")
             await accept(store)
-            assert (await heard(pubsub)).startswith("M "), "of a deleted one there is no more to tell"
+            assert (await heard(pubsub)).startswith("M "), "a deleted message is not reported again"
 
-    async def test_of_very_many_exceptions_goes_by_parts(
+    async def test_very_many_exceptions_are_cleared_in_parts(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await accept(store, message(), message(), message())
@@ -519,12 +521,12 @@ class TestFinalize:
         counting = Counting(store, monkeypatch)
         assert await store.expiry.finalize(claimed) == 2
         assert counting.scripts == {"finalize_expired": 3}
-        assert await store.client.zcard(f"{ROOM.key}:outcome") == 2_500, "the other's stay"
+        assert await store.client.zcard(f"{ROOM.key}:outcome") == 2_500, "those of the other message stay"
         assert await store.client.zrange(f"{ROOM.key}:live", 0, -1, withscores=True) != []
         counted = await counts(store)
         assert (counted.expired, counted.missed_offline) == (2, 2_500 + 2 + 2)
 
-    async def test_a_partly_cleared_one_is_still_there_for_whoever_takes_it_over(self, store: Store) -> None:
+    async def test_a_partly_cleared_row_remains_for_the_next_worker(self, store: Store) -> None:
         await accept(store)
         rows = {f"1|{user}|offline|0": 1 for user in range(10_000, 11_500)}
         await store.client.zadd(f"{ROOM.key}:outcome", rows)
@@ -540,7 +542,7 @@ class TestFinalize:
         await process(store, "u")
         assert not await store.client.exists(f"{ROOM.key}:outcome", f"{ROOM.key}:live", f"{ROOM.key}:msg:1")
 
-    async def test_who_left_is_kept_while_something_he_owed_lives(self, store: Store) -> None:
+    async def test_departed_member_is_kept_while_a_message_they_owed_lives(self, store: Store) -> None:
         await accept(store, message(), message())
         await store.members.leave(ROOM, GRACE)
         await accept(store)
@@ -552,7 +554,7 @@ class TestFinalize:
         await process(store, "u")
         assert not await store.client.exists(f"{ROOM.key}:left")
 
-    async def test_that_it_changed_goes_with_it(self, store: Store) -> None:
+    async def test_index_of_changes_is_deleted_with_the_message(self, store: Store) -> None:
         await accept(store, message(), message())
         for seq in (1, 2):
             await edit(store, ADA, seq)
@@ -561,7 +563,7 @@ class TestFinalize:
         assert await changed(store) == {2: 2}
 
     @both_ends
-    async def test_nothing_of_it_is_left(self, store: Store, plain_dumps: None, end: End) -> None:
+    async def test_no_key_of_the_message_is_left(self, store: Store, plain_dumps: None, end: End) -> None:
         first = message(TEXT)
         [one] = await accept(store, first)
         again = msgspec.structs.replace(message(f"again {TEXT}", reply_to=1), only=(GRACE, ALAN), resends=1)
@@ -604,7 +606,7 @@ class TestFinalize:
         assert again == msgspec.structs.replace(one, duplicate=True)
         assert (await read(store, GRACE)).messages == []
 
-    async def test_goes_on_in_a_full_store(self, store: Store) -> None:
+    async def test_finalize_continues_in_a_full_store(self, store: Store) -> None:
         await accept(store, message(), message())
         await over(store, 1)
         await store.client.config_set("maxmemory", 1)
@@ -618,18 +620,18 @@ class TestFinalize:
 
 @pytest.fixture
 async def plain_dumps(store: Store) -> AsyncIterator[None]:
-    """Let dumps hold texts as they are."""
+    """Let dumps hold uncompressed texts."""
     await store.client.config_set("rdbcompression", "no")
     yield
     await store.client.config_set("rdbcompression", "yes")
 
 
 class TestReadersNeedNoJob:
-    """A message is over at its own `expires_at`, also when every job has been dead for a day."""
+    """A message ends at its own `expires_at`, also when every job has been down for a day."""
 
     @both_ends
     @pytest.mark.parametrize("leased", [False, True])
-    async def test_no_verb_returns_its_text(self, store: Store, end: End, leased: bool) -> None:
+    async def test_no_operation_returns_its_text(self, store: Store, end: End, leased: bool) -> None:
         first = message(TEXT)
         [one] = await accept(store, first)
         await accept(store, message("reply", user=GRACE, reply_to=1))
@@ -668,7 +670,7 @@ class TestReadersNeedNoJob:
         assert (await store.retries.owing(ROOM, one.epoch, [ALAN], mark=1)) == []
 
     @both_ends
-    async def test_who_was_away_learns_that_it_is_gone(self, store: Store, end: End) -> None:
+    async def test_returning_member_is_told_that_it_expired(self, store: Store, end: End) -> None:
         await accept(store, message(TEXT), message())
         await edit(store, ADA, 1, TEXT)
         await end(store, 1)
@@ -685,7 +687,7 @@ class TestForSome:
         await accept(store, msgspec.structs.replace(message("again"), only=(GRACE,), resends=1))
         return store
 
-    async def test_is_told_with_whom_it_is_for(self, store: Store) -> None:
+    async def test_resend_is_published_with_its_recipients(self, store: Store) -> None:
         await accept(store)
         async with store.client.pubsub() as pubsub:
             await pubsub.subscribe(ROOM.key)
@@ -701,7 +703,7 @@ class TestForSome:
         assert (frame["seq"], frame["resends"], frame["body"]) == (two.seq, 1, "again")
         assert "only" not in frame
 
-    async def test_reaches_its_sender_and_those_it_is_for_and_nobody_else(self, resent: Store) -> None:
+    async def test_resend_reaches_its_sender_and_recipients_and_nobody_else(self, resent: Store) -> None:
         for user in (ADA, GRACE):
             rows = (await read(resent, user)).messages
             assert [(row.seq, row.resends) for row in rows] == [(1, None), (2, 1)]
@@ -710,7 +712,7 @@ class TestForSome:
         assert (others.gone, others.upto, others.more) == ([(2, "not_for_you")], 2, False)
         assert [row.seq for row in (await resent.log.history(ROOM, ALAN, before=9)).messages] == [1]
 
-    async def test_only_those_it_is_for_owe_it(self, resent: Store) -> None:
+    async def test_only_its_recipients_owe_it(self, resent: Store) -> None:
         [place] = await resent.log.positions([ROOM])
         assert place is not None
         for user in (GRACE, ALAN):
@@ -725,7 +727,7 @@ class TestForSome:
         assert await missing(resent, 2) == {}
         assert not await resent.cursors.reject(ROOM, ALAN, place.epoch, 2)
 
-    async def test_of_those_it_is_for_who_is_no_member_does_not_owe_it(self, store: Store) -> None:
+    async def test_recipient_who_is_no_member_does_not_owe_it(self, store: Store) -> None:
         await store.members.create_log(ROOM)
         await store.members.leave(ROOM, ALAN)
         await accept(store, msgspec.structs.replace(message(), only=(ADA, GRACE, ALAN, STRANGER)))
@@ -733,22 +735,22 @@ class TestForSome:
         [one] = await store.expiry.read([Due(ROOM, 1, 0, "")])
         assert (one.total, one.missed) == (1, (Missed(GRACE, "offline", 0),))
 
-    async def test_one_who_left_still_missed_it(self, resent: Store) -> None:
+    async def test_recipient_who_left_still_missed_it(self, resent: Store) -> None:
         for user in (GRACE, ALAN):
             await resent.members.leave(ROOM, user)
         [one] = await resent.expiry.read([Due(ROOM, 2, 0, "")])
         assert (one.total, one.missed) == (1, (Missed(GRACE, "left_room", 0),))
 
-    async def test_again_it_is_the_same_message(self, store: Store) -> None:
+    async def test_repeated_resend_is_the_same_message(self, store: Store) -> None:
         again = msgspec.structs.replace(message(id_=new_id()), only=(GRACE,), resends=1)
         [one] = await accept(store, again)
         before = await dump(store)
-        # Who it is for may have changed meanwhile; whoever repeats it gets the first answer.
+        # The recipients may have changed since; a repetition gets the first answer.
         [two] = await accept(store, msgspec.structs.replace(again, only=(GRACE, ALAN)))
         assert two == msgspec.structs.replace(one, duplicate=True)
         assert await dump(store) == before
 
-    async def test_whom_it_was_for_goes_with_it(self, resent: Store) -> None:
+    async def test_list_of_recipients_is_deleted_with_the_message(self, resent: Store) -> None:
         await over(resent, 2)
         await process(resent, "t")
         assert not await resent.client.exists(f"{ROOM.key}:only")
@@ -770,7 +772,7 @@ class TestOwedByNobody:
         assert await untracked.cursors.receipts([(ROOM, ADA)]) == [(slice_.epoch, [])]
         found = await untracked.cursors.recipients(ROOM, 1)
         assert [row for row in found.members if row.state == "waiting"] == []
-        assert not await untracked.client.exists(f"{ROOM.prefix}unacked"), "no sweep comes for it"
+        assert not await untracked.client.exists(f"{ROOM.prefix}unacked"), "no sweep is due for it"
 
     async def test_nobody_missed_it(self, untracked: Store) -> None:
         await untracked.members.leave(ROOM, ALAN)
@@ -782,12 +784,12 @@ class TestOwedByNobody:
         counted = await counts(untracked)
         assert (counted.expired, counted.expired_to_all) == (1, 1)
 
-    async def test_cannot_be_rejected(self, untracked: Store) -> None:
+    async def test_untracked_message_cannot_be_rejected(self, untracked: Store) -> None:
         [place] = await untracked.log.positions([ROOM])
         assert place is not None
         assert not await untracked.cursors.reject(ROOM, GRACE, place.epoch, 1)
 
-    async def test_hides_no_owed_one_below_it(self, store: Store) -> None:
+    async def test_untracked_message_hides_no_owed_message_below_it(self, store: Store) -> None:
         await accept(store, message(), msgspec.structs.replace(message(), tracked=False))
         slice_: Slice = await read(store, GRACE)
         assert {row.user for row in await store.retries.owing(ROOM, slice_.epoch, [GRACE, ALAN])} == {

@@ -1,4 +1,4 @@
-"""The store when the server under it fails: full, restarted, frozen, its scripts or the end of its file gone."""
+"""The store when its server fails: full, restarted, frozen, without its scripts or the end of its file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DAY_MS = 24 * HOUR_MS
 
 
 class Server:
-    """A server of one's own, whose plug may be pulled."""
+    """A separate server that may be killed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,7 +92,7 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="store-") as folder:  # a socket's path must be short
+    with tempfile.TemporaryDirectory(prefix="store-") as folder:  # the path of a socket must be short
         here = Server(Path(folder))
         here.start()
         try:
@@ -109,7 +109,7 @@ async def own_store(server: Server) -> AsyncIterator[Store]:
 
 
 class TestRestarted:
-    async def test_no_seq_is_given_twice_though_the_end_of_the_file_is_lost(
+    async def test_no_seq_is_assigned_twice_although_the_end_of_the_file_is_lost(
         self, server: Server, own_store: Store
     ) -> None:
         given = await accept(own_store, *(message(f"{n} {'x' * 200}") for n in range(60)))
@@ -120,7 +120,7 @@ class TestRestarted:
         server.start()
         [place] = await own_store.log.positions([ROOM])
         assert place is not None
-        assert 60 <= place.top < 80, "the tail, and no more than the tail, is lost"
+        assert 60 <= place.top < 80, "only the tail is lost"
 
         async with own_store.client.pubsub() as pubsub:
             await pubsub.subscribe(ROOM.key)
@@ -133,7 +133,7 @@ class TestRestarted:
         assert json.loads(lines[2])["after"] == place.top
         assert "after" not in json.loads(lines[4])
 
-    async def test_what_is_kept_of_a_lost_end_is_whole(self, server: Server, own_store: Store) -> None:
+    async def test_messages_kept_of_a_lost_end_are_whole(self, server: Server, own_store: Store) -> None:
         await accept(own_store, message())
         for n in range(40):
             await accept(own_store, message(f"{n} {'y' * 200}", user=GRACE))
@@ -173,7 +173,7 @@ class TestRestarted:
     async def test_a_cursor_above_the_lost_end_acks_nothing_new(
         self, server: Server, own_store: Store
     ) -> None:
-        """A client that held what was lost syncs from there: it gets the new message, for its seq is higher."""
+        """A client with a lost message syncs from there. It gets the new message, because its seq is higher."""
         for n in range(60):
             [last] = await accept(own_store, message(f"{n} {'y' * 200}"))
         server.kill()
@@ -214,7 +214,9 @@ class TestRestarted:
         steps = [later - earlier for earlier, later in itertools.pairwise(revs)]
         assert steps == [1 + SKIP, 1 + SKIP, 1 + SKIP, 1, 2 + SKIP]
 
-    async def test_what_changed_before_is_still_told_after(self, server: Server, own_store: Store) -> None:
+    async def test_changes_before_a_restart_are_returned_after_it(
+        self, server: Server, own_store: Store
+    ) -> None:
         await accept(own_store, message(), message())
         await own_store.changes.edit(ROOM, ADA, None, 1, "b", open_history=False)
         server.kill()
@@ -224,9 +226,7 @@ class TestRestarted:
         assert [(rev, row.body) for rev, row in slice_.changed] == [(1, "b")]
         assert (slice_.gone, slice_.rev) == ([(2, "deleted")], 2 + SKIP)
 
-    async def test_a_claim_survives_kill_and_so_does_what_it_was_of(
-        self, server: Server, own_store: Store
-    ) -> None:
+    async def test_a_claim_and_its_message_survive_kill(self, server: Server, own_store: Store) -> None:
         await accept(own_store)
         await expire(own_store, 1)
         await due(own_store, 1)
@@ -238,7 +238,7 @@ class TestRestarted:
         assert {missed.user for missed in one.missed} == {GRACE, ALAN}
         assert await own_store.expiry.finalize([one]) == 1
 
-    async def test_its_life_has_a_new_name(self, server: Server, own_store: Store) -> None:
+    async def test_a_restarted_store_has_a_new_life(self, server: Server, own_store: Store) -> None:
         await accept(own_store)
         before = own_store.life
         server.kill()
@@ -248,11 +248,13 @@ class TestRestarted:
 
 
 class TestLoading:
-    async def test_is_unavailable_and_changes_nothing(self, server: Server, own_store: Store) -> None:
+    async def test_a_loading_store_is_unavailable_and_unchanged(
+        self, server: Server, own_store: Store
+    ) -> None:
         await accept(own_store, *(message() for _ in range(3_000)))
         kept = await dump(own_store)
         server.kill()
-        # It rests 0.1 ms at each command of its file, and listens to clients at every 1,024th.
+        # It waits 0.1 ms at every command of its file, and serves clients at every 1,024th.
         server.start("--key-load-delay", "100", ready=False)
         server.wait_until_loading()
         late = message("late")
@@ -296,7 +298,7 @@ class TestFull:
         [answer] = await accept(full, late)
         assert (answer.seq, answer.duplicate) == (3, False)
 
-    async def test_what_frees_memory_or_only_reads_goes_on(self, full: Store) -> None:
+    async def test_reads_and_operations_that_free_memory_continue(self, full: Store) -> None:
         slice_ = await read(full, GRACE)
         assert [row.body for row in slice_.messages] == ["a", "b"]
         assert (await full.log.history(ROOM, GRACE, before=9)).messages
@@ -316,13 +318,13 @@ class TestFull:
             await full.members.join(ROOM, [9])
         assert await dump(full) == before
 
-    async def test_scripts_lost_meanwhile_are_loaded_again(self, full: Store) -> None:
+    async def test_scripts_lost_in_a_full_store_are_loaded_again(self, full: Store) -> None:
         await full.client.script_flush()
         assert await acknowledge(full, GRACE, 2) == 1
 
 
 class TestScriptsGone:
-    async def test_every_verb_loads_them_again(self, store: Store) -> None:
+    async def test_every_operation_loads_the_scripts_again(self, store: Store) -> None:
         [accepted] = await accept(store)
         reads = [Read(room=ROOM, epoch=accepted.epoch, since=0)]
         for verb in (
@@ -398,13 +400,13 @@ class TestFrozen:
         await accept(frozen, late)  # stored before or stored now: once
         assert [row.body for row in (await read(frozen, GRACE)).messages] == ["hello", "late"]
 
-    async def test_so_is_everything_else(self, frozen: Store) -> None:
+    async def test_every_other_operation_is_unavailable_too(self, frozen: Store) -> None:
         began_s = time.monotonic()
         with pytest.raises(Unavailable):
             await frozen.log.positions([ROOM])
         assert time.monotonic() - began_s < 4
 
-    async def test_gone_is_unavailable_at_once(self, server: Server, own_store: Store) -> None:
+    async def test_a_stopped_store_is_unavailable_at_once(self, server: Server, own_store: Store) -> None:
         await accept(own_store)
         server.kill()
         [answer] = await own_store.log.append([message()])

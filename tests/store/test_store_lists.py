@@ -1,4 +1,4 @@
-"""The staff's lists: the same rows as a walk over everything would give, for a few round trips wherever a page begins."""
+"""The lists of staff: the same rows as a walk over all entries, in a few round trips for every page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.messages import ADA, GRACE, ROOM, accept, acknowledge, messag
 
 
 async def scattered(store: Store, rows: int) -> list[tuple[int, int, str]]:
-    """Put rows with few and many ties into the index of what lags; return them in their order."""
+    """Put rows with few and many ties into the index of lagging members; return them in their order."""
     found = []
     commands: list[tuple[Any, ...]] = []
     for number in range(rows):
@@ -70,7 +70,7 @@ def test_counting_at_pivots_finds_the_score_of_every_rank(scores: list[int], dat
     assert rounds <= 11
 
 
-async def test_laggards_come_furthest_behind_first_with_their_attempts(store: Store) -> None:
+async def test_lagging_members_are_listed_by_cursor_with_their_attempts(store: Store) -> None:
     await accept(store, *(message() for _ in range(3)))
     await acknowledge(store, GRACE, 1)
     await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)

@@ -1,4 +1,4 @@
-"""The store against a plain model: whatever the order of verbs, members and devices, both say the same.
+"""The store compared with a simple model: in every order of operations, members and devices, both give the same results.
 
 The model knows the rules of docs/protocol.md and nothing of Redis. Time passes by moving a message's expiry, never by waiting.
 """
@@ -103,7 +103,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.rev = 0
         self.changed: dict[int, int] = {}  # seq -> rev
         self.epoch = self.run(self.store.members.create_log(self.room))
-        for user in (1, 2, 3, 1):  # so that the first steps find something
+        for user in (1, 2, 3, 1):  # so that the first steps have messages
             self.append(user, new_id(), "hello")
 
     def run(self, verb: Coroutine[Any, Any, T]) -> T:
@@ -117,7 +117,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(user=USERS, id_=IDS, body=BODIES)
     def append(self, user: int, id_: str, body: str) -> None:
-        """Also the repeat of an id: there are few of them."""
+        """Ids are few, so some are repeated."""
         [answer] = self.run(self.store.log.append([self._message(user, id_, body)]))
         self._check_append(user, id_, body, answer)
 
@@ -129,7 +129,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(user=USERS, id_=IDS, only=st.frozensets(USERS, min_size=1))
     def append_for_some(self, user: int, id_: str, only: frozenset[int]) -> None:
-        """Send again to those who missed something."""
+        """Resend to the members who missed something."""
         again = msgspec.structs.replace(self._message(user, id_, "hello"), only=tuple(only), resends=1)
         [answer] = self.run(self.store.log.append([again]))
         self._check_append(user, id_, "hello", answer, only)
@@ -182,7 +182,7 @@ class StoreMachine(RuleBasedStateMachine):
     def _delete(self, user: int, seq: int, whose: dict[str, bool]) -> None:
         asked = self.store.changes.delete(self.room, user, None, seq, **whose)
         if user in self.joined and seq > 0 and self.log[seq - 1].deleted and seq in self.changed:
-            assert self.run(asked).rev == self.changed[seq], "the same answer again"
+            assert self.run(asked).rev == self.changed[seq], "the same answer"
         elif row := self._check_change(user, seq, asked, whose["moderates"]):
             row.deleted = True
 
@@ -219,13 +219,13 @@ class StoreMachine(RuleBasedStateMachine):
         changes=st.none() | st.integers(0, 6),
     )
     def read_after(self, users: list[int], back: int, limit: int, changes: int | None) -> None:
-        """Some together, from some messages and some changes ago; also from above the top."""
+        """Read for several users together, after some message and change; also above the top."""
         rev = None if changes is None else max(0, self.rev - changes)
         self._check_reads(users, max(0, self.top - back), limit, rev)
 
     @rule(device=DEVICES, limit=LIMITS)
     def sync(self, device: tuple[int, str], limit: int) -> None:
-        """A device reads on from its own last, which need not be the user's cursor."""
+        """A device continues after its own last message, which may differ from the cursor of its user."""
         since = self.device_last.get(device, 0)
         [slice_] = self._check_reads([device[0]], since, limit)
         if slice_ is not None:
@@ -276,14 +276,14 @@ class StoreMachine(RuleBasedStateMachine):
     def _check_changed(
         self, user: int, since: int, limit: int, rev: int | None, answer: Slice
     ) -> tuple[list[tuple[int, str]], bool]:
-        """Compare what changed at or below `since`; return what is gone of it, and whether there is more."""
+        """Compare the changes at or below `since`; return those deleted or expired, and whether there are more."""
         after = self.rev if rev is None else rev
         known = sorted((at, seq) for seq, at in self.changed.items() if at > after)
         rows = [
             (at, row)
             for at, seq in known[:limit]
             if self.joined[user] < (row := self.log[seq - 1]).seq <= since
-            and (row.is_for(user) or row.deleted)  # whom a deleted one was for is not known any more
+            and (row.is_for(user) or row.deleted)  # the recipients of a deleted message are no longer known
         ]
         there = [(at, row.seq, row.body) for at, row in rows if row.readable]
         assert [(at, row.seq, row.body) for at, row in answer.changed] == there
@@ -357,7 +357,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(back=BACK, end=st.sampled_from([expire, vanish]))
     def one_ends(self, back: int, end: Callable[..., Coroutine[Any, Any, None]]) -> None:
-        """By the clock, or because its Hash's own TTL took it before any job looked."""
+        """End a message by the clock, or by the TTL of its hash before any job looked."""
         row = self.log[-1 - back % self.top]
         if row.live:
             self.run(end(self.store, row.seq, room=self.room))
@@ -365,7 +365,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(overtaken=st.booleans())
     def the_job_runs(self, overtaken: bool) -> None:
-        """Over all that is over; perhaps two at once, of which one was so slow that the other took over."""
+        """Process all ended messages, perhaps with two jobs, one of which was so slow that the other took over."""
         over = {row.seq: row for row in self.log if (row.expired or row.deleted) and not row.cleared}
         if not over:
             return

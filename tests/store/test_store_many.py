@@ -1,4 +1,4 @@
-"""Many users asked for at once: each is told what he would be told alone, and what they share is read once."""
+"""Operations for many users in one call: every user gets their own answer, and shared parts are read once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TestReadForMany:
     async def together(
         self, store: Store, *users: int, since: int = 0, rev: int | None = None
     ) -> list[Slice]:
-        """Read for users at once; each must be told what he would be told alone."""
+        """Read for users in one call; every answer must equal that of a separate call."""
         [place] = await store.log.positions([ROOM])
         assert place is not None
         asked = Read(room=ROOM, epoch=place.epoch, since=since, rev=rev)
@@ -41,7 +41,7 @@ class TestReadForMany:
         assert len(slices) == len(users)
         return slices
 
-    async def test_who_sees_the_same_gets_the_same_which_was_read_once(self, store: Store) -> None:
+    async def test_members_with_equal_views_share_one_read(self, store: Store) -> None:
         accepted, *_ = await accept(store, *(message() for _ in range(30)))
         await store.client.config_resetstat()
         asked = Read(room=ROOM, epoch=accepted.epoch, since=0)
@@ -51,7 +51,7 @@ class TestReadForMany:
         assert stats["cmdstat_hmget"]["calls"] == 30 + 1  # each message, and the room
         assert len((await self.together(store, GRACE, ADA))[0].messages) == 30
 
-    async def test_who_joined_later_sees_what_came_after(self, store: Store) -> None:
+    async def test_later_member_sees_later_messages_only(self, store: Store) -> None:
         await accept(store, message("a"), message("b"))
         await store.members.join(ROOM, [STRANGER])
         await accept(store, message("c"))
@@ -60,7 +60,7 @@ class TestReadForMany:
         graces, strangers = await self.together(store, GRACE, STRANGER, since=2)
         assert strangers is graces
 
-    async def test_who_joined_later_is_not_told_what_changed_before(self, store: Store) -> None:
+    async def test_later_member_gets_no_changes_of_earlier_messages(self, store: Store) -> None:
         await accept(store, message("a"), message("b"))
         await store.members.join(ROOM, [STRANGER])
         await store.changes.edit(ROOM, ADA, None, 1, "other", open_history=False)
@@ -68,7 +68,7 @@ class TestReadForMany:
         assert [row.body for _, row in graces.changed] == ["other"]
         assert strangers.changed == []
 
-    async def test_what_is_for_some_is_for_them(self, store: Store) -> None:
+    async def test_messages_for_some_reach_only_these(self, store: Store) -> None:
         await accept(store, message("a"), msgspec.structs.replace(message("b"), only=(ALAN,)))
         graces, alans, adas = await self.together(store, GRACE, ALAN, ADA)
         assert [[row.body for row in one.messages] for one in (graces, alans, adas)] == [
@@ -77,7 +77,7 @@ class TestReadForMany:
             ["a", "b"],
         ]
 
-    async def test_each_who_passes_over_an_expired_one_is_remembered(self, store: Store) -> None:
+    async def test_every_member_who_passes_over_an_expired_message_is_remembered(self, store: Store) -> None:
         accepted, _ = await accept(store, message("a"), message("b"))
         await expire(store, 1)
         asked = Read(room=ROOM, epoch=accepted.epoch, since=0)
@@ -86,7 +86,7 @@ class TestReadForMany:
             await acknowledge(store, user, 2)
         assert await missing(store, 1) == {GRACE: "offline", ALAN: "offline"}
 
-    async def test_no_member_among_them_harms_nobody(self, store: Store) -> None:
+    async def test_non_member_among_them_does_not_affect_the_others(self, store: Store) -> None:
         [accepted] = await accept(store)
         asked = Read(room=ROOM, epoch=accepted.epoch, since=0)
         stranger, grace = await read_together(store, asked, [STRANGER, GRACE])
@@ -100,7 +100,7 @@ class TestReadForMany:
 
 class TestStandingsForMany:
     @pytest.mark.parametrize("only", [(), (ALAN,)])
-    async def test_each_has_his_own_unread(self, store: Store, only: tuple[int, ...]) -> None:
+    async def test_every_member_has_their_own_unread_count(self, store: Store, only: tuple[int, ...]) -> None:
         await accept(store, *(message() for _ in range(3)), message(user=GRACE))
         await accept(store, msgspec.structs.replace(message(), only=only))
         await acknowledge(store, ALAN, 2, 2)
@@ -125,7 +125,7 @@ class TestStandingsForMany:
             await accept(store)
             assert (await heard(pubsub)).startswith("M ")
 
-    async def test_one_whom_the_log_does_not_know_harms_nobody(self, store: Store) -> None:
+    async def test_unknown_member_does_not_affect_the_others(self, store: Store) -> None:
         async def with_a_newcomer(room: str) -> list[int]:
             return [*await members_of(room), STRANGER]
 

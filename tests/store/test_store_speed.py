@@ -1,6 +1,6 @@
-"""No script holds the store for more than 5 ms, by the server's own slow log, in a room of 10,000 members and 100,000 messages.
+"""No script runs for more than 5 ms by the slow log of the server, in a room of 10,000 members and 100,000 messages.
 
-Machines differ by a factor of three: what a script of known work takes on this one says how long 5 ms are here, never less.
+Machines differ by a factor of three: a script of known work scales the 5 ms to this machine, never below 5 ms.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from messaging.store.records import AckRow, Due, Read, RoomKey
 from tests.support.messages import message
 
 MOST_US = 5_000
-# 1,000 times what a read does for a message: 2.3 ms where the bound of 5 ms was set.
+# 1,000 times the work of a read for one message: 2.3 ms on the machine where the bound of 5 ms was set.
 KNOWN_WORK = """
 redis.call('HSET', KEYS[1], 'body', string.rep('x', 100))
 local n = 0
@@ -37,10 +37,10 @@ MEMBERS = 10_000
 LIVE = 100_000
 SENDER, LAST_MEMBER = 1, MEMBERS
 BIG = RoomKey("big", 3)
-OVER = 20_000  # messages that have expired all at once
+OVER = 20_000  # messages that expired at the same time
 LOG_ROWS = 1_000
-LOGGED_US = 100  # what is quicker is not written down: a script's own commands are, and that takes time
-MAX_LOOKS = 40  # until one shows less: on a busy machine even processor time is longer
+LOGGED_US = 100  # shorter calls are not logged: the commands of a script are, and logging takes time
+MAX_LOOKS = 40  # until one is shorter: on a busy machine even processor time is longer
 
 pytestmark = [
     pytest.mark.proof,  # fills rooms of 100,000 messages
@@ -53,7 +53,7 @@ async def many(room: str) -> list[int]:
 
 
 async def filled(live: int) -> AsyncIterator[Store]:
-    """Yield a store with that many messages in the room, and a slow log that knows all that is not quick."""
+    """Yield a store with this number of messages in the room, and a slow log of all longer calls."""
     store = Store(connections.async_client(), Policy(), members_of=many)
     await store.members.create_log(BIG)
     for _ in range(0, live, 2_000):
@@ -103,7 +103,7 @@ async def _slowest_us(
         await verb()
         spent_us = await processor_us(store) - before_us
         rows = await store.client.slowlog_get(LOG_ROWS)
-        assert len(rows) < LOG_ROWS, "the log has forgotten something"
+        assert len(rows) < LOG_ROWS, "the log is incomplete"
         took_us = [row["duration"] for row in rows if row["command"].startswith(command)]
         found.append(min(spent_us, max(took_us, default=LOGGED_US)))
     return min(found)
@@ -176,7 +176,7 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
     for _ in range(39):
         await verbs["append of 100"]()
 
-    # A message that nobody's client can show, and one before it: every member says so.
+    # A message that no client can show, and one before it: every member rejects both.
     [place] = await big.log.positions([BIG])
     assert place is not None
     top = place.top
@@ -198,7 +198,7 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
     }
     took |= {name: await slowest_us(big, verb) for name, verb in rejected.items()}
 
-    # Nobody has processed expiry for a while: everything in the last stretch is past it.
+    # Expiry was not processed for a while: all messages of the last stretch have ended.
     pipeline = big.client.pipeline(transaction=False)
     for seq in range(LIVE - 5_000, LIVE + 1_000):
         pipeline.execute_command("HSET", f"{BIG.key}:msg:{seq}", "expires_at", 1)
@@ -228,7 +228,7 @@ async def test_receipts_of_many_senders_take_no_longer_than_5_ms(big: Store) -> 
     ) <= await most_us(big)
 
 
-async def test_no_verb_of_change_or_expiry_takes_longer_than_5_ms(big: Store) -> None:
+async def test_no_operation_of_change_or_expiry_takes_longer_than_5_ms(big: Store) -> None:
     [place] = await big.log.positions([BIG])
     assert place is not None
     epoch, every = place.epoch, list(range(2, MEMBERS + 1))
@@ -255,7 +255,7 @@ async def test_no_verb_of_change_or_expiry_takes_longer_than_5_ms(big: Store) ->
     for _ in range(39):
         await verbs["append for 9,999 by name"]()
 
-    # Everybody's names stand at the newest: it is changed, read over, and read by one who was away.
+    # All names are at the newest message: it is changed, passed over, and read by a returning member.
     [place] = await big.log.positions([BIG])
     assert place is not None
     top = place.top
@@ -281,7 +281,7 @@ async def test_no_verb_of_change_or_expiry_takes_longer_than_5_ms(big: Store) ->
     }
     took |= {name: await slowest_us(big, verb) for name, verb in named.items()}
 
-    # A life that is shorter by a little each time: each call changes its 100.
+    # Every call has a slightly shorter life, so each changes its 100 messages.
     ttl_s = itertools.count(3_000, -1)
     calls = iter(range(0, LIVE, SHORTEN_BATCH))
 
@@ -307,14 +307,14 @@ async def test_no_verb_of_change_or_expiry_takes_longer_than_5_ms(big: Store) ->
 
 
 async def test_no_command_of_the_expiry_job_takes_longer_than_5_ms(over: Store) -> None:
-    """Of 10,000 members most are away, thousands have left, and two messages were passed over by everybody."""
+    """Most of 10,000 members are offline, thousands have left, and two messages were passed over by all."""
     left, reached, connected = 3_000, 100, 1_000
     keys = over.client.pipeline(transaction=False)
     for user in range(2, reached + 2):
         keys.zadd(f"{BIG.key}:delivered", {user: OVER})
     for user in range(reached + 2, connected):
         keys.hset(f"{BIG.key}:attempts", str(user), "1|1|1|waiting")
-    leavers = range(MEMBERS + 1, MEMBERS + 2 * left + 1)  # half of them owed nothing that is still there
+    leavers = range(MEMBERS + 1, MEMBERS + 2 * left + 1)  # half of them owed no message that still exists
     keys.zadd(f"{BIG.key}:left", {f"{user}|0|0": OVER * (user % 2) for user in leavers})
     for seq in (1, 2):
         rows = {f"{seq}|{user}|offline|0": seq for user in range(2, MEMBERS + 1)}
@@ -348,7 +348,7 @@ async def test_no_command_of_the_expiry_job_takes_longer_than_5_ms(over: Store) 
     assert len(one.missed) == MEMBERS - 1 + left
     assert {len(other.missed) for other in others[1:]} == {MEMBERS - 1 - reached + left}
 
-    # Each call clears a batch, and as many exceptions as it may of what was passed over by all.
+    # Every call clears a batch, and the permitted number of exceptions of the messages passed over by all.
     batches = itertools.count(READ_BATCH, FINALIZE_BATCH - 1)
 
     def finalize() -> Awaitable[object]:

@@ -71,7 +71,7 @@ async def test_two_concurrent_sweeps_announce_each_room_once(
         told[event["room"]] += 1
     counts = [int((await asyncio.to_thread(process.communicate))[0]) for process in processes]
     await control.publish("sweep", room="the end", epoch="", mark=0)
-    assert (await events.next())["room"] == "the end", "nothing else was told"
+    assert (await events.next())["room"] == "the end", "nothing else was announced"
     assert told == Counter(room.id for room in ROOMS)
     assert sum(counts) == len(ROOMS)
 
@@ -149,7 +149,7 @@ async def test_sweep_serves_all_connected_members_and_offline_members_cost_nothi
     assert counting.calls == {"who_owes": 1, "record_attempt": HERE, "read_after": HERE}
     await until(lambda: all(attempts(socket) == [1] for socket in sockets))
     written = await store.client.hkeys(f"{ROOM.key}:attempts")
-    assert {int(user) for user in written} == set(here), "an absent member costs no attempt"
+    assert {int(user) for user in written} == set(here), "an offline member costs no attempt"
 
     back = await read(store, user=2)
-    assert [stored.seq for stored in back.messages] == [1], "and gets everything on return"
+    assert [stored.seq for stored in back.messages] == [1], "and gets all messages on return"

@@ -76,7 +76,7 @@ async def test_anonymous_user_is_sent_to_the_login_and_back(verbs: None, path: s
     assert (answer.status_code, answer["Location"]) == (302, f"/accounts/login/?next={path}")
 
 
-async def test_the_page_begins_with_what_its_script_needs(client: AsyncClient, ada: User) -> None:
+async def test_the_page_has_the_data_that_its_script_needs(client: AsyncClient, ada: User) -> None:
     answer = await client.get("/r/abc/7/", headers={"Accept-Language": "zh-hans"})
 
     assert answer.context["boot"] == {
@@ -91,7 +91,7 @@ async def test_the_page_begins_with_what_its_script_needs(client: AsyncClient, a
     assert "no-store" in answer["Cache-Control"]
 
 
-async def test_the_page_of_no_room_is_the_whole_chat(client: AsyncClient) -> None:
+async def test_the_page_without_a_room_is_the_whole_chat(client: AsyncClient) -> None:
     answer = await client.get("/")
     assert (answer.context["boot"]["room"], answer.context["boot"]["seq"]) == (None, None)
 
@@ -265,14 +265,14 @@ async def test_a_form_is_no_json(client: AsyncClient, content_type: str) -> None
 
 
 @pytest.mark.parametrize(("method", "path"), ADDRESSES)
-async def test_a_database_that_is_away_is_503(
+async def test_an_unavailable_database_is_503(
     client: AsyncClient, monkeypatch: pytest.MonkeyPatch, method: str, path: str
 ) -> None:
     monkeypatch.setattr("django.contrib.auth.middleware.auser", database_away)
     assert await refusal(client, method, path, {}) == (503, "unavailable")
 
 
-async def test_a_store_that_is_away_is_503(
+async def test_an_unavailable_store_is_503(
     client: AsyncClient, grace: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = await room_of(grace, kind="public")
@@ -287,7 +287,7 @@ async def test_a_store_that_is_away_is_503(
 # ── Rooms ──
 
 
-async def test_a_room_is_made_with_what_was_asked(client: AsyncClient, grace: User) -> None:
+async def test_a_room_is_created_with_the_given_fields(client: AsyncClient, grace: User) -> None:
     wanted = {
         "name": "Atlas",
         "kind": "private",
@@ -353,7 +353,7 @@ async def test_markup_in_names_is_kept_as_text(client: AsyncClient) -> None:
     assert shown["name"] == "<img src=x onerror=alert(1)>"
 
 
-async def test_public_rooms_are_listed_with_their_members_and_whether_one_is_in(
+async def test_public_rooms_are_listed_with_their_members_and_the_users_membership(
     client: AsyncClient, ada: User, grace: User
 ) -> None:
     other = await room_of(grace, kind="public", name="Reading")
@@ -371,7 +371,7 @@ async def test_public_rooms_are_listed_with_their_members_and_whether_one_is_in(
     assert found["rooms"] == [reading]
 
 
-async def test_a_hundred_public_rooms_are_listed_at_most(client: AsyncClient) -> None:
+async def test_at_most_a_hundred_public_rooms_are_listed(client: AsyncClient) -> None:
     await Room.objects.abulk_create([Room(name=f"Room {number}", partition=0) for number in range(101)])
     _, listed = await ask(client, "GET", "/api/rooms/public/")
     assert len(listed["rooms"]) == 100
@@ -452,7 +452,7 @@ async def test_plain_member_sees_the_lifetimes_but_cannot_shorten(
     assert await ask(client, "GET", f"/api/rooms/{room.id}/lifetimes/") == (200, {"lifetimes": []})
 
 
-async def test_a_room_of_others_looks_like_none(client: AsyncClient, grace: User) -> None:
+async def test_a_room_of_others_looks_like_an_unknown_room(client: AsyncClient, grace: User) -> None:
     room = await room_of(grace)
     for room_id in (room.id, "none"):
         for method, path in (
@@ -541,7 +541,7 @@ async def test_a_direct_room_is_opened_by_name(client: AsyncClient, grace: User)
     assert await refusal(client, "POST", "/api/direct/", {"name": "gr\0ace"}) == (404, "no_such_user")
 
 
-async def test_people_are_found_by_the_beginning_of_a_name_only_among_those_one_shares_a_room_with(
+async def test_people_are_found_by_the_beginning_of_a_name_among_members_of_shared_rooms(
     client: AsyncClient, ada: User, grace: User
 ) -> None:
     await room_of(ada, grace)
@@ -650,7 +650,9 @@ async def test_a_seq_that_is_no_message_has_no_recipients(client: AsyncClient, a
 # ── Invalid input ──
 
 
-async def test_no_bad_input_leaves_a_traceback(client: AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_invalid_input_leaves_a_traceback(
+    client: AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
     paths = [
         "/api/rooms/%00/",
         "/api/rooms/..%2f/",

@@ -1,4 +1,4 @@
-"""The account pages: our words in both languages, our templates only, nothing inline; and what they let one do."""
+"""The account pages: texts in both languages, own templates, nothing inline, and the actions that they permit."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ OWN = {
     "mfa_view_recovery_codes": {},
     "mfa_generate_recovery_codes": {},
 }
-OFF = {  # what would let a mailed code stand for a password
-    "account_confirm_login_code": 302,  # back to the log-in
+OFF = {  # with these, a mailed code would replace a password
+    "account_confirm_login_code": 302,  # back to the login
     "account_request_reauthentication_code": 403,
     "account_confirm_reauthentication_code": 403,
 }
-ELSEWHERE = {"mfa_authenticate", "mfa_download_recovery_codes"}  # within a log-in, see below; a text file
+ELSEWHERE = {"mfa_authenticate", "mfa_download_recovery_codes"}  # within a login, see below; a text file
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def names_in(patterns: list[URLPattern | URLResolver]) -> set[str]:
 
 
 def check(response: HttpResponse) -> str:
-    """Check that a page is ours and holds nothing that the content policy would block; return its HTML."""
+    """Check that a page uses the templates of this site and has nothing that the content policy blocks; return its HTML."""
     assert response.status_code == 200
     files = [str(t.origin) for t in response.templates if t.origin and not t.name.startswith("django/forms")]
     assert files
@@ -94,7 +94,7 @@ def test_every_account_page_is_covered_here() -> None:
     assert names_in(patterns) == set(OPEN) | set(OWN) | set(OFF) | ELSEWHERE
 
 
-def test_log_in_by_code_is_off(client: Client) -> None:
+def test_login_by_code_is_off(client: Client) -> None:
     assert client.get(reverse("account_confirm_login_code"))["Location"] == reverse("account_login")
 
 
@@ -108,7 +108,7 @@ def test_no_mailed_code_stands_for_a_password(client: Client, ada: User, name: s
 
 @pytest.mark.parametrize("name", OPEN)
 @pytest.mark.parametrize("language", ["en", "zh-hans"])
-def test_pages_before_the_log_in_are_ours(client: Client, name: str, language: str) -> None:
+def test_pages_before_the_login_are_ours(client: Client, name: str, language: str) -> None:
     html = check(client.get(reverse(name, kwargs=OPEN[name]), headers={"accept-language": language}))
     assert f'lang="{language}"' in html
 
@@ -125,12 +125,12 @@ def test_pages_of_the_own_account_are_ours(client: Client, ada: User, name: str,
         Authenticator.objects.create(user=ada, type=Authenticator.Type.RECOVERY_CODES, data=codes)
     response = client.get(reverse(name))
     if response.status_code == 404:
-        assert not two_step, "only what there is to turn off is not there"
+        assert not two_step, "all pages except those that need a second factor"
         return
     check(client.get(reverse(name), follow=True) if response.status_code == 302 else response)
 
 
-def test_second_step_of_the_log_in_is_ours(client: Client, ada: User) -> None:
+def test_second_step_of_the_login_is_ours(client: Client, ada: User) -> None:
     Authenticator.objects.create(user=ada, type=Authenticator.Type.TOTP, data={"secret": "JBSWY3DPEHPK3PXP"})
     response = log_in(client)
     assert response["Location"] == reverse("mfa_authenticate")
@@ -148,7 +148,7 @@ def test_making_an_account_logs_in_and_opens_the_chat(client: Client) -> None:
 @pytest.mark.parametrize(
     ("language", "sentence"), [("en", "Somebody has this name already."), ("zh-hans", "这个用户名已被使用。")]
 )
-def test_a_taken_name_is_said_beside_the_field(
+def test_a_taken_name_is_reported_next_to_the_field(
     client: Client, ada: User, language: str, sentence: str
 ) -> None:
     form = {"username": "ada", "password1": PASSWORD}
@@ -167,7 +167,7 @@ def test_names_hold_no_markup_and_no_control_characters(client: Client, name: st
     ("language", "sentence"),
     [("en", "Too short: at least 8 characters."), ("zh-hans", "太短：至少 8 个字符。")],
 )
-def test_a_short_password_is_said_in_both_languages(client: Client, language: str, sentence: str) -> None:
+def test_a_short_password_is_reported_in_both_languages(client: Client, language: str, sentence: str) -> None:
     form = {"username": "grace", "password1": "x4r7"}
     assert sentence in check(
         client.post(reverse("account_signup"), form, headers={"accept-language": language})
@@ -195,7 +195,7 @@ def test_logging_in_and_out_leaves_no_message_waiting(client: Client, ada: User)
     assert "_auth_user_id" not in client.session
 
 
-def test_opening_the_log_out_page_does_not_log_out(client: Client, ada: User) -> None:
+def test_opening_the_logout_page_does_not_log_out(client: Client, ada: User) -> None:
     log_in(client)
     check(client.get(reverse("account_logout")))
     assert "_auth_user_id" in client.session
@@ -218,7 +218,7 @@ def test_a_forgotten_password_is_replaced_through_a_mail(client: Client, ada: Us
     check(client.get(link, follow=True))
 
 
-def test_an_unknown_address_is_answered_alike_and_told_by_mail(client: Client) -> None:
+def test_an_unknown_address_gets_the_same_answer_and_a_mail(client: Client) -> None:
     response = client.post(reverse("account_reset_password"), {"email": "nobody@chat.example"})
     assert response["Location"] == reverse("account_reset_password_done")
     assert "no account has it" in mail.outbox[0].body
@@ -233,7 +233,7 @@ def test_an_address_given_at_sign_up_is_confirmed_through_a_mail(client: Client)
     assert EmailAddress.objects.get(email="grace@chat.example").verified
 
 
-def test_changing_the_password_says_so_and_keeps_the_log_in(client: Client, ada: User) -> None:
+def test_a_changed_password_is_confirmed_and_the_session_stays_logged_in(client: Client, ada: User) -> None:
     log_in(client)
     new = "another-good-one-12"
     form = {"oldpassword": PASSWORD, "password1": new, "password2": new}
@@ -241,7 +241,7 @@ def test_changing_the_password_says_so_and_keeps_the_log_in(client: Client, ada:
     assert "Your new password is set." in html
 
 
-def test_too_many_tries_get_a_page_of_our_own(client: Client, ada: User) -> None:
+def test_too_many_tries_get_a_page_of_this_site(client: Client, ada: User) -> None:
     page = reverse("account_reset_password")
     answers = [client.post(page, {"email": f"{number}@chat.example"}) for number in range(25)]
     assert answers[0].status_code == 302
@@ -263,7 +263,7 @@ def test_only_a_known_theme_reaches_the_page(client: Client, theme: str, written
     assert ("data-theme" in html) is written
 
 
-def test_demo_log_ins_are_offered_in_debug_only(client: Client, ada: User, tmp_path: Path) -> None:
+def test_demo_logins_are_offered_in_debug_only(client: Client, ada: User, tmp_path: Path) -> None:
     people = [{"id": ada.pk, "name": "ada", "password": "ada-demo"}]
     note = {"users": people, "staff": {"name": "staff", "password": "staff-demo"}, "rooms": []}
     (tmp_path / "demo.json").write_text(json.dumps(note))

@@ -51,11 +51,11 @@ async def exported(staff: AsyncClient, query: str = "") -> tuple[str, list[dict[
 
 
 @pytest.mark.parametrize("batch", [500, 2])
-async def test_all_that_the_filters_leave_and_no_text(
+async def test_export_has_all_filtered_letters_and_no_text(
     staff: AsyncClient, room: Room, people: tuple[User, User], batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "LETTERS_BATCH", batch)
-    for seq in range(1, 6):  # of one moment: the id alone tells them apart
+    for seq in range(1, 6):  # at the same time: only the id distinguishes them
         await in_db_thread(letter, room, people[0], people[1], seq=seq)
     await DeadLetter.objects.filter(seq=3).aupdate(state="discarded")
 
@@ -71,7 +71,7 @@ async def test_all_that_the_filters_leave_and_no_text(
     assert (entry.object_repr, entry.change_message) == ("dead letters", "exported: 1")
 
 
-async def test_nothing_in_it_is_a_formula(staff: AsyncClient, room: Room, people: tuple[User, User]) -> None:
+async def test_no_cell_is_a_formula(staff: AsyncClient, room: Room, people: tuple[User, User]) -> None:
     names = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", 'a "quoted", name', "小林"]
     for seq, name in enumerate(names, start=1):
         made = await in_db_thread(letter, room, people[0], people[1], seq=seq)

@@ -1,4 +1,4 @@
-"""A chart's parts stay where they belong, whatever the numbers."""
+"""The parts of a chart stay in their places for all numbers."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_labels_stand_under_first_and_last_and_between() -> None:
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=5))
-def test_of_a_bar_whatever_is_there_is_seen_and_all_of_it_is_used(numbers: list[int]) -> None:
+def test_every_part_of_a_bar_is_visible_and_its_whole_width_is_used(numbers: list[int]) -> None:
     places = stack(numbers, width=1_000, gap=3, min_width=6)
     assert [width > 0 for _, width in places] == [number > 0 for number in numbers]
     assert all(width == 0 or width >= 6 for _, width in places)

@@ -16,7 +16,7 @@ def ids() -> list[str | None]:
     return [message.id for message in run_checks() if (message.id or "").startswith("messaging.")]
 
 
-def test_the_site_as_it_is_has_nothing_to_complain_of() -> None:
+def test_default_site_has_no_errors() -> None:
     assert ids() == []
 
 

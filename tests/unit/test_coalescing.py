@@ -51,7 +51,7 @@ class Store:
 
     def ask(self, *asked: tuple[str, int]) -> asyncio.Task[list[Answer]]:
         async def asking() -> list[Answer]:
-            self.asking += 1  # and it has asked before anything else runs
+            self.asking += 1  # it makes its request before other tasks run
             return await self.coalescer.load_many(asked)
 
         return asyncio.ensure_future(asking())
@@ -146,7 +146,7 @@ async def test_the_error_of_one_key_fails_only_requests_for_that_key() -> None:
     assert [type(one) for one in broken] == [ValueError] * 2
     assert well == ["a1"]
     assert store.calls[1:] == [[("broken", [1, 2])], [("a", [1])]]
-    assert await store.ask(("a", 2)) == ["a2"], "the next goes on"
+    assert await store.ask(("a", 2)) == ["a2"], "the next request continues"
 
 
 async def test_an_error_without_a_waiting_request_is_logged(

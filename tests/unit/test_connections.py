@@ -1,4 +1,4 @@
-"""Calls over connections that are kept: many at once, a lost one, one that is given up."""
+"""Calls over kept connections: many concurrent calls, lost connections, cancelled calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_more_calls_than_connections_wait_their_turn(client: redis.asyncio
     assert await client.ping()  # the pool has connections left for others
 
 
-async def test_nothing_that_is_asked_is_answered_at_once(client: redis.asyncio.Redis) -> None:
+async def test_an_empty_call_is_answered_at_once(client: redis.asyncio.Redis) -> None:
     assert await connections.PipelinePool(client).call([]) == []
 
 
@@ -55,13 +55,13 @@ async def test_after_a_lost_connection_the_next_call_makes_a_new_one(client: red
     await asyncio.gather(*(pipelines.call([("PING",)]) for _ in range(3)))
     await client.client_kill_filter(_type="normal", skipme=True)
     assert await until_answered(pipelines, ("ECHO", "again")) == [b"again"]
-    assert await client.ping()  # what was lost does not keep its place in the pool
+    assert await client.ping()  # a lost connection does not keep its place in the pool
     for _ in range(connections.MAX_CONNECTIONS):
         await client.client_kill_filter(_type="normal", skipme=True)
         assert await until_answered(pipelines, ("ECHO", "again")) == [b"again"]
 
 
-async def test_what_is_no_answer_ends_the_connection_and_the_call(client: redis.asyncio.Redis) -> None:
+async def test_an_invalid_answer_ends_the_connection_and_the_call(client: redis.asyncio.Redis) -> None:
     async with await asyncio.start_server(talk_nonsense, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         pool = redis.asyncio.BlockingConnectionPool(host="127.0.0.1", port=port, protocol=2, driver_info=None)
@@ -72,13 +72,13 @@ async def test_what_is_no_answer_ends_the_connection_and_the_call(client: redis.
 async def talk_nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read(1)
     writer.write(b"nonsense\r\n")
-    await reader.read()  # the other side ends it
+    await reader.read()  # the other side closes it
     writer.close()
     await writer.wait_closed()
 
 
 async def until_answered(pipelines: connections.PipelinePool, command: tuple[str, ...]) -> list[object]:
-    """Call again where the loss of a connection was not noticed yet."""
+    """Repeat a call while the loss of a connection is not noticed yet."""
     async with asyncio.timeout(5):
         while True:
             try:

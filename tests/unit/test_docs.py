@@ -33,7 +33,7 @@ MAX_PAGE_LINES = 200
 MAX_ADR_LINES = 40
 MAX_README_LINES = 60  # a screen and a half
 MAX_TABLE_LINE = 200  # characters: longer lines make differences unreadable
-# A frame's fields belong in one cell, and generated pages are not edited by hand.
+# The fields of a frame are in one cell, and generated pages are not edited by hand.
 WIDE_TABLES = {"protocol.md", "measurements.md", "measurements-results.md", "performance.md"}
 
 
@@ -179,7 +179,7 @@ def test_the_reasons_and_the_kinds_of_notices_are_those_of_the_page() -> None:
     assert set(re.findall(r"`kind` `(\w+)`", notice[2])) == set(Notice.Kind.values)
 
 
-def test_codes_from_4500_on_forbid_to_come_back_and_no_others_do() -> None:
+def test_only_codes_from_4500_on_forbid_to_reconnect() -> None:
     rows = table(PROTOCOL, "## Close codes")
     assert {code: again for code, _, again, _ in rows} == {
         code: "no" if int(code) >= 4500 else "yes" for code, *_ in rows
@@ -243,7 +243,7 @@ def test_every_station_of_the_walk_is_a_file(heading: str) -> None:
 
 
 @pytest.mark.parametrize("row", table(ARCHITECTURE, "## Where is ..."), ids=lambda row: row[0])
-def test_where_is_names_a_file_that_has_the_name(row: list[str]) -> None:
+def test_every_name_of_where_is_stands_in_its_file(row: list[str]) -> None:
     _, file, name = row
     assert re.search(rf"\b{re.escape(names_in(name)[0])}\b", text_of(ROOT / names_in(file)[0]))
 
@@ -331,7 +331,7 @@ def _title_date_status(path: Path) -> tuple[str, str, str]:
 
 
 GLOSSARY = DOCS / "glossary.md"
-# Of the words that the glossary refuses, those that mean nothing else: a name with one of them is a second name.
+# The words refused by the glossary that have no other meaning: a name with one of them is a second name.
 REFUSED = {"nonce", "packet", "offset", "shard", "watermark", "broadcast", "participant"}
 
 

@@ -1,4 +1,4 @@
-"""The judgement of an installation: facts in, faults out. One threshold for every minutely job."""
+"""The faults of an installation, computed from its facts. Every job that runs every minute has the same threshold."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_moment_is_shown_instead_of_an_age() -> None:
     assert fault.sentence == f"No worker heartbeat since {NOW - timedelta(hours=1):%Y-%m-%d %H:%M:%S} UTC."
 
 
-def test_the_worst_comes_first_and_equals_keep_their_order() -> None:
+def test_worst_fault_comes_first_and_equals_keep_their_order() -> None:
     listed = [FOUND[key] for key in ("store_full", "worker_never", "store_evicts", "expiry_late")]
     assert [fault.key for fault in faults.worst_first(listed)] == [
         "store_evicts",

@@ -1,4 +1,4 @@
-"""Limits of a connection and its user: token buckets, bad frames, typing hints."""
+"""Limits of a connection and its user: token buckets, invalid frames, typing hints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POLICY = dataclasses.replace(Policy(), send_rate=Rate(per_s=0.001, burst=3))
 
 
 def taken(limits: Limits, connection: object) -> int:
-    """Take until one is refused; return how many were taken."""
+    """Take tokens until one is refused; return the number taken."""
     for count in range(1_000):
         try:
             limits.take("send", connection)  # type: ignore[arg-type]

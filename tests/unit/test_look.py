@@ -1,4 +1,4 @@
-"""The look keeps its rules: contrast on every surface, tokens only, nothing inline, every class and icon there."""
+"""The rules of the look: contrast on every surface, tokens only, nothing inline, no missing class or icon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADMIN_ONLY = {"admin.css"}  # Django's own rules are in no layer and would win o
 PAGES = ("shelf", "paper", "card", "well", "bubble")
 ON_PAGE = (*PAGES, "bubble-own", "selected", "hover")
 TINTS = tuple(f"tint-{number}" for number in range(6))
-# (ink, what it stands on, least contrast): 4.5 for text, 3 for what only bounds or signs (WCAG 1.4.3, 1.4.11).
+# (ink, its surface, least contrast): 4.5 for text, 3 for borders and signs (WCAG 1.4.3, 1.4.11).
 CONTRASTS = [
     ("ink", (*ON_PAGE, "fill", "amber-soft", "red-soft", "accent-soft", *TINTS), 4.5),
     ("ink-2", (*ON_PAGE, "room"), 4.5),
@@ -70,7 +70,7 @@ def without_comments(path: Path) -> str:
 
 
 def outermost(text: str) -> list[str]:
-    """Return what stands before the braces and semicolons that are in no braces themselves."""
+    """Return the text before every outermost brace or semicolon."""
     found, depth, begin = [], 0, 0
     for at, character in enumerate(text):
         if character in "{;" and depth == 0:
@@ -86,7 +86,7 @@ def test_style_sheets_hold_to_the_rules(path: Path) -> None:
     text = without_comments(path)
     assert "!important" not in text
     selectors = re.findall(r"([^{};]+)\{", text)
-    assert not [s for s in selectors if "#" in s], "no rule may hang on an id"
+    assert not [s for s in selectors if "#" in s], "no rule may select an id"
     assert not re.search(
         r"\b(?:margin|padding|border)-(?:left|right|top|bottom)\b|\b(?:left|right):", text
     ), "logical only"
@@ -127,7 +127,7 @@ def test_no_template_holds_inline_style_or_script(path: Path) -> None:
 
 def test_every_class_in_use_has_a_rule() -> None:
     ruled = set(re.findall(r"\.([a-z][\w-]*)", "".join(without_comments(path) for path in CSS)))
-    own = [path for path in TEMPLATES if "admin" not in path.parts]  # Django's admin has rules of its own
+    own = [path for path in TEMPLATES if "admin" not in path.parts]  # Django's admin has its own rules
     for path in (*own, *SCRIPTS):
         text = re.sub(r"\{%.*?%\}|\{\{.*?\}\}", " ", path.read_text())
         used = {

@@ -1,4 +1,4 @@
-"""Who missed a message, against the plainest model: members come, read, leave and come back in any way."""
+"""The members who missed a message, compared with a simple model: members join, read, leave and rejoin in any order."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def stays(draw: st.DrawFn) -> list[Stay]:
 
 @dataclasses.dataclass(frozen=True)
 class Room:
-    """Everything that the store knows of a room; `outcome` is {seq: [(user, reason, attempts)]} of those who owed it."""
+    """All that the store has of a room; `outcome` is {seq: [(user, reason, attempts)]} of those who owed it."""
 
     stays: dict[int, list[Stay]]
     attempts: dict[int, int]
@@ -54,7 +54,7 @@ class Room:
         present = {user: stay for user, all_ in self.stays.items() for stay in all_ if stay.left is None}
         return MissedCalculator(
             {user: stay.joined for user, stay in present.items()},
-            # One who joined while the cursors were read has none yet.
+            # A member who joined while the cursors were read has none yet.
             {user: stay.cursor for user, stay in present.items() if stay.cursor != stay.joined},
             self.attempts,
             [
@@ -68,7 +68,7 @@ class Room:
     def rows(self, seq: int) -> list[str]:
         return [f"{seq}|{user}|{reason}|{attempts}" for user, reason, attempts in self.outcome.get(seq, ())]
 
-    # The model: each member by himself, each rule as the contract says it.
+    # The model: one member at a time, every rule as in the contract.
 
     def owed(self, seq: int, user: int) -> bool:
         addressed = seq not in self.only or user in self.only[seq]
@@ -112,9 +112,9 @@ def test_the_readers_and_the_model_agree_on_who_owed_and_who_missed(room: Room) 
         owing = [user for user in USERS if room.owed(seq, user)]
         total, missed = readers.for_message(seq, SENDER, only=room.only.get(seq), outcome=room.rows(seq))
         expected = {one for user in owing if (one := room.missed(seq, user)) is not None}
-        assert len(missed) == len(expected), "each once"
+        assert len(missed) == len(expected), "every member once"
         assert set(missed) == expected
-        # Of those who left, one who had it is not known any more.
+        # Members who left and had received it are no longer known.
         still_here = {user for user in owing if room.stays[user][-1].left is None}
         holding = {user for user in still_here if room.stays[user][-1].owes(seq)}
         assert total == len(holding | {one.user for one in expected})
@@ -137,12 +137,12 @@ def test_messages_that_the_same_members_missed_share_one_value(room: Room) -> No
 class TestSharing:
     READERS = MissedCalculator({1: 0, 2: 0, 3: 0, 4: 5}, {1: 9, 2: 2, 3: 0, 4: 5}, {3: 2})
 
-    def test_between_two_cursors_and_joinings_it_is_one_value(self) -> None:
+    def test_messages_between_two_cursors_or_joinings_share_one_value(self) -> None:
         shared = [self.READERS.for_message(seq, 1)[1] for seq in (3, 4, 5)]
         assert shared[0] == (Missed(3, "no_ack", 2), Missed(2, "offline", 0))
         assert all(one is shared[0] for one in shared)
 
-    def test_another_sender_or_another_member_behind_is_another(self) -> None:
+    def test_another_sender_or_lagging_member_gives_another_value(self) -> None:
         assert self.READERS.for_message(3, 2) == (2, (Missed(3, "no_ack", 2),))
         assert self.READERS.for_message(2, 1)[1] == (Missed(3, "no_ack", 2),)
         assert self.READERS.for_message(6, 1) == (
@@ -157,7 +157,7 @@ class TestSharing:
         assert self.READERS.for_message(5, 1) == before
         assert self.READERS.for_message(5, 1)[1] is before[1]
 
-    def test_whoever_left_is_missed_alike_in_each_as_well(self) -> None:
+    def test_members_who_left_share_one_value_too(self) -> None:
         readers = MissedCalculator({2: 0, 3: 0}, {3: 1}, {}, [(4, 0, 0, 9), (5, 0, 0, 3)])
         shared = [readers.for_message(seq, 1)[1] for seq in (2, 3)]
         assert shared[0] is shared[1]
@@ -167,8 +167,8 @@ class TestSharing:
         assert [missed.user for missed in readers.for_message(2, 1, only=frozenset({2, 4}))[1]] == [2, 4]
 
 
-def test_who_left_and_came_back_between_two_reads_owes_nothing_of_the_time_away() -> None:
-    """His cursor was read before, his joining after."""
+def test_member_who_rejoined_between_two_reads_owes_nothing_of_the_time_away() -> None:
+    """The cursor was read before the leave, the joining after it."""
     readers = MissedCalculator({2: 5}, {2: 1}, {}, [(2, 0, 1, 3)])
     assert readers.for_message(3, 1) == (1, (Missed(2, "left_room", 0),))
     assert readers.for_message(4, 1) == (0, ())
@@ -176,7 +176,7 @@ def test_who_left_and_came_back_between_two_reads_owes_nothing_of_the_time_away(
 
 
 class TestReasons:
-    """Of several that hold for one member the one that says most is told."""
+    """The most specific of several reasons is reported."""
 
     def told(self, *outcome: str, left: bool = False, attempts: int = 0) -> tuple[Missed, ...]:
         readers = MissedCalculator(
@@ -184,24 +184,24 @@ class TestReasons:
         )
         return readers.for_message(1, 1, outcome=outcome)[1]
 
-    def test_in_the_order_of_what_they_say(self) -> None:
+    def test_most_specific_reason_is_reported(self) -> None:
         passed, silent, rejected = "1|2|offline|0", "1|2|no_ack|3", "1|2|client_rejected|1"
         assert self.told() == (Missed(2, "offline", 0),)
         assert self.told(attempts=4) == (Missed(2, "no_ack", 4),)
-        assert self.told(passed, attempts=4) == (Missed(2, "offline", 0),), "as it was when it was over"
+        assert self.told(passed, attempts=4) == (Missed(2, "offline", 0),), "the reason at its end"
         for rows in ((passed, silent), (silent, passed)):
             assert self.told(*rows) == (Missed(2, "no_ack", 3),)
         for rows in ((rejected, silent, passed), (passed, silent, rejected), (silent, rejected)):
             assert self.told(*rows) == (Missed(2, "client_rejected", 1),)
 
-    def test_what_was_written_while_he_was_here_before_that_he_left(self) -> None:
+    def test_outcome_from_before_leaving_has_priority_over_left_room(self) -> None:
         assert self.told(left=True) == (Missed(2, "left_room", 0),)
         assert self.told("1|2|offline|0", left=True) == (Missed(2, "offline", 0),)
 
-    def test_the_later_of_two_counts(self) -> None:
+    def test_later_of_two_equal_reasons_counts(self) -> None:
         assert self.told("1|2|no_ack|1", "1|2|no_ack|2") == (Missed(2, "no_ack", 2),)
 
-    def test_who_is_furthest_behind_comes_first(self) -> None:
+    def test_member_with_the_lowest_cursor_comes_first(self) -> None:
         readers = MissedCalculator(dict.fromkeys(range(1, 6), 0), {1: 9, 2: 3, 3: 1, 4: 3, 5: 2}, {})
         assert [missed.user for missed in readers.for_message(4, 1)[1]] == [3, 5, 2, 4]
 
@@ -216,7 +216,7 @@ def test_many_members_and_messages_are_quick_and_small() -> None:
     assert len(values[0][1]) == 9_899
 
 
-def test_senders_do_not_multiply_those_behind() -> None:
+def test_senders_do_not_multiply_the_values() -> None:
     readers = MissedCalculator(dict.fromkeys(range(1, 6), 0), {}, {})
     [first, second] = [readers.for_message(9, sender)[1] for sender in (4, 5)]
     assert {id(one) for one in first} & {id(one) for one in second} == {

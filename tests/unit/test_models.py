@@ -1,4 +1,4 @@
-"""What the database keeps of rooms."""
+"""The rows of rooms in the database."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_room_keeps_its_partition_when_it_is_saved_again() -> None:
 
 
 @pytest.mark.django_db
-def test_a_user_is_in_a_room_once() -> None:
+def test_a_user_has_one_membership_in_a_room() -> None:
     room, ada = Room.objects.create(name="Atlas"), User.objects.create(username="ada")
     Membership.objects.create(room=room, user=ada)
     with pytest.raises(IntegrityError):
@@ -60,7 +60,7 @@ def test_a_pair_has_one_room_and_other_rooms_have_no_pair() -> None:
 
 
 @pytest.mark.django_db
-def test_rooms_are_ordered_by_name_whatever_the_capitals() -> None:
+def test_rooms_are_ordered_by_name_without_regard_to_case() -> None:
     for name in ("beta", "Alpha", "alpine"):
         Room.objects.create(name=name)
     assert [room.name for room in Room.objects.all()] == ["Alpha", "alpine", "beta"]

@@ -1,4 +1,4 @@
-"""Names show what they are: nothing hides in them, nothing turns the writing beside them."""
+"""Names have no hidden characters and do not change the direction of the text next to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HIDDEN = "\0\x07\x1b\x7f\x85\u00ad\u200b\u2028\u2029\u2060\ufeff\u3164\uffa0\U00
 
 
 @given(st.text())
-def test_whatever_is_accepted_is_short_visible_and_accepted_again(text: str) -> None:
+def test_accepted_names_are_short_visible_and_accepted_again(text: str) -> None:
     try:
         name = clean_name(text)
     except BadName:
@@ -37,7 +37,7 @@ def test_no_name_and_no_topic_has_a_character_that_hides(character: str) -> None
             rule(f"ada{character}lovelace")
 
 
-def test_a_name_of_nothing_but_joiners_is_none() -> None:
+def test_a_name_of_joiners_alone_is_refused() -> None:
     with pytest.raises(BadName):
         clean_name("\u200d\u200c \u200d")
 
@@ -61,7 +61,7 @@ def sign_up(name: str) -> int:
     "character", BIDI + HIDDEN.replace("\ud800", "") + " <", ids=lambda c: f"U+{ord(c):04X}"
 )
 def test_nobody_signs_up_under_a_name_that_hides_something(character: str) -> None:
-    assert sign_up(f"ada{character}lovelace") == 200  # the form again
+    assert sign_up(f"ada{character}lovelace") == 200  # the form with an error
     assert not User.objects.exists()
 
 

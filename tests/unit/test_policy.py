@@ -17,15 +17,15 @@ POLICY = Policy()
 
 
 class TestLifetime:
-    def test_without_a_choice_it_is_the_rooms(self) -> None:
+    def test_message_without_a_lifetime_has_the_rooms(self) -> None:
         assert POLICY.ttl(None, room_s=600, room_max_s=DAY_S) == 600
 
     @pytest.mark.parametrize("asked_s", [10, 11, 3_600, DAY_S])
-    def test_a_choice_within_the_bounds_holds(self, asked_s: int) -> None:
+    def test_lifetime_within_the_bounds_is_used(self, asked_s: int) -> None:
         assert POLICY.ttl(asked_s, room_s=600, room_max_s=DAY_S) == asked_s
 
     @pytest.mark.parametrize("asked_s", [0, 9, DAY_S + 1, 10**12])
-    def test_a_choice_outside_is_refused_with_the_bounds(self, asked_s: int) -> None:
+    def test_lifetime_outside_the_bounds_is_refused_with_them(self, asked_s: int) -> None:
         with pytest.raises(BadTtl, match=f"between 10 and {DAY_S} seconds"):
             POLICY.ttl(asked_s, room_s=600, room_max_s=DAY_S)
 
@@ -72,7 +72,7 @@ class TestRates:
 
 
 class TestSettings:
-    def test_the_defaults_are_no_problem(self) -> None:
+    def test_defaults_have_no_problems(self) -> None:
         assert policies.problems({}) == []
         assert policies.read({}) == POLICY
 

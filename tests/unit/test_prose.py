@@ -34,8 +34,9 @@ def test_markdown_outside_code_is_read(write: Check) -> None:
 
 
 def test_docstrings_comments_and_test_names_of_python_are_read(write: Check) -> None:
+    # `\x23` is a number sign: with the sign itself the check would read the text as a comment of this file.
     text = (
-        '"""What is due is claimed."""\n\n\ndef test_what_is_due_is_claimed():\n    x = "he"  # it goes\n'
+        '"""What is due is claimed."""\n\n\ndef test_what_is_due_is_claimed():\n    x = "he"  \x23 it goes\n'
         "    # a row of\n    # its own\n"
     )
     assert sorted(write("test_x.py", text)) == [

@@ -1,4 +1,4 @@
-"""Frames from clients: what is taken, and that everything else becomes one `error`, never an exception."""
+"""Frames from clients: valid ones are parsed, all others become one `error`, never an exception."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def parse_one(frame: dict[str, Any] | str) -> Any:
 
 
 def refusal(frame: dict[str, Any] | str, error: type[MessagingError] = BadFrame) -> Refused:
-    """Parse what must be refused with `error`; also prove that the answer can be sent."""
+    """Parse an invalid text that is refused with `error`; check that the answer can be encoded."""
     parsed = parse_one(frame)
     assert isinstance(parsed, Refused), parsed
     assert type(parsed.error) is error
@@ -54,16 +54,16 @@ def refusal(frame: dict[str, Any] | str, error: type[MessagingError] = BadFrame)
 
 
 class TestFrames:
-    def test_hello(self) -> None:
+    def test_hello_is_parsed(self) -> None:
         room = {"room": "r", "epoch": "e", "since": 7, "rev": 2}
         parsed = parse_one({"type": "hello", "v": 1, "rooms": [room]})
         assert parsed == protocol.Hello(v=1, rooms=[protocol.Since("r", "e", 7, 2)])
 
-    def test_send(self) -> None:
+    def test_send_is_parsed(self) -> None:
         parsed = parse_one({**SEND, "ttl": 60, "reply_to": 3})
         assert parsed == protocol.Send(id=ID, room="r", body="hello", ttl=60, reply_to=3)
 
-    def test_ack_of_several_rooms(self) -> None:
+    def test_ack_of_several_rooms_is_parsed(self) -> None:
         rooms = [{"room": "r", "epoch": "e", "delivered": 1}, {"room": "s", "epoch": "f", "read": 2}]
         parsed = parse_one({"type": "ack", "rooms": rooms})
         assert parsed.rooms == [protocol.RoomAck("r", "e", 1, None), protocol.RoomAck("s", "f", None, 2)]
@@ -87,7 +87,7 @@ class TestFrames:
         ],
         ids=lambda value: value["type"] if isinstance(value, dict) else "",
     )
-    def test_changes(self, frame: dict[str, Any], parsed: Any) -> None:
+    def test_changes_are_parsed(self, frame: dict[str, Any], parsed: Any) -> None:
         assert parse_one(frame) == parsed
         assert parse_one({**frame, "mood": 1, "rev": 2}) == parsed
 
@@ -178,15 +178,15 @@ BAD_COUNTS = [
 
 class TestBadInput:
     @pytest.mark.parametrize("text", NOT_JSON, ids=lambda text: repr(text[:20]))
-    def test_what_is_not_json(self, text: str) -> None:
+    def test_invalid_json_is_refused(self, text: str) -> None:
         refusal(text)
 
     @pytest.mark.parametrize("text", WRONG_SHAPE)
-    def test_json_of_the_wrong_shape(self, text: str) -> None:
+    def test_json_of_the_wrong_shape_is_refused(self, text: str) -> None:
         refusal(text)
 
     @pytest.mark.parametrize("text", WRONG_SHAPE)
-    def test_one_bad_frame_leaves_its_neighbours(self, text: str) -> None:
+    def test_invalid_frame_does_not_affect_its_neighbours(self, text: str) -> None:
         before, bad, after = parse(f'[{{"type":"ping","n":1}},{text},{{"type":"ping","n":2}}]')
         assert (before, after) == (protocol.Ping(n=1), protocol.Ping(n=2))
         assert isinstance(bad, Refused)
@@ -194,15 +194,15 @@ class TestBadInput:
     def test_array_of_101_frames_is_refused_whole(self) -> None:
         refusal(json.dumps([{"type": "ping", "n": 1}] * 101))
 
-    def test_array_in_an_array(self) -> None:
+    def test_array_in_an_array_is_refused(self) -> None:
         refusal("[[]]")
 
-    def test_unknown_type_is_named_with_what_it_answers(self) -> None:
+    def test_unknown_type_is_named_with_the_fields_of_the_frame(self) -> None:
         refused = refusal({"type": "dance", "id": ID, "room": "r", "seq": 4}, UnknownType)
         assert (refused.of, refused.id, refused.room, refused.seq) == ("dance", ID, "r", 4)
 
     @pytest.mark.parametrize("number", [*BAD_COUNTS, "null"])
-    def test_bad_seq(self, number: str) -> None:
+    def test_invalid_seq_is_refused(self, number: str) -> None:
         refusal(f'{{"type":"sync","room":"r","epoch":"e","since":{number}}}')
 
     @pytest.mark.parametrize("number", BAD_COUNTS)
@@ -229,15 +229,15 @@ class TestBadInput:
             '{"type":"reject","room":"r","epoch":"e","seq":%(n)s,"reason":"x"}',
         ],
     )
-    def test_bad_number_anywhere(self, frame: str, number: str) -> None:
+    def test_invalid_number_in_any_field_is_refused(self, frame: str, number: str) -> None:
         refusal(frame % {"id": ID, "n": number})
 
     @pytest.mark.parametrize("frame", [SYNC, HISTORY], ids=["sync", "history"])
-    def test_limit_below_one(self, frame: dict[str, Any]) -> None:
+    def test_limit_below_one_is_refused(self, frame: dict[str, Any]) -> None:
         refusal({**frame, "limit": 0})
 
     @pytest.mark.parametrize("version", ['"1"', "null", "1.0", "true", "{}"])
-    def test_version_that_is_no_integer(self, version: str) -> None:
+    def test_version_that_is_no_integer_is_refused(self, version: str) -> None:
         refusal(f'{{"type":"hello","v":{version},"rooms":[]}}')
 
     @pytest.mark.parametrize(
@@ -259,13 +259,13 @@ class TestBadInput:
         ],
         ids=repr,
     )
-    def test_id_that_is_no_lower_case_uuid(self, id_: Any) -> None:
+    def test_id_that_is_no_lower_case_uuid_is_refused(self, id_: Any) -> None:
         refusal({**SEND, "id": id_})
         refusal({**RESEND, "id": id_})
 
     @EACH_CHANGE
     @pytest.mark.parametrize("value", [7, None, True, ["x"], {}], ids=repr)
-    def test_text_of_a_change_that_is_none(self, frame: dict[str, Any], value: Any) -> None:
+    def test_invalid_text_of_a_change_is_refused(self, frame: dict[str, Any], value: Any) -> None:
         for name in {"room", "body", "reason", "notice"} & frame.keys():
             refused = refusal({**frame, name: value})
             assert (refused.of, refused.seq) == (frame["type"], frame.get("seq"))
@@ -273,12 +273,12 @@ class TestBadInput:
     @pytest.mark.parametrize(
         "frame", [SEND, HELLO, SYNC, ACK, HISTORY, *CHANGES], ids=lambda frame: frame["type"]
     )
-    def test_missing_field(self, frame: dict[str, Any]) -> None:
+    def test_missing_field_is_refused(self, frame: dict[str, Any]) -> None:
         for field in frame.keys() - {"type"}:
             refused = refusal({name: value for name, value in frame.items() if name != field})
             assert refused.of == frame["type"]
 
-    def test_hello_with_501_rooms(self) -> None:
+    def test_hello_with_501_rooms_is_refused(self) -> None:
         refusal({**HELLO, "rooms": [{"room": "r", "epoch": "e", "since": 0}] * 501})
 
     def test_hello_with_500_rooms_is_taken(self) -> None:
@@ -289,15 +289,15 @@ class TestBadInput:
 
 class TestBadBody:
     @pytest.mark.parametrize("body", ["", " ", "\n\t", "\u2003\u3000"])
-    def test_nothing_to_read_is_empty(self, body: str) -> None:
+    def test_invisible_body_is_empty(self, body: str) -> None:
         refused = refusal({**SEND, "body": body}, BodyEmpty)
         assert (refused.of, refused.id, refused.room) == ("send", ID, "r")
 
-    def test_one_code_point_too_many(self) -> None:
+    def test_body_above_the_limit_is_too_long(self) -> None:
         refused = refusal({**SEND, "body": "𝒳" * (BODY_MAX + 1)}, BodyTooLong)
         assert (refused.of, refused.id, refused.room) == ("send", ID, "r")
 
-    def test_nul(self) -> None:
+    def test_body_with_a_nul_is_refused(self) -> None:
         assert refusal({**SEND, "body": "a\0b"}).id == ID
 
     @pytest.mark.parametrize("body", [r"\ud800", r"\udfff", r"a\ud83d", r"\ude00\ud83d"])
@@ -306,7 +306,7 @@ class TestBadBody:
         assert (refused.of, refused.id, refused.room) == ("send", ID, "r")
 
     @pytest.mark.parametrize("body", [1, None, True, ["x"], {"x": 1}])
-    def test_body_that_is_no_text(self, body: Any) -> None:
+    def test_body_that_is_no_text_is_refused(self, body: Any) -> None:
         assert refusal({**SEND, "body": body}).id == ID
 
     @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ class TestBadBody:
         refused = refusal({**EDIT, "body": body}, error)
         assert (refused.of, refused.id, refused.room, refused.seq) == ("edit", None, "r", 3)
 
-    def test_what_cannot_be_sent_back_is_left_out(self) -> None:
+    def test_lone_surrogates_are_left_out_of_the_answer(self) -> None:
         refused = refusal('{"type":"send","id":"\\ud800","room":"\\udc00","body":"x"}')
         assert (refused.id, refused.room) == (None, None)
 
@@ -422,7 +422,7 @@ FIELDS = {
 
 
 def _valid(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
-    """Return what builds any valid struct of `kind`."""
+    """Return a strategy for valid structs of `kind`."""
 
     def values(field: msgspec.structs.FieldInfo) -> st.SearchStrategy[Any]:
         if field.name == "rooms":
@@ -433,7 +433,7 @@ def _valid(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
 
 
 class TestServerFrames:
-    """A field that is not known is not on the wire; all others are, also when false, 0 or empty."""
+    """Unknown fields are absent on the wire; all others are present, also when false, 0 or empty."""
 
     @pytest.mark.parametrize(
         ("frame", "fields"),
@@ -445,11 +445,11 @@ class TestServerFrames:
         ],
         ids=["bare", "edited", "extended", "deleted"],
     )
-    def test_a_change_says_its_place_and_what_is_new(self, frame: Any, fields: dict[str, Any]) -> None:
+    def test_a_change_has_its_position_and_the_new_fields(self, frame: Any, fields: dict[str, Any]) -> None:
         place = {"type": frame.__struct_config__.tag, "room": "r", "epoch": "e", "rev": 0, "seq": 3}
         assert json.loads(protocol.encode(frame)) == place | fields
 
-    def test_expired(self) -> None:
+    def test_expired_has_room_epoch_and_seqs(self) -> None:
         frame = protocol.Expired(room="r", epoch="e", seqs=[3, 5])
         assert json.loads(protocol.encode(frame)) == {
             "type": "expired",
@@ -458,7 +458,7 @@ class TestServerFrames:
             "seqs": [3, 5],
         }
 
-    def test_notice(self) -> None:
+    def test_notice_has_all_fields(self) -> None:
         frame = protocol.Notice(notice="n", kind="undelivered", at=0, data={}, dismissed=False)
         assert json.loads(protocol.encode(frame)) == {
             "type": "notice",
@@ -471,7 +471,7 @@ class TestServerFrames:
 
 
 class TestErrorFrame:
-    def test_it_leaves_out_what_is_not_known(self) -> None:
+    def test_unknown_fields_are_left_out(self) -> None:
         answer = json.loads(protocol.encode(protocol.error_frame(Refused(BadFrame()))))
         assert answer == {
             "type": "error",
@@ -481,12 +481,12 @@ class TestErrorFrame:
             "of": "",
         }
 
-    def test_it_says_when_to_try_again(self) -> None:
+    def test_answer_has_the_time_of_the_next_try(self) -> None:
         refused = Refused(Unavailable(retry_after_ms=1_000), "send", ID, "r")
         answer = json.loads(protocol.encode(protocol.error_frame(refused)))
         assert (answer["retryable"], answer["retry_after_ms"], answer["id"]) == (True, 1_000, ID)
 
 
-def test_codes_that_end_for_good_are_4500_and_above() -> None:
+def test_final_codes_are_4500_and_above() -> None:
     final = {Close.NO_SESSION, Close.BANNED, Close.VERSION}
     assert {code for code in Close if code >= 4500} == final

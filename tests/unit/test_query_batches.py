@@ -35,7 +35,7 @@ class Asked:
 
 
 async def asked_behind(asked: Asked, keys: Collection[int]) -> list[int | BaseException]:
-    """Ask for 0, and for the others while that is under way."""
+    """Ask for 0, and for the others while that query runs."""
     first = asyncio.ensure_future(batch_query(asked.doubled, 0))
     while not asked.calls:
         await asyncio.sleep(0)
@@ -78,7 +78,7 @@ async def test_a_database_that_is_away_fails_all_keys() -> None:
     asked = Asked()
     answers = await asked_behind(asked, [1, 99])
     assert [type(answer) for answer in answers] == [OperationalError] * 2
-    assert len(asked.calls) == 2  # no key is tried alone
+    assert len(asked.calls) == 2  # no key is tried separately
 
 
 async def test_a_cancelled_query_does_not_stop_the_next() -> None:

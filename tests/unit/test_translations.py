@@ -60,7 +60,7 @@ def test_every_entry_is_translated_and_none_is_a_guess(domain: str) -> None:
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_compiled_catalogue_is_what_its_source_says(domain: str) -> None:
+def test_compiled_catalogue_equals_its_source(domain: str) -> None:
     with (CATALOGUES / f"{domain}.mo").open("rb") as file:
         compiled = dict(gettext.GNUTranslations(file)._catalog)
     compiled.pop("", None)
@@ -76,7 +76,7 @@ def test_compiled_catalogue_is_what_its_source_says(domain: str) -> None:
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_translations_keep_the_places_for_values(domain: str) -> None:
     def places(text: str) -> set[str]:
-        # Where English counts the others, Chinese counts all; the script gives both.
+        # English counts the others, Chinese counts all; the script provides both.
         return set(re.findall(r"%\(\w+\)\w|%[ds]|\{\w*\}", text.replace("%(all)s", "%(n)s")))
 
     for entry in entries(domain):
