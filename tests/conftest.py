@@ -20,7 +20,7 @@ import redis
 from django.conf import settings
 from django.core.management.commands import flush
 from django.db import connection, transaction
-from django.utils import timezone
+from django.utils import timezone, translation
 from django_q.models import Schedule
 
 from chatsite import environment
@@ -47,6 +47,13 @@ QUICK = {"receipt_interval_s": 0.1}  # only shorter waits
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the tests of processes: they take longest, and short tests at the end keep all processes busy."""
     items.sort(key=lambda item: "process" not in item.path.parts)
+
+
+@pytest.fixture(autouse=True)
+def default_language() -> Iterator[None]:
+    """Deactivate the language that a test or a request in its thread has activated."""
+    yield
+    translation.deactivate()
 
 
 @pytest.fixture(scope="session")
@@ -85,17 +92,17 @@ Rows = dict[str, list[tuple[Any, ...]]]
 def _all_rows() -> Rows:
     """Return the rows of all tables that a flush empties, {table: rows}."""
     tables = connection.introspection.django_table_names(only_existing=True, include_views=False)
-    found: Rows = {}
+    rows_by_table: Rows = {}
     with connection.cursor() as cursor:
         for table in tables:
             cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)}")
-            found[table] = cursor.fetchall()
-    return {table: rows for table, rows in found.items() if rows}
+            rows_by_table[table] = cursor.fetchall()
+    return {table: rows for table, rows in rows_by_table.items() if rows}
 
 
-def _insert(found: Rows) -> None:
+def _insert(rows_by_table: Rows) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
-        for table, rows in found.items():
+        for table, rows in rows_by_table.items():
             values = ", ".join(["%s"] * len(rows[0]))
             cursor.executemany(f"INSERT INTO {connection.ops.quote_name(table)} VALUES ({values})", rows)
         Schedule.objects.update(next_run=timezone.now())
@@ -142,9 +149,9 @@ async def store(redis_url: str) -> AsyncIterator[Store]:
 @pytest.fixture
 async def events(redis_url: str) -> Events:
     """Return the control events that are published from now on."""
-    heard = Events()
-    await heard.listen()
-    return heard
+    listener = Events()
+    await listener.listen()
+    return listener
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def run(*args: str) -> None:
 
 
 def states(kept: list[DeadLetter]) -> list[str]:
-    return [again(one.pk).state for one in kept]
+    return [again(item.pk).state for item in kept]
 
 
 def name_of(one: DeadLetter) -> str:
@@ -251,21 +251,21 @@ class TestRequeue:
         Membership.objects.create(room=room, user=inactive)
         User.objects.filter(pk=inactive.pk).update(is_active=False)
         ada, bob = User.objects.get(username="ada"), User.objects.get(username="bob")
-        some = letter(room, ada, outside, inactive, deleted, bob, now_ms=now_ms, expires_at=now_ms)
+        outcomes_of_run = letter(room, ada, outside, inactive, deleted, bob, now_ms=now_ms, expires_at=now_ms)
         none = letter(room, ada, outside, inactive, seq=8, now_ms=now_ms, expires_at=now_ms)
         deleted.delete()
 
-        run("requeue", name_of(some), name_of(none), "--yes", "--json")
+        run("requeue", name_of(outcomes_of_run), name_of(none), "--yes", "--json")
 
         out, err = capfd.readouterr()
         first, second = json.loads(out)["dead_letters"]
         assert (first["result"], second["result"], second["why"]) == ("done", "skipped", "nobody_left")
-        assert {one["name"]: one["why"] for one in first["left_out"]} == {
+        assert {item["name"]: item["why"] for item in first["left_out"]} == {
             "outside": "left_room",
             "inactive": "deactivated",
             "deleted": "deleted",
         }
-        assert {one["name"]: one["why"] for one in second["left_out"]} == {
+        assert {item["name"]: item["why"] for item in second["left_out"]} == {
             "outside": "left_room",
             "inactive": "deactivated",
         }
@@ -284,7 +284,7 @@ class TestRequeue:
         letters.discard([kept[0].pk], None, now_ms)
         DeadLetter.objects.filter(pk=kept[1].pk).update(body=None)
 
-        run("requeue", *(name_of(one) for one in (*kept[:2], of_gone, of_leaver)), "--yes")
+        run("requeue", *(name_of(item) for item in (*kept[:2], of_gone, of_leaver)), "--yes")
 
         out, err = capfd.readouterr()
         assert [line.split("\t")[1:] for line in out.splitlines()] == [
@@ -361,11 +361,11 @@ class TestRequeue:
 
     def test_two_concurrent_requeues_send_once(self, room: Room, kept: list[DeadLetter]) -> None:
         async def both() -> list[Any]:
-            keys = [one.pk for one in kept]
+            keys = [item.pk for item in kept]
             return await asyncio.gather(*(requeue.requeue(keys, by=None) for _ in range(2)))
 
-        outcomes = [outcome for some in run_async(both) for outcome in some]
-        assert Counter(one.result for one in outcomes) == {"done": 3, "skipped": 3}
+        outcomes = [outcome for outcomes_of_run in run_async(both) for outcome in outcomes_of_run]
+        assert Counter(item.result for item in outcomes) == {"done": 3, "skipped": 3}
         assert len(run_async(_sent, room)) == 3
         assert AuditEntry.objects.count() == 3
 

@@ -52,10 +52,10 @@ async def noted() -> Note:
 
 
 async def cards() -> dict[str, str]:
-    found = await in_db_thread(site_figures.count)
-    assert found.account is not None
-    assert found.account.unaccounted == 0
-    return {card.key: card.value for card in overview.cards(found)}
+    figures = await in_db_thread(site_figures.count)
+    assert figures.account is not None
+    assert figures.account.unaccounted == 0
+    return {card.key: card.value for card in overview.cards(figures)}
 
 
 async def staff_client() -> Client:
@@ -73,15 +73,17 @@ async def get(client: Client, path: str) -> str:
 
 def row(page: str, name: str) -> str:
     """Return the text of the row of a name in a list, without tags."""
-    [found] = [one for one in re.findall(r"<tr.*?</tr>", page, re.DOTALL) if f">{name}<" in one]
-    return " ".join(re.sub(r"<[^>]+>", " ", found).split())
+    [figures] = [markup for markup in re.findall(r"<tr.*?</tr>", page, re.DOTALL) if f">{name}<" in markup]
+    return " ".join(re.sub(r"<[^>]+>", " ", figures).split())
 
 
 async def test_every_state_is_visible_to_the_staff() -> None:
     note = await seeded()
     assert await states.make(note)
-    found = await cards()
-    assert {key: found[key] for key in ("stored", "lagging", "parked", "retrying", "gave_up", "letters")} == {
+    figures = await cards()
+    assert {
+        key: figures[key] for key in ("stored", "lagging", "parked", "retrying", "gave_up", "letters")
+    } == {
         "stored": "5",  # the one sent again, delivered, rejected, waiting, parked
         "lagging": "0",  # nobody is connected
         "parked": "4",  # three do not have `waiting`, carol not the one of the other room
@@ -119,7 +121,7 @@ async def test_every_state_is_visible_to_the_staff() -> None:
     assert set(letters) == {"open", "requeued", "discarded"}
     page = await get(client, f"deadletter/{letters['open'].pk}/change/")
     assert "bob" in page
-    missed = {(one.name, one.reason) async for one in letters["discarded"].missed_recipients.all()}
+    missed = {(markup.name, markup.reason) async for markup in letters["discarded"].missed_recipients.all()}
     assert missed == {
         ("grace", "client_rejected"),
         ("bob", "offline"),
@@ -183,9 +185,9 @@ async def test_interrupted_run_that_is_repeated_sends_nothing_twice(looks: int) 
     assert note.states
     assert not note.states_done
     assert await states.make(note)
-    found = await in_db_thread(site_figures.count)
-    assert found.account is not None
-    assert (found.account.accepted, found.account.unaccounted) == (8, 0)
+    figures = await in_db_thread(site_figures.count)
+    assert figures.account is not None
+    assert (figures.account.accepted, figures.account.unaccounted) == (8, 0)
     assert await Room.objects.filter(name=states.ROOM).acount() == 1
     assert await DeadLetter.objects.acount() == 3
 

@@ -184,9 +184,9 @@ class TestSweep:
     def test_sweep_announces_each_due_room_once_and_again_in_a_minute(
         self, lagging_room: RoomKey, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        told = heard(monkeypatch)
+        announced = heard(monkeypatch)
         assert jobs.retry_undelivered() == 1
-        assert told == [(lagging_room.id, 1)]
+        assert announced == [(lagging_room.id, 1)]
         assert jobs.retry_undelivered() == 0
         assert 30_000 < due_in_ms(lagging_room) <= 60_000
 
@@ -197,9 +197,9 @@ class TestSweep:
         crash_at(step)
         assert 0 < due_in_ms(lagging_room) <= 30_000
         run_async(end_lease, lagging_room)
-        told = heard(monkeypatch)
+        announced = heard(monkeypatch)
         assert jobs.retry_undelivered() == 1
-        assert told == [(lagging_room.id, 1)]
+        assert announced == [(lagging_room.id, 1)]
 
     def test_sweep_killed_after_settling_has_done_everything(self, lagging_room: RoomKey) -> None:
         crash_at("settled")
@@ -214,14 +214,14 @@ class TestSweep:
 
 
 def heard(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    told: list[tuple[str, int]] = []
+    announced: list[tuple[str, int]] = []
 
     async def announce(kind: str, **fields: Any) -> None:
         assert kind == "sweep"
-        told.append((fields["room"], fields["mark"]))
+        announced.append((fields["room"], fields["mark"]))
 
     monkeypatch.setattr(control, "publish", announce)
-    return told
+    return announced
 
 
 async def end_lease(room: RoomKey) -> None:
@@ -290,10 +290,10 @@ class TestCommands:
         self, lagging_room: RoomKey, capsys: pytest.CaptureFixture[str]
     ) -> None:
         call_command("messaging_status", "--json")
-        found = json.loads(capsys.readouterr().out)
-        assert (found["stored"], found["rooms_active"], found["lagging"], found["parked"]) == (1, 1, 0, 1)
-        assert found["oldest_undelivered_s"] >= 60
-        assert (found["last_hour"]["accepted"], found["last_hour"]["delivered"]) == (1, 0)
+        output = json.loads(capsys.readouterr().out)
+        assert (output["stored"], output["rooms_active"], output["lagging"], output["parked"]) == (1, 1, 0, 1)
+        assert output["oldest_undelivered_s"] >= 60
+        assert (output["last_hour"]["accepted"], output["last_hour"]["delivered"]) == (1, 0)
 
     def test_status_reports_that_no_job_runs(
         self, lagging_room: RoomKey, capsys: pytest.CaptureFixture[str]

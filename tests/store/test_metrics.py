@@ -55,7 +55,7 @@ OF_THE_SITE = ("chat_expired_", "chat_missed_")
 
 def samples(page: str) -> dict[str, float]:
     """Return {name{labels}: value} of a page; every sample must name its process, except those of the whole site."""
-    found = {}
+    numbers = {}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
             labels = dict(sample.labels)
@@ -63,21 +63,21 @@ def samples(page: str) -> dict[str, float]:
                 assert "process" not in labels, "two processes would be summed"
             else:
                 assert labels.pop("process").isdigit()
-            found[sample.name + "".join(f"{{{name}={value}}}" for name, value in labels.items())] = (
+            numbers[sample.name + "".join(f"{{{name}={value}}}" for name, value in labels.items())] = (
                 sample.value
             )
-    return found
+    return numbers
 
 
 # Counters of a process
 
 
 def test_the_page_has_every_number_with_the_process_and_no_other_label() -> None:
-    found = samples(metrics.page().decode())
+    numbers = samples(metrics.page().decode())
     totals = {f"chat_{field.name}_total" for field in dataclasses.fields(metrics.Done)}
-    assert totals <= set(found)
-    assert {"chat_connections", "chat_commit_batch_sum", "chat_process_cpu_seconds_total"} <= set(found)
-    assert not any("room" in name or "user" in name for name in found)
+    assert totals <= set(numbers)
+    assert {"chat_connections", "chat_commit_batch_sum", "chat_process_cpu_seconds_total"} <= set(numbers)
+    assert not any("room" in name or "user" in name for name in numbers)
 
 
 def test_a_batch_is_in_the_first_bucket_that_holds_it_and_in_all_above() -> None:
@@ -95,8 +95,8 @@ def test_a_batch_is_in_the_first_bucket_that_holds_it_and_in_all_above() -> None
 
 
 def test_site_wide_numbers_have_no_process_label() -> None:
-    found = samples(metrics.page(SITE).decode())
-    assert {name: value for name, value in found.items() if name.startswith(OF_THE_SITE)} == {
+    numbers = samples(metrics.page(SITE).decode())
+    assert {name: value for name, value in numbers.items() if name.startswith(OF_THE_SITE)} == {
         "chat_expired_due": 3,
         "chat_expired_due_seconds": 61.5,
         "chat_expired_last_hour": 9,
@@ -105,7 +105,7 @@ def test_site_wide_numbers_have_no_process_label() -> None:
         "chat_missed_last_hour{reason=no_ack}": 1,
         "chat_missed_last_hour{reason=offline}": 6,
     }
-    assert found.keys() >= samples(metrics.page().decode()).keys()
+    assert numbers.keys() >= samples(metrics.page().decode()).keys()
 
 
 async def test_delay_of_expiry_and_missed_recipients_come_from_the_store(store: Store) -> None:
@@ -115,9 +115,9 @@ async def test_delay_of_expiry_and_missed_recipients_come_from_the_store(store: 
     await expire(store, 1, 2, 3, late_ms=90_000)
     await store.expiry.finalize(await store.expiry.read(await store.expiry.claim("t", limit=2)))
     page = await told(AsyncRequestFactory().get("/metrics"))
-    found = samples(page.content.decode())
-    assert 90 <= found.pop("chat_expired_due_seconds") < 120
-    assert {name: value for name, value in found.items() if name.startswith(OF_THE_SITE) and value} == {
+    numbers = samples(page.content.decode())
+    assert 90 <= numbers.pop("chat_expired_due_seconds") < 120
+    assert {name: value for name, value in numbers.items() if name.startswith(OF_THE_SITE) and value} == {
         "chat_expired_due": 1,
         "chat_expired_last_hour": 2,
         "chat_expired_to_all_last_hour": 1,
@@ -156,12 +156,12 @@ async def test_a_server_counts_what_its_clients_do(new_site: Callable[..., Site]
         wires.append(await open_wire(site, member))
         await wires[-1].hello()
         await wires[-1].next("resumed", room=room_id)
-    one = {"type": "send", "id": new_id(), "room": room_id, "body": "hello"}
-    await wires[0].send(one)
+    period = {"type": "send", "id": new_id(), "room": room_id, "body": "hello"}
+    await wires[0].send(period)
     await wires[0].next("sent")
-    await wires[0].send(one)
+    await wires[0].send(period)
     await wires[0].next("sent", duplicate=True)
-    await wires[0].send({**one, "body": "other"})
+    await wires[0].send({**period, "body": "other"})
     await wires[0].next("error", code="id_reused")
     pushed = await wires[1].next("message", attempt=2)
     place = {"room": room_id, "epoch": pushed["epoch"]}
@@ -173,23 +173,25 @@ async def test_a_server_counts_what_its_clients_do(new_site: Callable[..., Site]
         async with asyncio.timeout(5):
             while True:
                 _, page = await asyncio.to_thread(read_page, site)
-                found = samples(page)
-                if all(found[f"chat_{name}"] == number for name, number in wanted.items()):
-                    return found
+                numbers = samples(page)
+                if all(numbers[f"chat_{name}"] == number for name, number in wanted.items()):
+                    return numbers
                 await asyncio.sleep(0.05)
 
-    found = await counted(acknowledgements_total=1, rejected_total=1)
-    assert {name: found[f"chat_{name}_total"] for name in ("accepted", "repeated", "retried", "gave_up")} == {
+    numbers = await counted(acknowledgements_total=1, rejected_total=1)
+    assert {
+        name: numbers[f"chat_{name}_total"] for name in ("accepted", "repeated", "retried", "gave_up")
+    } == {
         "accepted": 1,
         "repeated": 1,
         "retried": 2,
         "gave_up": 1,
     }
-    assert found["chat_refused_total{code=id_reused}"] == 1
-    assert found["chat_frames_total"] == 8
-    assert found["chat_connections"] == 2
-    assert found["chat_commit_batch_sum"] == 3
-    assert found["chat_handler_failures_total"] == 0
+    assert numbers["chat_refused_total{code=id_reused}"] == 1
+    assert numbers["chat_frames_total"] == 8
+    assert numbers["chat_connections"] == 2
+    assert numbers["chat_commit_batch_sum"] == 3
+    assert numbers["chat_handler_failures_total"] == 0
     await wires[0].aclose()
     await counted(connections=1)
 
@@ -269,10 +271,10 @@ def test_the_metrics_page_names_every_number() -> None:
 async def counted(store: Store) -> dict[str, int]:
     """Return the counters of today; those of the last hour must be equal."""
     [today] = await store.stats.counts("day", 1)
-    found = {what: getattr(today, what) for what in COUNTED}
+    numbers = {what: getattr(today, what) for what in COUNTED}
     hour = await last_hour(store)
-    assert {what: getattr(hour, what) for what in COUNTED} == found
-    return {what: number for what, number in found.items() if number}
+    assert {what: getattr(hour, what) for what in COUNTED} == numbers
+    return {what: number for what, number in numbers.items() if number}
 
 
 class TestStore:
@@ -329,12 +331,12 @@ class TestStore:
                 at = day - back
                 await store.client.hincrby(f"{prefix}days:{at // 30}", f"{at}|accepted", 3)
         minutes = await store.stats.counts("minute", 48 * 60)
-        assert sum(one.accepted for one in minutes) == 12
-        assert {(one.at // 60_000, one.accepted) for one in minutes if one.accepted} == {
+        assert sum(period.accepted for period in minutes) == 12
+        assert {(period.at // 60_000, period.accepted) for period in minutes if period.accepted} == {
             (minute - back, 4) for back in (0, 61, 47 * 60)
         }
         days = await store.stats.counts("day", 90)
-        assert [one.accepted for one in days if one.accepted] == [6, 6, 6]
+        assert [period.accepted for period in days if period.accepted] == [6, 6, 6]
 
     async def test_counters_expire_and_are_few_and_small(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(100)))
@@ -361,8 +363,8 @@ async def test_doctor_reports_the_counts_of_the_last_hour(store: Store) -> None:
     await accept(store, message(), message())
     await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
     facts = (await asyncio.to_thread(health.store)).facts
-    found = {name: value for name, value in facts.items() if name.endswith("_last_hour")}
-    assert found == {"accepted_last_hour": 2, "retried_last_hour": 1, "gave_up_last_hour": 0}
+    numbers = {name: value for name, value in facts.items() if name.endswith("_last_hour")}
+    assert numbers == {"accepted_last_hour": 2, "retried_last_hour": 1, "gave_up_last_hour": 0}
 
 
 # The log
@@ -416,8 +418,8 @@ class TestLog:
         await sender._committer
         await connection.finish()
         own = {"room": ROOM.id, "user": ADA, "seq": 1, "message_id": frame.id, "connection": connection.id}
-        found = [line for line in lines(caplog) if line["says"] == "accepted"]
-        assert found == ([{"level": "DEBUG", "says": "accepted", **own}] if shown else [])
+        numbers = [line for line in lines(caplog) if line["says"] == "accepted"]
+        assert numbers == ([{"level": "DEBUG", "says": "accepted", **own}] if shown else [])
         assert "a secret" not in caplog.text
 
     async def test_a_rejection_has_a_line_without_the_text_of_the_client(

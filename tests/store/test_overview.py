@@ -139,9 +139,9 @@ class TestAccount:
         untracked = await other.say(grace, tracked=False)
         assert lagged < untracked
 
-        found = (await figures()).account
+        result = (await figures()).account
         by_hand = await counted_by_hand()
-        assert found == Account(
+        assert result == Account(
             days=30,
             accepted=7,  # the resend is one too
             with_everyone=1 + by_hand["live"] - by_hand["way"],
@@ -150,7 +150,7 @@ class TestAccount:
             deleted=1,
         )
         assert (by_hand["live"], by_hand["way"], by_hand["letters"]) == (4, 2, 1)
-        assert found.unaccounted == 0
+        assert result.unaccounted == 0
 
         await atlas.ack(resent, grace, bob)
         await atlas.end(resent)
@@ -169,9 +169,14 @@ class TestAccount:
         await atlas.delete(ada, seq)
         await atlas.delete(ada, seq)
         for _ in range(2):  # before and after its row is cleared
-            found = (await figures()).account
-            assert found is not None
-            assert (found.with_everyone, found.on_the_way, found.deleted, found.unaccounted) == (0, 0, 1, 0)
+            result = (await figures()).account
+            assert result is not None
+            assert (result.with_everyone, result.on_the_way, result.deleted, result.unaccounted) == (
+                0,
+                0,
+                1,
+                0,
+            )
             assert await atlas.store.stats.count_messages() == 0
             await atlas.end(seq)
 
@@ -189,9 +194,13 @@ class TestAccount:
         await due(atlas.store, seq, room=atlas.room)
         await expiry.process(ExpiryOptions())
         assert await atlas.store.client.zscore(f"{atlas.room.prefix}expiring", f"{atlas.room.id}|{seq}")
-        found = (await figures()).account
-        assert found is not None
-        assert (found.with_everyone, found.unaccounted, await atlas.store.stats.count_messages()) == (1, 0, 0)
+        result = (await figures()).account
+        assert result is not None
+        assert (result.with_everyone, result.unaccounted, await atlas.store.stats.count_messages()) == (
+            1,
+            0,
+            0,
+        )
 
     async def test_ended_messages_are_counted_under_the_day_of_acceptance(self) -> None:
         ada, grace = [await person(name) for name in ("ada", "grace")]
@@ -233,12 +242,12 @@ class TestAccount:
             },
             message_id="another",
         )
-        found = (await figures()).account
-        assert found is not None
-        assert found.unaccounted == -1
+        result = (await figures()).account
+        assert result is not None
+        assert result.unaccounted == -1
         assert "messages_unaccounted" not in await banners()
         with override("en"):
-            last = {part.key: part.number for part in overview.account_parts(found)}
+            last = {part.key: part.number for part in overview.account_parts(result)}
         assert (last["twice"], last["lost"]) == ("1", "0")
 
 
@@ -254,7 +263,9 @@ class TestOnTheWay:
             who = chance.choice(people)
             if chance.random() < 0.6:
                 only = (
-                    tuple(one.pk for one in people if chance.random() < 0.4) if chance.random() < 0.3 else ()
+                    tuple(item.pk for item in people if chance.random() < 0.4)
+                    if chance.random() < 0.3
+                    else ()
                 )
                 top = await atlas.say(who, only=only, tracked=chance.random() < 0.8)
             elif top:
@@ -283,18 +294,18 @@ class TestCards:
             f"{atlas.room.key}:msg:{first}", "sent_at", await store.now_ms() - 2 * HOUR_MS
         )
         await store.retries.record_attempt(atlas.room, grace.pk, 0, 30.0)
-        found = await cards()
-        assert {key: found[key].value for key in ("stored", "lagging", "parked", "retrying", "gave_up")} == {
+        result = await cards()
+        assert {key: result[key].value for key in ("stored", "lagging", "parked", "retrying", "gave_up")} == {
             "stored": "1",
             "lagging": "1",
             "parked": "1",
             "retrying": "1",
             "gave_up": "0",
         }
-        assert found["oldest"].value == "2 h"
-        assert re.fullmatch(r"next in (29|30) s", found["retrying"].note)
-        assert (found["connections"].value, found["connections"].note) == ("2", "on 1 server process")
-        assert not found["gave_up"].look
+        assert result["oldest"].value == "2 h"
+        assert re.fullmatch(r"next in (29|30) s", result["retrying"].note)
+        assert (result["connections"].value, result["connections"].note) == ("2", "on 1 server process")
+        assert not result["gave_up"].look
         await store.presence.report("p1", [ada.pk], 60)
         assert (await cards())["retrying"].note == "when they are back", (
             "nothing is pushed to offline members"
@@ -307,11 +318,11 @@ class TestCards:
         seq = await atlas.say(bob)
         for attempt in range(8):
             await store.retries.record_attempt(atlas.room, grace.pk, attempt, 30.0)
-        found = await cards()
-        assert (found["letters"].value, found["letters"].look) == ("1", True)
-        assert (found["expired"].value, found["expired"].note) == ("1", "1 missed by someone")
-        assert found["gave_up"].value == "1"
-        assert found["gave_up"].look
+        result = await cards()
+        assert (result["letters"].value, result["letters"].look) == ("1", True)
+        assert (result["expired"].value, result["expired"].note) == ("1", "1 missed by someone")
+        assert result["gave_up"].value == "1"
+        assert result["gave_up"].look
         await atlas.ack(seq, ada, grace)
         assert (await cards())["gave_up"].value == "0"
 
@@ -332,11 +343,11 @@ class TestCards:
         await atlas.end(seq)
         for unit in ("minute", "day"):
             whole = await atlas.store.stats.counts(unit, 3)
-            some = await atlas.store.stats.counts(unit, 3, only=("accepted", "delivered", "expired"))
-            assert [(one.accepted, one.delivered, one.expired) for one in some] == [
-                (one.accepted, one.delivered, one.expired) for one in whole
+            selected = await atlas.store.stats.counts(unit, 3, only=("accepted", "delivered", "expired"))
+            assert [(item.accepted, item.delivered, item.expired) for item in selected] == [
+                (item.accepted, item.delivered, item.expired) for item in whole
             ]
-            assert sum(one.accepted for one in some) == 1
+            assert sum(item.accepted for item in selected) == 1
 
 
 @pytest.mark.usefixtures("verbs")
@@ -383,10 +394,10 @@ class TestBanners:
         assert "store_full" not in await banners()
 
     async def test_a_failed_write_to_disk_has_a_banner(self) -> None:
-        found = await figures()
-        assert found.store is not None
-        memory = dataclasses.replace(found.store.memory, written=False)
-        failed = dataclasses.replace(found, store=dataclasses.replace(found.store, memory=memory))
+        result = await figures()
+        assert result.store is not None
+        memory = dataclasses.replace(result.store.memory, written=False)
+        failed = dataclasses.replace(result, store=dataclasses.replace(result.store, memory=memory))
         assert {fault.key for fault in failed.faults()} - await banners() == {"store_unwritten"}
 
     async def test_late_expiry_has_a_banner(self) -> None:
@@ -402,12 +413,12 @@ class TestBanners:
         assert "expiry_late" not in await banners()
 
     async def test_worst_banner_comes_first_in_both_languages(self) -> None:
-        found = await figures()
-        store = found.store
+        result = await figures()
+        store = result.store
         assert store is not None
-        assert found.account is not None
+        assert result.account is not None
         worst = dataclasses.replace(
-            found,
+            result,
             store=dataclasses.replace(
                 store,
                 runs={"retry_undelivered": store.now_ms - DAY_MS},
@@ -416,7 +427,7 @@ class TestBanners:
                 ),
                 overdue=dataclasses.replace(store.overdue, due=1, oldest_s=500.0),
             ),
-            account=dataclasses.replace(found.account, accepted=5),
+            account=dataclasses.replace(result.account, accepted=5),
         )
         assert [fault.key for fault in worst.faults()] == [
             "store_evicts",
@@ -512,9 +523,9 @@ class TestPage:
     async def test_every_card_links_to_an_existing_page(self) -> None:
         staff = await staff_client(is_superuser=True)
         page = (await in_db_thread(staff.get, "/admin/overview/")).content.decode()
-        found = dict(re.findall(r'data-card="(\w+)"><a class="ops-card" href="([^"]+)"', page))
-        assert found.keys() == overview.LISTS.keys() - {"missed", "rooms", "memberships"}
-        for name, path in found.items():
+        result = dict(re.findall(r'data-card="(\w+)"><a class="ops-card" href="([^"]+)"', page))
+        assert result.keys() == overview.LISTS.keys() - {"missed", "rooms", "memberships"}
+        for name, path in result.items():
             assert (await in_db_thread(staff.get, path)).status_code == 200, name
 
     @pytest.mark.usefixtures("verbs")
@@ -552,8 +563,8 @@ class TestCost:
             with ThreadPoolExecutor(10) as staff:
                 return list(staff.map(lambda _: site_figures.figures(), range(10)))
 
-        found = await asyncio.to_thread(look_together)
-        assert len({id(one) for one in found}) == 1
+        result = await asyncio.to_thread(look_together)
+        assert len({id(item) for item in result}) == 1
 
     async def test_figures_are_counted_again_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(site_figures, "KEPT_S", 60.0)
@@ -597,13 +608,13 @@ class TestCost:
             await Talking(await room_of(ada, grace, name=f"room {number}")).say(ada)
         assert (await cards())["parked"].value == "6"
         monkeypatch.setattr(site_figures, "MAX_ROOMS", 3)
-        found = await figures()
-        assert found.store is not None
-        assert found.account is not None
-        debt = found.store.debt
+        result = await figures()
+        assert result.store is not None
+        assert result.account is not None
+        debt = result.store.debt
         assert debt.rooms_left_out == 6 - debt.parked >= 3
-        assert found.account.cut
-        assert found.account.unaccounted == 0
+        assert result.account.cut
+        assert result.account.unaccounted == 0
         assert (await cards())["parked"].note == f"at least: {debt.rooms_left_out} rooms not counted"
 
     async def test_the_account_holds_the_store_for_less_than_5_ms(self) -> None:
@@ -638,7 +649,7 @@ def sheet() -> str:
 
 def test_the_style_sheet_of_the_staff_keeps_the_rules(sheet: str) -> None:
     assert "!important" not in sheet
-    assert not [one for one in re.findall(r"([^{};]+)\{", sheet) if "#" in one], "no rule may select an id"
+    assert not [item for item in re.findall(r"([^{};]+)\{", sheet) if "#" in item], "no rule may select an id"
     assert not re.search(r"\b(?:margin|padding|border)-(?:left|right|top|bottom)\b|\b(?:left|right):", sheet)
     assert not re.search(r"#[0-9a-fA-F]{3,8}\b|\brgb\(", sheet), "colours are those of the admin"
     defined = set(re.findall(r"(--ops-[\w-]+):", sheet))

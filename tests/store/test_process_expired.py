@@ -231,7 +231,7 @@ def test_a_deleted_user_who_missed_it_is_still_named(room: Room) -> None:
     key = bob.pk
     bob.delete()
     run("--once")
-    named = {one["user"]: one["name"] for one in Notice.objects.all()[0].data["missing"]}
+    named = {item["user"]: item["name"] for item in Notice.objects.all()[0].data["missing"]}
     assert named[key] == "bob"
 
 
@@ -294,13 +294,13 @@ def cut_off() -> list[DeadLetter]:
     ada, bob = User.objects.get(username="ada"), User.objects.get(username="bob")
     now_ms = run_async(_now_ms)
     kept = [letter(atlas, ada, bob, seq=seq, now_ms=now_ms, expires_at=now_ms) for seq in (1, 2, 3)]
-    for number, one in enumerate(kept):
-        letters.begin_resend(one.pk, now_ms - 120_000 + number)
+    for number, item in enumerate(kept):
+        letters.begin_resend(item.pk, now_ms - 120_000 + number)
     return kept
 
 
 def begun(kept: list[DeadLetter]) -> list[tuple[str, bool]]:
-    rows = [again(one.pk) for one in kept]
+    rows = [again(item.pk) for item in kept]
     return [(row.state, row.resend_started_at is not None) for row in rows]
 
 

@@ -556,7 +556,7 @@ async def test_shortening_is_counted_first_and_audited_when_done(ada: User, grac
 
     detail = {"ttl": 30, "looked": 4, "shortened": 3, "ended": 0}
     assert await audited(room) == [("shorten", ada.pk, "ada", detail)]
-    ends = [one.expires_at - one.sent_at for one in await newest(room, grace)]
+    ends = [item.expires_at - item.sent_at for item in await newest(room, grace)]
     assert ends == [30_000, 30_000, 30_000, short.expires_at - short.sent_at]
 
 
@@ -571,8 +571,8 @@ async def test_only_owner_and_moderators_shorten_messages(ada: User, grace: User
         await rooms.shorten(grace.pk, room.id, 30, dry_run=True)
     with pytest.raises(NotMember):
         await rooms.shorten((await person("eve")).pk, room.id, 30, dry_run=True)
-    for one in (ada, grace):
-        assert await rooms.shorten(one.pk, direct.id, 30, dry_run=True) == Shortened(0, 0, 0)
+    for item in (ada, grace):
+        assert await rooms.shorten(item.pk, direct.id, 30, dry_run=True) == Shortened(0, 0, 0)
     assert await rooms.shorten(None, room.id, 30, dry_run=True) == Shortened(0, 0, 0)
 
 

@@ -77,16 +77,16 @@ async def test_connections_of_a_deactivated_user_end(ada: User, events: Events) 
 async def test_deactivation_is_in_the_database_before_it_is_announced(
     ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: list[bool] = []
+    states: list[bool] = []
 
     async def look(*_: object, **fields: int) -> None:
-        found.append((await User.objects.aget(pk=fields["user"])).is_active)
+        states.append((await User.objects.aget(pk=fields["user"])).is_active)
 
     monkeypatch.setattr(control, "publish", look)
     ada.is_active = False
     await ada.asave()
 
-    assert found == [False]
+    assert states == [False]
 
 
 async def test_another_password_is_announced_so_that_old_sessions_end(ada: User, events: Events) -> None:

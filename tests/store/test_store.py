@@ -58,9 +58,9 @@ async def heard(pubsub: PubSub) -> str:
 
 
 async def standing(store: Store, user: int, *, epoch: str = "", since: int = 0) -> MemberPosition:
-    [found] = await store.members.member_positions(user, [(ROOM, epoch, since)])
-    assert found is not None
-    return found
+    [result] = await store.members.member_positions(user, [(ROOM, epoch, since)])
+    assert result is not None
+    return result
 
 
 class TestInit:
@@ -603,8 +603,8 @@ class TestStandings:
 
         await accept(store)
         store.members.members_of = with_a_newcomer
-        found = await standing(store, STRANGER)
-        assert (found.delivered, found.joined, found.unread) == (1, 1, 0)
+        result = await standing(store, STRANGER)
+        assert (result.delivered, result.joined, result.unread) == (1, 1, 0)
 
     async def test_non_member_in_store_and_database_stays_out(self, store: Store) -> None:
         await accept(store)
@@ -719,10 +719,10 @@ class TestRecipients:
         [accepted] = await accept(store)
         await acknowledge(store, GRACE, 1, 1)
         for _ in range(2):
-            found = await store.cursors.recipients(ROOM, 1)
-            assert [(row.user, row.state) for row in found.members] == [(ALAN, "waiting"), (GRACE, "read")]
-            assert (found.total, found.delivered, found.read) == (2, 1, 1)
-            assert (found.sender, found.expires_at) == (ADA, accepted.expires_at)
+            result = await store.cursors.recipients(ROOM, 1)
+            assert [(row.user, row.state) for row in result.members] == [(ALAN, "waiting"), (GRACE, "read")]
+            assert (result.total, result.delivered, result.read) == (2, 1, 1)
+            assert (result.sender, result.expires_at) == (ADA, accepted.expires_at)
 
     async def test_recipients_have_the_time_of_the_next_attempt(self, store: Store) -> None:
         await accept(store)

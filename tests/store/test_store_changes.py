@@ -99,16 +99,16 @@ async def times(store: Store, seq: int) -> tuple[int, int, int]:
 
 async def kept(store: Store) -> str:
     """Return all values of the store as text: a dump may be compressed."""
-    found = []
+    refusals = []
     for key in [key async for key in store.client.scan_iter()]:
         match await store.client.type(key):
             case b"hash":
-                found.append(await store.client.hgetall(key))
+                refusals.append(await store.client.hgetall(key))
             case b"zset":
-                found.append(await store.client.zrange(key, 0, -1))
+                refusals.append(await store.client.zrange(key, 0, -1))
             case b"string":
-                found.append(await store.client.get(key))
-    return repr(found)
+                refusals.append(await store.client.get(key))
+    return repr(refusals)
 
 
 async def frame(pubsub: PubSub) -> tuple[list[str], dict[str, object]]:
@@ -157,9 +157,9 @@ class TestEveryChange:
         async with store.client.pubsub() as pubsub:
             await pubsub.subscribe(ROOM.key)
             edited = await edit(store, ADA, 1, body)
-            header, told = await frame(pubsub)
+            header, published = await frame(pubsub)
             assert header == ["C", one.epoch, "1", "1", str(ADA), "-"]
-            assert told == same | {
+            assert published == same | {
                 "type": "edited",
                 "rev": 1,
                 "seq": 1,
@@ -167,13 +167,18 @@ class TestEveryChange:
                 "edited_at": edited.edited_at,
             }
             extended = await extend(store, GRACE, 2)
-            header, told = await frame(pubsub)
+            header, published = await frame(pubsub)
             assert header == ["C", one.epoch, "2", "2", str(GRACE), f"{ADA},{ALAN}"]
-            assert told == same | {"type": "edited", "rev": 2, "seq": 2, "expires_at": extended.expires_at}
+            assert published == same | {
+                "type": "edited",
+                "rev": 2,
+                "seq": 2,
+                "expires_at": extended.expires_at,
+            }
             await delete(store, GRACE, 2)
-            header, told = await frame(pubsub)
+            header, published = await frame(pubsub)
             assert header == ["C", one.epoch, "3", "2", str(GRACE), f"{ADA},{ALAN}"]
-            assert told == same | {"type": "deleted", "rev": 3, "seq": 2}
+            assert published == same | {"type": "deleted", "rev": 3, "seq": 2}
 
     @every_change
     async def test_change_by_a_non_member_is_refused(self, store: Store, change: Change) -> None:
@@ -463,10 +468,10 @@ class TestShorten:
             await pubsub.subscribe(ROOM.key)
             await store.changes.shorten(ROOM, 3_600)
             for seq, sender, only in ((1, ADA, "-"), (2, GRACE, str(ALAN))):
-                header, told = await frame(pubsub)
+                header, published = await frame(pubsub)
                 assert header[2:] == [str(seq), str(seq), str(sender), only]
                 [ends, _, _] = await times(store, seq)
-                assert (told["type"], told["rev"], told["expires_at"]) == ("edited", seq, ends)
+                assert (published["type"], published["rev"], published["expires_at"]) == ("edited", seq, ends)
         assert await changed(store) == {1: 1, 2: 2}
 
     async def test_many_messages_take_bounded_calls(

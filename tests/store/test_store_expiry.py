@@ -56,8 +56,8 @@ async def tick(store: Store) -> None:
 
 
 async def score(store: Store, seq: int, room: RoomKey = ROOM) -> int | None:
-    found = await store.client.zscore(f"{room.prefix}expiring", f"{room.id}|{seq}")
-    return None if found is None else int(found)
+    records = await store.client.zscore(f"{room.prefix}expiring", f"{room.id}|{seq}")
+    return None if records is None else int(records)
 
 
 async def counts(store: Store, unit: Literal["minute", "day"] = "day") -> Counts:
@@ -205,7 +205,7 @@ class TestClaim:
         assert overdue.due == 1
         assert overdue.oldest_s is not None
         assert 5 <= overdue.oldest_s < 10
-        assert [one.due.seq for one in await process(store, "t")] == [2]
+        assert [record.due.seq for record in await process(store, "t")] == [2]
         assert [row.seq for row in (await read(store, GRACE)).messages] == [1]
         assert (await store.expiry.overdue()) == Overdue(0, None)
 
@@ -216,10 +216,10 @@ class TestDueExpired:
         await over(store, 1, 2)
         await over(store, 1, room=FAR_AWAY)
         before = await dump(store)
-        found = await store.expiry.due(limit=9)
+        records = await store.expiry.due(limit=9)
         assert await dump(store) == before
         claimed = await store.expiry.claim("t")
-        assert [(row.room, row.seq, row.due_at) for row in found] == [
+        assert [(row.room, row.seq, row.due_at) for row in records] == [
             (row.room, row.seq, row.due_at) for row in claimed
         ]
         assert await store.expiry.due(limit=9) == []
@@ -243,17 +243,17 @@ class TestDueExpired:
 
 class TestWhoMissedIt:
     async def told(self, store: Store, seq: int = 1) -> tuple[int, set[Missed]]:
-        [one] = await store.expiry.read([Due(ROOM, seq, 0, "")])
-        assert len({missed.user for missed in one.missed}) == len(one.missed), "every member once"
-        return one.total, set(one.missed)
+        [record] = await store.expiry.read([Due(ROOM, seq, 0, "")])
+        assert len({missed.user for missed in record.missed}) == len(record.missed), "every member once"
+        return record.total, set(record.missed)
 
     async def test_offline_silent_rejecting_and_departed_members_are_named(self, store: Store) -> None:
         await store.members.join(ROOM, [STRANGER, 10, 11])
-        [one] = await accept(store)
+        [record] = await accept(store)
         for n in range(2):
             await store.retries.record_attempt(ROOM, ALAN, n, 5.0)
         await store.retries.record_attempt(ROOM, STRANGER, 0, 5.0)
-        await store.cursors.reject(ROOM, STRANGER, one.epoch, 1)
+        await store.cursors.reject(ROOM, STRANGER, record.epoch, 1)
         await store.members.leave(ROOM, 10)
         await acknowledge(store, 11, 1)
         assert await self.told(store) == (
@@ -282,7 +282,7 @@ class TestWhoMissedIt:
         await accept(store)
         await store.members.join(ROOM, [STRANGER])
         total, missed = await self.told(store)
-        assert (total, {one.user for one in missed}) == (2, {GRACE, ALAN})
+        assert (total, {record.user for record in missed}) == (2, {GRACE, ALAN})
 
     async def test_rejoining_hides_nothing(self, store: Store) -> None:
         await accept(store)
@@ -301,7 +301,7 @@ class TestWhoMissedIt:
             await accept(store)
         await store.members.leave(ROOM, GRACE)
         total, missed = await self.told(store)
-        assert (total, {one.user for one in missed}) == (2, {GRACE, ALAN})
+        assert (total, {record.user for record in missed}) == (2, {GRACE, ALAN})
 
     async def test_member_who_passed_over_it_is_named_although_their_cursor_is_above_it(
         self, store: Store
@@ -313,17 +313,17 @@ class TestWhoMissedIt:
         assert await self.told(store) == (2, {Missed(GRACE, "offline", 0), Missed(ALAN, "offline", 0)})
 
     async def test_deleted_message_was_missed_by_nobody(self, store: Store) -> None:
-        [one] = await accept(store)
-        await store.cursors.reject(ROOM, GRACE, one.epoch, 1)
+        [record] = await accept(store)
+        await store.cursors.reject(ROOM, GRACE, record.epoch, 1)
         await delete(store, ADA, 1)
         assert await self.told(store) == (0, set())
 
     async def test_messages_missed_by_the_same_members_share_one_value(self, store: Store) -> None:
         await accept(store, *(message() for _ in range(3)))
         await acknowledge(store, GRACE, 2)
-        one, two, three = await store.expiry.read([Due(ROOM, seq, 0, "") for seq in (1, 2, 3)])
-        assert one.missed is two.missed
-        assert one.missed == (Missed(ALAN, "offline", 0),)
+        record, two, three = await store.expiry.read([Due(ROOM, seq, 0, "") for seq in (1, 2, 3)])
+        assert record.missed is two.missed
+        assert record.missed == (Missed(ALAN, "offline", 0),)
         assert {missed.user for missed in three.missed} == {GRACE, ALAN}
 
     async def test_large_mostly_offline_room_takes_bounded_calls(
@@ -338,11 +338,11 @@ class TestWhoMissedIt:
             await acknowledge(store, user, 100)
         dues = [Due(ROOM, seq, 0, "") for seq in range(1, 101)]
         counting = Counting(store, monkeypatch)
-        found = await store.expiry.read(dues)
-        assert {one.total for one in found} == {MANY - 1}
-        assert {len(one.missed) for one in found} == {MANY - 1 - HERE}
-        assert len({id(one.missed) for one in found}) == 1, "in memory once"
-        assert {missed.user for missed in found[0].missed} == set(range(HERE + 2, MANY + 1))
+        records = await store.expiry.read(dues)
+        assert {record.total for record in records} == {MANY - 1}
+        assert {len(record.missed) for record in records} == {MANY - 1 - HERE}
+        assert len({id(record.missed) for record in records}) == 1, "in memory once"
+        assert {missed.user for missed in records[0].missed} == set(range(HERE + 2, MANY + 1))
         # Cursors and joinings at 500 members per answer, and a few for the rest.
         assert counting.round_trips <= 2 * (MANY // 500) * 2 + 6
         for_a_hundred, counting.round_trips = counting.round_trips, 0
@@ -365,11 +365,11 @@ class TestWhatItWas:
         answers = await accept(store, first, again)
         edited = await edit(store, ADA, 1, "c")
         dues = [Due(ROOM, 1, 7, "8"), Due(ROOM, 2, 7, "8"), Due(ROOM, 9, 7, "8")]
-        one, two, none = await store.expiry.read(dues)
-        assert [row.due for row in (one, two, none)] == dues
-        assert (one.epoch, one.live, one.sender, one.id) == (edited.epoch, True, ADA, first.id)
-        assert (one.name, one.body, one.reply_to, one.resends) == ("ada", "c", None, None)
-        assert (one.sent_at, one.expires_at) == (answers[0].sent_at, answers[0].expires_at)
+        record, two, none = await store.expiry.read(dues)
+        assert [row.due for row in (record, two, none)] == dues
+        assert (record.epoch, record.live, record.sender, record.id) == (edited.epoch, True, ADA, first.id)
+        assert (record.name, record.body, record.reply_to, record.resends) == ("ada", "c", None, None)
+        assert (record.sent_at, record.expires_at) == (answers[0].sent_at, answers[0].expires_at)
         assert (two.sender, two.name, two.reply_to, two.resends) == (GRACE, "grace", 1, 1)
         assert (none.live, none.total, none.missed) == (False, 0, ())
 
@@ -380,19 +380,25 @@ class TestWhatItWas:
         await acknowledge(store, GRACE, 1)
         await vanish(store, 1)
         await due(store, 1)
-        [one] = await process(store, "t")
-        assert (one.live, one.sender, one.id, one.name, one.body) == (True, ADA, first.id, "", None)
-        assert (one.sent_at, one.expires_at) == (answer.sent_at, answer.expires_at)
-        assert one.missed == (Missed(ALAN, "offline", 0),)
-        assert (one.total, await store.client.zcard(f"{ROOM.key}:live")) == (2, 0)
+        [record] = await process(store, "t")
+        assert (record.live, record.sender, record.id, record.name, record.body) == (
+            True,
+            ADA,
+            first.id,
+            "",
+            None,
+        )
+        assert (record.sent_at, record.expires_at) == (answer.sent_at, answer.expires_at)
+        assert record.missed == (Missed(ALAN, "offline", 0),)
+        assert (record.total, await store.client.zcard(f"{ROOM.key}:live")) == (2, 0)
 
     async def test_missing_hash_and_first_answer_leave_the_due_time(self, store: Store) -> None:
         first = message()
         await accept(store, first)
         await vanish(store, 1)
         await store.client.delete(idempotency_key(ROOM, ADA, first.id))
-        [one] = await store.expiry.read([Due(ROOM, 1, 1_234, "")])
-        assert (one.sent_at, one.expires_at) == (1_234, 1_234)
+        [record] = await store.expiry.read([Due(ROOM, 1, 1_234, "")])
+        assert (record.sent_at, record.expires_at) == (1_234, 1_234)
 
     async def test_answer_to_another_message_of_the_same_id_is_not_used_for_its_times(
         self, store: Store
@@ -403,8 +409,8 @@ class TestWhatItWas:
         [again] = await accept(store, first)
         await vanish(store, 1, again.seq)
         dues = [Due(ROOM, 1, 1_234, ""), Due(ROOM, again.seq, 1_234, "")]
-        one, two = await store.expiry.read(dues)
-        assert (one.id, one.sent_at, one.expires_at) == (first.id, 1_234, 1_234)
+        record, two = await store.expiry.read(dues)
+        assert (record.id, record.sent_at, record.expires_at) == (first.id, 1_234, 1_234)
         assert (two.id, two.sent_at, two.expires_at) == (first.id, again.sent_at, again.expires_at)
 
     async def test_record_is_read_without_a_write(self, store: Store) -> None:
@@ -467,8 +473,8 @@ class TestFinalize:
         assert await dump(store) == before
 
     async def test_messages_are_counted_once_and_members_by_reason(self, store: Store) -> None:
-        [one, *_] = await accept(store, *(message() for _ in range(3)))
-        await store.cursors.reject(ROOM, GRACE, one.epoch, 1)
+        [record, *_] = await accept(store, *(message() for _ in range(3)))
+        await store.cursors.reject(ROOM, GRACE, record.epoch, 1)
         await acknowledge(store, GRACE, 3)
         await acknowledge(store, ALAN, 1)
         await store.retries.record_attempt(ROOM, ALAN, 0, 5.0)
@@ -534,9 +540,9 @@ class TestFinalize:
         [claimed] = await store.expiry.claim("t")
         args = (ROOM.prefix, ROOM.id, 1, claimed.score, 0, 0, 0, 0)
         assert await store.scripts.run([("finalize_expired", args)]) == [[2]]
-        [one] = await store.expiry.read([claimed])
-        assert one.live
-        assert one.id
+        [record] = await store.expiry.read([claimed])
+        assert record.live
+        assert record.id
         assert await score(store, 1) == float(claimed.score)
         await due(store, 1)
         await process(store, "u")
@@ -565,13 +571,13 @@ class TestFinalize:
     @both_ends
     async def test_no_key_of_the_message_is_left(self, store: Store, plain_dumps: None, end: End) -> None:
         first = message(TEXT)
-        [one] = await accept(store, first)
+        [record] = await accept(store, first)
         again = msgspec.structs.replace(message(f"again {TEXT}", reply_to=1), only=(GRACE, ALAN), resends=1)
         await accept(store, again)
         await edit(store, ADA, 1, f"edited {TEXT}")
         await extend(store, ADA, 2)
         await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
-        await store.cursors.reject(ROOM, ALAN, one.epoch, 2)
+        await store.cursors.reject(ROOM, ALAN, record.epoch, 2)
         await read(store, GRACE)
         await store.members.leave(ROOM, GRACE)
         assert TEXT in await kept(store)
@@ -599,11 +605,11 @@ class TestFinalize:
 
     async def test_a_repeat_of_its_id_still_gets_the_first_answer(self, store: Store) -> None:
         first = message()
-        [one] = await accept(store, first)
+        [record] = await accept(store, first)
         await over(store, 1)
         await process(store, "t")
         [again] = await accept(store, first)
-        assert again == msgspec.structs.replace(one, duplicate=True)
+        assert again == msgspec.structs.replace(record, duplicate=True)
         assert (await read(store, GRACE)).messages == []
 
     async def test_finalize_continues_in_a_full_store(self, store: Store) -> None:
@@ -611,10 +617,10 @@ class TestFinalize:
         await over(store, 1)
         await store.client.config_set("maxmemory", 1)
         try:
-            [one] = await process(store, "t")
+            [record] = await process(store, "t")
         finally:
             await store.client.config_set("maxmemory", 0)
-        assert {missed.user for missed in one.missed} == {GRACE, ALAN}
+        assert {missed.user for missed in record.missed} == {GRACE, ALAN}
         assert await score(store, 1) is None
 
 
@@ -633,11 +639,11 @@ class TestReadersNeedNoJob:
     @pytest.mark.parametrize("leased", [False, True])
     async def test_no_operation_returns_its_text(self, store: Store, end: End, leased: bool) -> None:
         first = message(TEXT)
-        [one] = await accept(store, first)
+        [record] = await accept(store, first)
         await accept(store, message("reply", user=GRACE, reply_to=1))
         await edit(store, ADA, 1, f"edited {TEXT}")
         asked = [
-            Read(room=ROOM, epoch=one.epoch, since=since, rev=rev, open_history=open_, again=again)
+            Read(room=ROOM, epoch=record.epoch, since=since, rev=rev, open_history=open_, again=again)
             for since in (0, 1, 2)
             for rev in (None, 0, 1)
             for open_ in (False, True)
@@ -667,7 +673,7 @@ class TestReadersNeedNoJob:
         assert TEXT not in await everything()
         with pytest.raises(NoSuchMessage):
             await store.cursors.recipients(ROOM, 1)
-        assert (await store.retries.owing(ROOM, one.epoch, [ALAN], mark=1)) == []
+        assert (await store.retries.owing(ROOM, record.epoch, [ALAN], mark=1)) == []
 
     @both_ends
     async def test_returning_member_is_told_that_it_expired(self, store: Store, end: End) -> None:
@@ -721,8 +727,8 @@ class TestForSome:
             GRACE
         ]
         assert (await resent.cursors.receipts([(ROOM, ADA)]))[0][1] == [(1, 2, 0, 2), (2, 0, 0, 1)]
-        [one] = await resent.expiry.read([Due(ROOM, 2, 0, "")])
-        assert (one.total, one.missed) == (1, (Missed(GRACE, "offline", 0),))
+        [record] = await resent.expiry.read([Due(ROOM, 2, 0, "")])
+        assert (record.total, record.missed) == (1, (Missed(GRACE, "offline", 0),))
         await acknowledge(resent, GRACE, 2)
         assert await missing(resent, 2) == {}
         assert not await resent.cursors.reject(ROOM, ALAN, place.epoch, 2)
@@ -732,22 +738,22 @@ class TestForSome:
         await store.members.leave(ROOM, ALAN)
         await accept(store, msgspec.structs.replace(message(), only=(ADA, GRACE, ALAN, STRANGER)))
         await store.members.join(ROOM, [STRANGER])
-        [one] = await store.expiry.read([Due(ROOM, 1, 0, "")])
-        assert (one.total, one.missed) == (1, (Missed(GRACE, "offline", 0),))
+        [record] = await store.expiry.read([Due(ROOM, 1, 0, "")])
+        assert (record.total, record.missed) == (1, (Missed(GRACE, "offline", 0),))
 
     async def test_recipient_who_left_still_missed_it(self, resent: Store) -> None:
         for user in (GRACE, ALAN):
             await resent.members.leave(ROOM, user)
-        [one] = await resent.expiry.read([Due(ROOM, 2, 0, "")])
-        assert (one.total, one.missed) == (1, (Missed(GRACE, "left_room", 0),))
+        [record] = await resent.expiry.read([Due(ROOM, 2, 0, "")])
+        assert (record.total, record.missed) == (1, (Missed(GRACE, "left_room", 0),))
 
     async def test_repeated_resend_is_the_same_message(self, store: Store) -> None:
         again = msgspec.structs.replace(message(id_=new_id()), only=(GRACE,), resends=1)
-        [one] = await accept(store, again)
+        [record] = await accept(store, again)
         before = await dump(store)
         # The recipients may have changed since; a repetition gets the first answer.
         [two] = await accept(store, msgspec.structs.replace(again, only=(GRACE, ALAN)))
-        assert two == msgspec.structs.replace(one, duplicate=True)
+        assert two == msgspec.structs.replace(record, duplicate=True)
         assert await dump(store) == before
 
     async def test_list_of_recipients_is_deleted_with_the_message(self, resent: Store) -> None:
@@ -770,8 +776,8 @@ class TestOwedByNobody:
         assert [row.seq for row in slice_.messages] == [1]
         assert await untracked.retries.owing(ROOM, slice_.epoch, [GRACE, ALAN]) == []
         assert await untracked.cursors.receipts([(ROOM, ADA)]) == [(slice_.epoch, [])]
-        found = await untracked.cursors.recipients(ROOM, 1)
-        assert [row for row in found.members if row.state == "waiting"] == []
+        records = await untracked.cursors.recipients(ROOM, 1)
+        assert [row for row in records.members if row.state == "waiting"] == []
         assert not await untracked.client.exists(f"{ROOM.prefix}unacked"), "no sweep is due for it"
 
     async def test_nobody_missed_it(self, untracked: Store) -> None:
@@ -779,8 +785,8 @@ class TestOwedByNobody:
         await over(untracked, 1)
         await read(untracked, GRACE)
         assert not await untracked.client.exists(f"{ROOM.key}:outcome")
-        [one] = await process(untracked, "t")
-        assert (one.live, one.total, one.missed) == (True, 0, ())
+        [record] = await process(untracked, "t")
+        assert (record.live, record.total, record.missed) == (True, 0, ())
         counted = await counts(untracked)
         assert (counted.expired, counted.expired_to_all) == (1, 1)
 

@@ -74,15 +74,15 @@ async def test_lagging_members_are_listed_by_cursor_with_their_attempts(store: S
     await accept(store, *(message() for _ in range(3)))
     await acknowledge(store, GRACE, 1)
     await store.retries.record_attempt(ROOM, GRACE, 0, 5.0)
-    found = await store.lists.members_behind(ROOM, 0, 10)
-    assert [laggard.cursor for laggard in found] == sorted(laggard.cursor for laggard in found)
-    [grace] = [laggard for laggard in found if laggard.user == GRACE]
+    rows = await store.lists.members_behind(ROOM, 0, 10)
+    assert [laggard.cursor for laggard in rows] == sorted(laggard.cursor for laggard in rows)
+    [grace] = [laggard for laggard in rows if laggard.user == GRACE]
     assert (grace.cursor, grace.attempts) == (1, 1)
     assert grace.next_at_ms > await store.now_ms()
-    assert await store.lists.count_members_behind(ROOM) == len(found)
+    assert await store.lists.count_members_behind(ROOM) == len(rows)
     assert await store.lists.members_behind_by_id(ROOM, [GRACE, 999]) == [grace]
-    assert [await store.lists.members_behind(ROOM, at, at + 1) for at in range(len(found))] == [
-        [one] for one in found
+    assert [await store.lists.members_behind(ROOM, at, at + 1) for at in range(len(rows))] == [
+        [row] for row in rows
     ]
 
 
@@ -90,13 +90,13 @@ async def test_live_messages_have_no_text_and_end_with_their_lives(store: Store)
     await accept(store, *(message(f"secret {number}") for number in range(3)))
     assert await store.lists.count_live(ROOM) == 3
     newest = await store.lists.live(0, 2, ROOM)
-    assert [(one.seq, one.sender, one.tracked) for one in newest] == [(3, ADA, True), (2, ADA, True)]
+    assert [(row.seq, row.sender, row.tracked) for row in newest] == [(3, ADA, True), (2, ADA, True)]
     assert "secret" not in repr(newest)
-    assert {one.seq for one in await store.lists.live(0, 10)} == {1, 2, 3}
+    assert {row.seq for row in await store.lists.live(0, 10)} == {1, 2, 3}
     assert await store.lists.body(ROOM, 2) == "secret 1"
     await store.scripts.pipeline([("HSET", f"{ROOM.key}:msg:2", "expires_at", 1)])
     assert await store.lists.body(ROOM, 2) is None
-    assert [one.seq for one in await store.lists.live(0, 10, ROOM)] == [3, 1]
+    assert [row.seq for row in await store.lists.live(0, 10, ROOM)] == [3, 1]
 
 
 async def test_a_message_is_found_by_its_id_and_those_who_may_have_sent_it(store: Store) -> None:

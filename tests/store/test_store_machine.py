@@ -370,16 +370,20 @@ class StoreMachine(RuleBasedStateMachine):
         if not over:
             return
         slow = self._claim(over) if overtaken else []
-        found = self._claim(over)
-        assert {one.due.seq for one in found} == over.keys()
-        for one in found:
-            row = over[one.due.seq]
-            assert one.live == row.live
-            assert {missed.user for missed in one.missed} == self._missing(row)
+        claimed = self._claim(over)
+        assert {record.due.seq for record in claimed} == over.keys()
+        for record in claimed:
+            row = over[record.due.seq]
+            assert record.live == row.live
+            assert {missed.user for missed in record.missed} == self._missing(row)
             if row.live:
-                assert (one.sender, one.id, one.body in (row.body, None)) == (row.sender, row.id, True)
+                assert (record.sender, record.id, record.body in (row.body, None)) == (
+                    row.sender,
+                    row.id,
+                    True,
+                )
         assert self.run(self.store.expiry.finalize(slow)) == 0
-        assert self.run(self.store.expiry.finalize(found)) == len(over)
+        assert self.run(self.store.expiry.finalize(claimed)) == len(over)
         for row in over.values():
             row.cleared = True
             self.changed.pop(row.seq, None)
@@ -432,8 +436,8 @@ class StoreMachine(RuleBasedStateMachine):
             for user, cursor in self.delivered.items()
             if any(row.readable and row.sender != user and row.is_for(user) for row in self.log[cursor:])
         }
-        found = self.run(self.store.retries.owing(self.room, self.epoch, [1, 2, 3]))
-        assert {row.user: row.cursor for row in found} == {user: self.delivered[user] for user in lagging}
+        claimed = self.run(self.store.retries.owing(self.room, self.epoch, [1, 2, 3]))
+        assert {row.user: row.cursor for row in claimed} == {user: self.delivered[user] for user in lagging}
 
     @invariant()
     def receipts_agree(self) -> None:

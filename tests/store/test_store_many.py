@@ -56,7 +56,10 @@ class TestReadForMany:
         await store.members.join(ROOM, [STRANGER])
         await accept(store, message("c"))
         graces, strangers, _ = await self.together(store, GRACE, STRANGER, ALAN)
-        assert [[row.body for row in one.messages] for one in (graces, strangers)] == [["a", "b", "c"], ["c"]]
+        assert [[row.body for row in answer.messages] for answer in (graces, strangers)] == [
+            ["a", "b", "c"],
+            ["c"],
+        ]
         graces, strangers = await self.together(store, GRACE, STRANGER, since=2)
         assert strangers is graces
 
@@ -71,7 +74,7 @@ class TestReadForMany:
     async def test_messages_for_some_reach_only_these(self, store: Store) -> None:
         await accept(store, message("a"), msgspec.structs.replace(message("b"), only=(ALAN,)))
         graces, alans, adas = await self.together(store, GRACE, ALAN, ADA)
-        assert [[row.body for row in one.messages] for one in (graces, alans, adas)] == [
+        assert [[row.body for row in answer.messages] for answer in (graces, alans, adas)] == [
             ["a"],
             ["a", "b"],
             ["a", "b"],

@@ -65,14 +65,14 @@ async def test_two_concurrent_sweeps_announce_each_room_once(
     for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
-    told: Counter[str] = Counter()
-    while told.total() < len(ROOMS):
+    announced: Counter[str] = Counter()
+    while announced.total() < len(ROOMS):
         event = await events.until(type="sweep")
-        told[event["room"]] += 1
+        announced[event["room"]] += 1
     counts = [int((await asyncio.to_thread(process.communicate))[0]) for process in processes]
     await control.publish("sweep", room="the end", epoch="", mark=0)
     assert (await events.next())["room"] == "the end", "nothing else was announced"
-    assert told == Counter(room.id for room in ROOMS)
+    assert announced == Counter(room.id for room in ROOMS)
     assert sum(counts) == len(ROOMS)
 
 

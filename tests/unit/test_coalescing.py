@@ -76,8 +76,8 @@ async def test_requests_for_a_key_under_way_share_the_next_call() -> None:
 
 async def test_requests_of_one_turn_share_a_call() -> None:
     store = Store()
-    told = await asyncio.gather(store.ask(("a", 1)), store.ask(("a", 2)), store.ask(("b", 3)))
-    assert told == [["a1"], ["a2"], ["b3"]]
+    answers = await asyncio.gather(store.ask(("a", 1)), store.ask(("a", 2)), store.ask(("b", 3)))
+    assert answers == [["a1"], ["a2"], ["b3"]]
     assert store.calls == [[("a", [1, 2]), ("b", [3])]]
 
 
@@ -92,8 +92,8 @@ async def test_a_call_has_a_largest_size() -> None:
 
 async def test_requests_without_an_answer_in_the_batch_use_the_fallback() -> None:
     store = Store()
-    told = await asyncio.gather(store.ask(("own", 1), ("a", 1), ("other", 2)), store.ask(("own", 2)))
-    assert told == [["own1 alone", "a1", "other2"], ["own2 alone"]]
+    answers = await asyncio.gather(store.ask(("own", 1), ("a", 1), ("other", 2)), store.ask(("own", 2)))
+    assert answers == [["own1 alone", "a1", "other2"], ["own2 alone"]]
     assert sorted(store.alone) == [[("own", 1)], [("own", 2)]]
     failed, well = await asyncio.gather(store.ask(("own", 99)), store.ask(("own", 3)), return_exceptions=True)
     assert isinstance(failed, Unavailable)
@@ -120,8 +120,8 @@ async def test_requests_that_wait_for_an_unavailable_key_are_answered_at_once() 
     others = [store.ask(("away", n)) for n in range(3)]
     assert await store.ask(("a", 1)) == ["a1"]
     store.go.set()
-    told = await asyncio.gather(first, *others, return_exceptions=True)
-    assert [type(one) for one in told] == [Unavailable] * 4
+    answers = await asyncio.gather(first, *others, return_exceptions=True)
+    assert [type(error) for error in answers] == [Unavailable] * 4
     assert len(store.calls) == 2
 
 
@@ -129,8 +129,8 @@ async def test_a_late_answer_is_unavailable_and_cancelled_requests_are_not_calle
     store = Store(deadline_s=0.05)
     first = store.ask(("slow", 0))
     await store.called(1)
-    told = await asyncio.gather(first, store.ask(("slow", 1)), return_exceptions=True)
-    assert [type(one) for one in told] == [Unavailable] * 2
+    answers = await asyncio.gather(first, store.ask(("slow", 1)), return_exceptions=True)
+    assert [type(error) for error in answers] == [Unavailable] * 2
     late = store.ask(("slow", 2))
     await store.has_asked(3)
     store.go.set()
@@ -143,7 +143,7 @@ async def test_the_error_of_one_key_fails_only_requests_for_that_key() -> None:
     *broken, well = await asyncio.gather(
         store.ask(("broken", 1)), store.ask(("broken", 2)), store.ask(("a", 1)), return_exceptions=True
     )
-    assert [type(one) for one in broken] == [ValueError] * 2
+    assert [type(error) for error in broken] == [ValueError] * 2
     assert well == ["a1"]
     assert store.calls[1:] == [[("broken", [1, 2])], [("a", [1])]]
     assert await store.ask(("a", 2)) == ["a2"], "the next request continues"

@@ -201,8 +201,8 @@ class TestDiscard:
     def test_a_thousand_take_few_statements(
         self, room: Room, ada: User, grace: User, django_assert_max_num_queries: object
     ) -> None:
-        some = [expired(room, ada, missed(grace), seq) for seq in range(1, 1_001)]
-        keys = reports.record(some, NOW).letters
+        records = [expired(room, ada, missed(grace), seq) for seq in range(1, 1_001)]
+        keys = reports.record(records, NOW).letters
         with django_assert_max_num_queries(30):  # type: ignore[operator]
             assert letters.discard(keys, ada.pk, NOW).done == keys
         assert AuditEntry.objects.filter(verb="discard").count() == 1_000

@@ -111,15 +111,15 @@ def test_the_readers_and_the_model_agree_on_who_owed_and_who_missed(room: Room) 
     for seq in SEQS:
         owing = [user for user in USERS if room.owed(seq, user)]
         total, missed = readers.for_message(seq, SENDER, only=room.only.get(seq), outcome=room.rows(seq))
-        expected = {one for user in owing if (one := room.missed(seq, user)) is not None}
+        expected = {member for user in owing if (member := room.missed(seq, user)) is not None}
         assert len(missed) == len(expected), "every member once"
         assert set(missed) == expected
         # Members who left and had received it are no longer known.
         still_here = {user for user in owing if room.stays[user][-1].left is None}
         holding = {user for user in still_here if room.stays[user][-1].owes(seq)}
-        assert total == len(holding | {one.user for one in expected})
-        for one in missed:
-            event(one.reason)
+        assert total == len(holding | {member.user for member in expected})
+        for member in missed:
+            event(member.reason)
 
 
 @given(rooms())
@@ -127,8 +127,8 @@ def test_messages_that_the_same_members_missed_share_one_value(room: Room) -> No
     readers = dataclasses.replace(
         room, stays={user: [stay for stay in all_ if stay.left is None] for user, all_ in room.stays.items()}
     ).readers()
-    here = [stay for all_ in room.stays.values() for stay in all_ if stay.left is None]
-    between = {stay.joined for stay in here} | {stay.cursor for stay in here}
+    present = [stay for all_ in room.stays.values() for stay in all_ if stay.left is None]
+    between = {stay.joined for stay in present} | {stay.cursor for stay in present}
     for seq in set(SEQS[:-1]) - between:
         event("two in a row")
         assert readers.for_message(seq, SENDER)[1] is readers.for_message(seq + 1, SENDER)[1]
@@ -140,7 +140,7 @@ class TestSharing:
     def test_messages_between_two_cursors_or_joinings_share_one_value(self) -> None:
         shared = [self.READERS.for_message(seq, 1)[1] for seq in (3, 4, 5)]
         assert shared[0] == (Missed(3, "no_ack", 2), Missed(2, "offline", 0))
-        assert all(one is shared[0] for one in shared)
+        assert all(member is shared[0] for member in shared)
 
     def test_another_sender_or_lagging_member_gives_another_value(self) -> None:
         assert self.READERS.for_message(3, 2) == (2, (Missed(3, "no_ack", 2),))
@@ -219,6 +219,6 @@ def test_many_members_and_messages_are_quick_and_small() -> None:
 def test_senders_do_not_multiply_the_values() -> None:
     readers = MissedCalculator(dict.fromkeys(range(1, 6), 0), {}, {})
     [first, second] = [readers.for_message(9, sender)[1] for sender in (4, 5)]
-    assert {id(one) for one in first} & {id(one) for one in second} == {
-        id(one) for one in first if one.user != 5
+    assert {id(member) for member in first} & {id(member) for member in second} == {
+        id(member) for member in first if member.user != 5
     }

@@ -32,12 +32,12 @@ def grace() -> User:
 
 
 def report(room: Room, ada: User, grace: User, *seqs: int, now_ms: int = NOW) -> reports.Report:
-    some = [expired(room, ada, missed(grace), seq, expires_at=NOW - 100_000 + seq) for seq in seqs]
-    return reports.record(some, now_ms)
+    records = [expired(room, ada, missed(grace), seq, expires_at=NOW - 100_000 + seq) for seq in seqs]
+    return reports.record(records, now_ms)
 
 
 def seqs(fields: list[dict[str, Any]]) -> list[int]:
-    return [one["data"]["seq"] for one in fields]
+    return [notice["data"]["seq"] for notice in fields]
 
 
 class TestReading:
@@ -64,20 +64,20 @@ class TestReading:
         DeadLetter.objects.filter(pk=scrubbed.pk).update(body=None)
         letters.end_resend(resent.pk, {"epoch": "e1", "seq": 9, "sent_at": NOW, "expires_at": NOW}, None, NOW)
         letters.discard([discarded.pk], None, NOW)
-        assert [one["data"]["resendable"] for one in notices.notices_of(ada.pk)] == [
+        assert [notice["data"]["resendable"] for notice in notices.notices_of(ada.pk)] == [
             True,
             False,
             False,
             False,
         ]
         DeadLetter.objects.filter(pk=kept.pk).delete()
-        assert not any(one["data"]["resendable"] for one in notices.notices_of(ada.pk))
+        assert not any(notice["data"]["resendable"] for notice in notices.notices_of(ada.pk))
 
     def test_reading_them_reads_no_text(self, room: Room, ada: User, grace: User) -> None:
         report(room, ada, grace, 1)
         with CaptureQueriesContext(connection) as asked:
-            found = notices.notices_of(ada.pk)
-        assert TEXT not in str(found)
+            listed = notices.notices_of(ada.pk)
+        assert TEXT not in str(listed)
         assert [query["sql"].count('"body"') for query in asked] == [1], "only compared with NULL"
 
 
@@ -87,8 +87,11 @@ class TestDismissing:
     ) -> None:
         first, second = report(room, ada, grace, 1, 2).notices[ada.pk]
         assert notices.dismiss(ada.pk, first, NOW)
-        assert [one["notice"] for one in notices.notices_of(ada.pk)] == [second]
-        assert [one["dismissed"] for one in notices.notices_by_id(ada.pk, [first, second])] == [True, False]
+        assert [notice["notice"] for notice in notices.notices_of(ada.pk)] == [second]
+        assert [notice["dismissed"] for notice in notices.notices_by_id(ada.pk, [first, second])] == [
+            True,
+            False,
+        ]
 
     def test_second_dismissal_changes_nothing(self, room: Room, ada: User, grace: User) -> None:
         [notice] = report(room, ada, grace, 1).notices[ada.pk]
@@ -134,7 +137,7 @@ class TestSumming:
             "to_at": NOW - 100_000 + 4,
             "rooms": {room.id: 4},
         }
-        assert recorded.notices[ada.pk] == [one["notice"] for one in rest[-6:]] + [summary["notice"]]
+        assert recorded.notices[ada.pk] == [notice["notice"] for notice in rest[-6:]] + [summary["notice"]]
 
     def test_further_notices_are_added_to_the_same_summary(self, room: Room, ada: User, grace: User) -> None:
         other = Room.objects.create(name="Borealis")
@@ -175,9 +178,9 @@ class TestSumming:
     def test_a_letter_whose_notice_was_summed_is_not_told_of_again(
         self, room: Room, ada: User, grace: User
     ) -> None:
-        some = [expired(room, ada, missed(grace), seq) for seq in range(1, 13)]
-        reports.record(some, NOW)
-        assert len(reports.record(some, NOW).notices[ada.pk]) == 10
+        records = [expired(room, ada, missed(grace), seq) for seq in range(1, 13)]
+        reports.record(records, NOW)
+        assert len(reports.record(records, NOW).notices[ada.pk]) == 10
         assert Notice.objects.get(kind="summary").data["messages"] == 2
 
     def test_queries_do_not_grow_with_the_notices_of_other_users(

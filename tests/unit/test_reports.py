@@ -86,11 +86,11 @@ class TestRecord:
 
     def test_second_run_writes_nothing_and_returns_undismissed_notices(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
-        some = [expired(room, ada, missed(grace), seq) for seq in range(1, 4)]
-        first = reports.record(some, NOW)
+        records = [expired(room, ada, missed(grace), seq) for seq in range(1, 4)]
+        first = reports.record(records, NOW)
         rows = list(DeadLetter.objects.values().order_by("pk"))
 
-        second = reports.record([*some, expired(room, ada, missed(grace), 4)], NOW + 60_000)
+        second = reports.record([*records, expired(room, ada, missed(grace), 4)], NOW + 60_000)
 
         assert len(second.letters) == 1
         assert second.notices[ada.pk][:3] == first.notices[ada.pk]
@@ -116,8 +116,8 @@ class TestRecord:
         for batch in ([again], [first, again], [again, first]):
             assert reports.record(batch, NOW).letters == [], "run again, each is known"
             assert reports.quarantine(batch[0], NOW, "ValueError").letters == []
-        told = [(one["data"]["seq"], one["data"]["id"]) for one in notices.notices_of(ada.pk)]
-        assert told == [(7, first.id), (9, first.id)]
+        listed = [(one["data"]["seq"], one["data"]["id"]) for one in notices.notices_of(ada.pk)]
+        assert listed == [(7, first.id), (9, first.id)]
 
     def test_two_messages_of_one_id_in_one_batch_are_two_reports_in_any_order(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
@@ -146,14 +146,14 @@ class TestRecord:
 
     def test_notices_come_in_the_order_in_which_the_messages_ended(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
-        some = [
+        records = [
             expired(room, ada, missed(grace), seq, expires_at=NOW - 5_000 - seq % 3) for seq in range(1, 40)
         ]
-        recorded = reports.record(some, NOW)
-        told = [
+        recorded = reports.record(records, NOW)
+        listed = [
             (fields["data"]["expired_at"], fields["data"]["seq"]) for fields in notices.notices_of(ada.pk)
         ]
-        assert told == sorted(told)
+        assert listed == sorted(listed)
         assert recorded.notices == {ada.pk: [fields["notice"] for fields in notices.notices_of(ada.pk)]}
 
 
@@ -275,9 +275,9 @@ class TestManyMissing:
         who = missed(*others)
 
         def queries_of(count: int, start: int) -> int:
-            some = [expired(room, ada, who, start + number) for number in range(count)]
+            records = [expired(room, ada, who, start + number) for number in range(count)]
             with CaptureQueriesContext(connection) as queries:
-                reports.record(some, NOW)
+                reports.record(records, NOW)
             return len([query for query in queries if query["sql"].startswith("SELECT")])
 
         assert queries_of(1, 0) == queries_of(100, 10)
@@ -380,21 +380,21 @@ class TestInvalidRows:
 class TestTwoWorkers:
     def test_concurrent_workers_write_each_message_once(self, room: Room) -> None:
         ada, grace, linus = people("ada", "grace", "linus")
-        some = [expired(room, ada, missed(grace, linus), seq) for seq in range(1, 501)]
+        records = [expired(room, ada, missed(grace, linus), seq) for seq in range(1, 501)]
         faults, letters = self.at_once(
-            lambda: reports.record(some, NOW),
-            lambda: reports.record(some[::-1], NOW),
-            lambda: reports.record(some[250:], NOW),
+            lambda: reports.record(records, NOW),
+            lambda: reports.record(records[::-1], NOW),
+            lambda: reports.record(records[250:], NOW),
         )
         assert faults == []
-        assert sorted(letters) == sorted(reports.key_of(one) for one in some)
+        assert sorted(letters) == sorted(reports.key_of(one) for one in records)
         assert counts() == (500, 1_000, 500)
 
     def test_concurrent_workers_above_the_limit_count_every_notice_once(self, room: Room) -> None:
         ada, grace = people("ada", "grace")
-        some = [expired(room, ada, missed(grace), seq) for seq in range(1, 1_201)]
+        records = [expired(room, ada, missed(grace), seq) for seq in range(1, 1_201)]
         faults, letters = self.at_once(
-            *(lambda part=some[at : at + 300]: reports.record(part, NOW) for at in range(0, 1_200, 300))
+            *(lambda part=records[at : at + 300]: reports.record(part, NOW) for at in range(0, 1_200, 300))
         )
         reports.record([expired(room, ada, missed(grace), 1_201)], NOW + 1)
         assert (faults, len(letters)) == ([], 1_200)
@@ -410,9 +410,9 @@ class TestTwoWorkers:
         names = reports.Names
 
         def then_deleted(users: Any) -> Any:
-            found = names(users)
+            shown_names = names(users)
             User.objects.filter(pk=grace.pk)._raw_delete("default")
-            return found
+            return shown_names
 
         monkeypatch.setattr(reports, "Names", then_deleted)
         reports.record([expired(room, ada, missed(grace))], NOW)

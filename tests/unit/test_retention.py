@@ -49,11 +49,11 @@ def grace() -> User:
 
 def many(room: Room, ada: User, grace: User, count: int) -> list[DeadLetter]:
     """Return letters, the oldest first."""
-    some = [
+    records = [
         expired(room, ada, missed(grace), seq, expires_at=NOW - 1_000_000 + seq)
         for seq in range(1, count + 1)
     ]
-    reports.record(some, NOW)
+    reports.record(records, NOW)
     return list(DeadLetter.objects.order_by("seq"))
 
 

@@ -136,9 +136,9 @@ def in_scripts() -> Iterator[str]:
 )
 def test_every_sentence_of_the_sources_is_in_the_catalogue(domain: str, source: Any) -> None:
     known = {key_of(entry) for entry in entries(domain)}
-    found = {text.replace("%%", "%") if domain == "djangojs" else text for text in source()}
-    assert found
-    assert not found - known
+    sentences = {text.replace("%%", "%") if domain == "djangojs" else text for text in source()}
+    assert sentences
+    assert not sentences - known
 
 
 def test_chinese_has_no_english_punctuation_left_over() -> None:
