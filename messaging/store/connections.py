@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis.asyncio
@@ -17,6 +17,9 @@ from django_redis import pool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from messaging.errors import Unavailable
 
 from .transport import Command, RedisProtocol
 
@@ -143,9 +146,12 @@ class PipelinedConnection:
             self._done.set_exception(fault)
 
 
-def subscriber() -> redis.asyncio.Redis:
-    """Return a client for a subscription, on which silence is not a fault."""
-    return async_client(timeout_s=None)
+async def subscription(on_reply: Callable[[Any], None], on_end: Callable[[], None]) -> RedisProtocol:
+    """Open a connection for a subscription, on which silence is not a fault. Raises Unavailable."""
+    try:
+        return await RedisProtocol.open(async_client(timeout_s=None), on_reply, on_end)
+    except (RedisError, OSError) as fault:
+        raise Unavailable(f"The store cannot be reached: {type(fault).__name__}.") from fault
 
 
 def opened() -> bool:

@@ -97,9 +97,13 @@ class Scripts:
         return results
 
     async def known(self) -> None:
-        """Make sure that `life` is known. Raises what redis-py raises."""
-        if not self.life:
+        """Make sure that `life` is known. Raises Unavailable."""
+        if self.life:
+            return
+        try:
             await self._load()
+        except (*_LOST, RedisError) as fault:
+            raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from fault
 
     async def _try(
         self, calls: Sequence[Call], todo: list[int], answers: list[Any], *, again: bool
