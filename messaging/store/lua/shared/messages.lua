@@ -9,9 +9,3 @@ local function visible_fields(key, seq, now)
 end
 
 local function bytes_of(fields) return #fields[4] + FIELDS_BYTES end
-
--- Return whether a message has expired or was deleted.
-local function has_expired(key, seq, now)
-  local expires_at = redis.call('HGET', key .. ':msg:' .. seq, 'expires_at')
-  return not expires_at or tonumber(expires_at) <= now
-end
