@@ -1,7 +1,8 @@
 """The message store: the only package that knows Redis, its keys and its Lua scripts.
 
-The store is the truth; messages pushed to sockets are hints. All keys of a room and the indexes of its partition share the hash tag `{p}`, so each script touches one slot. Therefore KEYS[1] of a
-script is the partition's prefix, with which all its keys begin: many keys are known only inside the script.
+The store is the truth; messages pushed to sockets are hints. All keys of a room and the indexes of its partition share the hash
+tag `{p}`, so each script touches one slot. Therefore KEYS[1] of a script is the partition's prefix, with which all its keys begin:
+many keys are known only inside the script.
 
 | key (prefix `chat:{p}:`)     | type   | holds                                                                              |
 |------------------------------|--------|------------------------------------------------------------------------------------|
