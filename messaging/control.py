@@ -18,12 +18,16 @@ data. Knows nothing of sockets.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
+
+from messaging.errors import Unavailable
 
 GROUP = "control"
 ANNOUNCE_TIMEOUT_S = 2.0  # the channel layer would wait forever for a frozen server
@@ -36,10 +40,35 @@ def session_digest(session_key: str) -> str:
     return hashlib.sha256(session_key.encode()).hexdigest()
 
 
+@contextlib.contextmanager
+def _layer_errors() -> Iterator[None]:
+    """Raise `Unavailable` for an error of the channel layer."""
+    try:
+        yield
+    except (RedisError, OSError) as error:  # a TimeoutError is an OSError
+        raise Unavailable(f"The channel layer does not answer: {type(error).__name__}.") from error
+
+
 async def publish(kind: str, **fields: Any) -> None:
-    """Send one control event to every server process. `fields` are JSON values. Propagates the channel layer's errors."""
-    layer = get_channel_layer()
-    await layer.group_send(GROUP, {"type": f"control.{kind}", **fields})
+    """Send one control event to every server process. `fields` are JSON values. Raises Unavailable."""
+    with _layer_errors():
+        await get_channel_layer().group_send(GROUP, {"type": f"control.{kind}", **fields})
+
+
+async def subscribe() -> str:
+    """Return a new channel of this process that receives every control event. Raises Unavailable."""
+    with _layer_errors():
+        layer = get_channel_layer()
+        channel: str = await layer.new_channel()
+        await layer.group_add(GROUP, channel)
+        return channel
+
+
+async def receive(channel: str) -> dict[str, Any]:
+    """Wait for the next control event of a channel. Raises Unavailable."""
+    with _layer_errors():
+        event: dict[str, Any] = await get_channel_layer().receive(channel)
+        return event
 
 
 async def announce(kind: str, **fields: Any) -> bool:
@@ -47,7 +76,7 @@ async def announce(kind: str, **fields: Any) -> bool:
     try:
         async with asyncio.timeout(ANNOUNCE_TIMEOUT_S):
             await publish(kind, **fields)
-    except (RedisError, OSError) as error:  # a TimeoutError is an OSError
-        log.warning("control event %s was not sent: %s", kind, type(error).__name__)
+    except (Unavailable, TimeoutError) as error:
+        log.warning("control event %s was not sent: %s", kind, str(error) or type(error).__name__)
         return False
     return True

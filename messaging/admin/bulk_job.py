@@ -32,7 +32,6 @@ from contextlib import nullcontext
 from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.http import HttpRequest
-from redis.exceptions import RedisError
 
 from messaging import checkpoints, jobs
 from messaging import policy as policies
@@ -203,7 +202,7 @@ def _perform(
         return [Outcome(key, Result.FAILED, "cut_off") for key in keys], ""
     try:
         results = action.perform(bulk_action.by_id or 0, keys, bulk_action.given)
-    except (Unavailable, RedisError, OSError):
+    except (Unavailable, OSError):
         return [], Unavailable.code
     by_key = {outcome.key: outcome for outcome in results}
     waits_for = next((outcome.why for outcome in results if _has_to_wait(outcome)), "")

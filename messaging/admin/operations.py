@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 from django.db import Error as DatabaseError
-from redis.exceptions import RedisError
 
 from messaging import audit, control, jobs, policy, rooms
 from messaging.bridge import in_db_thread
@@ -27,7 +26,7 @@ COUNT_TIMEOUT_S = 5.0  # a user is waiting for the page
 
 log = logging.getLogger(__name__)
 
-_AWAY = (Unavailable, BacklogFull, RedisError, OSError)
+_AWAY = (Unavailable, BacklogFull, OSError)
 
 
 def _done(key: str) -> Outcome:

@@ -11,12 +11,10 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from channels.layers import get_channel_layer
 from django.db import Error as DatabaseError
-from redis.exceptions import RedisError
 
 from messaging import control
-from messaging.errors import MessagingError
+from messaging.errors import MessagingError, Unavailable
 from messaging.protocol import Close
 
 from .background import Background
@@ -59,14 +57,12 @@ class ControlEvents:
     async def run(self) -> None:
         """Receive events until cancelled."""
         while True:
-            layer = get_channel_layer()
             try:
-                channel = await layer.new_channel()
-                await layer.group_add(control.GROUP, channel)
+                channel = await control.subscribe()
                 while True:
-                    await self.handle(await layer.receive(channel))
-            except (RedisError, OSError, TimeoutError) as error:
-                log.warning("control events lost: %s", type(error).__name__)
+                    await self.handle(await control.receive(channel))
+            except (Unavailable, OSError) as error:
+                log.warning("control events lost: %s", str(error) or type(error).__name__)
                 await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311
                 self.background.spawn(self.rechecks.check_all())
 

@@ -13,9 +13,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-
+from messaging.errors import Unavailable
 from messaging.store import connections
 from messaging.store.transport import RedisProtocol
 
@@ -68,8 +66,8 @@ class Subscription:
         while True:
             try:
                 await self._listen(restored)
-            except (RedisError, OSError) as fault:
-                log.warning("subscription lost: %s", type(fault).__name__)
+            except (Unavailable, OSError) as error:
+                log.warning("subscription lost: %s", str(error) or type(error).__name__)
             metrics.done.subscriptions_lost += 1
             restored = True
             for confirmed in self._channels.values():
@@ -79,7 +77,7 @@ class Subscription:
 
     async def _listen(self, restored: bool) -> None:
         ended = asyncio.get_running_loop().create_future()
-        replies = await RedisProtocol.open(connections.subscriber(), self._on_reply, lambda: _end(ended))
+        replies = await connections.subscription(self._on_reply, lambda: _end(ended))
         tasks: list[asyncio.Task[None]] = []
         try:
             replies.write([("SUBSCRIBE", *self._channels)])
@@ -130,4 +128,4 @@ class Subscription:
 
 def _end(ended: asyncio.Future[None]) -> None:
     if not ended.done():
-        ended.set_exception(RedisConnectionError("The store closed the connection."))
+        ended.set_exception(Unavailable("The store closed the connection."))

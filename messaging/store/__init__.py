@@ -1,37 +1,41 @@
-"""The message store: the only package that knows Redis, its keys and its Lua scripts. It is the truth; what is pushed to sockets is a hint.
+"""The message store: the only package that knows Redis, its keys and its Lua scripts.
 
-All keys of a room and the due-sets of its partition share the hash tag `{p}`, so each script touches one slot.
+The store is the truth; messages pushed to sockets are hints. All keys of a room and the indexes of its partition share the hash
+tag `{p}`, so each script touches one slot. Therefore KEYS[1] of a script is the partition's prefix, with which all its keys begin:
+many keys are known only inside the script.
 
 | key (prefix `chat:{p}:`)     | type   | holds                                                                              |
 |------------------------------|--------|------------------------------------------------------------------------------------|
 | `room:<id>`                  | hash   | epoch, top, rev, members (counts joins and leaves), top_life, rev_life; no TTL      |
 | `room:<id>:msg:<seq>`        | hash   | the message; expires at expires_at + grace                                          |
-| `room:<id>:live`             | zset   | `seq|sender|id` (`|u`: nobody owes it) -> seq; gone only by finalize and delete     |
+| `room:<id>:live`             | zset   | `seq|sender|id` (`|u`: nobody owes it) -> seq; removed by finalize and delete only   |
 | `room:<id>:only`             | hash   | seq -> user ids, for a resend to some                                               |
 | `room:<id>:delivered` `:read`| zset   | user -> cumulative cursor; only ever raised                                         |
-| `room:<id>:joined`           | zset   | user -> top when joining; owes what came after                                      |
-| `room:<id>:outcome`          | zset   | seq -> `seq|user|reason|attempts`: does not hold it though the cursor passes it     |
+| `room:<id>:joined`           | zset   | user -> top when joining; owes the later messages                                   |
+| `room:<id>:outcome`          | zset   | seq -> `seq|user|reason|attempts`: does not hold it, although the cursor passes it  |
 | `room:<id>:left`             | zset   | `user|joined|cursor` -> top when leaving                                            |
 | `room:<id>:changed`          | zset   | seq -> rev of its last edit, delete or extend                                       |
-| `room:<id>:attempts`         | hash   | user -> `n|first_at|next_at|reason`: connected laggards only                        |
-| `sent:<room>:<user>:<id>`    | string | the first answer to a message id for `id_life_s`; both packed (`IdempotencyRecord`)        |
+| `room:<id>:attempts`         | hash   | user -> `n|first_at|next_at|reason`: lagging members only                           |
+| `sent:<room>:<user>:<id>`    | string | the first answer to a message id, for `id_life_s`; packed (`IdempotencyRecord`)     |
 | `expiring`                   | zset   | `room|seq` -> when the job looks next                                               |
-| `over`                       | zset   | `room|seq` -> seq: in `expiring` although no longer live, for screens may show it   |
+| `over`                       | zset   | `room|seq` -> seq: in `expiring` although not live, because screens may show it     |
 | `unacked`                    | zset   | room -> when the sweep looks next                                                   |
 | `claim:<token>`              | string | the answer to a claim, for one lease                                                |
-| `counts:hour:<hour>`         | hash   | `minute|what`, `all|what` -> how often, 49 h; hours and minutes since 1970          |
-| `counts:days:<30 days>`      | hash   | `day|what` -> how often, 121 days; `held`, `deleted` by the day of acceptance       |
+| `counts:hour:<hour>`         | hash   | `minute|event`, `all|event` -> count, 49 h; hours and minutes since 1970            |
+| `counts:days:<30 days>`      | hash   | `day|event` -> count, 121 days; `held`, `deleted` by the day of acceptance          |
 
 Outside the partitions: `chat:online` (zset, process -> until when it counts), `chat:online:<process>` (set of users) and
 `chat:jobs` (hash, job -> its last run as JSON).
 
-A message's way through here: append (numbered, stored, published) -> read_after, history (readers) -> acknowledge (cursors rise)
--> at its end claim_expired, expired (who missed it), finalize. Each verb is one script in `lua/`, its caller in one of the
-modules of this package. A room's channel is named as its key and carries `M` (messages), `C` (edited, deleted), `X` (expired), `A`
-(cursors moved) and `T` (typing); see `hub`.
+The life of a message: append (number, store, publish) -> read_after, history (members read it) -> acknowledge (cursors rise)
+-> after its expiry: claim_expired, read (the members who missed it), finalize_expired. Each operation is one script in `lua/`, called
+by one module of this package. The fields in one value (`seq|sender|id`) are parsed in `entries.py` and `lua/shared/entries.lua` only.
 
-A sequence number is never given twice: the scripts' text carries the store's `run_id` as LIFE, so a restarted or promoted store
-answers NOSCRIPT, the loader reads the new run_id, and the first append in each room skips `top` ahead.
+The channel of a room has the name of its key. It carries `M` (messages), `C` (edited, deleted), `X` (expired), `A` (cursors moved)
+and `T` (typing); `messaging.live.hub` reads them.
+
+A sequence number is never given twice. The text of the scripts contains the store's `run_id` as LIFE, so a restarted or promoted
+store answers NOSCRIPT, the loader reads the new run_id, and the first append in each room increases `top` by a large step.
 """
 
 from __future__ import annotations
@@ -61,7 +65,7 @@ from .stats import Stats
 
 
 class Store:
-    """One store; each part has the verbs on one subject. Every verb raises `Unavailable` when the store does not answer in time."""
+    """One store. Each part has the operations on one subject; each raises `Unavailable` if the store does not answer in time."""
 
     def __init__(
         self,
@@ -119,7 +123,7 @@ def open_store() -> Store:
 
 
 async def clock_ms() -> int:
-    """Return the store's time, this machine's while the store is away: a room can be changed without it."""
+    """Return the store's time, or this machine's without the store: a room can be changed without it."""
     try:
         return await open_store().now_ms()
     except Unavailable:

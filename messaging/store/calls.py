@@ -1,7 +1,8 @@
-"""Calls of one store: its client, its scripts and its clock. Each part of `Store` stands on these."""
+"""Calls of one store: its client, its scripts and its clock. Every part of `Store` uses them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import redis.asyncio
@@ -12,8 +13,8 @@ from messaging.errors import MessagingError
 from .records import RoomKey
 from .scripts import Scripts
 
-NO_LOG, NOT_MEMBER, ASK_ALONE = -1, -2, -3  # what a script answers
-MAX_ATTEMPTS = 100  # in a row of `outcome`: the rows of a member are found by trying each
+NO_LOG, NOT_MEMBER, ASK_ALONE = -1, -2, -3  # answers of scripts
+MAX_ATTEMPTS = 100  # in a row of `outcome`: a member's row is looked up by each possible number
 
 
 class Calls:
@@ -23,13 +24,13 @@ class Calls:
         self.client = client
         self.policy = policy
         self.scripts = Scripts(client, deadline_s=policy.verb_deadline_s * 0.95)
-        # A script touches one slot there; elsewhere one call for all partitions costs a third less than one for each.
+        # In a Cluster a script touches one slot. Elsewhere one call for all partitions costs a third less than one call for each.
         self.cluster = isinstance(client, redis.asyncio.RedisCluster)
 
     async def now_ms(self) -> int:
         """Return the store's clock in epoch ms."""
-        [(seconds, microseconds)] = await self.scripts.pipeline([("TIME",)])
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        [answer] = await self.scripts.pipeline([("TIME",)])
+        return time_ms(answer)
 
     async def ping(self) -> None:
         """Raise `Unavailable` unless the store answers; afterwards `life` is known."""
@@ -54,5 +55,11 @@ def checked(answers: list[Any]) -> list[Any]:
 
 
 def text(value: bytes | str, *, errors: str = "strict") -> str:
-    """Return what the store says as text."""
+    """Return a value of the store as text."""
     return value.decode(errors=errors) if isinstance(value, bytes) else value
+
+
+def time_ms(answer: Sequence[bytes]) -> int:
+    """Return the answer to TIME in epoch ms."""
+    seconds, microseconds = map(int, answer)
+    return seconds * 1000 + microseconds // 1000

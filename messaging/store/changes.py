@@ -1,4 +1,4 @@
-"""The store's verbs that change a message while it lives: edit, delete, extend, shorten. A part of `store`."""
+"""The operations that change a live message: edit, delete, extend, shorten."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SHORTEN_BATCH = 100  # messages in one call: no call over 5 ms
 
 
 class Changes:
-    """Changes of live messages. Each raises NotMember, NoSuchMessage, Forbidden for another's, TooLate once it has expired.
+    """Changes of live messages. Each raises NotMember, NoSuchMessage, Forbidden for another user's message, TooLate after its expiry.
 
-    `staff`: the user need not be a member. `epoch` None stands for the present one; another life's seq means nothing here.
+    `staff`: the user need not be a member. `epoch` None is the present one; a seq of another epoch is not found.
     """
 
     def __init__(self, calls: Calls, members: Members) -> None:
@@ -27,7 +27,7 @@ class Changes:
     async def edit(
         self, room: RoomKey, user: int, epoch: str | None, seq: int, body: str, *, open_history: bool
     ) -> Changed:
-        """Give one's own message another text. Its life stays as it is. Repeated, it is one more edit with the same text."""
+        """Replace the text of the user's own message; its expiry stays. A repeat is another edit with the same text."""
         return await self._change("edit", room, user, epoch, seq, open_history, body)
 
     async def delete(
@@ -41,8 +41,8 @@ class Changes:
         moderates: bool = False,
         staff: bool = False,
     ) -> Changed:
-        """Take away one's own message, a moderator or the staff anybody's: nobody misses it. Repeated, it gives the same answer, without the id."""
-        return await self._change("delete", room, user, epoch, seq, open_history, _standing(moderates, staff))
+        """Delete the user's own message, or as a moderator or staff any message: nobody misses it. A repeat returns the same, without the id."""
+        return await self._change("delete", room, user, epoch, seq, open_history, _right(moderates, staff))
 
     async def extend(
         self,
@@ -56,7 +56,7 @@ class Changes:
         moderates: bool = False,
         staff: bool = False,
     ) -> Changed:
-        """Let a message live until now + `ttl_ms`, never shorter than before: one's own, a moderator or the staff anybody's."""
+        """Extend the life of the user's own message, or as a moderator or staff of any message, to now + `ttl_ms`; never shorten it."""
         return await self._change(
             "extend",
             room,
@@ -64,15 +64,15 @@ class Changes:
             epoch,
             seq,
             open_history,
-            _standing(moderates, staff),
+            _right(moderates, staff),
             ttl_ms,
             self._calls.policy.grace_s * 1000,
         )
 
     async def shorten(self, room: RoomKey, ttl_s: int, *, dry_run: bool = False) -> Shortened:
-        """Let the room's live messages end at most `ttl_s` after they were sent, at once where that is over.
+        """Limit the life of the room's live messages to `ttl_s` after they were sent; those that are older end now.
 
-        Only counts with `dry_run`. Who misses one that ends so is reported as always.
+        With `dry_run` only count. Members who miss a message that ends so are reported as usual.
         """
         looked = shortened = ended = 0
         last = "0"
@@ -111,6 +111,6 @@ class Changes:
         )
 
 
-def _standing(moderates: bool, staff: bool) -> str:
-    """Return what the scripts call the right to change another's message."""
+def _right(moderates: bool, staff: bool) -> str:
+    """Return the right to change another user's message, as the scripts name it."""
     return "staff" if staff else "1" if moderates else ""

@@ -1,14 +1,14 @@
-"""Redis connections, django-redis' way: one factory for its synchronous clients and for `redis.asyncio` ones.
+"""Redis connections: one factory for django-redis' synchronous clients and for `redis.asyncio` clients.
 
-django-redis keys its pools by URL alone; an asyncio pool belongs to one event loop, so here the key is (loop, URL). Retries are
-the store's decision, never the pool's: redis-py's default runs a script up to 11 times.
+django-redis keys its pools by URL alone; an asyncio pool belongs to one event loop, so here the key is (loop, URL). The store
+decides on retries, not the pool: with redis-py's default a script runs up to 11 times.
 """
 
 from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis.asyncio
@@ -17,14 +17,17 @@ from django_redis import pool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from messaging.errors import Unavailable
 
 from .transport import Command, RedisProtocol
 
 MESSAGES = "messages"  # the CACHES alias of the message store; never cache.clear() it: that is FLUSHDB
 
-TIMEOUT_S = 1.8  # two tries stay within the 4 s after which a client hears `unavailable`
+TIMEOUT_S = 1.8  # two tries take less than the 4 s after which a client receives `unavailable`
 MAX_CONNECTIONS = 32
-MAX_PIPELINES = 16  # under way at once; what is left of the pool is for everything else
+MAX_PIPELINES = 16  # at once; the rest of the pool is for other commands
 
 _Loop = asyncio.AbstractEventLoop
 _Pools = dict[tuple[str, float | None], redis.asyncio.ConnectionPool]
@@ -32,10 +35,10 @@ _pools: weakref.WeakKeyDictionary[_Loop, _Pools] = weakref.WeakKeyDictionary()
 
 
 class ConnectionFactory(pool.ConnectionFactory):
-    """Hand out synchronous clients as django-redis does, and asynchronous ones for the running loop."""
+    """Make synchronous clients as django-redis does, and asynchronous clients for the running loop."""
 
     def async_client(self, url: str, *, timeout_s: float | None = TIMEOUT_S) -> redis.asyncio.Redis:
-        """Return a client over the running loop's pool for `url`; `timeout_s` None waits for replies without end."""
+        """Return a client over the running loop's pool for `url`; `timeout_s` None waits for replies without limit."""
         by_url = _pools.setdefault(asyncio.get_running_loop(), {})
         name = url, timeout_s
         if name not in by_url:
@@ -46,7 +49,7 @@ class ConnectionFactory(pool.ConnectionFactory):
                 socket_timeout=timeout_s,
                 socket_connect_timeout=TIMEOUT_S,
                 retry=Retry(NoBackoff(), 0),
-                protocol=2,  # with 3 redis-py writes each published message out as text for a debug line
+                protocol=2,  # with 3 redis-py formats each published message for a debug line
                 **self._credentials(),
             )
         return redis.asyncio.Redis(connection_pool=by_url[name])
@@ -67,9 +70,9 @@ def async_client(alias: str = MESSAGES, *, timeout_s: float | None = TIMEOUT_S) 
 
 
 class PipelinePool:
-    """Commands in one write, their answers in order: what the hot path needs of redis-py, over connections it keeps.
+    """Send commands in one write over connections that stay open; return their answers in order.
 
-    redis-py's own way costs 0.2 ms a call more: a pool's locks, two timers and a task for each, telemetry.
+    redis-py's own pipeline costs 0.2 ms more for each call: the pool's locks, two timers and a task, telemetry.
     """
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
@@ -78,7 +81,7 @@ class PipelinePool:
         self._turns = asyncio.Semaphore(MAX_PIPELINES)
 
     async def call(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands at once; an error that the store answers stands in its place. Raises what a lost connection raises."""
+        """Send commands at once; an error answer of the store is in its place in the list. Propagates errors of a lost connection."""
         if not commands:
             return []
         async with self._turns:
@@ -86,7 +89,7 @@ class PipelinePool:
             try:
                 answers = await pipe.call(commands)
             except BaseException:
-                await pipe.close()  # answers are outstanding
+                await pipe.close()  # answers are still to come
                 raise
             self._idle.append(pipe)
             return answers
@@ -143,17 +146,20 @@ class PipelinedConnection:
             self._done.set_exception(fault)
 
 
-def subscriber() -> redis.asyncio.Redis:
-    """Return a client for a subscription, on which silence is not a fault."""
-    return async_client(timeout_s=None)
+async def subscription(on_reply: Callable[[Any], None], on_end: Callable[[], None]) -> RedisProtocol:
+    """Open a connection for a subscription, on which silence is not an error. Raises Unavailable."""
+    try:
+        return await RedisProtocol.open(async_client(timeout_s=None), on_reply, on_end)
+    except (RedisError, OSError) as fault:
+        raise Unavailable(f"The store cannot be reached: {type(fault).__name__}.") from fault
 
 
 def opened() -> bool:
-    """Say whether the running loop has pools already: then it is a server's, and a passer-by leaves them open."""
+    """Return whether the running loop has pools already: then a server uses them, and a short call leaves them open."""
     return bool(_pools.get(asyncio.get_running_loop()))
 
 
 async def close() -> None:
-    """Close the running loop's pools: at the end of a job's or command's run."""
+    """Close the running loop's pools, at the end of a job or command."""
     for connections in _pools.pop(asyncio.get_running_loop(), {}).values():
         await connections.aclose()

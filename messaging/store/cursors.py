@@ -1,4 +1,4 @@
-"""The verbs on the cursors of a room: acknowledge, reject, and who holds a message."""
+"""The operations on the cursors of a room: acknowledge, reject, receipts and recipients."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ ACK_BATCH = 200  # cursors in one acknowledge: the same (500 that move take 7 ms
 
 
 class Cursors:
-    """Who holds and who has read the messages of a room."""
+    """The members who hold and have read the messages of a room."""
 
     def __init__(self, calls: Calls, members: Members) -> None:
         self._calls = calls
         self._members = members
 
     async def acknowledge(self, acks: Sequence[AckRow]) -> list[int]:
-        """Raise cursors, a script call a partition. Returns for each 1 moved, 0 not, -5 above top, else ignored.
+        """Raise cursors, one script call for each partition. Return for each 1 moved, 0 not moved, -5 above top, another code: ignored.
 
-        A user has one row a room: of two that are alike both would count as moved.
+        A user has at most one row for each room: of two equal rows both would count as moved.
         """
         by_partition: defaultdict[int, list[int]] = defaultdict(list)
         for index, ack in enumerate(acks):
@@ -52,15 +52,15 @@ class Cursors:
         return answers
 
     async def reject(self, room: RoomKey, user: int, epoch: str, seq: int) -> bool:
-        """Note that a client cannot show a message its user owes; False when there is nothing new to note. Idempotent."""
+        """Record that a client cannot show a message that its user owes; return False for nothing new. Idempotent."""
         return bool(await self._calls.run("reject", room, user, epoch, seq, self._calls.max_attempts) == 1)
 
     async def receipts(
         self, asked: Sequence[tuple[RoomKey, int]], *, above: Sequence[int] | None = None
     ) -> list[tuple[str, list[tuple[int, int, int, int]]]]:
-        """Count who holds senders' newest messages: for each (room, sender) its epoch and [(seq, delivered, read, total)].
+        """Count the holders of senders' newest messages: epoch and [(seq, delivered, read, total)] of each (room, sender).
 
-        `above`, one for each: only messages above that seq.
+        `above` has a seq for each pair: only messages above it count.
         """
         floors = above or [0] * len(asked)
         by_room: defaultdict[RoomKey, list[int]] = defaultdict(list)
@@ -116,7 +116,7 @@ class Cursors:
 
 
 def _alike(acks: Sequence[AckRow], indexes: Sequence[int]) -> list[list[int]]:
-    """Put the acks together that differ in nothing but the user."""
+    """Group the acknowledgements that differ only in the user."""
     groups: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
     for index in indexes:
         ack = acks[index]

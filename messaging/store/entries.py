@@ -43,7 +43,7 @@ class Attempts(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A member who does not hold a message, whatever their cursor."""
+    """A member who does not hold a message, also where their cursor is above it."""
 
     seq: int
     user: int

@@ -1,8 +1,8 @@
-"""The store's verbs at the end of a message: claim what is due, say who missed it, clear it. A part of `store`.
+"""The operations at the expiry of messages: claim due messages, read the members who missed them, clear them.
 
-Nothing is removed by a claim: it moves the due time forward. Who missed a message follows from the cursors, read first, and then
-from the exceptions: `left`, written when somebody leaves, and `outcome`, written before a cursor passes over what was not held.
-Read in this order nobody is left out; one whose ack was under way may be named.
+A claim removes nothing: it moves the due time forward. The members who missed a message follow from the cursors, read first, and then
+from the exceptions: `left`, written when a member leaves, and `outcome`, written before a cursor passes a message that the member does
+not hold. In this order no member is omitted; a member whose acknowledgement was under way may be named.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from .records import (
     partition_prefix,
 )
 
-CLAIM_TRIES = 5  # bounded: of a Cluster's nodes one may count by another clock than the one it claims by
+CLAIM_TRIES = 5  # the nodes of a Cluster may count and claim by different clocks
 FINALIZE_BATCH = 100  # rows in one call: no call over 5 ms
-READ_BATCH = 100  # messages or rooms asked about in one round trip
+READ_BATCH = 100  # messages or rooms in one round trip
 SCAN_BATCH = 500  # members in one answer
 _FIELDS = ("sender", "name", "body", "sent_at", "expires_at", "reply_to", "resends")
 NOBODY: tuple[Missed, ...] = ()
@@ -43,7 +43,7 @@ class Expiry:
         self._calls = calls
 
     async def overdue(self) -> Overdue:
-        """Say how many rows of the expiry index are due and how old the oldest of them is."""
+        """Return how many rows of the expiry index are due, and the age of the oldest."""
         now_ms = await self._calls.now_ms()
         newest_ms = now_ms - self._calls.policy.claim_delay_s * 1000
         commands: list[tuple[Any, ...]] = []
@@ -56,9 +56,9 @@ class Expiry:
         return Overdue(due, (now_ms - oldest) / 1000 if due and oldest is not None else None)
 
     async def claim(self, token: str, *, limit: int = 500, room: RoomKey | None = None) -> list[Due]:
-        """Take at most `limit` rows that are due, of all partitions or one room: a lease, so that a crash makes them due again.
+        """Claim at most `limit` due rows of all partitions or one room. A claim is a lease: after a crash they are due again.
 
-        The same token gets the same rows again, for a reply may be lost.
+        The same token gets the same rows again, because a reply may be lost.
         """
         if room is not None:
             return await self._claim_room(token, limit, room)
@@ -73,7 +73,7 @@ class Expiry:
                 for (partition, _), answer in zip(calls, answers, strict=True)
                 for due in _dues(partition, answer)
             ]
-            if found or not calls:  # else another worker was quicker, and there may be more
+            if found or not calls:  # otherwise another worker was faster, and there may be more
                 return found
         return []
 
@@ -93,7 +93,7 @@ class Expiry:
         return {partition: due for partition, due in enumerate(chosen) if due}
 
     async def due(self, *, limit: int, room: RoomKey | None = None) -> list[Due]:
-        """Return rows that are due without claiming them, oldest of each partition first: what a claim would take."""
+        """Return the rows that a claim would take, oldest of each partition first, without claiming them."""
         newest_ms = await self._calls.now_ms() - self._calls.policy.claim_delay_s * 1000
         partitions = list(range(PARTITIONS)) if room is None else [room.partition]
         found: list[Due] = []
@@ -131,7 +131,7 @@ class Expiry:
         return partition_prefix(partition), token, limit, lease_ms, delay_ms, room, passed
 
     async def read(self, dues: Sequence[Due]) -> list[Expired]:
-        """Say of claimed rows what they were and who missed them. Writes nothing."""
+        """Return the messages of claimed rows and the members who missed them. Writes nothing."""
         found: list[Expired] = []
         for at in range(0, len(dues), READ_BATCH):
             found += await self._expired(dues[at : at + READ_BATCH])
@@ -154,9 +154,9 @@ class Expiry:
             rows.append(
                 _Row(due, epoch, LiveEntry.parse(text(entries[0])) if entries else None, fields, only)
             )
-        owed = [row.due for row in rows if row.entry and row.entry.tracked]
-        readers = await self._readers({due.room for due in owed})
-        outcomes = await self._outcomes(owed)
+        tracked = [row.due for row in rows if row.entry and row.entry.tracked]
+        calculators = await self._calculators({due.room for due in tracked})
+        outcomes = await self._outcomes(tracked)
         firsts = await self._first_answers(
             [(row.due, row.entry) for row in rows if row.entry and row.fields[0] is None]
         )
@@ -165,14 +165,14 @@ class Expiry:
             total, missed = 0, NOBODY
             if row.entry and row.due in outcomes:
                 addressed = None if row.only is None else frozenset(map(int, row.only.split(b",")))
-                total, missed = readers[row.due.room.id].for_message(
+                total, missed = calculators[row.due.room.id].for_message(
                     row.due.seq, row.entry.sender, only=addressed, outcome=outcomes[row.due]
                 )
             reports.append(_report(row, total, missed, firsts.get(row.due)))
         return reports
 
-    async def _readers(self, rooms: Iterable[RoomKey]) -> dict[str, MissedCalculator]:
-        """Read cursors first, then who left: one who leaves between is found there."""
+    async def _calculators(self, rooms: Iterable[RoomKey]) -> dict[str, MissedCalculator]:
+        """Read cursors first, then leavers: a member who leaves in the meantime is among these."""
         keys = list(rooms)
         cursors = await self._scan("ZSCAN", keys, ":delivered")
         joined = await self._scan("ZSCAN", keys, ":joined")
@@ -191,7 +191,7 @@ class Expiry:
     async def _scan(
         self, command: str, rooms: Sequence[RoomKey], part: str
     ) -> dict[str, list[tuple[str, str]]]:
-        """Read a sorted set or a hash of each room as pairs; an element that is there throughout is never left out."""
+        """Read a sorted set or a hash of each room as pairs; an element that exists all the time is never omitted."""
         found: dict[str, list[tuple[str, str]]] = {room.id: [] for room in rooms}
         todo = [(room, "0") for room in rooms]
         while todo:
@@ -207,7 +207,7 @@ class Expiry:
         return found
 
     async def _outcomes(self, dues: Sequence[Due]) -> dict[Due, list[str]]:
-        """Read the exceptions of messages; rows are only ever added to a message's, so pages by rank leave none out."""
+        """Read the exceptions of messages; rows are only added for a message, so pages by rank omit none."""
         found: dict[Due, list[str]] = {due: [] for due in dues}
         todo = list(dues)
         while todo:
@@ -245,11 +245,11 @@ class Expiry:
         return {due: first for due, first in records.items() if first.seq == due.seq}
 
     async def finalize(self, expired: Sequence[Expired]) -> int:
-        """Clear what was reported; return how many claims were still the caller's. Counts, and tells the rooms' screens."""
+        """Clear reported messages, count them and tell the rooms' screens; return how many claims were still the caller's."""
         todo = sorted(expired, key=_partition)
         cleared = 0
         while todo:
-            # No more in a round trip than in a call: the store serves nobody else between the calls of one.
+            # One round trip has no more rows than one call: the store serves no other client between the calls of a round trip.
             rows, todo = todo[:FINALIZE_BATCH], todo[FINALIZE_BATCH:]
             calls = [
                 ("finalize_expired", (partition_prefix(partition), *_finalize_args(some)))
@@ -262,7 +262,7 @@ class Expiry:
 
 
 def _shares(due: dict[int, int], limit: int) -> list[tuple[int, int]]:
-    """Divide `limit` rows over the partitions, so that none waits until another with more has been emptied."""
+    """Divide `limit` rows over the partitions, so that no partition waits until a larger one is empty."""
     shares = []
     for waiting, (partition, rows) in enumerate(sorted(due.items(), key=lambda item: item[1])):
         share = min(rows, -(-limit // (len(due) - waiting)))

@@ -1,7 +1,7 @@
-"""The store's lists for the staff: pages of the rooms that lag, of who lags in one, of live messages. A part of `store`.
+"""Lists for staff: pages of the lagging rooms, of the members behind in one room, of live messages.
 
-A page costs the same wherever it begins: within a room it is found by rank. A list over all rooms lies in 64 sorted sets; the
-scores between which a page lies are found by counting at 15 places at a time, in a few round trips, and only these rows are read.
+The cost of a page does not depend on its position: within a room it is found by rank. A list over all rooms is in 64 sorted sets: the
+first and last score of a page are found by counting rows at 15 scores at a time, in a few round trips, and only its rows are read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from messaging.models import PARTITIONS
 
-from .calls import Calls, text
+from .calls import Calls, text, time_ms
 from .entries import Attempts, LiveEntry, Outcome, parse_index_entry
 from .records import (
     DeliveryDebt,
@@ -26,25 +26,25 @@ from .records import (
     partition_prefix,
 )
 
-PIVOTS = 15  # counted at in one round trip; two dates a month apart are nine round trips
-MAX_ADDRESSED = 500  # of those whom a resend is for, looked at
+PIVOTS = 15  # scores in one round trip; two dates a month apart take nine round trips
+MAX_ADDRESSED = 500  # recipients of a resend whose cursors are read
 _FIELDS = ("id", "sender", "name", "sent_at", "expires_at", "edited_at", "reply_to", "resends")
 
 
 class Lists:
-    """Pages and their counts. `start` and `stop` are ranks, as of a slice."""
+    """Pages and their counts. `start` and `stop` are ranks, as in a slice."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
 
-    # Rooms that lag
+    # Lagging rooms
 
     async def count_lagging_rooms(self) -> int:
-        """Count the rooms that the next looks of the sweep are for."""
+        """Count the rooms that the sweep will check."""
         return await self._count("unacked")
 
     async def lagging_rooms(self, start: int, stop: int) -> list[tuple[RoomKey, int]]:
-        """Return rooms with when each is looked at next (epoch ms), soonest first."""
+        """Return rooms with the time of the next sweep (epoch ms), soonest first."""
         rows = await self._page("unacked", start, stop)
         return [(RoomKey(member, partition), score) for score, partition, member in rows]
 
@@ -66,7 +66,7 @@ class Lists:
         command = ("ZRANGEBYSCORE", f"{room.key}:delivered", "-inf", f"({newest}", "WITHSCORES", "LIMIT")
         [rows] = await self._calls.scripts.pipeline([(*command, start, stop - start)])
         cursors = [(int(rows[at]), int(float(rows[at + 1]))) for at in range(0, len(rows), 2)]
-        return await self._laggards(room, cursors)
+        return await self._with_attempts(room, cursors)
 
     async def members_behind_by_id(self, room: RoomKey, users: Sequence[int]) -> list[MemberBehind]:
         """Return those of `users` who are members below the newest live message."""
@@ -81,31 +81,31 @@ class Lists:
             for user, score in zip(users, scores, strict=True)
             if score is not None and int(float(score)) < newest
         ]
-        return await self._laggards(room, cursors)
+        return await self._with_attempts(room, cursors)
 
     async def delivery_debts(
         self, asked: Sequence[tuple[RoomKey, Sequence[MemberBehind | Owing]]], *, limit: int
     ) -> list[list[DeliveryDebt]]:
-        """Say of members of rooms what each lacks, looking at `limit` live messages above the lowest of a room's cursors.
+        """Return the messages that members of rooms owe, among `limit` live messages above the lowest of a room's cursors.
 
-        A message is lacked by whom it is for, tracked, not yet over, not his own and not one that he could not show. Three round trips.
+        Members owe a message that is for them, tracked, not expired, not their own, and not rejected by them. Three round trips.
         """
-        walks = await self._walks(asked, limit)
+        windows = await self._windows(asked, limit)
         rest = [
-            ("ZCOUNT", f"{room.key}:live", f"({max(one.cursor, walk.upto)}", "+inf")
-            for (room, members), walk in zip(asked, walks, strict=True)
+            ("ZCOUNT", f"{room.key}:live", f"({max(one.cursor, window.upto)}", "+inf")
+            for (room, members), window in zip(asked, windows, strict=True)
             for one in members
-            if walk.cut
+            if window.is_cut
         ]
         beyond = iter(await self._calls.scripts.pipeline(rest) if rest else [])
         return [
-            [walk.lacked_by(one, next(beyond) if walk.cut else 0) for one in members]
-            for (_, members), walk in zip(asked, walks, strict=True)
+            [window.debt_of(one, next(beyond) if window.is_cut else 0) for one in members]
+            for (_, members), window in zip(asked, windows, strict=True)
         ]
 
-    async def _walks(
+    async def _windows(
         self, asked: Sequence[tuple[RoomKey, Sequence[MemberBehind | Owing]]], limit: int
-    ) -> list[_Walk]:
+    ) -> list[_LogWindow]:
         lowest = [min((one.cursor for one in members), default=0) for _, members in asked]
         above = [
             ("ZRANGEBYSCORE", f"{room.key}:live", f"({low}", "+inf", "LIMIT", 0, limit)
@@ -122,19 +122,21 @@ class Lists:
                 *(("HMGET", f"{room.key}:msg:{seq}", "sent_at", "expires_at") for seq in seqs),
             ]
         clock, *answers = await self._calls.scripts.pipeline(commands)
-        now_ms = int(clock[0]) * 1000 + int(clock[1]) // 1000
-        walks = []
+        now_ms = time_ms(clock)
+        windows = []
         for entries in found:
             share = 2 + max(1, len(entries))
             (only, outcome, *times), answers = answers[:share], answers[share:]
-            walks.append(_walk(entries, only, outcome, times, cut=len(entries) == limit, now_ms=now_ms))
-        return walks
+            windows.append(
+                _window(entries, only, outcome, times, is_cut=len(entries) == limit, now_ms=now_ms)
+            )
+        return windows
 
     async def _newest(self, room: RoomKey) -> int | None:
         [rows] = await self._calls.scripts.pipeline([("ZRANGE", f"{room.key}:live", -1, -1, "WITHSCORES")])
         return int(float(rows[1])) if rows else None
 
-    async def _laggards(self, room: RoomKey, cursors: Sequence[tuple[int, int]]) -> list[MemberBehind]:
+    async def _with_attempts(self, room: RoomKey, cursors: Sequence[tuple[int, int]]) -> list[MemberBehind]:
         if not cursors:
             return []
         [values] = await self._calls.scripts.pipeline(
@@ -149,20 +151,20 @@ class Lists:
     # Live messages
 
     async def count_live(self, room: RoomKey | None = None) -> int:
-        """Count the messages whose end has not been processed, of one room or all."""
+        """Count the messages whose expiry was not processed, of one room or all."""
         if room is None:
             return await self._count("expiring")
         [count] = await self._calls.scripts.pipeline([("ZCARD", f"{room.key}:live")])
         return int(count)
 
     async def live(self, start: int, stop: int, room: RoomKey | None = None) -> list[Live]:
-        """Return live messages without their texts: of a room the newest first, of all rooms what ends soonest."""
+        """Return live messages without their texts: newest first for one room, first to expire first for all rooms."""
         return await self.live_by_seq(await self.live_seqs(start, stop, room))
 
     async def live_seqs(
         self, start: int, stop: int, room: RoomKey | None = None
     ) -> list[tuple[RoomKey, int]]:
-        """Return only where these messages are: [(room, seq)]."""
+        """Return only the positions of these messages: [(room, seq)]."""
         if room is None:
             rows = await self._page("expiring", start, stop)
             split = [(parse_index_entry(member), partition) for _, partition, member in rows]
@@ -174,10 +176,10 @@ class Lists:
         )
         return [(room, int(float(seq))) for seq in seqs[1::2]]
 
-    async def live_by_seq(self, places: Sequence[tuple[RoomKey, int]]) -> list[Live]:
-        """Return what is stored of messages, without texts; what is over or gone is left out. Two round trips."""
+    async def live_by_seq(self, positions: Sequence[tuple[RoomKey, int]]) -> list[Live]:
+        """Return stored messages without their texts, without expired and deleted ones. Two round trips."""
         commands: list[tuple[Any, ...]] = [("TIME",)]
-        for room, seq in places:
+        for room, seq in positions:
             commands += [
                 ("HMGET", f"{room.key}:msg:{seq}", *_FIELDS),
                 ("ZRANGEBYSCORE", f"{room.key}:live", seq, seq),
@@ -186,13 +188,13 @@ class Lists:
                 ("HGET", f"{room.key}:only", seq),
             ]
         clock, *answers = await self._calls.scripts.pipeline(commands)
-        now_ms = int(clock[0]) * 1000 + int(clock[1]) // 1000
-        rows = zip(places, *(answers[part::5] for part in range(5)), strict=True)
+        now_ms = time_ms(clock)
+        rows = zip(positions, *(answers[part::5] for part in range(5)), strict=True)
         found = [_live(room, seq, *row) for (room, seq), *row in rows]
-        return await self._owed([one for one in found if one is not None and one.expires_at > now_ms])
+        return await self._count_owing([one for one in found if one is not None and one.expires_at > now_ms])
 
-    async def _owed(self, found: Sequence[Live]) -> list[Live]:
-        """Count as behind only who owes: not the sender, and of a resend those it is for."""
+    async def _count_owing(self, found: Sequence[Live]) -> list[Live]:
+        """Count only owing members as behind: not the sender, and for a resend only its recipients."""
         asked = [one for one in found if one.behind and one.tracked]
         commands = [
             ("ZMSCORE", f"{one.room.key}:delivered", *(one.only or (one.sender,))[:MAX_ADDRESSED])
@@ -202,22 +204,22 @@ class Lists:
         behind = {}
         for one, cursors in zip(asked, answers, strict=True):
             below = sum(cursor is not None and float(cursor) < one.seq for cursor in cursors)
-            if one.only:  # never its sender
+            if one.only:  # never the sender
                 behind[one.room, one.seq] = min(one.behind, below + len(one.only[MAX_ADDRESSED:]))
             else:
                 behind[one.room, one.seq] = one.behind - below
         return [dataclasses.replace(one, behind=behind.get((one.room, one.seq), 0)) for one in found]
 
     async def body(self, room: RoomKey, seq: int) -> str | None:
-        """Return the text of a live message, None once it is over."""
+        """Return the text of a live message, None after its expiry."""
         clock, [body, expires_at] = await self._calls.scripts.pipeline(
             [("TIME",), ("HMGET", f"{room.key}:msg:{seq}", "body", "expires_at")]
         )
-        now_ms = int(clock[0]) * 1000 + int(clock[1]) // 1000
+        now_ms = time_ms(clock)
         return text(body) if body is not None and int(expires_at) > now_ms else None
 
     async def raw_keys(self, room: RoomKey, seq: int) -> list[tuple[str, str]]:
-        """Return the keys that hold something of a message, each with what it holds but never a text."""
+        """Return the keys with data of a message and a description of each value, never the message's text."""
         message, entry = f"{room.key}:msg:{seq}", f"{room.id}|{seq}"
         names = ("delivered", "outcome", "changed", "only")
         ttl_ms, fields, due, cursors, outcomes, rev, only = await self._calls.scripts.pipeline(
@@ -240,13 +242,13 @@ class Lists:
         return [
             (message, f"{', '.join(map(text, fields))}; TTL {ttl_ms // 1000} s"),
             (f"{room.prefix}expiring", "–" if due is None else f"{entry} -> {int(float(due))}"),
-            *((f"{room.key}:{name}", what) for name, what in zip(names, held, strict=True)),
+            *((f"{room.key}:{name}", value) for name, value in zip(names, held, strict=True)),
         ]
 
     async def seq_of(
         self, message: str, senders: Sequence[tuple[RoomKey, int]]
     ) -> tuple[RoomKey, int] | None:
-        """Return where a message id was accepted, if one of these (room, user) sent it and its answer is still kept."""
+        """Return the room and seq of a message id, if one of these (room, user) sent it and its idempotency record still exists."""
         commands = [("GET", idempotency_key(room, user, message)) for room, user in senders]
         for (room, _), answer in zip(senders, await self._calls.scripts.pipeline(commands), strict=True):
             if answer is not None:
@@ -262,7 +264,7 @@ class Lists:
         return sum(counts)
 
     async def _page(self, part: str, start: int, stop: int) -> list[tuple[int, int, str]]:
-        """Return the rows from rank `start` below `stop` over all partitions: [(score, partition, member)], rising."""
+        """Return the rows from rank `start` below `stop` over all partitions: [(score, partition, member)], ascending."""
         keys = [f"{partition_prefix(partition)}{part}" for partition in range(PARTITIONS)]
         stop = min(stop, await self._count(part))
         if stop <= start:
@@ -283,7 +285,7 @@ class Lists:
         return rows[max(0, start - below) : max(0, stop - below)]
 
     async def _scores_at(self, keys: Sequence[str], ranks: Sequence[int]) -> list[int]:
-        """Return the score that the row of each rank has."""
+        """Return the score of the row at each rank."""
         ends = await self._calls.scripts.pipeline(
             [
                 *(("ZRANGE", key, 0, 0, "WITHSCORES") for key in keys),
@@ -304,36 +306,36 @@ class Lists:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Walk:
-    """The first live messages above a room's lowest cursor: [(seq, sender, for whom, sent_at, expires_at)], all of them up to `upto`."""
+class _LogWindow:
+    """The first live messages above a room's lowest cursor, up to `upto`: [(seq, sender, recipients or None, sent_at, expires_at)]."""
 
     rows: list[tuple[int, int, frozenset[int] | None, int, int]]
-    unshown: frozenset[tuple[int, int]]  # (seq, user)
+    rejected: frozenset[tuple[int, int]]  # (seq, user)
     upto: int
-    cut: bool
+    is_cut: bool
 
-    def lacked_by(self, member: MemberBehind | Owing, beyond: int) -> DeliveryDebt:
+    def debt_of(self, member: MemberBehind | Owing, beyond: int) -> DeliveryDebt:
         first = bisect.bisect_right(self.rows, member.cursor, key=lambda row: row[0])
-        lacked = [
+        owed = [
             row
             for row in self.rows[first:]
             if row[1] != member.user
             and (row[2] is None or member.user in row[2])
-            and (row[0], member.user) not in self.unshown
+            and (row[0], member.user) not in self.rejected
         ]
-        seq, _, _, sent_at, expires_at = lacked[0] if lacked else (0, 0, None, 0, 0)
-        return DeliveryDebt(len(lacked) + beyond, seq, sent_at, expires_at, cut=bool(beyond))
+        seq, _, _, sent_at, expires_at = owed[0] if owed else (0, 0, None, 0, 0)
+        return DeliveryDebt(len(owed) + beyond, seq, sent_at, expires_at, cut=bool(beyond))
 
 
-def _walk(
+def _window(
     entries: Sequence[LiveEntry],
     only: Sequence[bytes | None],
     outcome: Sequence[bytes],
     times: Sequence[list[bytes | None]],
     *,
-    cut: bool,
+    is_cut: bool,
     now_ms: int,
-) -> _Walk:
+) -> _LogWindow:
     rows = []
     for entry, users, (sent_at, expires_at) in zip(entries, only, times, strict=False):
         if not entry.tracked or sent_at is None or expires_at is None or int(expires_at) <= now_ms:
@@ -341,8 +343,8 @@ def _walk(
         some = None if users is None else frozenset(map(int, text(users).split(",")))
         rows.append((entry.seq, entry.sender, some, int(sent_at), int(expires_at)))
     exceptions = (Outcome.parse(text(row)) for row in outcome)
-    unshown = frozenset((row.seq, row.user) for row in exceptions)
-    return _Walk(rows, unshown, entries[-1].seq if entries else 0, cut)
+    rejected = frozenset((row.seq, row.user) for row in exceptions)
+    return _LogWindow(rows, rejected, entries[-1].seq if entries else 0, is_cut)
 
 
 def _pivots(low: int, high: int) -> list[int]:
@@ -352,7 +354,7 @@ def _pivots(low: int, high: int) -> list[int]:
 
 
 def _narrow(span: list[int], pivots: Sequence[int], counts: Sequence[int], rank: int) -> None:
-    """Narrow [low, high], in which the rank's score lies, by how many rows stand at or below each pivot."""
+    """Narrow [low, high], which contains the rank's score, by the number of rows at or below each pivot."""
     above = next((at for at, count in enumerate(counts) if count > rank), None)
     if above is None:
         span[0] = pivots[-1] + 1 if pivots else span[1]
@@ -384,7 +386,7 @@ def _live(
         edited_at=None if edited_at is None else int(edited_at),
         reply_to=None if reply_to is None else int(reply_to),
         resends=None if resends is None else int(resends),
-        tracked=not text(entries[0]).endswith("|u"),
+        tracked=LiveEntry.parse(text(entries[0])).tracked,
         behind=behind,
         unshown=unshown,
         only=None if only is None else tuple(map(int, text(only).split(","))),

@@ -1,4 +1,4 @@
-"""The verbs on the messages of a room's log: append and read."""
+"""The operations on the messages of a room's log: append and read."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Log:
         self._members = members
 
     async def append(self, messages: Sequence[Append]) -> list[Accepted | MessagingError]:
-        """Accept messages, one script call for up to 100, in a Cluster of one partition; the answers in order.
+        """Accept messages, one script call for up to 100 (in a Cluster, of one partition). Return the answers in order.
 
-        Idempotent by (room, user, id) within `id_life_s`. An error is one message's own; `Unavailable` and `BacklogFull`
-        say nothing of whether it was stored: the same id again settles that.
+        Idempotent by (room, user, id) within `id_life_s`. An error belongs to one message. After `Unavailable`
+        and `BacklogFull` the message may have been stored: repeat it with the same id.
         """
         by_slot: defaultdict[int, list[int]] = defaultdict(list)
         for index, message in enumerate(messages):
@@ -67,7 +67,7 @@ class Log:
                 for room in {messages[index].room for index in without_log}:
                     await self._members.create_log(room)
             except Unavailable:
-                return answers  # those without a log keep that answer; the others were accepted
+                return answers  # messages of rooms without a log keep that answer; the others were accepted
             again = await self.append([messages[index] for index in without_log])
             for index, accepted in zip(without_log, again, strict=True):
                 answers[index] = accepted
@@ -101,9 +101,9 @@ class Log:
         return tuple(args)
 
     async def read_after(self, user: int, reads: Sequence[Read]) -> list[Slice | OtherEpoch | MessagingError]:
-        """Read what a member may see of logs after a seq, in one round trip; with `rev`, also what changed up to there.
+        """Read the messages after a seq that a member may see in logs, in one round trip; with `rev`, also the changes up to the seq.
 
-        Never returns an expired text. `NotMember` stands in the place of a room that is not the user's.
+        Never returns an expired text. The answer for a room without the user is `NotMember`.
         """
         calls = [("read_after", self._read_args(read, [user])) for read in reads]
         answers = await self._calls.scripts.run(calls)
@@ -116,9 +116,9 @@ class Log:
     async def read_for_many(
         self, asked: Sequence[tuple[Read, Sequence[int]]]
     ) -> list[list[Slice | OtherEpoch | MessagingError | None]]:
-        """Read the same for many users: who sees the same gets the same `Slice`, which was read once.
+        """Read logs for many users: users who see the same get the same `Slice`, which is read once.
 
-        None for one who must be asked for alone, by `read_after`: he sees something else, or the room has no log.
+        None for a user who needs a separate `read_after`: they see something else, or the room has no log.
         """
         answers = await self._calls.scripts.run([("read_after", self._read_args(*one)) for one in asked])
         return [_slices(answer, len(users)) for answer, (_, users) in zip(answers, asked, strict=True)]
@@ -151,7 +151,7 @@ class Log:
                 raise NotMember()
             epoch, more, messages, before = answer
             found += [_message(seq, fields) for seq, fields in messages]
-            # A long stretch of holes shows nothing: look on below it, so that a page that says `more` has a row to page from.
+            # A page of holes only has no message: read on below it, so that a page with `more` has a row to continue from.
             if found or not more:
                 return Page(text(epoch), found[::-1], bool(more))
 
@@ -177,7 +177,7 @@ def _accepted(answer: Any) -> Accepted | MessagingError:
 
 
 def _slices(answer: Any, users: int) -> list[Slice | OtherEpoch | MessagingError | None]:
-    """Return what each of the users sees; None for one who must be asked for alone."""
+    """Return the answer for each user; None for a user who needs a separate call."""
     if isinstance(answer, MessagingError):
         return [answer] * users
     if answer == NO_LOG:

@@ -1,4 +1,4 @@
-"""The verbs on a room's log and its members."""
+"""The operations on a room's log and its members."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def members_in_database(room: str) -> list[int]:
 
 
 class Members:
-    """Rooms and their members, as the store knows them."""
+    """Rooms and their members in the store."""
 
     def __init__(
         self, calls: Calls, members_of: Callable[[str], Awaitable[list[int]]] = members_in_database
@@ -38,7 +38,7 @@ class Members:
         self.members_of = members_of
 
     async def create_log(self, room: RoomKey) -> str:
-        """Make the room's log with the database's members when it has none; return its epoch. Idempotent."""
+        """Create the room's log with the database's members where it has none; return its epoch. Idempotent."""
         members = await self._members(room)
         epoch = await self._calls.run("create_log", room, secrets.token_hex(4), *members[:MEMBER_BATCH])
         for at in range(MEMBER_BATCH, len(members), MEMBER_BATCH):
@@ -53,55 +53,55 @@ class Members:
             raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from fault
 
     async def _leave_again(self, room: RoomKey, joined: Iterable[int]) -> None:
-        """End the memberships of those who left the database while they were joined from it: their own leave came too soon."""
+        """End the memberships of users who left in the database while they joined here: their own leave came too early."""
         for user in set(joined) - set(await self._members(room)):
             await self.leave(room, user)
 
     async def join(self, room: RoomKey, users: Iterable[int]) -> None:
-        """Make `users` members; the room's log is made when it is missing. Idempotent."""
+        """Make `users` members; create the room's log where it is missing. Idempotent."""
         members = list(users)
         for at in range(0, len(members), MEMBER_BATCH):
             await self.run_in_log("join", room, *members[at : at + MEMBER_BATCH])
 
     async def leave(self, room: RoomKey, user: int) -> None:
-        """End a membership and keep what the leaver owed for the report. Idempotent."""
+        """End a membership; keep the user's position for the report while they owe messages. Idempotent."""
         await self._calls.run("leave", room, user)
 
     async def member_positions(
         self, user: int, rooms: Sequence[tuple[RoomKey, str, int]]
     ) -> list[MemberPosition | None]:
-        """Say where a user stands in rooms, each (room, epoch, since), in one round trip; None where he is no member any more.
+        """Read the positions of a user in rooms, each (room, epoch, since), in one round trip; None where they are no longer a member.
 
-        A `since` of the room's epoch above the cursor counts as an ack. A room that has no log gets one; a member that the
-        log does not know joins it: that is where a crash between database and store is repaired.
+        A `since` of the room's epoch above the cursor counts as an acknowledgement. A room without a log gets one; a member whom
+        the log does not have joins it: this repairs a crash between database and store.
         """
-        calls = [self._standing_call(room, [(user, epoch, since)]) for room, epoch, since in rooms]
+        calls = [self._positions_call(room, [(user, epoch, since)]) for room, epoch, since in rooms]
         answers = await self._calls.scripts.run(calls)
-        found = [one for [one] in (_standings(answer, 1) for answer in answers)]
+        found = [one for [one] in (_positions(answer, 1) for answer in answers)]
         for at, one in enumerate(found):
             if one is None:
                 await self.join(rooms[at][0], [user])
                 await self._leave_again(rooms[at][0], [user])
                 [answer] = await self._calls.scripts.run([calls[at]])
-                [found[at]] = _standings(answer, 1)
+                [found[at]] = _positions(answer, 1)
         return checked(found)
 
     async def member_positions_for_many(
         self, asked: Sequence[tuple[RoomKey, Sequence[tuple[int, str, int]]]]
     ) -> list[list[MemberPosition | Unavailable | None]]:
-        """Do what `member_positions` does for many users (user, epoch, since) of a room.
+        """Read the positions of many users (user, epoch, since) of rooms.
 
-        None for one for whom nothing was done: he must be asked for alone, by `member_positions`.
+        None for a user for whom nothing was done: they need a separate `member_positions`.
         """
-        answers = await self._calls.scripts.run([self._standing_call(room, users) for room, users in asked])
-        return [_standings(answer, len(users)) for answer, (_, users) in zip(answers, asked, strict=True)]
+        answers = await self._calls.scripts.run([self._positions_call(room, users) for room, users in asked])
+        return [_positions(answer, len(users)) for answer, (_, users) in zip(answers, asked, strict=True)]
 
-    def _standing_call(self, room: RoomKey, users: Sequence[tuple[int, str, int]]) -> Call:
+    def _positions_call(self, room: RoomKey, users: Sequence[tuple[int, str, int]]) -> Call:
         max_for_presence = self._calls.policy.presence_members_max
         return "member_positions", (room.prefix, room.id, max_for_presence, *chain(*users))
 
     async def run_in_log(self, script: str, room: RoomKey, *args: Any) -> Any:
-        """Run a script that needs the room's log; make the log when it is missing and run it again."""
+        """Run a script that needs the room's log; create the log where it is missing and run the script again."""
         answer = await self._calls.run(script, room, *args)
         if answer != NO_LOG:
             return answer
@@ -109,8 +109,8 @@ class Members:
         return await self._calls.run(script, room, *args)
 
 
-def _standings(answer: Any, users: int) -> list[MemberPosition | Unavailable | None]:
-    """Return where each of the users stands; None for one who is no member, or must be asked for alone."""
+def _positions(answer: Any, users: int) -> list[MemberPosition | Unavailable | None]:
+    """Return the position of each user; None for a user who is not a member or needs a separate call."""
     if answer == NO_LOG:
         return [None] * users
     if isinstance(answer, Unavailable):

@@ -1,7 +1,8 @@
 """The members who missed a message: arithmetic over a room's cursors and exceptions, for many of its messages at once. No I/O.
 
 A member owes a message that is not their own, was accepted after they joined, and is for them. They missed it while their cursor
-is below it. An exception (`outcome`) names a member who does not hold the message, whatever their cursor. A leaver owes messages up
+is below it. An exception (`outcome`) names a member who does not hold the message, also where their
+cursor is above it. A leaver owes messages up
 to the top at which they left.
 """
 
@@ -45,7 +46,7 @@ class MissedCalculator:
     def for_message(
         self, seq: int, sender: int, *, only: frozenset[int] | None = None, outcome: Iterable[str] = ()
     ) -> tuple[int, tuple[Missed, ...]]:
-        """Return how many owed a message and who missed it; messages that the same members missed get the same tuple."""
+        """Return how many members owed a message, and those who missed it: one tuple for messages that the same members missed."""
         behind = self._behind(seq, sender)
         total = bisect.bisect_left(self._joinings, seq) - self._owes(sender, seq)
         if only is not None:

@@ -1,4 +1,4 @@
-"""Who is online in which process, and who types: hints that may be lost. A part of `store`."""
+"""Online users of each process, and typing users: hints that may be lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PRESENCE_CHANNEL = "chat:presence"
 
 
 class Presence:
-    """Sets of users by process, and publications that nothing keeps."""
+    """Sets of users by process, and publications that are not stored."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -23,7 +23,7 @@ class Presence:
         await self._calls.scripts.pipeline([("PUBLISH", room.key, f"T {user}")])
 
     async def change(self, process: str, user: int, online: bool, rooms: Iterable[str]) -> None:
-        """Note and publish that a user came to a process or went from it."""
+        """Record and publish that a user connected to a process or disconnected from it."""
         await self._calls.scripts.pipeline(
             [
                 ("SADD" if online else "SREM", f"chat:online:{process}", user),
@@ -32,7 +32,7 @@ class Presence:
         )
 
     async def report(self, process: str, users: Sequence[int], life_s: int) -> None:
-        """Write the whole set of a process's users, which counts for `life_s`."""
+        """Write all users of a process; they count for `life_s`."""
         key = f"chat:online:{process}"
         until_ms = await self._calls.now_ms() + life_s * 1000
         commands: list[tuple[Any, ...]] = [("DEL", key)]
@@ -43,13 +43,13 @@ class Presence:
         await self._calls.scripts.pipeline(commands)
 
     async def withdraw(self, process: str) -> None:
-        """Forget a process that ends."""
+        """Remove a process that ends."""
         await self._calls.scripts.pipeline(
             [("DEL", f"chat:online:{process}"), ("ZREM", "chat:online", process)]
         )
 
     async def online(self) -> dict[str, set[int]]:
-        """Read {process: users online there} of the processes that still count."""
+        """Return {process: its online users} of the processes that still count."""
         now_ms = await self._calls.now_ms()
         _, processes = await self._calls.scripts.pipeline(
             [

@@ -1,6 +1,6 @@
-"""What the store takes and gives, as plain frozen records. Times are epoch ms of the store's clock.
+"""Arguments and answers of the store, as plain frozen records. Times are epoch ms of the store's clock.
 
-Those of the hot path are structs: a frozen dataclass of ten fields takes 1.2 us to make, a struct 0.1.
+Records of the hot path are structs: a frozen dataclass of ten fields takes 1.2 us to make, a struct 0.1.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import msgspec
 
 
 def partition_prefix(partition: int) -> str:
-    """Return what the keys of a partition begin with: its hash tag keeps them in one slot."""
+    """Return the prefix of a partition's keys: its hash tag keeps them in one slot."""
     return f"chat:{{{partition}}}:"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RoomKey:
-    """What the store needs of a room: its id and its partition."""
+    """The id and the partition of a room: all that the store needs."""
 
     id: str
     partition: int
@@ -44,13 +44,13 @@ class Append(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     body: str
     ttl_ms: int
     reply_to: int | None = None
-    only: tuple[int, ...] = ()  # who it is for, where it is for some: a resend
-    resends: int | None = None  # seq of the expired message that it sends again
+    only: tuple[int, ...] = ()  # recipients of a resend; empty: all members
+    resends: int | None = None  # seq of the expired message that is sent again
     tracked: bool = True  # False: nobody owes it
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
-    """The answer to an append, the first one also for a repeat. Times in epoch ms."""
+    """The answer to an append; a repeat gets the first answer. Times in epoch ms."""
 
     epoch: str
     seq: int
@@ -60,7 +60,7 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
 
 
 class IdempotencyRecord(msgspec.Struct, frozen=True, gc=False):
-    """What the store keeps of a message id when the message has gone. Times in epoch ms."""
+    """The record of an accepted message id, kept after the message itself. Times in epoch ms."""
 
     seq: int
     sent_at: int
@@ -68,13 +68,13 @@ class IdempotencyRecord(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def read(cls, packed: bytes) -> IdempotencyRecord:
-        """Read what the append script packed: seq (5 bytes), sent_at (6), ttl in ms (5), checksum (4), then the epoch."""
+        """Unpack the value of the append script: seq (5 bytes), sent_at (6), ttl in ms (5), checksum (4), then the epoch."""
         seq, sent_at, ttl_ms = (int.from_bytes(packed[at:to]) for at, to in ((0, 5), (5, 11), (11, 16)))
         return cls(seq, sent_at, sent_at + ttl_ms)
 
 
 def idempotency_key(room: RoomKey, user: int, message_id: str) -> str:
-    """Return the key of what is remembered of a message id. A UUID stands in it as 22 letters: 16 bytes less in the store."""
+    """Return the key of a message id's record. A UUID is written as 22 letters: 16 bytes less in the store."""
     try:
         value = bytes.fromhex(message_id.replace("-", ""))
     except ValueError:
@@ -85,7 +85,7 @@ def idempotency_key(room: RoomKey, user: int, message_id: str) -> str:
 
 
 class AckRow(msgspec.Struct, frozen=True, gc=False):
-    """One user's cursors in one room, as acknowledged."""
+    """One user's acknowledged cursors in one room."""
 
     room: RoomKey
     epoch: str
@@ -96,7 +96,7 @@ class AckRow(msgspec.Struct, frozen=True, gc=False):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MemberPosition:
-    """Where a member stands in a room."""
+    """The position of a member in a room."""
 
     epoch: str
     top: int
@@ -106,13 +106,13 @@ class MemberPosition:
     read: int
     joined: int
     unread: int
-    people: frozenset[int]  # the members, where they are few enough for presence
+    people: frozenset[int]  # all members, in rooms small enough for presence
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """What to read of a room's log. `open_history` (public rooms) shows what is older than the joining; `again` leaves out
-    what the user rejected, for it is never retried.
+    """A request to read a room's log. `open_history` (public rooms) includes messages before joining. `again` omits messages that
+    the user rejected, because they are never retried.
     """
 
     room: RoomKey
@@ -141,7 +141,7 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slice:
-    """What a member may see of a log after a seq: complete through `upto`. `gone` is [(seq, reason)]."""
+    """The part of a log after a seq that a member may see: complete through `upto`. `gone` is [(seq, reason)]."""
 
     epoch: str
     top: int
@@ -155,7 +155,7 @@ class Slice:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Changed:
-    """What an edit, a delete or an extend did. `edited_at` is None where the text is the same."""
+    """The result of an edit, a delete or an extend. `edited_at` is None if the text did not change."""
 
     epoch: str
     rev: int
@@ -167,7 +167,7 @@ class Changed:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shortened:
-    """How many live messages of a room were looked at, got a shorter life, and ended with it."""
+    """The number of a room's live messages that were read, got a shorter life, and ended with it."""
 
     looked: int
     shortened: int
@@ -176,7 +176,7 @@ class Shortened:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OtherEpoch:
-    """The reader holds another life of the log; `epoch` is the present one."""
+    """The reader has another epoch of the log; `epoch` is the present one."""
 
     epoch: str
 
@@ -202,7 +202,7 @@ class Position:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recipient:
-    """One who owes a message. `state`: waiting, delivered, read. `next_at_ms` of the next attempt, while connected."""
+    """A recipient of a message. `state`: waiting, delivered, read. `next_at_ms` of the next attempt while it is retried."""
 
     user: int
     state: str
@@ -213,7 +213,7 @@ class Recipient:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Owing:
-    """A member who owes a live message above his cursor. `next_at_ms` 0: no attempt was made."""
+    """A member who owes a live message above their cursor. `next_at_ms` 0: no attempt was made."""
 
     user: int
     cursor: int
@@ -223,9 +223,9 @@ class Owing:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DeliveryDebt:
-    """What one member lacks in a room: how many live messages, and of the oldest seq and times (epoch ms); 0 where it is not known.
+    """The live messages that a member owes in a room: their number, and the oldest's seq and times (epoch ms; 0 if unknown).
 
-    `cut`: he is so far behind that not each was looked at; `count` then takes his own in.
+    `cut`: the member is too far behind for all messages to be read; `count` then includes their own.
     """
 
     count: int
@@ -237,7 +237,7 @@ class DeliveryDebt:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recipients:
-    """Who holds one message; `members` are at most 100, those who lack it first."""
+    """The recipients of one message. `members` has at most 100, those who owe it first."""
 
     id: str
     sender: int
@@ -251,7 +251,7 @@ class Recipients:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Claim:
-    """A room leased for a look. `mark`: the newest seq old enough to be acknowledged; `score` fences a second claim."""
+    """A room claimed for a sweep. `mark`: the newest seq old enough to be acknowledged. `score` detects a later claim."""
 
     room: RoomKey
     epoch: str
@@ -262,7 +262,7 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Due:
-    """A claimed row of the expiry index. `due_at`: when it was due; `score` fences a second claim."""
+    """A claimed row of the expiry index. `due_at`: when it was due. `score` detects a later claim."""
 
     room: RoomKey
     seq: int
@@ -281,10 +281,10 @@ class Missed:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Expired:
-    """What the store knows of a claimed message. `live` False: deleted, so that there is nothing to report.
+    """A claimed message as stored. `live` False: deleted, so that there is nothing to report.
 
-    `body` is None and `name` '' where the Hash is gone; `total` members owed it, `missed` of them did not have it (one tuple is
-    shared by the messages that the same members missed).
+    `body` is None and `name` '' if the Hash was deleted. `total` members owed it; `missed` did not have it: messages that the same
+    members missed share one tuple.
     """
 
     due: Due
@@ -322,7 +322,7 @@ class MemberBehind:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Lag:
-    """How a room stands: live messages, members behind and the first of them, furthest behind first."""
+    """The members behind in a room: their number, and the first of them, furthest behind first. `live` messages are in the room."""
 
     room: RoomKey
     epoch: str
@@ -334,9 +334,9 @@ class Lag:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What was done in a minute or a day, which began at `at`. `accepted` and `rejected` are messages, `retried` and `gave_up`
-    pushes to a member, `delivered` live messages that cursors passed when they were acknowledged, one for each member. Of the
-    messages that `expired`, `expired_to_all` reached everybody and `expired_missed` did not; `missed_...` are members who missed one.
+    """The events of a minute or a day, which began at `at`. `accepted` and `rejected` are messages, `retried` and `gave_up`
+    pushes to a member. `delivered` counts live messages that acknowledged cursors passed, one for each member. Of the `expired`
+    messages, `expired_to_all` reached all members and `expired_missed` did not; `missed_...` are members who missed one.
     """
 
     at: int
@@ -356,7 +356,7 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MessageTotals:
-    """What became of the messages accepted since `since` (epoch ms, the beginning of a day), of all rooms at one moment.
+    """Totals of the messages accepted since `since` (epoch ms, the beginning of a day), of all rooms at one moment.
 
     `held` ended when nobody owed them, `deleted` were deleted by people, `live` have not ended. Missed ones are in the database.
     """
@@ -397,9 +397,9 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """What is stored of a live message beside its text. `only`: whom it is for.
+    """A live message without its text. `only`: its recipients, None for all members.
 
-    `behind`: members below it who owe it, 0 where it is not tracked; `unshown`: those who could not show it, whom no cursor tells.
+    `behind`: members below it who owe it, 0 if it is not tracked. `unshown`: members who could not show it, also above it.
     """
 
     room: RoomKey

@@ -1,4 +1,4 @@
-"""The store's verbs of retrying: who owes what, attempts, the sweep's claims. A part of `store`."""
+"""The operations of retries: owing members, attempts, the sweep's claims."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .records import Claim, Lag, MemberBehind, Owing, RoomKey, partition_prefix
 
 
 class Retries:
-    """Owing, attempts, claims of rooms in which somebody lags."""
+    """Owing members, attempts, claims of lagging rooms."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -23,14 +23,14 @@ class Retries:
     async def owing(
         self, room: RoomKey, epoch: str, users: Sequence[int], *, mark: int | None = None
     ) -> list[Owing]:
-        """Say which of `users` owe a live message, at or below `mark` when it is given."""
+        """Return those of `users` who owe a live message, at or below `mark` if given."""
         answer = await self._calls.run(
             "who_owes", room, epoch, "" if mark is None else mark, self._calls.max_attempts, *users
         )
         return _owing(answer)
 
     async def owing_among(self, lags: Sequence[Lag]) -> list[list[Owing]]:
-        """Say which laggards of each room owe a live message, all in one round trip."""
+        """Return the members behind in each room who owe a live message, in one round trip."""
         calls = [
             (
                 "who_owes",
@@ -40,7 +40,7 @@ class Retries:
                     lag.epoch,
                     "",
                     self._calls.max_attempts,
-                    *(laggard.user for laggard in lag.members_behind),
+                    *(member.user for member in lag.members_behind),
                 ),
             )
             for lag in lags
@@ -48,16 +48,16 @@ class Retries:
         return [_owing(answer) for answer in checked(await self._calls.scripts.run(calls))]
 
     async def count_undelivered(self, rooms: Sequence[RoomKey]) -> list[int]:
-        """Count the live messages of each room that somebody stands below who did not write them."""
+        """Count the live messages of each room that are above the cursor of a member who did not write them."""
         answers = checked(
             await self._calls.scripts.run([("count_undelivered", (room.prefix, room.id)) for room in rooms])
         )
         return [int(answer) for answer in answers]
 
     async def record_attempt(self, room: RoomKey, user: int, expected: int, next_s: float) -> bool:
-        """Count one push, if `expected` is still the count; False when somebody else counted first.
+        """Count one push, if `expected` is still the count; return False if another process counted first.
 
-        Never asked twice: the second answer would be False for what the first has counted.
+        Never sent twice: the second answer would be False although the first counted.
         """
         max_attempts = self._calls.policy.attempts_max
         args = (room.prefix, room.id, user, expected, int(next_s * 1000), max_attempts)
@@ -67,11 +67,11 @@ class Retries:
         return bool(answer == 1)
 
     async def retry_now(self, room: RoomKey, users: Sequence[int]) -> int:
-        """Let the next attempts of `users` be due at once; return for how many one was counted. Idempotent."""
+        """Make the next attempts of `users` due now; return how many had an attempt counted. Idempotent."""
         return int(await self._calls.run("retry_now", room, *users))
 
     async def reset_attempts(self, room: RoomKey, users: Sequence[int]) -> list[bool]:
-        """Count attempts of `users` anew, also where they were given up; say for whom any was counted."""
+        """Start the attempts of `users` again, also after the last one; return for each whether any was counted."""
         return [
             bool(one)
             for one in await self._calls.scripts.pipeline(
@@ -80,9 +80,9 @@ class Retries:
         ]
 
     async def claim(self, token: str, *, limit: int = 50, room: RoomKey | None = None) -> list[Claim]:
-        """Take the rooms whose look is due, in all partitions or only `room`: a lease, so that a crash makes them due again.
+        """Claim the rooms whose sweep is due, in all partitions or only `room`. A claim is a lease: after a crash they are due again.
 
-        The same token gets the same rows again, for a reply may be lost.
+        The same token gets the same rows again, because a reply may be lost.
         """
         policy = self._calls.policy
         numbers = (limit, policy.lease_s * 1000, int(policy.ack_timeout_s * 1000))
@@ -98,7 +98,7 @@ class Retries:
                 for at in range(0, len(rows), 5):
                     name, epoch, mark, oldest, score = map(text, rows[at : at + 5])
                     claims.append(Claim(RoomKey(name, partition), epoch, int(mark), int(oldest), score))
-            # Where nobody lagged in any room looked at, these are gone from the index, and those behind them are due.
+            # If no member lagged in the rooms that were read, they are no longer in the index, and the next rooms are due.
             partitions = [
                 partition
                 for partition, answer in answers.items()
@@ -107,7 +107,7 @@ class Retries:
         return claims
 
     async def release(self, claims: Sequence[Claim]) -> int:
-        """Give claimed rooms their next look; return how many were still these claims'."""
+        """Set the next sweep of claimed rooms; return how many were still these claims'."""
         by_partition: defaultdict[int, list[str]] = defaultdict(list)
         for claim in claims:
             by_partition[claim.room.partition] += (claim.room.id, claim.score)
@@ -119,9 +119,9 @@ class Retries:
         return sum(checked(await self._calls.scripts.run(calls)))
 
     async def active_rooms(self, *, limit: int | None = None) -> list[tuple[RoomKey, int]]:
-        """Return the rooms with something unacknowledged and when each is looked at next (epoch ms), soonest first.
+        """Return the rooms with unacknowledged messages and the time of the next sweep (epoch ms), soonest first.
 
-        With `limit` about so many at least, where there are: twice its share of each partition.
+        With `limit`, twice its share of each partition: about `limit` rooms or more.
         """
         last = -1 if limit is None else -(-2 * limit // PARTITIONS) - 1
         commands = [
@@ -136,12 +136,12 @@ class Retries:
         return sorted(rooms, key=lambda row: row[1])
 
     async def count_active_rooms(self) -> int:
-        """Count the rooms with something unacknowledged."""
+        """Count the rooms with unacknowledged messages."""
         commands = [("ZCARD", f"{partition_prefix(partition)}unacked") for partition in range(PARTITIONS)]
         return int(sum(await self._calls.scripts.pipeline(commands)))
 
     async def members_behind(self, rooms: Sequence[RoomKey], *, limit: int = 100) -> list[Lag | None]:
-        """Say how rooms stand, each with at most `limit` members who are behind; None where there is no log."""
+        """Return at most `limit` members behind in each room; None for a room without a log."""
         answers = checked(
             await self._calls.scripts.run(
                 [("members_behind", (room.prefix, room.id, limit)) for room in rooms]
@@ -158,8 +158,8 @@ def _owing(answer: list[Any]) -> list[Owing]:
 
 
 def _lag(room: RoomKey, answer: list[Any]) -> Lag:
-    laggards = [
+    members = [
         MemberBehind(int(answer[at]), int(answer[at + 1]), *Attempts.parse(text(answer[at + 2]))[:2])
         for at in range(4, len(answer), 3)
     ]
-    return Lag(room, text(answer[0]), answer[1], answer[2], int(answer[3] or 0), laggards)
+    return Lag(room, text(answer[0]), answer[1], answer[2], int(answer[3] or 0), members)

@@ -67,9 +67,9 @@ class Scripts:
         self._loading = asyncio.Lock()
 
     async def run(self, calls: Sequence[Call], *, idempotent: bool = True) -> list[Any]:
-        """Run scripts in one round trip; errors stand in their places, `Unavailable` where nothing is known.
+        """Run scripts in one round trip; an error is in its place in the list, `Unavailable` where the result is unknown.
 
-        What is idempotent is tried once more, within the deadline, when the connection is lost.
+        An idempotent call is repeated once, within the deadline, if the connection is lost.
         """
         answers: list[Any] = [Unavailable(retry_after_ms=RETRY_AFTER_MS)] * len(calls)
         todo = list(range(len(calls)))
@@ -81,7 +81,7 @@ class Scripts:
                         break
                     await self._load()
         except (*_LOST, RedisError):
-            pass  # RedisError: the scripts were not taken, by a store that loads its file, say
+            pass  # RedisError: the store refused the scripts, for example while it loads its file
         return answers
 
     async def pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -97,9 +97,13 @@ class Scripts:
         return results
 
     async def known(self) -> None:
-        """Make sure that `life` is known. Raises what redis-py raises."""
-        if not self.life:
+        """Make sure that `life` is known. Raises Unavailable."""
+        if self.life:
+            return
+        try:
             await self._load()
+        except (*_LOST, RedisError) as fault:
+            raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from fault
 
     async def _try(
         self, calls: Sequence[Call], todo: list[int], answers: list[Any], *, again: bool
@@ -146,7 +150,7 @@ def _with_life(text: str, life: str) -> str:
 
 
 def _fault(error: Exception) -> MessagingError:
-    """Say what a refusal of the store means: full, or not to be had just now. Never a final error."""
+    """Translate an error of the store: it is full, or unavailable for now. Never a final error."""
     if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM"):
         return BacklogFull(retry_after_ms=5 * RETRY_AFTER_MS)
     if isinstance(error, RedisError):

@@ -1,4 +1,4 @@
-"""What the store tells of itself and of the jobs: heartbeats, counts, memory. A part of `store`."""
+"""Heartbeats of the jobs, counts of events, memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .records import Counts, Memory, MessageTotals, RoomKey, partition_prefix
 
 COUNTED = frozenset(field.name for field in dataclasses.fields(Counts)) - {"at"}
 HASH_BATCH = 256  # read in one round trip
-FIELD_BATCH = 6_000  # the same, where fields are asked for by name: to read their numbers takes 2 ms
+FIELD_BATCH = 6_000  # the same by name of field: reading their numbers takes 2 ms
 DAY_MS = 86_400_000
 JOBS_KEY = "chat:jobs"
 
-_Field = tuple[str, int | str, str]  # the hash's name, minute or day or `all`, what
+_Field = tuple[str, int | str, str]  # the hash's name; minute, day or `all`; event
 _Sums = defaultdict[tuple[str, str], int]
 
 
@@ -33,7 +33,7 @@ class Stats:
         self._calls = calls
 
     async def beat(self, job: str, facts: Mapping[str, Any]) -> None:
-        """Note that a job ran just now, with what it did."""
+        """Record that a job ran now, with its results."""
         now_ms = await self._calls.now_ms()
         await self._calls.scripts.pipeline([("HSET", JOBS_KEY, job, json.dumps({"at": now_ms, **facts}))])
 
@@ -45,9 +45,9 @@ class Stats:
     async def counts(
         self, unit: Literal["minute", "day"], last: int, *, only: Collection[str] = COUNTED
     ) -> list[Counts]:
-        """Return what was done in the last minutes (48 hours are kept) or days (90), oldest first, the present one included.
+        """Return the counts of the last minutes (48 hours are kept) or days (90), oldest first, with the present one.
 
-        `only` some of it costs as much less.
+        Fewer counts in `only` cost less.
         """
         length_ms, name, share = {"minute": (60_000, "hour", 60), "day": (DAY_MS, "days", 30)}[unit]
         newest = await self._calls.now_ms() // length_ms
@@ -65,7 +65,7 @@ class Stats:
         ]
 
     async def last_day(self, only: Collection[str]) -> Counts:
-        """Return what was done in the last 24 hours, to the minute; by the hour's sums."""
+        """Return the counts of the last 24 hours, to the minute, from the sums of the hours."""
         now_ms = await self._calls.now_ms()
         first = now_ms // 60_000 - 1_439
         hours = range(-(-first // 60), now_ms // 3_600_000 + 1)
@@ -94,7 +94,7 @@ class Stats:
         return sums
 
     async def _fields(self, asked: Iterable[_Field]) -> _Sums:
-        """Sum fields over all partitions; those of a name stand in its hash. {(moment, what): number}."""
+        """Sum fields over all partitions; the fields of a name are in its hash. {(moment, event): number}."""
         by_name: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         for name, moment, what in asked:
             by_name[name].append((str(moment), what))
@@ -136,7 +136,7 @@ class Stats:
         return MessageTotals(since=oldest * DAY_MS, live=live, **sums)
 
     async def _at_one_moment(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        if self._calls.cluster:  # a transaction is of one partition there
+        if self._calls.cluster:  # where a transaction has one partition
             return await self._calls.scripts.pipeline(commands)
         answers: list[Any] = (await self._calls.scripts.pipeline([("MULTI",), *commands, ("EXEC",)]))[-1]
         return answers
@@ -153,12 +153,12 @@ class Stats:
         return int(sum(counts[:PARTITIONS]) - sum(counts[PARTITIONS:]))
 
     async def memory(self) -> Memory:
-        """Read how much memory the store uses, may use, what it does when that is full, and whether it writes to disk."""
+        """Read the store's memory and whether it writes to disk."""
         [answer] = await self._calls.scripts.pipeline([("INFO", "memory", "persistence")])
         return Memory.from_info(dict(line.split(":", 1) for line in text(answer).splitlines() if ":" in line))
 
     async def rewrite_log(self) -> None:
-        """Ask the store to rewrite its log on disk and to forget its lists of slow and of large calls: expired text leaves all."""
+        """Make the store rewrite its log on disk and clear its lists of slow and large calls: expired texts leave all three."""
         await self._calls.scripts.pipeline([("BGREWRITEAOF",), ("SLOWLOG", "RESET")])
-        with contextlib.suppress(RedisError):  # Valkey's from 8.1; elsewhere there is no such list
+        with contextlib.suppress(RedisError):  # Valkey 8.1 and later have this list
             await self._calls.client.execute_command("COMMANDLOG", "RESET", "large-request")  # type: ignore[no-untyped-call]

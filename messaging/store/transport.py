@@ -1,7 +1,7 @@
-"""A connection to the store that is read by callback: each reply is handed on where it arrives.
+"""A connection to the store that passes each reply to a callback when it arrives.
 
-redis-py opens and authenticates it (TLS, users, Unix sockets, the pool's bound are its own); then its transport gets this protocol
-instead of a stream with a reader task. In rooms of two that halved what hearing and calling the store cost the server.
+redis-py opens and authenticates it, with TLS, users, Unix sockets and the pool's limit. Then its transport gets this protocol
+instead of a stream with a reader task. In rooms of two this halved the server's cost of calls and publications.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REFUSALS = {"NOSCRIPT": NoScriptError, "OOM": OutOfMemoryError}
 
 
 class RedisProtocol(asyncio.Protocol):
-    """One connection. `take(reply)` for each reply, an error that the store answers among them; `ended()` once it is lost or closed."""
+    """One connection. It calls `take(reply)` for each reply, also for error replies, and `ended()` after it is lost or closed."""
 
     def __init__(
         self,
@@ -35,16 +35,14 @@ class RedisProtocol(asyncio.Protocol):
         self._ended = ended
         self._reader = hiredis.Reader(replyError=_refusal)
         self._transport: asyncio.Transport = connection._writer.transport
-        self._stream: Any = (
-            self._transport.get_protocol()
-        )  # redis-py waits in it for what it writes and closes
+        self._stream: Any = self._transport.get_protocol()  # redis-py writes and closes through it
         self._transport.set_protocol(self)
 
     @classmethod
     async def open(
         cls, client: redis.asyncio.Redis, take: Callable[[Any], None], ended: Callable[[], None]
     ) -> RedisProtocol:
-        """Take a connection of the client's pool. Raises what redis-py raises."""
+        """Take a connection of the client's pool. Propagates errors of redis-py."""
         pool = client.connection_pool
         return cls(pool, await pool.get_connection(), take, ended)  # type: ignore[no-untyped-call]
 
@@ -53,11 +51,11 @@ class RedisProtocol(asyncio.Protocol):
         self._transport.write(b"".join(map(hiredis.pack_command, commands)))
 
     def abort(self) -> None:
-        """End the connection without waiting for anything; `close` is still due."""
+        """End the connection without waiting; `close` must still be called."""
         self._transport.abort()
 
     async def close(self) -> None:
-        """End the connection and give its place back to the pool."""
+        """End the connection and return its place to the pool."""
         await self._connection.disconnect(nowait=True)
         await self._pool.release(self._connection)
 

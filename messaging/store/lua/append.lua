@@ -8,7 +8,7 @@ local first_prefix      = KEYS[1]           -- of the first message's partition;
 local grace_ms          = tonumber(ARGV[1])
 local id_life_ms        = ARGV[2]
 local sweep_interval_ms = tonumber(ARGV[3])
-local FIRST, STRIDE     = 4, 13             -- ARGV: then 13 values for each message, named in `message_at`
+local FIRST, STRIDE     = 4, 13             -- ARGV: then 13 values for each message, named in `fields_at`
 
 local SKIP = 1048576
 local IDEMPOTENCY_RECORD = '>I5I6I5I4' -- seq, sent_at, ttl, checksum; the epoch follows. 28 bytes; `records.py` parses it too
@@ -17,24 +17,18 @@ local now = now_ms()
 local sent_at = format('%d', now)
 local rooms, order, records, answers, accepted = {}, {}, {}, {}, {}
 
--- prefix: of the partition's keys; checksum: of the content, 32 bits; reply_to, resends: seq or ''; untracked: '1' or '';
--- only: user ids by commas, '' everybody; record_key: key of the idempotency record
-local function message_at(offset)
-  local prefix, room_id, user, name, id, body, ttl_ms, checksum, reply_to, untracked, only, resends, record_key =
-    unpack(args, offset, offset + STRIDE - 1)
-  return {prefix = prefix, room_id = room_id, user = user, name = name, id = id, body = body, ttl_ms = tonumber(ttl_ms),
-    checksum = tonumber(checksum), reply_to = reply_to, tracked = untracked == '', only = only, resends = resends,
-    record_key = record_key}
-end
+-- prefix, room id, user id, name, id, body, ttl (ms), checksum (of the content, 32 bits), reply_to (seq or ''), untracked ('1' or ''),
+-- only (user ids by commas, '' everybody), resends (seq or ''), record key (of the idempotency record)
+local function fields_at(offset) return unpack(args, offset, offset + STRIDE - 1) end
 
-local function room_of(message)
-  local room = rooms[message.room_id]
+local function room_of(prefix, id)
+  local room = rooms[id]
   if room == nil then
-    local key = message.prefix .. 'room:' .. message.room_id
+    local key = prefix .. 'room:' .. id
     local epoch, top, top_life = unpack(call('HMGET', key, 'epoch', 'top', 'top_life'))
-    room = epoch and {id = message.room_id, key = key, prefix = message.prefix, epoch = epoch, top = tonumber(top),
-      skip = top_life ~= LIFE, cursors = {}, moved = {}, lines = {}} or false
-    rooms[message.room_id] = room
+    room = epoch and {id = id, key = key, prefix = prefix, epoch = epoch, top = tonumber(top), skip = top_life ~= LIFE,
+      cursors = {}, moved = {}, lines = {}} or false
+    rooms[id] = room
   end
   return room
 end
@@ -55,64 +49,57 @@ local function repeated(record, checksum)
   return first_checksum == checksum and '=' .. answer_of(string.sub(record, rest), seq, sent, ttl_ms) or -3
 end
 
-local function accept(message)
-  local room, reply_to = room_of(message), tonumber(message.reply_to)
+local function accept(offset)
+  local prefix, room_id, user, _, _, _, ttl_ms, checksum, reply_to, _, _, _, record_key = fields_at(offset)
+  ttl_ms, checksum, reply_to = tonumber(ttl_ms), tonumber(checksum), tonumber(reply_to)
+  local record = records[record_key] or call('GET', record_key)
+  if record then return repeated(record, checksum) end
+  local room = room_of(prefix, room_id)
   if not room then return -1 end
-  if not cursor_of(room, message.user) then return -2 end
-  if reply_to and (reply_to < 1 or reply_to > room.top) then return -4 end
-  local seq = room.top + 1
+  if not cursor_of(room, user) then return -2 end
+  local after = room.top
+  if reply_to and (reply_to < 1 or reply_to > after) then return -4 end
+  local seq = after + 1
   if room.skip then seq = seq + SKIP; room.skip = false end
-  message.room, message.after, message.seq, message.expires_at = room, room.top, seq, now + message.ttl_ms
   room.top = seq
-  records[message.record_key] = struct.pack(IDEMPOTENCY_RECORD, seq, now, message.ttl_ms, message.checksum) .. room.epoch
-  accepted[#accepted + 1] = message
+  records[record_key] = struct.pack(IDEMPOTENCY_RECORD, seq, now, ttl_ms, checksum) .. room.epoch
+  accepted[#accepted + 1] = {offset = offset, room = room, seq = seq, after = after, expires_at = now + ttl_ms}
   if #room.lines == 0 then order[#order + 1] = room; room.lines[1] = 'M ' .. room.epoch end
-  return answer_of(room.epoch, seq, now, message.ttl_ms)
+  return answer_of(room.epoch, seq, now, ttl_ms)
 end
 
 local function set(key, field, value)
   if value ~= '' then call('HSET', key, field, value) end
 end
 
-local function write(message, room, seq, expires_at)
-  local key, user = room.key .. ':msg:' .. seq, message.user
-  call('HSET', key, 'id', message.id, 'sender', user, 'name', message.name, 'body', message.body, 'sent_at', sent_at, 'expires_at', expires_at)
-  set(key, 'reply_to', message.reply_to)
-  set(key, 'resends', message.resends)
-  set(room.key .. ':only', seq, message.only)
+for offset = FIRST, #args, STRIDE do answers[#answers + 1] = accept(offset) end
+for _, room in ipairs(order) do call('HSET', room.key, 'top', format('%d', room.top), 'top_life', LIFE) end
+-- A message adds two lines to the room's publication: 'seq after sender recipients', and the frame.
+for _, message in ipairs(accepted) do
+  local _, _, user, name, id, body, _, _, reply_to, untracked, only, resends, record_key = fields_at(message.offset)
+  local room, lines, tracked = message.room, message.room.lines, untracked == ''
+  local seq, after, expires_at = format('%d', message.seq), format('%d', message.after), format('%d', message.expires_at)
+  local key = room.key .. ':msg:' .. seq
+  call('HSET', key, 'id', id, 'sender', user, 'name', name, 'body', body, 'sent_at', sent_at, 'expires_at', expires_at)
+  set(key, 'reply_to', reply_to)
+  set(key, 'resends', resends)
+  set(room.key .. ':only', seq, only)
   call('PEXPIREAT', key, format('%d', message.expires_at + grace_ms))
-  call('ZADD', room.key .. ':live', seq, live_entry(seq, user, message.id, message.tracked))
-  room.tracked = room.tracked or message.tracked
+  call('ZADD', room.key .. ':live', seq, live_entry(seq, user, id, tracked))
+  room.tracked = room.tracked or tracked
   call('ZADD', room.prefix .. 'expiring', expires_at, index_entry(room.id, seq))
-  call('SET', message.record_key, records[message.record_key], 'PX', id_life_ms)
+  call('SET', record_key, records[record_key], 'PX', id_life_ms)
   -- Another cursor than seq-1 would skip messages that this sender does not have yet.
   if room.cursors[user] == message.seq - 1 then
     room.cursors[user] = message.seq
     room.moved[user] = seq
   end
-end
-
-local function frame_of(message, room, seq, expires_at)
-  local reply_to, resends, after = message.reply_to, message.resends, message.after
-  return '{"type":"message","room":"' .. room.id .. '","epoch":"' .. room.epoch .. '","seq":' .. seq
-    .. ',"id":"' .. message.id .. '","from":{"id":' .. message.user .. ',"name":' .. cjson.encode(message.name)
-    .. '},"body":' .. cjson.encode(message.body) .. ',"sent_at":' .. sent_at .. ',"expires_at":' .. expires_at
+  lines[#lines + 1] = seq .. ' ' .. after .. ' ' .. user .. ' ' .. (only == '' and '-' or only)
+  lines[#lines + 1] = '{"type":"message","room":"' .. room.id .. '","epoch":"' .. room.epoch .. '","seq":' .. seq
+    .. ',"id":"' .. id .. '","from":{"id":' .. user .. ',"name":' .. cjson.encode(name) .. '},"body":' .. cjson.encode(body)
+    .. ',"sent_at":' .. sent_at .. ',"expires_at":' .. expires_at
     .. (reply_to ~= '' and ',"reply_to":' .. reply_to or '') .. (resends ~= '' and ',"resends":' .. resends or '')
-    .. (after ~= message.seq - 1 and ',"after":' .. format('%d', after) or '') .. '}'
-end
-
-for offset = FIRST, #args, STRIDE do
-  local message = message_at(offset)
-  local record = records[message.record_key] or call('GET', message.record_key)
-  answers[#answers + 1] = record and repeated(record, message.checksum) or accept(message)
-end
-for _, room in ipairs(order) do call('HSET', room.key, 'top', format('%d', room.top), 'top_life', LIFE) end
-for _, message in ipairs(accepted) do
-  local room, seq, expires_at = message.room, format('%d', message.seq), format('%d', message.expires_at)
-  write(message, room, seq, expires_at)
-  local lines, only = room.lines, message.only
-  lines[#lines + 1] = seq .. ' ' .. format('%d', message.after) .. ' ' .. message.user .. ' ' .. (only == '' and '-' or only)
-  lines[#lines + 1] = frame_of(message, room, seq, expires_at)
+    .. (message.after ~= message.seq - 1 and ',"after":' .. after or '') .. '}'
 end
 for _, room in ipairs(order) do
   for user, cursor in pairs(room.moved) do call('ZADD', room.key .. ':delivered', 'XX', 'GT', cursor, user) end

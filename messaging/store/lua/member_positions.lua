@@ -3,7 +3,7 @@
 -- Publishes 'A <seq>': no cursor that moved was below that seq.
 -- Returns {epoch, top, rev, members, {user, ...} or {} where they are more, {row, ...}} or -1: the room has no log. The row of a user
 --   is {delivered, read, joined, unread (at most 100)} or a code: -2 not a member, -3 nothing was done: ask for this user alone
--- Uses clock, count, entries, messages
+-- Uses clock, count, entries, has_expired
 local prefix        = KEYS[1]           -- of the partition's keys
 local room_id       = ARGV[1]
 local max_listed    = tonumber(ARGV[2]) -- members, for presence

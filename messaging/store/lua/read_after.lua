@@ -38,7 +38,7 @@ local now = now_ms()
 local cursor = tonumber(call('ZSCORE', key .. ':delivered', user) or joined)
 local only_some = call('EXISTS', key .. ':only') == 1
 local leave_out = max_attempts and call('EXISTS', key .. ':outcome') == 1
-local messages, gone, changed, bytes, owed = {}, {}, {}, 0, false
+local messages, gone, changed, bytes, has_tracked = {}, {}, {}, 0, false
 local attempts = parse_attempts(call('HGET', key .. ':attempts', user))
 
 local function is_addressed(seq, sender)
@@ -84,7 +84,7 @@ local function add_message(seq, sender, tracked)
   elseif not leave_out or not rejecters(key, seq, {user}, max_attempts)[user] then
     messages[#messages + 1] = {tonumber(seq), fields}
     bytes = bytes + bytes_of(fields)
-    owed = owed or tracked
+    has_tracked = has_tracked or tracked
   end
 end
 
@@ -118,7 +118,7 @@ for _, entry in ipairs(entries) do
   upto = tonumber(seq)
 end
 if is_cut then more = 1 else upto = top end
-if owed then call('ZADD', prefix .. 'unacked', 'NX', now + sweep_interval_ms, room_id) end
+if has_tracked then call('ZADD', prefix .. 'unacked', 'NX', now + sweep_interval_ms, room_id) end
 
 -- Other users see the same where they may look as far back, or where that makes no difference.
 for i, code in ipairs(codes) do

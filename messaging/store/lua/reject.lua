@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Record that a member's client cannot show a live message that the member owes: an outcome, whatever the cursor. Idempotent.
+-- Record that a member's client cannot show a live message that the member owes: an outcome, also below the cursor. Idempotent.
 -- Returns 1 where it was recorded, 0 where it was recorded before or there is nothing to record
 -- Uses clock, count, entries, rejecters
 local prefix       = KEYS[1]           -- of the partition's keys

@@ -3,7 +3,7 @@
 -- usually its first row decides. Members below the last of MAX_ROWS rows owe for certain: they are that far behind. A member does not
 -- owe a message that they rejected, as far as MAX_CHECKS look-ups show.
 -- Returns {user, cursor, attempts value or '', ...} of the members who owe; {} for another epoch
--- Uses clock, entries, messages, rejecters
+-- Uses clock, entries, has_expired, rejecters
 local prefix       = KEYS[1]           -- of the partition's keys
 local room_id      = ARGV[1]
 local epoch        = ARGV[2]

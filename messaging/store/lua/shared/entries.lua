@@ -4,7 +4,7 @@
 --   outcome row    seq|user|reason|attempts
 --   index entry    room|seq
 --   users          user,user,...
-local match, find = string.match, string.find
+local match, sub, find = string.match, string.sub, string.find
 
 local function live_entry(seq, sender, id, tracked) return seq .. '|' .. sender .. '|' .. id .. (tracked and '' or '|u') end
 
@@ -18,7 +18,7 @@ local function parse_live_entry(entry) return match(entry, '^(%d+)|(%d+)|') end
 
 local function sender_and_id(entry) return match(entry, '^%d+|(%d+)|([^|]*)') end
 
-local function is_tracked(entry) return string.sub(entry, -2) ~= '|u' end
+local function is_tracked(entry) return sub(entry, -2) ~= '|u' end
 
 local function attempts_value(n, first_at, next_at, reason)
   return string.format('%d|%.0f|%.0f|%s', n, first_at, next_at, reason)

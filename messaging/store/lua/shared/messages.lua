@@ -2,16 +2,10 @@
 local MESSAGE_FIELDS = {'id', 'sender', 'name', 'body', 'sent_at', 'expires_at', 'reply_to', 'edited_at', 'resends'}
 local FIELDS_BYTES = 200 -- of a message, without its body
 
--- Return the fields, nil where the message has expired or is gone.
+-- Return the fields, nil where the message has expired or was deleted.
 local function visible_fields(key, seq, now)
   local fields = redis.call('HMGET', key .. ':msg:' .. seq, unpack(MESSAGE_FIELDS))
   if fields[1] and tonumber(fields[6]) > now then return fields end
 end
 
 local function bytes_of(fields) return #fields[4] + FIELDS_BYTES end
-
--- Return whether a message has expired or is gone.
-local function has_expired(key, seq, now)
-  local expires_at = redis.call('HGET', key .. ':msg:' .. seq, 'expires_at')
-  return not expires_at or tonumber(expires_at) <= now
-end
