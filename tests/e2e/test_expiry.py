@@ -367,6 +367,8 @@ def test_a_laptop_that_slept_past_an_expiry_shows_nothing_expired_in_any_frame(
     theirs.say("hers is over by then")
     hers.say("mine is over by then")
     hers.sees("hers is over by then", "mine is over by then")
+    # Until the server has accepted it, the message is unsent, and an unsent text is shown.
+    hers.waits_for_state("mine is over by then", "sent", "delivering", "delivered", "read")
     hers.page.evaluate(WAKES, "is over by then")
     seen = hers.page.wait_for_function("() => window.seen").json_value()
     assert seen == [False] * 60

@@ -210,7 +210,7 @@ def _forgets_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _reads_exceptions_before_cursors(monkeypatch: pytest.MonkeyPatch) -> None:
-    readers = Expiry._readers
+    readers = Expiry._calculators
     read: dict[str, list[bytes]] = {}
 
     async def readers_later(self: Expiry, rooms: Iterable[RoomKey]) -> Any:
@@ -223,7 +223,7 @@ def _reads_exceptions_before_cursors(monkeypatch: pytest.MonkeyPatch) -> None:
         rows = {due: [str(row, "utf-8") for row in read[due.room.id]] for due in dues}
         return {due: [row for row in rows[due] if row.split("|")[0] == str(due.seq)] for due in dues}
 
-    monkeypatch.setattr(Expiry, "_readers", readers_later)
+    monkeypatch.setattr(Expiry, "_calculators", readers_later)
     monkeypatch.setattr(Expiry, "_outcomes", outcomes)
 
 

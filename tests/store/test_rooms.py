@@ -586,10 +586,11 @@ async def test_existing_messages_get_no_lifetime_outside_the_sites_bounds(ada: U
 async def test_a_verb_needs_no_channel_layer(ada: User, grace: User, monkeypatch: pytest.MonkeyPatch) -> None:
     room = await room_of(ada, grace)
 
-    async def broken(*_: object, **__: object) -> None:
-        raise ConnectionRefusedError
+    class Broken:
+        async def group_send(self, *_: object) -> None:
+            raise ConnectionRefusedError
 
-    monkeypatch.setattr(rooms.control, "publish", broken)
+    monkeypatch.setattr(rooms.control, "get_channel_layer", Broken)
     await rooms.leave_room(grace.pk, room.id)
 
     assert set(await rows_of(room)) == {"ada"}
