@@ -105,15 +105,15 @@ async def test_every_state_is_visible_to_the_staff() -> None:
 
     messages = await get(client, f"storedmessage/?room={room}")
     assert re.findall(r'ops-state" data-kind="(\w+)">([^<]+)<', messages) == [
-        ("waits", "3 lack it"),
-        ("missed", "1 could not show it"),
-        ("held", "with everybody"),
-        ("held", "with everybody"),
+        ("waits", "not received by 3"),
+        ("missed", "not displayed for 1"),
+        ("held", "received by all"),
+        ("held", "received by all"),
     ]
     last = max(int(seq) for seq in re.findall(rf"{room}_3A(\d+)/change/", messages))
     page = await get(client, f"storedmessage/{room}:{last}/change/")
     assert "gave up: no answer" in row(page, "carol")
-    assert "could not be shown there" in row(
+    assert "could not be displayed" in row(
         await get(client, f"storedmessage/{room}:{last - 1}/change/"), "grace"
     )
 
