@@ -1,1 +1,1 @@
-"""Measure this server beside others, in one run on the same cores."""
+"""Measure this server and its peers, in one run on the same cores."""

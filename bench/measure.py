@@ -22,9 +22,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.parts.measurements import PARTS, SHAPES, Bench, measure, say
+from bench.parts.all_parts import PARTS, SHAPES, Bench, measure, say
 from bench.processes import CORES, CannotMeasure
-from bench.report import pages, targets
+from bench.report import markdown, targets
 from bench.report.results import line, loads, sound, summarise, table
 from bench.scenarios import BOTH_STORES, CHECKS, CLOSED, PEAK, RATED, SCENARIOS, load, rate_of
 from bench.starting import running, store_on
@@ -65,14 +65,14 @@ def main(arguments: list[str]) -> int:
     if not options.check:
         print(f"\n{targets.table(targets.bars(run))}\n\nIt took {run['took_s']} s.")
     if options.write:
-        pages.write(run, [say(name, found) for name, found in run["parts"].items()])
+        markdown.write(run, [say(name, found) for name, found in run["parts"].items()])
     own = [result for result in run["results"] if SYSTEMS[result["system"]].site or options.check]
     return 0 if all(map(sound, own)) else 1
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     quick = bool(os.environ.get("QUICK"))
-    parser = argparse.ArgumentParser(prog="bench/run", description="Measure this server beside others.")
+    parser = argparse.ArgumentParser(prog="bench/run", description="Measure this server and its peers.")
     parser.add_argument("--systems", type=_names(SYSTEMS), default=QUICK_SYSTEMS if quick else PEERED)
     parser.add_argument(
         "--scenarios", type=_names(SCENARIOS), default=BOTH_STORES if quick else [*CLOSED, *RATED]
@@ -124,7 +124,7 @@ def _seeded(folder: Path, options: argparse.Namespace) -> Bench:
     site.mkdir()
     (site / "secret-key").write_text("only-for-measuring-" + "x" * 32)  # sessions are bound to it
     with store_on(folder / "store") as (_, path):
-        command = [sys.executable, "-m", "bench.fill.seeding", *sorted(shapes)]
+        command = [sys.executable, "-m", "bench.fill.people", *sorted(shapes)]
         env = site_env(site, f"unix://{path}")
         seeded = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, check=True)
     crowds = json.loads(seeded.stdout)

@@ -20,7 +20,7 @@ MANY = (
 
 
 class CannotMeasure(Exception):
-    """A system did not start, or the generator did not end; the text says why."""
+    """A system did not start, or the generator did not end; the text contains the reason."""
 
 
 def on_core(core: int, command: Sequence[str]) -> list[str]:

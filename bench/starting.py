@@ -1,4 +1,4 @@
-"""Starting a system with a store of its own, fresh, with the same settings; `Running` owns all processes of one start and ends them."""
+"""Start a system with its own new store and the same settings; `Running` owns all processes of one start and ends them."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class System:
 
 
 def plain_env() -> dict[str, str]:
-    """Return an environment in which nothing of whoever measures changes a system."""
+    """Return an environment without the settings of the person who measures."""
     return {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
 
 

@@ -240,7 +240,7 @@ def _refused(text: str, fault: Exception) -> AnyClientFrame | Refused:
         return Hello(version, [])  # another version of the contract: its other fields may differ
     if kind not in _types:
         return Refused(UnknownType(), **known)  # type: ignore[arg-type]
-    return Refused(BadFrame(f"The frame is not what the contract says: {_reason(fault)}."), **known)  # type: ignore[arg-type]
+    return Refused(BadFrame(f"The frame does not follow the contract: {_reason(fault)}."), **known)  # type: ignore[arg-type]
 
 
 def _reason(fault: Exception) -> str:

@@ -1,4 +1,4 @@
-"""People who talk at a steady rate beside something else that is measured, and what their messages met (bench/load/steady.mjs)."""
+"""People who talk at a steady rate while something else is measured, and the report on their messages (bench/load/steady.mjs)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.processes import CannotMeasure
 
 @contextlib.contextmanager
 def talking(plan: dict[str, Any], *, patience_s: float) -> Iterator[dict[str, Any]]:
-    """Let the rooms talk meanwhile; what is yielded is their report when the block has ended."""
+    """Let the rooms talk during the block. The yielded dictionary holds their report after it."""
     report: dict[str, Any] = {}
     failed: list[CannotMeasure] = []
 

@@ -3,8 +3,8 @@
 `python -m bench.parts.admin` (or `make bench ARGS=admin`) prints a table, writes bench/results/admin.json and its section of
 docs/explanation/measurements-jobs.md; `--check` asks a small site each page once. Exit 1 when a page's p95 is over 150 ms.
 
-One site with `serve`'s parts, no worker -> it is filled by the store's own verbs (`bench.fill.stored`) -> each page is asked for by a
-superuser, one request at a time, the pages in turn, so that what the machine does meanwhile meets all of them alike.
+One site with `serve`'s parts, no worker -> it is filled by the store's own operations (`bench.fill.messages`) -> each page is asked for by a
+superuser, one request at a time, the pages in turn, so that other work of the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ P95_MOST_MS = 150.0
 FRONT = (
     "front page",
     "what changes of it",
-)  # neither a list nor a detail: whoever comes first in 4 s waits for the count
+)  # neither a list nor a detail: the first reader in 4 s waits for the count
 PER_PAGE = 100
 
 
@@ -150,7 +150,7 @@ def fill(load: Load, env: dict[str, str]) -> dict[str, Any]:
     command = [
         sys.executable,
         "-m",
-        "bench.fill.stored",
+        "bench.fill.messages",
         *(str(word) for pair in words.items() for word in pair),
     ]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, check=False)

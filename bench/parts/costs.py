@@ -1,4 +1,4 @@
-"""What a message costs the store: bytes while it lives, bytes of its remembered id, and time with all acknowledgements counted.
+"""The cost of a message for the store: bytes while it lives, bytes of its remembered id, and time with all acknowledgements.
 
 `python -m bench.parts.costs live|ids` prints bytes for each message; it is a command of a site, whose store is empty.
 """
@@ -51,7 +51,7 @@ call('ZADD', KEYS[2], 'XX', 'GT', one, one) call('PUBLISH', KEYS[3], one) call('
 
 
 def memory(site: Path) -> dict[str, Any]:
-    """Measure on a store of its own each: bytes of Redis for a live message of 100 B, and for the id of one that is over."""
+    """Measure each on a separate store: bytes of Redis for a live message of 100 B, and for the id of an expired one."""
     return {f"{kind}_bytes": _bytes(site, kind) for kind in ("live", "ids")}
 
 
@@ -69,7 +69,7 @@ def _bytes(site: Path, kind: str) -> float:
 
 
 async def _measure(kind: str) -> float:
-    from bench.fill.filling import fill, members_of
+    from bench.fill.rooms import fill, members_of
     from messaging.policy import Policy
     from messaging.store import Store, connections
 
@@ -111,8 +111,8 @@ async def _used(client: Any) -> int:
 def acks(start: Start, crowds: dict[str, Any], *, repeats: int, quick: bool) -> dict[str, Any]:
     """Count the store's time for a message in a room of 50: scripts for it, for its acknowledgements and receipts.
 
-    From COMMANDSTATS, between two moments while they talk, so that what 50 clients cost that connect is not in it. What scripts call
-    is counted in them.
+    The times are from COMMANDSTATS, between two moments while clients talk, so the cost of 50 connecting clients is not included. The
+    time of a script includes the commands that it calls.
     """
     found: dict[int, list[dict[str, float]]] = {rate: [] for rate in RATES}
     with (
@@ -141,7 +141,7 @@ def acks(start: Start, crowds: dict[str, Any], *, repeats: int, quick: bool) -> 
 
 
 def _fixed_work_us(store: redis.Redis, rate: float = 0) -> float:
-    """Return what the store takes for a call of fixed work, so many of them a second, or in a row."""
+    """Return the store's time for a call of fixed work, at `rate` calls a second, or in a row."""
     store.config_resetstat()
     for at in range(FIXED_CALLS):
         store.eval(FIXED_WORK, len(FIXED_KEYS), *FIXED_KEYS, at)
@@ -178,7 +178,7 @@ class _Sending:
         return int(self.store.hget(self.key, "top") or 0)
 
     def _so_far(self, sending: Future[Any], messages: float) -> dict[str, float]:
-        """Wait until so many messages are stored; return what the store has done by then."""
+        """Wait until this number of messages is stored; return the store's work until then."""
         while (stored := self._stored()) < messages:
             if sending.done():
                 raise CannotMeasure(

@@ -1,12 +1,12 @@
 """Measure what it costs the chat when 100,000 messages are due at once: a worker that was away comes back while people talk.
 
-`python -m bench.parts.expiry` (or `make bench ARGS=expiry`) prints a report and writes bench/results/expiry.json; `--due 10000 --crowd
-1000` for a first look. Exit 1 when a message was not reported as it must be, a call of the store took more than 5 ms, the chat's
-p99 was more than twice what it was idle, or the worker's memory grew.
+`python -m bench.parts.expiry` (or `make bench ARGS=expiry`) prints a report and writes bench/results/expiry.json; a first look:
+`--due 10000 --crowd 1000`. Exit 1 when a message was not reported correctly, a call of the store took more than 5 ms, the chat's
+p99 was more than twice its idle value, or the worker's memory grew.
 
 One site with `serve`'s parts, no worker -> rooms are filled with messages that nobody has time to get -> chat at a steady rate,
-idle -> the worker starts and works off what is due -> idle again. What is idle and what is work is told second by second by what
-the worker uses and what is left, so the pauses between two runs of the job count as idle: one run, interleaved.
+idle -> the worker starts and works off what is due -> idle again. Every second is idle or work according
+to the use of the worker and the messages left, so the pauses between two runs of the job count as idle: one run, interleaved.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 
 import psutil
 
-from bench.fill.overdue import Load, Seeded, due, faults, left, seed
+from bench.fill.expired import Load, Seeded, due, faults, left, seed
 from bench.load.conversation import latencies, talk_faults, talking
 from bench.processes import SERVER_CORE, CannotMeasure, descendants, end, free_port, on_core, prefer
 from bench.starting import wait_until_served
@@ -75,7 +75,7 @@ def serving(folder: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def running(folder: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command of the site's; its output goes to a file of its name."""
+    """Run a command of the site; its output is written to a file of its name."""
     with (folder / f"{command[0]}.log").open("wb") as log:
         process = subprocess.Popen(
             on_core(SERVER_CORE, [sys.executable, "manage.py", *command]),
@@ -106,7 +106,7 @@ def site_env(folder: Path) -> dict[str, str]:
 
 
 class Watch:
-    """Samples each second: what is left, and what the worker uses."""
+    """Sample every second: the messages left, and the resources of the worker."""
 
     def __init__(self, seeded: Seeded) -> None:
         self.seeded = seeded
@@ -121,7 +121,7 @@ class Watch:
         used = {pid: (cpu_s(pid), rss_mb(pid)) for pid in pids}
         sample = Sample(time.time() * 1000, left(self.seeded), used)
         self.samples.append(sample)
-        self.calls |= logged_calls()  # each second: the job that rewrites the store's log empties it
+        self.calls |= logged_calls()  # every second: the job that rewrites the store's log empties it
         return sample
 
     def rest(self, seconds: float) -> None:
@@ -231,7 +231,7 @@ def memory(watch: Watch) -> list[dict[str, float]]:
 
 
 def listen_to_store(*, first: bool) -> None:
-    """Let the store log its calls; `first`: it goes before everything else on the machine, so that these are its own times."""
+    """Let the store log its calls. `first`: it gets the highest priority on the machine, so that these are its own times."""
     from django.core.cache import caches
 
     client = caches["messages"].client.get_client()
@@ -241,7 +241,7 @@ def listen_to_store(*, first: bool) -> None:
     client.slowlog_reset()
     client.latency_reset()
     if first:
-        # Not what it forks: the process that writes its log anew would go before the chat too, for a quarter of a second at a time.
+        # Without its child processes: the process that rewrites its log would preempt the chat too, for a quarter of a second at a time.
         before_others = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
         os.sched_setscheduler(client.info("server")["process_id"], before_others, os.sched_param(1))
 

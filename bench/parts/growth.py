@@ -1,4 +1,4 @@
-"""What it costs that much is stored, and that many members are away: this server beside itself with little, taking turns."""
+"""The cost of many stored messages and many offline members: this server compared with the same server with few, in turns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 
-from bench.fill import filling
+from bench.fill.rooms import A_ROOM, fill_rooms
 from bench.parts.stress import Start, reliable
 from bench.report.results import median
 from bench.scenarios import SCENARIOS, Scenario, load
@@ -38,7 +38,7 @@ def stored(start: Start, crowds: dict[str, Any], *, repeats: int, quick: bool) -
     with start() as full:
         _load(full, STORED_LOAD, rooms)
         for size in sizes:
-            filling.run(full, {"fresh": [filled // filling.A_ROOM, size // filling.A_ROOM]})
+            fill_rooms(full, {"fresh": [filled // A_ROOM, size // A_ROOM]})
             filled = size
             _rest(full)
             with start() as empty:
@@ -102,7 +102,7 @@ def _compared(
 
 
 def _rest(system: Running) -> None:
-    """Wait until the store has rewritten its log: a child of its own that does so takes the core."""
+    """Wait until the store has rewritten its log: its child process takes the core."""
     with contextlib.closing(redis.Redis(unix_socket_path=str(system.store_socket))) as store:
         time.sleep(REST_S)
         while True:

@@ -1,4 +1,4 @@
-"""Two server processes beside one. On two cores the load generator has its part of both, and what it took is said."""
+"""Two server processes compared with one. On two cores the load generator uses part of both; its share is reported."""
 
 from __future__ import annotations
 

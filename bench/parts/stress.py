@@ -1,4 +1,4 @@
-"""What many, late, idle and stalled clients cost this server and those beside them: starts of its own, medians of the repeats."""
+"""The cost of many, late, idle and stalled clients for this server and for other clients: separate starts, medians of the repeats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.fill import filling
+from bench.fill.rooms import fill_rooms
 from bench.load.conversation import latencies, talk_faults, talking
 from bench.load.generator import generate
 from bench.processes import CannotMeasure, descendants
@@ -19,7 +19,7 @@ from bench.starting import Running
 
 PATIENCE_S = 90.0
 STORM = "1x1001"  # who come back at once, and one who wrote
-OTHERS = "10x2"  # who talk meanwhile, in other rooms
+OTHERS = "10x2"  # people who talk during a measurement, in other rooms
 MISSED = 100
 OTHERS_RATE = 100  # messages a second, all of them together
 CALM_S = 3.0
@@ -28,7 +28,7 @@ IDLE, IDLE_CONNECTIONS, QUICK_CONNECTIONS = "1x250", 5_000, 1_000
 STALLED = Scenario(name="stalled", title="10 of 200 stop reading", crowd="1x200", rate=500, stalled=10)
 CALM = Scenario(name="calm", title="the same load, everybody reads", crowd="1x200", rate=500)
 STALLED_S = 5.0
-# What may wait for one socket: `unsent_max` messages of some 400 B as text, an array under way (256 KiB), the transport (64 KiB).
+# Data that may wait for one socket: `unsent_max` messages of about 400 B as text, an array in flight (256 KiB), the transport (64 KiB).
 STALLED_MOST_KB = 1_000 * 0.4 + 256 + 64
 
 Start = Callable[[], Any]  # a context manager of a fresh Running of this server
@@ -51,7 +51,7 @@ def storm(start: Start, crowds: dict[str, Any], *, repeats: int, quick: bool) ->
 def _storm(start: Start, crowds: dict[str, Any]) -> dict[str, Any]:
     [room] = crowds[STORM]
     with start() as system, tempfile.TemporaryDirectory() as folder:
-        filling.run(system, {"room": room["id"], "messages": MISSED})
+        fill_rooms(system, {"room": room["id"], "messages": MISSED})
         plan = {
             "port": system.port,
             "rooms": crowds[OTHERS],
@@ -63,7 +63,7 @@ def _storm(start: Start, crowds: dict[str, Any]) -> dict[str, Any]:
             time.sleep(1)  # they have connected
             came = _crowd("storm", system, room, messages=MISSED, calm_ms=CALM_S * 1_000)
     if talk_faults(talk):
-        raise CannotMeasure(f"those beside a storm lost messages: {talk_faults(talk)}")
+        raise CannotMeasure(f"other clients lost messages during a storm: {talk_faults(talk)}")
     began, ended = came["began_ms"], came["began_ms"] + came["all_ms"]
     before = latencies([row for row in talk["rows"] if began - (CALM_S - 1) * 1_000 <= row[0] < began])
     during = latencies([row for row in talk["rows"] if began <= row[0] < ended])
@@ -80,7 +80,7 @@ def backlog(start: Start, crowds: dict[str, Any], *, repeats: int, quick: bool) 
     found = []
     for _ in range(repeats):
         with start() as system:
-            filling.run(system, {"room": room["id"], "messages": BACKLOG_MESSAGES})
+            fill_rooms(system, {"room": room["id"], "messages": BACKLOG_MESSAGES})
             found.append(_crowd("backlog", system, room, messages=BACKLOG_MESSAGES))
     return {
         "messages": BACKLOG_MESSAGES,
@@ -97,7 +97,7 @@ def idle(start: Start, crowds: dict[str, Any], *, repeats: int, quick: bool) -> 
 
 
 def stalled(start: Start, crowds: dict[str, Any], *, repeats: int, quick: bool) -> dict[str, Any]:
-    """Let 10 of 200 stop reading: the others' p99 beside the same load with nobody stalled, and memory for each stalled socket."""
+    """Let 10 of 200 stop reading: the others' p99 compared with the same load with nobody stalled, and memory for each stalled socket."""
     calm, held = [], []
     with start() as system:
         load(system, CALM, crowds[CALM.crowd], seconds=1)  # what a process takes once is behind it

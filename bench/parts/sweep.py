@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.fill.filling import A_ROOM, fill, key, members_of, message
+from bench.fill.rooms import A_ROOM, fill, key, members_of, message
 
 RESULTS = Path(__file__).parents[1] / "results" / "sweep.json"
 REPEATS = 101
@@ -71,7 +71,7 @@ async def measure(repeats: int = REPEATS) -> dict[str, float]:
 
 
 async def rest() -> None:
-    """Wait until the store has rewritten its log: a child of its own that does so takes a core."""
+    """Wait until the store has rewritten its log: its child process takes a core."""
     from messaging.store import open_store
 
     await asyncio.sleep(2)

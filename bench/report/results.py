@@ -1,4 +1,4 @@
-"""What the loads found: whether all came as it must, medians, spread, ratios, and the tables of it. No load is run here."""
+"""The results of the loads: whether every message arrived, medians, spread, ratios, and their tables. No load is run here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bars: what the figures must reach, held against what one run found. No figure here is written by hand."""
+"""The targets, compared with the figures of one run. No figure here is written by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLAT_MB = 10.0  # memory that counts as flat while 50,000 messages are read
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One bar. `met` is None where the run did not show it; `note` says why, or what else to know. `everysec`: found with it."""
+    """One target. `met` is None where the run did not measure it; `note` contains the reason, or a remark. `everysec`: the figure with it."""
 
     what: str
     bar: str
@@ -64,7 +64,7 @@ RATIOS = (
 
 
 def bars(run: dict[str, Any]) -> list[Bar]:
-    """Hold a run (bench/results/latest.json: summary {fsync: ...}, parts) against every bar."""
+    """Compare a run (bench/results/latest.json: summary {fsync: ...}, parts) with every target."""
     always = run["summary"].get("always", {})
     pace = pace_of(always)
     return [*_ratios(run["summary"]), *_latencies(always, pace), *_parts(run["parts"], pace)]

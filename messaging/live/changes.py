@@ -98,9 +98,7 @@ class Changes:
             letter = await self._letter(connection, feed, frame)
             answer = (await resend(letter.pk, by=connection.user, ttl_s=frame.ttl)).answer
         except DatabaseError as fault:
-            raise Unavailable(
-                "What was missed cannot be looked up just now.", retry_after_ms=2_000
-            ) from fault
+            raise Unavailable("Missed messages cannot be read just now.", retry_after_ms=2_000) from fault
         connection.push_frame(
             protocol.Sent(
                 id=frame.id,

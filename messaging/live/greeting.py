@@ -65,7 +65,7 @@ class Greeter:
     async def hello(self, connection: Connection, frame: protocol.Hello) -> None:
         """Answer with `welcome`, then one `resumed` for each room. Closes 4504 on another version, 1013 while a part is away."""
         if connection.greeted:
-            raise BadFrame("A connection says hello once.")
+            raise BadFrame("A connection sends hello only once.")
         if frame.v != protocol.VERSION:
             connection.close(Close.VERSION)
             return

@@ -1,4 +1,4 @@
-"""What is wrong with an installation: one judgement for `manage.py doctor`, `serve`, `messaging_status` and the staff's front page.
+"""The faults of an installation: one judgement for `manage.py doctor`, `serve`, `messaging_status` and the staff's front page.
 
 1. `health` and `site_figures` collect facts.
 2. The functions here judge the facts they are given. They are pure: no I/O, no clock.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Fact = str | int | float | bool | None
 Facts = dict[str, Fact]
 
-# Every job runs each minute, and the scheduler looks every 30 s. One missed run, as while a worker restarts, makes a gap
+# Every job runs every minute, and the scheduler looks every 30 s. One missed run, as while a worker restarts, makes a gap
 # of up to 150 s and the time of the run. A longer gap is at least two missed runs.
 MAX_JOB_GAP_S = 180.0
 MIN_STORE_VERSION = (7, 0)
@@ -37,7 +37,7 @@ MAX_MEMORY_SHARE = 0.8
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Texts:
-    """What is wrong, what to do, what it means. All take the fault's facts by name."""
+    """The fault, its fix and its meaning. All take the fault's facts by name."""
 
     sentence: _StrPromise
     remedy: _StrPromise
@@ -213,7 +213,7 @@ def worst_first(faults: Iterable[Fault]) -> list[Fault]:
 
 
 def of_server(*, version: str, role: str, clock_difference_s: float) -> Iterator[Fault]:
-    """Judge the store's server. `clock_difference_s`: its clock is ahead of this machine's by so many seconds."""
+    """Judge the store's server. `clock_difference_s`: its clock is ahead of this machine's, in seconds."""
     if tuple(int(number) for number in version.split(".")[:2]) < MIN_STORE_VERSION:
         yield fault("store_version", version=version)
     if role != "master":

@@ -3,7 +3,7 @@
 The account: each message accepted in the last days is with everyone, on the way, missed and reported, or deleted. Each of these is
 counted where it is stored, none is derived, so the rest has really been lost. Counts only, no name and no text.
 
-All readers within 4 s get the same figures, so many readers cost as much as one. About a thousand rooms with lagging members are
+All readers within 4 s get the same figures, so the cost does not grow with the readers. About a thousand rooms with lagging members are
 read, a few at a time, so that the chat does not wait.
 """
 

@@ -47,7 +47,7 @@ class Status:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class TotalDebt:
-    """What members owe in the rooms with unacknowledged messages, except `rooms_left_out`.
+    """The sum of what members owe in the rooms with unacknowledged messages, except `rooms_left_out`.
 
     Counts of (room, member) pairs as in `Status`. `on_the_way`: live messages that a recipient has not received.
     Epoch ms, 0 for none: the oldest of these was accepted at `oldest_at`, the next attempt to a connected member is due at `next_at`.

@@ -1,4 +1,4 @@
-"""One site for all browser tests, one browser, and a person's screen in it. What breaks the content policy fails the test."""
+"""One site for all browser tests, one browser, and a person's screen in it. A violation of the content policy fails the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one person sees and does, in the words of the person."""
+"""The screen of one person: their view and their actions, in their own words."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Screen:
             self.box.press("Enter")
 
     def live_for(self, seconds: int) -> None:
-        """Choose a lifetime of one's own for the next message."""
+        """Choose a custom lifetime for the next message."""
         self.page.locator("[data-lifetime] summary").click()
         self.page.locator('[data-lifetime] input[value="custom"]').check()
         self.page.locator("#custom-ttl").fill(str(seconds))

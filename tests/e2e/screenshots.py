@@ -1,4 +1,4 @@
-"""Take the pictures of docs/images: `python -m tests.e2e.screenshots [chat|staff] [folder]`. Needs chromium; starts sites of its own."""
+"""Take the pictures of docs/images: `python -m tests.e2e.screenshots [chat|staff] [folder]`. Needs chromium; starts its own sites."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def stage(browser: Browser, site: Site, demo: Demo, folder: Path) -> None:
 
 
 def others(browser: Browser, site: Site, demo: Demo) -> None:
-    """What stands in ada's list beside the room: two rooms with something new, two people alone."""
+    """Fill the other entries of ada's list: two rooms with new messages, two direct rooms."""
     for person, room, text in (
         (demo.people[1], demo.rooms[1], "@ada which of the two drafts goes out?"),
         (demo.people[2], demo.rooms[2], "集合地点改到北门，请大家早点到"),
@@ -170,7 +170,7 @@ def alone(ada: Screen, whom: str, text: str) -> None:
 def shoot(
     browser: Browser, site: Site, here: list[Screen], path: str, picture: Path, **options: object
 ) -> None:
-    """Take ada's screen with the others typing; the tombstone comes with the state of her own device."""
+    """Take ada's screen with the others typing; the tombstone needs the state of ada's own device."""
     screen = Screen(browser, site, here[0].person, path, **options)  # type: ignore[arg-type]
     screen.wait_ready()
     wait_for("every receipt", lambda: screen.log.locator('[data-own][data-state="sent"]').count() == 0)

@@ -1,4 +1,4 @@
-"""A whole site of its own for the browser tests: real server, real store, private folder, free port."""
+"""A whole separate site for the browser tests: real server, real store, private folder, free port."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What `seed_demo` made."""
+    """The rows that `seed_demo` made."""
 
     people: list[Person]
     rooms: list[dict[str, Any]]

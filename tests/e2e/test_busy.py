@@ -25,7 +25,7 @@ User.objects.get(pk={id}).groups.set([Group.objects.get(name="Operators")])
 
 
 class Operator:
-    """Somebody of the Operators at the front page, who counts what he does."""
+    """A member of the Operators at the front page, who counts their actions."""
 
     def __init__(self, screen: Screen) -> None:
         self.page: Page = screen.page
@@ -49,10 +49,10 @@ class Operator:
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, dict[str, Any]]]:
-    """Start a site of its own, which is full."""
+    """Start a separate site and fill it."""
     site = Site(tmp_path_factory.mktemp("busy"))
     site.start()
-    command = [sys.executable, "-m", "bench.fill.stored", "--rooms", str(ROOMS), "--each", str(EACH)]
+    command = [sys.executable, "-m", "bench.fill.messages", "--rooms", str(ROOMS), "--each", str(EACH)]
     done = subprocess.run(
         [*command, "--letters", str(LETTERS)],
         cwd=ROOT,
@@ -77,7 +77,7 @@ def operator(filled: tuple[Site, dict[str, Any]], browser: Browser) -> Iterator[
     screen.context.close()
 
 
-def test_it_is_as_many_as_that(operator: Operator, filled: tuple[Site, dict[str, Any]]) -> None:
+def test_site_holds_the_promised_numbers(operator: Operator, filled: tuple[Site, dict[str, Any]]) -> None:
     count = filled[1]["count"]
     assert (count["stored"], count["letters"]) == (WAITING, LETTERS)
     expect(operator.card("stored").locator("b")).to_have_text(f"{WAITING:,}")

@@ -33,7 +33,7 @@ def process(site: Site, until: Locator) -> None:
 
 
 def bell(screen: Screen, count: int) -> Locator:
-    """The bell in sight that shows so many notices."""
+    """The visible bell that shows `count` notices."""
     return screen.page.locator("[data-bell]:visible").and_(
         screen.page.locator(f'[aria-label="Notices, {count} new"]')
     )
@@ -50,7 +50,7 @@ def open_bell(screen: Screen) -> Locator:
 
 
 def missed(site: Site, hers: Screen, text: str) -> None:
-    """Let ada say something that somebody misses, and let the job tell her."""
+    """Let ada send a message that a member misses, and let the job notify ada."""
     hers.live_for(SHORT_S)
     hers.say(text)
     hers.waits_for_state(text, "sent", "delivering")
@@ -79,7 +79,7 @@ print(json.dumps([list(map(list, missed.filter(dead_letter=one).values_list("nam
 """
 
 
-def test_who_missed_a_message_is_named_and_the_resend_reaches_nobody_else(
+def test_member_who_missed_a_message_is_named_and_the_resend_reaches_nobody_else(
     open_screen: OpenScreen, site: Site, demo: Demo
 ) -> None:
     _, bob, carol = demo.people
@@ -108,7 +108,7 @@ def test_who_missed_a_message_is_named_and_the_resend_reaches_nobody_else(
     expect(told).not_to_contain_text(carol.name)
     before = len(sent_by_carol)
     bobs = room_of(open_screen, demo, 1)
-    bobs.say("back again")  # and what he missed is not here
+    bobs.say("back again")  # and the missed message is not here
     carols.sees("back again")
     assert "the gate code" not in bobs.page.content()
 
@@ -127,7 +127,7 @@ def test_who_missed_a_message_is_named_and_the_resend_reaches_nobody_else(
     assert "sync" not in sent_by_carol[before:]
 
 
-def test_the_tombstone_resends_too_and_a_reload_keeps_what_was_told(
+def test_tombstone_resends_too_and_a_reload_keeps_the_notice(
     open_screen: OpenScreen, site: Site, demo: Demo
 ) -> None:
     hers = room_of(open_screen, demo)
@@ -148,7 +148,7 @@ def test_the_tombstone_resends_too_and_a_reload_keeps_what_was_told(
     expect(bell(hers, 1)).to_have_count(0)
 
 
-def test_what_is_put_aside_on_one_device_goes_on_the_other_also_when_it_was_away(
+def test_notice_dismissed_on_one_device_disappears_on_another_that_was_offline(
     open_screen: OpenScreen, site: Site, demo: Demo
 ) -> None:
     hers, phone = room_of(open_screen, demo), room_of(open_screen, demo, width=390, height=844, phone=True)
@@ -214,7 +214,7 @@ def test_a_change_or_deletion_is_seen_on_every_screen_also_on_one_that_was_away(
     seen_as_changed(theirs)
 
 
-def test_what_is_changed_offline_waits_in_sight_and_is_done_once_the_connection_is_back(
+def test_change_made_offline_stays_visible_and_is_sent_after_the_reconnect(
     open_screen: OpenScreen, demo: Demo
 ) -> None:
     hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
@@ -233,7 +233,7 @@ def test_what_is_changed_offline_waits_in_sight_and_is_done_once_the_connection_
 
 
 def edit(screen: Screen, text: str, better: str) -> None:
-    screen.message(text).focus()  # what arrives meanwhile may move it away from under a pointer
+    screen.message(text).focus()  # a message that arrives now may move it away from under a pointer
     screen.message(text).locator('[data-action="edit"]').click()
     screen.box.fill(better)
     screen.box.press("Enter")
@@ -253,7 +253,7 @@ def seen_as_changed(screen: Screen) -> None:
         expect(screen.message(text)).to_have_count(0)
 
 
-def test_an_owner_deletes_what_another_wrote_and_its_author_learns_it(
+def test_owner_deletes_the_message_of_another_and_its_author_learns_it(
     open_screen: OpenScreen, demo: Demo
 ) -> None:
     hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
@@ -285,7 +285,7 @@ def test_extend_is_offered_while_somebody_lacks_it_and_every_screen_learns_the_n
     )
 
 
-def test_the_bell_offers_to_extend_what_is_in_another_room(open_screen: OpenScreen, site: Site) -> None:
+def test_bell_offers_to_extend_a_message_in_another_room(open_screen: OpenScreen, site: Site) -> None:
     demo = site.seed(users=2, rooms=2)
     hers = room_of(open_screen, demo)
     hers.live_for(20)
@@ -326,7 +326,7 @@ def test_a_direct_room_has_a_lifetime_that_either_of_the_two_may_change(
     expect(sheet.locator("[data-error]")).to_contain_text("From 10 seconds to 30 seconds")
 
 
-def test_a_reply_or_an_edit_of_what_expires_meanwhile_shows_its_text_no_more(
+def test_reply_or_edit_shows_no_text_of_a_message_that_has_expired(
     open_screen: OpenScreen, demo: Demo
 ) -> None:
     hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
@@ -396,7 +396,7 @@ TOMORROW = """() => {
 }"""
 
 
-def test_a_message_that_fades_above_leaves_what_is_read_where_it_is(
+def test_message_that_fades_above_does_not_move_the_message_being_read(
     open_screen: OpenScreen, demo: Demo
 ) -> None:
     hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
@@ -461,7 +461,7 @@ def test_existing_messages_are_shortened_only_after_their_count(open_screen: Ope
     expect(theirs.page.locator("#about-shorten")).to_be_hidden()
 
 
-def test_a_room_that_is_not_tracked_says_so(open_screen: OpenScreen, site: Site, demo: Demo) -> None:
+def test_untracked_room_shows_that_it_is_untracked(open_screen: OpenScreen, site: Site, demo: Demo) -> None:
     untrack = (
         f"from messaging.models import Room; Room.objects.filter(pk={demo.room!r}).update(tracked=False)"
     )
@@ -486,7 +486,7 @@ Notice.objects.create(id="summary-{user}", user_id={user}, kind="summary", at=no
 """
 
 
-def test_what_was_summed_is_one_row_that_can_be_put_aside(
+def test_summed_notices_are_one_row_that_can_be_dismissed(
     open_screen: OpenScreen, site: Site, demo: Demo
 ) -> None:
     site.manage("shell", "-c", SUMMARIZE.format(room=demo.room, user=demo.people[0].id))
@@ -587,7 +587,7 @@ def tab_to(screen: Screen, selector: str, *, back: bool = False) -> None:
         {"width": 320, "height": 640, "phone": True, "language": "zh-CN", "reduced_motion": "reduce"},
     ],
 )
-def test_axe_finds_nothing_serious_in_what_expiry_shows(
+def test_axe_finds_nothing_serious_on_the_screens_of_expiry(
     open_screen: OpenScreen, site: Site, demo: Demo, options: dict[str, object]
 ) -> None:
     hers = open_screen(demo.people[0], f"/r/{demo.room}/", **options)

@@ -1,4 +1,4 @@
-"""The server dies, the network goes, the page is loaded again: no reload is needed, nothing is lost, nothing comes twice."""
+"""The server dies, the network fails, the page is reloaded: no reload is necessary, no message is lost, none arrives twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_server_killed_in_mid_send_comes_back_and_nothing_is_lost_or_doubled(
     assert hers.page.evaluate("window.sameDocument") is True
 
 
-def test_a_frozen_server_is_noticed_and_what_was_written_is_sent_when_it_wakes(
+def test_frozen_server_is_noticed_and_messages_are_sent_when_it_wakes(
     open_screen: OpenScreen, site: Site, demo: Demo
 ) -> None:
     ada = demo.people[0]
@@ -70,7 +70,7 @@ def test_a_reload_without_a_connection_keeps_the_outbox(
     assert hers.texts() == ["kept one", "kept two"]
 
 
-def test_what_was_written_before_a_reload_is_sent_after_it(
+def test_message_written_before_a_reload_is_sent_after_it(
     open_screen: OpenScreen, site: Site, demo: Demo
 ) -> None:
     ada, grace, _ = demo.people
@@ -92,7 +92,7 @@ def test_what_was_written_before_a_reload_is_sent_after_it(
     theirs.sees("first", "second")
 
 
-def test_offline_the_page_keeps_what_is_written_and_sends_it_once_back_online(
+def test_offline_page_keeps_messages_and_sends_them_once_after_the_reconnect(
     open_screen: OpenScreen, site: Site, demo: Demo
 ) -> None:
     ada = demo.people[0]
@@ -130,7 +130,7 @@ def test_two_tabs_share_one_outbox_and_send_each_message_once(
     assert theirs.texts() == ["from the second tab", "after the first tab closed"]
 
 
-def test_a_session_that_ended_says_so_and_keeps_the_draft(
+def test_ended_session_is_shown_and_the_draft_is_kept(
     open_screen: OpenScreen, site: Site, demo: Demo
 ) -> None:
     ada = demo.people[0]

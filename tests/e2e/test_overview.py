@@ -62,7 +62,7 @@ def say(open_screen: OpenScreen, demo: Demo, text: str) -> None:
     hers.waits_for_state(text, "sent", "delivering", "delivered")
 
 
-def test_a_figure_follows_and_what_the_reader_does_stays(
+def test_figure_is_updated_and_the_actions_of_the_reader_are_kept(
     open_screen: OpenScreen, demo: Demo, operator: Person
 ) -> None:
     page = open_screen(operator, "/admin/").page
@@ -76,7 +76,7 @@ def test_a_figure_follows_and_what_the_reader_does_stays(
     assert page.locator("[data-overview]").count() == 1
 
 
-def test_pause_stops_it_and_the_same_button_goes_on(open_screen: OpenScreen, operator: Person) -> None:
+def test_pause_button_stops_and_resumes_the_figures(open_screen: OpenScreen, operator: Person) -> None:
     page = open_screen(operator, "/admin/").page
     pause = page.get_by_role("button", name="Pause")
     status = page.get_by_role("status")
@@ -125,7 +125,7 @@ def test_a_screen_reader_hears_of_changes_of_state_alone(open_screen: OpenScreen
     assert page.evaluate("window.heard") == []
 
 
-def test_a_server_that_fails_or_a_session_that_ended_is_said_and_the_figures_stay(
+def test_failed_server_or_ended_session_is_shown_and_the_figures_stay(
     site: Site, open_screen: OpenScreen, operator: Person
 ) -> None:
     page = open_screen(operator, "/admin/").page
@@ -160,7 +160,7 @@ def test_nothing_serious_and_nothing_sideways(
         assert screen.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_it_is_whole_without_a_script(open_screen: OpenScreen, operator: Person) -> None:
+def test_page_is_complete_without_javascript(open_screen: OpenScreen, operator: Person) -> None:
     page = open_screen(operator, "/admin/", java_script_enabled=False).page
     expect(page.locator("[data-pause]")).to_be_hidden()
     expect(page.locator("[data-pace]")).to_be_hidden()

@@ -62,7 +62,7 @@ def test_axe_finds_nothing_serious(open_screen: OpenScreen, demo: Demo, options:
 def look(screen: Screen, where: str) -> None:
     # Sheets slide in and buttons fade: half of a fade has half of the contrast.
     screen.page.evaluate("Promise.all(document.getAnimations().map((one) => one.finished.catch(() => {})))")
-    # It would read imported style sheets by inline ones in a document of its own, which our policy forbids there as well.
+    # It would read imported style sheets by inline ones in a separate document, which our policy forbids there as well.
     found = Axe().run(screen.page, options={"preload": False}).response["violations"]
     serious = [
         (one["id"], [node["html"][:200] for node in one["nodes"]])
@@ -235,7 +235,7 @@ def test_pages_come_from_before_and_the_place_is_kept(open_screen: OpenScreen, d
     expect(first).to_be_in_viewport()  # the day's line above it went up, what was read did not
 
 
-def test_reading_above_is_not_disturbed_by_what_comes_below(open_screen: OpenScreen, demo: Demo) -> None:
+def test_reading_older_messages_is_not_disturbed_by_new_ones(open_screen: OpenScreen, demo: Demo) -> None:
     hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
     theirs.say(*[f"line {n}." for n in range(40)])
     hers.sees("line 39.")
@@ -259,7 +259,7 @@ def test_a_link_to_a_message_opens_its_room_at_it(open_screen: OpenScreen, demo:
     expect(hers.message("row 3.")).to_have_attribute("data-linked", "")
 
 
-def test_what_failed_can_be_retried_edited_and_deleted(open_screen: OpenScreen, demo: Demo) -> None:
+def test_failed_message_can_be_retried_edited_and_deleted(open_screen: OpenScreen, demo: Demo) -> None:
     hers = open_screen(demo.people[0], "/accounts/password/change/")
     refuse_sends(hers, "forbidden")
     hers.page.goto(f"{hers.site.url}/r/{demo.room}/")
@@ -329,7 +329,7 @@ def test_too_long_is_counted_as_the_server_does_and_not_sent(open_screen: OpenSc
     expect(hers.log.locator("article")).to_have_count(0)
 
 
-def test_details_name_each_recipient_and_what_they_have(open_screen: OpenScreen, demo: Demo) -> None:
+def test_details_name_every_recipient_and_their_state(open_screen: OpenScreen, demo: Demo) -> None:
     hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
     hers.say("who has this?")
     theirs.sees("who has this?")
@@ -346,7 +346,7 @@ def test_details_name_each_recipient_and_what_they_have(open_screen: OpenScreen,
     expect(sheet).to_be_hidden()
 
 
-def test_only_what_others_say_now_is_read_out(open_screen: OpenScreen, demo: Demo) -> None:
+def test_only_new_messages_of_others_are_read_out(open_screen: OpenScreen, demo: Demo) -> None:
     theirs = room_of(open_screen, demo, 1)
     theirs.say("said before")
     hers = room_of(open_screen, demo)

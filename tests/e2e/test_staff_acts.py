@@ -87,7 +87,7 @@ def answer(page: Page) -> Locator:
 
 
 @pytest.mark.parametrize(("language", "state"), [("en", "open"), ("zh-CN", "discarded")])
-def test_a_letter_is_discarded_after_a_question_taken_back_and_sent_again(
+def test_dead_letter_is_discarded_after_a_question_restored_and_sent_again(
     open_screen: OpenScreen, states: dict[str, str], operator: Person, language: str, state: str
 ) -> None:
     screen = open_screen(operator, language=language)
@@ -200,7 +200,7 @@ def test_a_lifetime_is_changed_after_a_count_and_connections_are_closed(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_the_filtered_letters_are_exported(
+def test_filtered_dead_letters_are_exported(
     open_screen: OpenScreen, states: dict[str, str], operator: Person, language: str
 ) -> None:
     screen = open_screen(operator, f"{LISTS}/deadletter/?q={states['room']}", language=language)

@@ -20,7 +20,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from bench.fill import stored
+from bench.fill import messages
 from bench.parts import admin
 from messaging.bridge import in_db_thread
 from messaging.models import DeadLetter, Membership, Notice, Room
@@ -62,7 +62,7 @@ def fill(rows: int) -> dict[str, Any]:
         crowd_each=rows - rooms * each,
         letters=LETTERS[rows],
     )
-    return stored.fill(options)
+    return messages.fill(options)
 
 
 def ask(client: Client, path: str, trips: list[int]) -> tuple[int, int]:

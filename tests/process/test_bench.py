@@ -15,10 +15,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.fill import overdue
+from bench.fill import expired
 from bench.parts import expiry
 from bench.processes import CannotMeasure
-from bench.report import pages, plots, results, targets
+from bench.report import markdown, plots, results, targets
 from bench.scenarios import SCENARIOS, rate_of
 from bench.starting import running
 from bench.systems import SYSTEMS
@@ -86,7 +86,7 @@ def test_a_system_that_did_not_start_is_named_in_the_table_with_the_reason() -> 
     assert "raw ASGI broadcast, nothing stored | missing: no uvicorn here" in results.table(summary)
 
 
-def test_a_peer_that_is_not_installed_says_how_to_install_it(tmp_path: Path) -> None:
+def test_missing_peer_names_the_command_that_installs_it(tmp_path: Path) -> None:
     absent = dataclasses.replace(SYSTEMS["mosquitto"], needs="no-such-broker")
     with (
         pytest.raises(CannotMeasure, match="apt-get install no-such-broker"),
@@ -95,7 +95,7 @@ def test_a_peer_that_is_not_installed_says_how_to_install_it(tmp_path: Path) -> 
         pass
 
 
-def test_a_part_of_a_peak_is_so_many_messages_a_second() -> None:
+def test_rate_is_a_fixed_share_of_the_peak() -> None:
     assert rate_of(SCENARIOS["chat-10"], {"chat": 400_000}) == 200
     assert rate_of(SCENARIOS["chat-10"], {"tutorial": 400_000}) == 0
 
@@ -151,7 +151,7 @@ def unmet(run: dict[str, Any]) -> list[str]:
     return [bar.what for bar in targets.bars(run) if not bar.met]
 
 
-def test_what_just_reaches_every_bar_meets_them_all() -> None:
+def test_run_that_reaches_every_target_exactly_meets_all() -> None:
     assert unmet(a_run()) == []
     assert len(targets.bars(a_run())) >= 30
 
@@ -173,7 +173,7 @@ def test_what_just_reaches_every_bar_meets_them_all() -> None:
         ("members", {"rows": [{"absent": 10_000, "ratio": 0.89}]}),
     ],
 )
-def test_what_misses_a_bar_is_said_of_that_bar_alone(part: str, worse: dict[str, Any]) -> None:
+def test_missed_target_is_reported_alone(part: str, worse: dict[str, Any]) -> None:
     found = [bar for bar in targets.bars(a_run(**{part: worse})) if not bar.met]
     assert [bar.met for bar in found] == [False]
 
@@ -200,12 +200,12 @@ def test_a_time_that_a_slower_machine_may_have_made_is_not_shown(
         assert (bar.met, "0.5 times as fast" in bar.note) == (met, met is None)
 
 
-def test_acknowledgements_that_cost_too_much_say_what_the_processor_has_in_it() -> None:
+def test_too_costly_acknowledgements_name_the_share_of_the_processor() -> None:
     [bar] = [bar for bar in targets.bars(a_run(acks={"rows": [acks_at(50, 201)]})) if not bar.met]
     assert (bar.met, "fixed work takes 5.5 times as long" in bar.note) == (False, True)
 
 
-def test_a_faster_machine_meets_no_bar_for_us() -> None:
+def test_faster_machine_alone_meets_no_target() -> None:
     run = a_run(storm={"p99_ms": 3_000, "others_ratio": 2.1})
     run["summary"]["always"]["pairs-4"]["raw"] = a_row(3.0, accepted_s=targets.RAW_PAIRS * 2)
     assert [bar.met for bar in targets.bars(run) if not bar.met] == [False]
@@ -224,14 +224,14 @@ def test_a_layer_that_loses_messages_is_not_the_better_one() -> None:
     assert ratio_bar(run, "pairs-1", "the tutorial").found == "40x"
 
 
-def test_this_server_meets_no_bar_by_losing_messages() -> None:
+def test_server_that_loses_messages_meets_no_target() -> None:
     run = a_run()
     run["summary"]["always"]["pairs-4"]["chat"] = a_row(sound=False)
     bar = ratio_bar(run, "pairs-4", "Mosquitto")
     assert (bar.met, bar.note) == (None, "this server lost, repeated or refused messages")
 
 
-def test_a_bar_against_a_missing_peer_is_not_shown_and_says_why() -> None:
+def test_target_against_a_missing_peer_has_no_verdict_but_a_reason() -> None:
     run = a_run()
     run["summary"]["always"]["pairs-1"]["mosquitto"] = {"missing": True, "why": "apt-get install mosquitto"}
     bar = ratio_bar(run, "pairs-1", "Mosquitto")
@@ -255,14 +255,14 @@ def test_where_one_process_leaves_no_room_for_another_there_is_no_verdict_on_two
     assert [bar.met for bar in targets.bars(a_run(processes=roomy)) if "two processes" in bar.what] == [False]
 
 
-def test_the_other_store_setting_is_shown_beside_and_decides_nothing() -> None:
+def test_other_store_setting_is_shown_and_decides_nothing() -> None:
     run = a_run()
     run["summary"]["everysec"] = {"fan-4": {"chat": a_row(), "socketio": a_row(0.5)}}
     bar = ratio_bar(run, "fan-4", "Socket.IO")
     assert (bar.everysec, bar.met) == ("0.5x", True)
 
 
-def test_the_plots_are_pictures_with_a_point_for_what_was_measured() -> None:
+def test_plots_are_pictures_with_a_point_for_every_measurement() -> None:
     summary = {"fan-4": {"chat": {"deliveries_s": 80_000, "p50_ms": 10.0}}}
     stored = {"rows": [{"stored": 1_000, "cost_us": 90.0, "empty_cost_us": 95.0}]}
     for picture, points in ((plots.throughput_latency(summary), 1), (plots.cost_stored(stored), 2)):
@@ -282,19 +282,19 @@ def test_more_than_a_million_deliveries_a_second_stay_within_the_plot() -> None:
     assert point < plots.WIDTH - plots.RIGHT < beside_its_name
 
 
-def test_the_page_keeps_what_is_written_by_hand_and_renews_the_rest(
+def test_page_keeps_handwritten_text_and_renews_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page, details = tmp_path / "performance.md", tmp_path / "measurements-results.md"
     for name, path in (("PAGE", page), ("DETAILS", details)):
-        path.write_text(f"By hand.\n{pages.MARK}\nof an earlier run")
-        monkeypatch.setattr(pages, name, path)
-    monkeypatch.setattr(pages, "IMAGES", tmp_path)
+        path.write_text(f"By hand.\n{markdown.MARK}\nof an earlier run")
+        monkeypatch.setattr(markdown, name, path)
+    monkeypatch.setattr(markdown, "IMAGES", tmp_path)
     summary = {"always": results.summarise([a_result()], ["chat", "raw"], ["fan-4"])}
     run = {"at": "2026-11-28T19:00", "repeats": 3, "seconds": 2.0, "took_s": 1_080, "parts": {}}
-    pages.write(run | {"summary": summary}, ["1,000 came back."])
+    markdown.write(run | {"summary": summary}, ["1,000 came back."])
     for path in (page, details):
-        assert path.read_text().startswith(f"By hand.\n{pages.MARK}\n")
+        assert path.read_text().startswith(f"By hand.\n{markdown.MARK}\n")
         assert "of an earlier run" not in path.read_text()
     assert "| fan-out 1x200, window 4 | >= 1.2x Socket.IO + streams |" in page.read_text()
     assert "- 1,000 came back." in details.read_text()
@@ -324,10 +324,10 @@ def test_everything_due_at_once_is_reported_while_people_talk(tmp_path: Path) ->
 
 @pytest.mark.django_db
 def test_a_message_that_was_not_reported_is_a_fault() -> None:
-    found = overdue.faults(overdue.Seeded([], {"lost": 3}, Counter({1: 1}), []))
+    found = expired.faults(expired.Seeded([], {"lost": 3}, Counter({1: 1}), []))
     assert "dead letters: 0 and not 1" in found
     assert "notices: 0 and not 1" in found
-    assert overdue.faults(overdue.Seeded([], {}, Counter(), [])) == []
+    assert expired.faults(expired.Seeded([], {}, Counter(), [])) == []
 
 
 def an_expiry(**changed: object) -> dict[str, Any]:
@@ -345,7 +345,7 @@ def an_expiry(**changed: object) -> dict[str, Any]:
         {"store": {"slowest_call_ms": 5.1}},
     ],
 )
-def test_figures_that_miss_their_aims_are_said(worse: dict[str, object]) -> None:
+def test_figures_that_miss_their_targets_are_reported(worse: dict[str, object]) -> None:
     assert expiry.complaints(an_expiry()) == []
     assert len(expiry.complaints(an_expiry(**worse))) == 1
 

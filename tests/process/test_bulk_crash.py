@@ -66,7 +66,7 @@ def finish() -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_killed_at_a_step_each_letter_is_sent_again_once_and_counted_as_done(step: str) -> None:
+def test_every_dead_letter_is_sent_again_once_after_a_kill_at_any_step(step: str) -> None:
     room = letters(ROWS)
     action = begin(staff(*MAY), "send_again")
     kill_at(step)
@@ -78,7 +78,7 @@ def test_killed_at_a_step_each_letter_is_sent_again_once_and_counted_as_done(ste
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_killed_at_a_step_each_letter_is_discarded_once_and_counted_as_done(step: str) -> None:
+def test_every_dead_letter_is_discarded_once_after_a_kill_at_any_step(step: str) -> None:
     letters(1_001)
     action = begin(staff(*MAY), "discard")
     kill_at(step)

@@ -1,4 +1,4 @@
-"""The drill: that it proves what it says, and that it can see each kind of loss. A judge who finds nothing proves nothing."""
+"""The drill proves its claims and detects every kind of loss. A check that never finds a loss proves nothing."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_each_broken_promise_is_seen(tmp_path: Path, changes: dict[str, Any], ki
     assert set(verdict.examples) == kinds
 
 
-def test_nobody_owes_his_own_message(tmp_path: Path) -> None:
+def test_sender_does_not_owe_their_own_message(tmp_path: Path) -> None:
     assert judged(tmp_path, delivered=(0, 2)).ok
 
 
@@ -242,7 +242,7 @@ def ended(
     return judge(Plan(clients=3, messages=1, rooms=1, seed=42, ttl=(30, 30)), folder, outcome)
 
 
-def test_a_message_that_somebody_missed_and_whose_sender_was_told_so_is_explained(tmp_path: Path) -> None:
+def test_missed_message_is_explained_when_its_sender_was_notified(tmp_path: Path) -> None:
     verdict = ended(tmp_path)
     assert verdict.ok
     assert found(verdict) == {}
@@ -404,7 +404,7 @@ def test_an_acknowledgement_that_has_come_excuses_nobody(tmp_path: Path, changes
 
 
 @pytest.mark.parametrize("ada", [[*SENDER, notice()], SENDER], ids=["named", "not-named"])
-def test_what_came_too_late_to_be_shown_is_explained_either_way(tmp_path: Path, ada: list[Line]) -> None:
+def test_message_too_late_to_be_shown_is_explained_either_way(tmp_path: Path, ada: list[Line]) -> None:
     verdict = ended(tmp_path, ada=ada, linus=[*ABSENT, late(ONE)])
     assert found(verdict) == {}
     assert verdict.missed
@@ -440,7 +440,7 @@ def written(folder: Path, book: ledger.Ledger, kind: str) -> list[list[Any]]:
     return [line[1:] for line in ledger.read(folder / "001.jsonl") if line[0] == kind]
 
 
-def test_what_was_said_is_repeated_under_its_id_until_its_life_would_be_over(
+def test_unanswered_message_is_repeated_under_its_id_until_it_would_expire(
     tmp_path: Path, book: ledger.Ledger
 ) -> None:
     outbox = Outbox(book, random.Random(1))
@@ -459,7 +459,7 @@ def test_what_was_said_is_repeated_under_its_id_until_its_life_would_be_over(
     assert len(outbox) == 2
 
 
-def test_what_was_never_said_is_not_too_old_to_be_said(book: ledger.Ledger) -> None:
+def test_message_never_sent_before_is_not_too_old_to_be_sent(book: ledger.Ledger) -> None:
     outbox = Outbox(book, random.Random(1))
     outbox.offer(ROOM, "hello", 10)
     assert outbox.due(ROOM, 10_000.0)
@@ -473,7 +473,7 @@ def client_of(book: ledger.Ledger, tally: Tally) -> Client:
     return client
 
 
-async def test_a_client_does_not_show_what_comes_after_its_life(tmp_path: Path, book: ledger.Ledger) -> None:
+async def test_client_does_not_show_an_expired_message(tmp_path: Path, book: ledger.Ledger) -> None:
     tally = Tally(recipients=2, short=True)
     client = client_of(book, tally)
     now_ms = ledger.now_ms()
@@ -490,9 +490,7 @@ async def test_a_client_does_not_show_what_comes_after_its_life(tmp_path: Path, 
     assert [line[1] for line in written(tmp_path, book, "before_expiry")] == [3]
 
 
-async def test_a_notice_is_written_down_once_unless_it_says_something_else(
-    tmp_path: Path, book: ledger.Ledger
-) -> None:
+async def test_notice_is_recorded_once_until_its_content_changes(tmp_path: Path, book: ledger.Ledger) -> None:
     tally = Tally(recipients=2, short=True)
     client = client_of(book, tally)
     tally.heard((ROOM, EPOCH, 1), 1, EXPIRES_AT)
@@ -566,7 +564,7 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_what_is_injured_loses_nothing_and_nothing_is_left_behind(folder: Path) -> None:
+def test_injured_site_loses_no_message_and_leaves_no_process_behind(folder: Path) -> None:
     """Another site's addresses in the environment are not used: they could not even be connected to."""
     shape = ("--clients", "4", "--messages", "80", "--rooms", "2", "--seconds", "3", "--seed", "7")
     faults = (
@@ -602,8 +600,8 @@ def test_what_is_injured_loses_nothing_and_nothing_is_left_behind(folder: Path) 
 
 
 @pytest.mark.proof
-def test_without_the_nets_it_fails(folder: Path) -> None:
-    """The proof that it can see: what only the recovery repairs stays undelivered or unacknowledged."""
+def test_drill_fails_without_recovery(folder: Path) -> None:
+    """Losses that only recovery repairs stay undelivered or unacknowledged, so the drill can see them."""
     shape = ("--clients", "6", "--messages", "60", "--rooms", "3", "--seconds", "2", "--loss", "30%")
     ran = run(folder, *shape, "--without-recovery", "--json")
     assert ran.returncode == 1, ran.stdout + ran.stderr
@@ -618,7 +616,7 @@ def test_without_the_nets_it_fails(folder: Path) -> None:
 
 
 @pytest.mark.proof
-def test_whoever_missed_what_expired_is_named_to_its_sender(folder: Path) -> None:
+def test_members_who_missed_an_expired_message_are_named_to_its_sender(folder: Path) -> None:
     shape = ("--clients", "5", "--messages", "100", "--rooms", "2", "--seconds", "3", "--ttl", "10s-12s")
     faults = ("--loss", "10%", "--duplicate", "5%", "--reorder", "--cut", "1", "--kill", "server")
     ran = run(folder, *shape, *faults, "--json")
@@ -632,7 +630,7 @@ def test_whoever_missed_what_expired_is_named_to_its_sender(folder: Path) -> Non
 
 
 @pytest.mark.proof
-def test_without_a_worker_whoever_missed_something_is_missed_in_silence(folder: Path) -> None:
+def test_drill_fails_without_a_worker_that_names_missing_members(folder: Path) -> None:
     shape = ("--clients", "4", "--messages", "40", "--rooms", "2", "--seconds", "2", "--ttl", "10s")
     ran = run(folder, *shape, "--without-worker", "--json")
     assert ran.returncode == 1, ran.stdout + ran.stderr

@@ -199,7 +199,7 @@ async def run_until(site: Site, condition: Callable[[], Any], what: str) -> None
 
 
 async def until_due(site: Site, most: int) -> str:
-    """Wait until so many messages are due; return what the dry run says of them."""
+    """Wait until `most` messages are due; return the output of the dry run."""
     dry_run = ("process_expired", "--dry-run", "--json")
     async with asyncio.timeout(WITHIN_S):
         while len(json.loads(shown := (await asyncio.to_thread(manage, site, *dry_run)).stdout)) < most:
@@ -215,14 +215,14 @@ async def _until_true(condition: Callable[[], Any], what: str, *, every_s: float
 
 
 async def rewrite_log(site: Site) -> None:
-    """Let the job of each hour run, and the store finish what it asks for."""
+    """Run the hourly job and wait until the store has finished its work."""
 
     def parts() -> set[str]:
         return {file.name for file in _log_on_disk(site)} - {"appendonly.aof.manifest"}
 
     before = parts()
     await run(site, "rewrite_log")
-    await until(lambda: before.isdisjoint(parts()), what="the store has written its log anew")
+    await until(lambda: before.isdisjoint(parts()), what="the store has rewritten its log")
 
 
 @pytest.fixture

@@ -419,7 +419,7 @@ def test_a_second_ctrl_c_does_not_break_off_the_ordered_stop(served: Served) -> 
     assert served.pids() == []
 
 
-def test_serve_stops_although_nobody_reads_what_it_prints(folder: Path) -> None:
+def test_serve_stops_although_nobody_reads_its_output(folder: Path) -> None:
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as unread, os.fdopen(writer, "wb") as end:
         process = subprocess.Popen(

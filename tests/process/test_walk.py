@@ -1,7 +1,7 @@
 """One message, from the keystroke to the last receipt, through every station in order; and the end of one. Read it from top to bottom.
 
-Ada writes to the room Atlas. Grace is there, but her page says nothing at first; Bob is away. Each `# ──` is a station: what goes in,
-what is then true, and which file does it.
+Ada writes to the room Atlas. Grace is connected, but sends no acknowledgement at first; Bob is offline. Each `# ──` is a station:
+the input, the state after it, and the module that does the work.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ async def test_the_walk_of_one_message(new_site: Open, open_wire: Open) -> None:
     await pages["bob"].aclose()
     await pages["ada"].next("presence", user=bob.id, online=False)
 
-    # ── 1. The frame: Ada's outbox keeps the message under an id of its own making until it is answered (protocol) ──
+    # ── 1. The frame: Ada's outbox keeps the message under an id that the outbox made, until it is answered (protocol) ──
     message_id = new_id()
     frame = {"type": "send", "id": message_id, "room": atlas, "body": "hello, world", "ttl": 600}
     [parsed] = protocol.parse(json.dumps(frame), frames_max=100, body_max=4_000)
     assert isinstance(parsed, protocol.Send)
 
-    # ── 2. Accepted: numbered, stored, indexed and published by one script; `sent` says that it is durable (delivery, store) ──
+    # ── 2. Accepted: numbered, stored, indexed and published by one script; `sent` confirms that it is durable (delivery, store) ──
     await pages["ada"].send(frame)
     sent = await pages["ada"].next("sent", id=message_id)
     assert (sent["epoch"], sent["seq"], sent["duplicate"]) == (epoch, 1, False)
@@ -70,7 +70,7 @@ async def test_the_walk_of_one_message(new_site: Open, open_wire: Open) -> None:
     assert store.zscore(f"{key.prefix}expiring", f"{atlas}|1") == sent["expires_at"]
     # and the sweep here, one entry for the whole room:
     assert store.zscore(f"{key.prefix}unacked", atlas) is not None
-    # Ada holds what she wrote; nobody else does yet.
+    # Only its sender holds the message yet.
     assert store.zscore(f"{key.key}:delivered", str(ada.id)) == 1
     assert store.zscore(f"{key.key}:delivered", str(grace.id)) == 0
 
@@ -88,10 +88,10 @@ async def test_the_walk_of_one_message(new_site: Open, open_wire: Open) -> None:
     again = await pages["grace"].next("message", seq=1, attempt=1)
     assert (again["id"], again["body"]) == (message_id, "hello, world")
     assert store.hget(f"{key.key}:attempts", str(grace.id)).split("|")[0] == "1"
-    # Bob is away: nothing is written for him, nothing is spent.
+    # Bob is offline: nothing is written for an offline member, and no work is done.
     assert store.hget(f"{key.key}:attempts", str(bob.id)) is None
 
-    # ── 6. Acknowledged: one cumulative cursor rises, and the count of attempts is gone (delivery, store) ──
+    # ── 6. Acknowledged: one cumulative cursor rises, and the count of attempts is deleted (delivery, store) ──
     await pages["grace"].ack(atlas, epoch, delivered=1)
     await pages["ada"].told(1, 1, 0, 2)
     assert store.zscore(f"{key.key}:delivered", str(grace.id)) == 1
@@ -110,7 +110,7 @@ async def test_the_walk_of_one_message(new_site: Open, open_wire: Open) -> None:
     await ada_again.send(frame)
     assert await ada_again.next("sent", id=message_id) == {**sent, "duplicate": True}
 
-    # ── 9. Bob comes back and resumes from his own cursor: it was parked for him, and cost nothing meanwhile (store) ──
+    # ── 9. Bob reconnects and resumes from the stored cursor: a parked message costs nothing in the meantime (store) ──
     bob_again = await open_wire(site, bob)
     [entry] = (await bob_again.hello())["rooms"]
     assert (entry["top"], entry["delivered"], entry["unread"]) == (1, 0, 1)
@@ -177,7 +177,7 @@ async def test_the_end_of_a_message_that_one_of_two_missed(
     assert (letter.message_id, letter.sender_name, letter.missing_total) == (sent["id"], "ada", 1)
     assert (missed.dead_letter_id, missed.name, missed.reason) == (letter.pk, "bob", "offline")
 
-    # ── 4. Bob comes: nothing of the text is there for him, nor for Carol's next screen (store) ──
+    # ── 4. Bob reconnects: nobody can read the text any more, neither Bob nor Carol's next screen (store) ──
     at_bob, carol_again = [await enter(site, open_wire, who) for who in (bob, carol)]
     for wire in (at_bob, carol_again):
         await wire.send(
@@ -186,7 +186,7 @@ async def test_the_end_of_a_message_that_one_of_two_missed(
         await wire.next("history")
         assert "the gate code" not in "".join(wire.texts)
 
-    # ── 5. Resent to those who missed it: Bob alone has it, and the receipts count him alone (resend) ──
+    # ── 5. Resent to those who missed it: Bob alone has it, and the receipts count Bob alone (resend) ──
     before = len(at_carol.texts)
     frame = {"type": "resend", **place, "seq": sent["seq"], "id": new_id()}
     await at_ada.send(frame)

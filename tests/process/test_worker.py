@@ -122,15 +122,15 @@ def watch(cluster: subprocess.Popen[bytes], age_s: float, *, running_for_s: floa
     return worker.watch(cluster, stopping, lambda: age_s, started_mono_s=started_mono_s)  # type: ignore[arg-type]
 
 
-def test_a_cluster_in_which_no_job_beats_is_given_up(cluster: subprocess.Popen[bytes]) -> None:
+def test_cluster_without_any_heartbeat_is_given_up(cluster: subprocess.Popen[bytes]) -> None:
     assert "no job has run" in watch(cluster, 60.0)
 
 
-def test_a_new_cluster_is_given_time_before_its_first_beat(cluster: subprocess.Popen[bytes]) -> None:
+def test_new_cluster_has_time_before_its_first_heartbeat(cluster: subprocess.Popen[bytes]) -> None:
     assert watch(cluster, float("inf"), running_for_s=-10) == "a stop was requested"
 
 
-def test_a_beating_cluster_is_left_alone(cluster: subprocess.Popen[bytes]) -> None:
+def test_cluster_with_heartbeats_is_left_alone(cluster: subprocess.Popen[bytes]) -> None:
     assert watch(cluster, 0.0) == "a stop was requested"
 
 

@@ -24,7 +24,7 @@ def _key(room_id: str) -> RoomKey:
 
 @dataclasses.dataclass(slots=True)
 class Talk:
-    """Who is in the room: `devices` are a person's sockets, the first at the first process and so on; () for who is away."""
+    """The people of a room. `devices` are a person's sockets, the first at the first process and so on; () for an offline person."""
 
     sites: tuple[Site, ...]
     store: Store
@@ -68,7 +68,7 @@ class Talk:
         return self.devices[name][1]
 
     async def arrive(self, name: str, site: Site | None = None, **held: Any) -> Wire:
-        """Open one more device of somebody; `held` is what its `hello` says of the room, beside its epoch."""
+        """Open one more device of a person. `held`: the fields of the room in its `hello`, except its epoch."""
         wire: Wire = await self._open(site or self.sites[0], self.people[name])
         welcome = await wire.hello(*([{"room": self.id, "epoch": self.epoch, **held}] if held else []))
         [entry] = [entry for entry in welcome["rooms"] if entry["room"] == self.id]
@@ -87,7 +87,7 @@ class Talk:
         await later(add_row)(self.id, self.people[name])
 
     async def ask(self, wire: Wire, answer: str, frame: Frame, **fields: Any) -> Frame:
-        """Say a frame; return the next frame of type `answer` that comes from now on. What comes before it can still be waited for."""
+        """Send a frame; return the next frame of type `answer` that arrives from now on. Frames before it can still be awaited."""
         at = wire.seen = len(wire.frames)
         await wire.send(frame)
         found = await wire.next(answer, **fields)

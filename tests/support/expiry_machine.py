@@ -1,8 +1,9 @@
-"""The world of the delivery machine with all that may end a message: expiry, two workers stepped and killed, changes, leaving, sending again.
+"""The delivery machine with everything that may end a message: expiry, two workers stepped and killed, changes, leaving, resending.
 
-What every accepted message owes to whom is written down when it is accepted, from what the machine itself did. At the end all
-expires and the job runs in peace. Then each who owed a message holds it, or is named once in the one notice of its one dead
-letter, or it was deleted before; nobody else is named. One whose ack was under way at expiry may be named although he holds it.
+The machine records the recipients of every message when it is accepted, from its own actions. At the end all messages expire and
+the job runs without faults. Then every recipient holds the message, or is named once in the one notice of its one dead letter, or
+the message was deleted before. Nobody else is named. A member whose acknowledgement was in flight at expiry may be named although
+they hold the message.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ TTLS = st.sampled_from([SHORT_S, 2 * LONG_S])
 BY = st.one_of(st.none(), DEVICES)  # None: a device of the sender's
 LEAVERS = st.sampled_from(
     [user for user in MEMBERS if user != ADA]
-)  # she owns the room and lets them in again
+)  # the owner of the room, who lets them in again
 PARTS = ("live", "only", "outcome", "left", "changed")
 
 
@@ -124,7 +125,7 @@ class ExpiryMachine(World):
 
     @rule(device=DEVICES, process=PROCESSES, silent=st.booleans())
     def come_or_go(self, device: int, process: int, silent: bool) -> None:
-        """With a cut goes what was on the way in either direction."""
+        """A cut loses the frames in flight in both directions."""
         one = self.devices[device]
         one.silent = silent
         self.run(self._connect(one, self.processes[process]) if one.connection is None else self._cut(one))
@@ -157,7 +158,7 @@ class ExpiryMachine(World):
 
     @rule(worker=WORKERS, seconds=st.sampled_from([60, 20, 0]), step=STEPS, killed=st.booleans())
     def work(self, worker: int, seconds: int, step: str, killed: bool) -> None:
-        """After some time let a worker of the expiry job go on to a step, and perhaps die there; one that has ended begins anew."""
+        """After some time let a worker of the expiry job continue to a step, and perhaps die there; a worker that has ended starts again."""
         if seconds:
             self.run(self._let_pass(seconds))
         self._work(worker, step)
@@ -189,7 +190,7 @@ class ExpiryMachine(World):
     @precondition(lambda self: self.told)
     @rule(which=WHICH, dying=st.sampled_from(["before", "after"]))
     def die_while_resending(self, which: int, dying: str) -> None:
-        """The process ends between its note and the answer; the job goes on with it after a minute."""
+        """The process ends between its note and the answer; the job continues the resend after a minute."""
         self.run(self._die_while_resending(which, dying))
 
     @precondition(lambda self: self.told)
@@ -279,7 +280,7 @@ class ExpiryMachine(World):
         message.expires_at = int(after)
 
     async def _reject(self, device: Device, which: int) -> None:
-        """A client says that it cannot show what has reached it."""
+        """A client rejects a message: it cannot show it."""
         if not device.held or not self._in_room(device):
             return
         message = self.messages[device.held[-1 - which % len(device.held)]]
@@ -351,7 +352,7 @@ class ExpiryMachine(World):
                 if cursor < message.seq:
                     (message.left if self.now_ms() < message.expires_at else message.doubted).add(user)
         self.members.remove(user)
-        for counts in (self.counted, self.closed):  # his count begins anew, perhaps at the same cursor
+        for counts in (self.counted, self.closed):  # their count starts again, perhaps at the same cursor
             for name in [name for name in counts if name[0] == user]:
                 del counts[name]  # type: ignore[attr-defined]
         await rooms.leave_room(user, self.room.id)
@@ -455,7 +456,7 @@ class ExpiryMachine(World):
         for device in here:
             assert (device.last, device.rev, device.outbox) == (place.top, place.rev, {})
             assert (await cursors(self.store, device.user, room=self.room))[0] == place.top
-            # Of what was before his joining one is told nothing; a device that was away meanwhile may still show it.
+            # A member learns nothing of messages from before they joined; a device that was offline in between may still show them.
             for seq, shown in device.view.items():
                 message = self.messages[seq]
                 if seq <= self.joined[device.user]:
@@ -477,7 +478,7 @@ class ExpiryMachine(World):
             self.run(self._settle())
 
     async def _see_notices(self) -> None:
-        """Whoever comes now is told of all that he has not dismissed, and no device shows what he has."""
+        """Every device that connects now gets all notices its user has not dismissed, and no device shows a dismissed one."""
         for device in self.devices:
             await self._cut(device)
             device.notices.clear()

@@ -1,6 +1,6 @@
 """Time as an argument: a store whose clock a test moves forward. Its scripts read TIME plus what was let pass; nothing waits.
 
-What Redis lets go by its own clock (keys with a time to live) goes when time is let pass.
+Redis deletes keys with a time to live by its own clock, so `let_pass` also shortens their time to live.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ async def read(
 async def read_together(
     store: Store, asked: Read, users: Sequence[int]
 ) -> list[Slice | OtherEpoch | MessagingError]:
-    """Read as sockets do that ask at once: together, and alone whoever sees something else."""
+    """Read as sockets do that ask at once: coalesced, and alone for each reader who sees something else."""
     [answers] = await store.log.read_for_many([(asked, users)])
     return [
         (await store.log.read_after(user, [asked]))[0] if answer is None else answer
@@ -98,7 +98,7 @@ async def read_together(
 async def stand_together(
     store: Store, room: RoomKey, asked: Sequence[tuple[int, str, int]]
 ) -> list[MemberPosition | None]:
-    """Ask for standings as sockets do at once: together, and alone whoever must be."""
+    """Ask for positions as sockets do that ask at once: coalesced, and alone where it is necessary."""
     [answers] = await store.members.member_positions_for_many([(room, asked)])
     return [
         (await store.members.member_positions(user, [(room, epoch, since)]))[0]
@@ -124,7 +124,7 @@ async def vanish(store: Store, *seqs: int, room: RoomKey = ROOM) -> None:
 
 
 async def due(store: Store, *seqs: int, room: RoomKey = ROOM) -> None:
-    """Let the expiry job's look at messages be due, whatever their end."""
+    """Make messages due for the expiry job, independent of their lifetime."""
     past_ms = await store.now_ms() - store.policy.claim_delay_s * 1000 - 1
     rows = {f"{room.id}|{seq}": past_ms for seq in seqs}
     await store.client.zadd(f"{room.prefix}expiring", rows, xx=True)

@@ -1,7 +1,7 @@
 """A whole site for a test: a store that writes every answer to disk, a real server process as `serve` runs it, and rows to talk with.
 
 Each part can be killed, frozen and started again. The rows are in the test run's database, which the server shares by a link
-that can be taken away. What must have happened is waited for, never slept for.
+that can be taken away. The tests wait for conditions and never sleep.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Person:
 
 
 class StoreProcess:
-    """A store on a socket of its own, `appendfsync always`."""
+    """A store on its own socket, with `appendfsync always`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "store"
@@ -192,7 +192,7 @@ class Site:
         self.listener.close()
 
     def _end_server(self) -> None:
-        """Kill the server. Where coverage is measured it must end by itself: that writes down the lines that it ran."""
+        """Kill the server. Where coverage is measured it is terminated first, because it writes its lines when it exits."""
         if "COVERAGE_PROCESS_START" in os.environ and self.process is not None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -205,7 +205,7 @@ class Site:
 
     def faults(self) -> list[str]:
         """Return what no test expects in a server's log."""
-        # A 503 is named as an error by Django, and by uvicorn on a handshake, when the database is away; a store that is gone
+        # A 503 is named as an error by Django, and by uvicorn on a handshake, when the database is away; a missing store
         # by the channel layer.
         expected = ("Service Unavailable", "without completing handshake", "ERROR channels_redis.pubsub")
         words = ("traceback", "Traceback", " ERROR ", " CRITICAL ", "never retrieved")
@@ -269,7 +269,7 @@ class Site:
 
 
 class Neighbour(Site):
-    """Another server process of a site, at an address of its own: what it tells it has heard from the store."""
+    """Another server process of a site, at its own address. It knows only what the store tells it."""
 
     def __init__(self, site: Site, folder: Path) -> None:
         super().__init__(folder, **site._policy)
@@ -314,7 +314,7 @@ class Browser:
         return int(self._open(path, method=method, data=json.dumps(fields).encode(), **headers).status)
 
     def get(self, path: str) -> Any:
-        """Return what the JSON side says."""
+        """Return the answer of the JSON interface."""
         return json.loads(self._open(path).read())
 
     def _with_csrf(self, page: Any) -> str:
@@ -377,7 +377,7 @@ def later(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def shake_hands(site: Site, headers: Sequence[tuple[str, str]]) -> int:
-    """Ask for a WebSocket with exactly these headers beside the necessary ones; return the HTTP status."""
+    """Ask for a WebSocket with exactly these headers and the necessary ones; return the HTTP status."""
     lines = [
         "GET /ws/chat/ HTTP/1.1",
         f"Host: 127.0.0.1:{site.port}",

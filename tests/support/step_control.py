@@ -26,7 +26,7 @@ class Killed(BaseException):
 
 
 class Worker(threading.Thread):
-    """One run of the job, in a loop and with connections of its own, as another process would have them."""
+    """One run of the job, in its own loop and with its own connections, like another process."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

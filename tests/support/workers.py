@@ -17,7 +17,7 @@ WITHIN_S = 30.0
 
 
 class Worker:
-    """One `manage.py worker`; what it says goes to `worker.log` in the site's folder."""
+    """One `manage.py worker`; its output is written to `worker.log` in the site's folder."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -37,7 +37,7 @@ class Worker:
         return b" messaging.expiry.job expiry " in self.log.read_bytes()
 
     def end(self) -> None:
-        """Kill it and whatever it started."""
+        """Kill it and all its child processes."""
         end(marked(self.site.folder, "worker"), patience_s=0)
         if self.process is not None:
             self.process.wait()

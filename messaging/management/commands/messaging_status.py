@@ -27,7 +27,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--room", type=room_key, metavar="ID", help="only this room")
         parser.add_argument("--watch", action="store_true", help="repeat every 2 s until Ctrl-C")
-        parser.add_argument("--json", action="store_true", help="print JSON, one line each time")
+        parser.add_argument("--json", action="store_true", help="print JSON, one line for every report")
 
     def handle(self, *args: Any, **options: Any) -> None:
         with Stop() as stop:

@@ -1,8 +1,8 @@
-"""Fill a store with messages by the product's own script, many calls under way at once; run as a command of the site that it fills.
+"""Fill a store with messages by the product's own script, many calls in flight at once; run as a command of the site that it fills.
 
-`python -m bench.fill.filling '{"room": id, "messages": n}'` fills one room of the database; `'{"fresh": [from, to]}'` makes the rooms of
-these numbers, of two members and 100 messages each, which everybody has acknowledged: what an installation holds beside the rooms
-that are measured.
+`python -m bench.fill.rooms '{"room": id, "messages": n}'` fills one room of the database; `'{"fresh": [from, to]}'` makes the rooms of
+these numbers, of two members and 100 messages each, which every member has acknowledged: the other rooms of an
+installation.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def message(room: Any, user: int = SENDER, ttl_ms: int = DAY_MS) -> Any:
 
 
 async def at_once(calls: Sequence[Any]) -> None:
-    """Await coroutines, so many at once."""
+    """Await coroutines, a fixed number at a time."""
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def one(call: Any) -> None:
@@ -109,12 +109,12 @@ def _room(room_id: str) -> tuple[Any, int]:
     return RoomKey(room.id, room.partition), writer
 
 
-def run(system: Any, plan: dict[str, Any]) -> None:
+def fill_rooms(system: Any, plan: dict[str, Any]) -> None:
     """Fill the store of a running system (bench.starting.Running), on the generator's core."""
     from bench.processes import GENERATOR_CORE, on_core
     from bench.systems import ROOT, site_env
 
-    command = on_core(GENERATOR_CORE, [sys.executable, "-m", "bench.fill.filling", json.dumps(plan)])
+    command = on_core(GENERATOR_CORE, [sys.executable, "-m", "bench.fill.rooms", json.dumps(plan)])
     folder = system.place.folder / "site"
     subprocess.run(command, cwd=ROOT, env=site_env(folder, system.place.store_url), check=True)
 

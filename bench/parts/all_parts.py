@@ -1,4 +1,4 @@
-"""What is measured of this server alone, part by part: what each needs seeded, how it is run, how it is said."""
+"""The measurements of this server alone: the seeded rooms, the function and the report of each part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.systems import SYSTEMS
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What every part is measured with."""
+    """The means of every measurement."""
 
     site: Path  # seeded
     crowds: dict[str, Any]  # {shape: rooms}

@@ -1,6 +1,6 @@
 """Make the people and rooms of a measurement, as the demo makes them; prints {shape: [{id, members: [{id, cookie}]}]}.
 
-Run as a command of its own, with the environment of the site that it seeds: `python -m bench.fill.seeding 1x200 50x2`.
+Run as a separate command, with the environment of the site that it seeds: `python -m bench.fill.people 1x200 50x2`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 def crowd(shape: str) -> list[dict[str, Any]]:
     """Make rooms of people, nobody in two of them: `50x2`; `1x100+10000` has 10,000 more members, who have no session."""
-    from bench.fill.overdue import talking_room
+    from bench.fill.expired import talking_room
     from messaging import demo
 
     rooms, _, each = shape.partition("x")

@@ -1,4 +1,4 @@
-"""Messages that nobody gets in time: make them, as many as are wanted, and say whether each was reported as it must be."""
+"""Make expired messages that nobody received, and check that each was reported to its sender."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-TALKING, TALKERS = 10, 10  # rooms in which people talk meanwhile, and their members
-MEMBERS, HOLDERS = 10, 2  # of an ordinary room: one writes, so many hold everything, the others are away
+TALKING, TALKERS = 10, 10  # rooms in which people talk during the measurement, and their members
+MEMBERS, HOLDERS = 10, 2  # of an ordinary room: one writes, HOLDERS hold everything, the others are offline
 CROWD_HOLDERS = 99  # of the large room
 ONE_WRITER = 10  # rooms in which one person writes: more notices than are kept
-NAMED_MOST = 100  # people in a letter and its notice: the contract
+NAMED_MOST = 100  # people in a dead letter and its notice: the contract
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What is due: `due` messages, a hundredth of them in a room of `crowd` members, the rest in 99 rooms of ten."""
+    """The load: `due` messages, a hundredth of them in a room of `crowd` members, the rest in 99 rooms of ten."""
 
     due: int
     crowd: int
@@ -31,7 +31,7 @@ class Load:
 
 @dataclasses.dataclass(slots=True)
 class Seeded:
-    """What was seeded: rooms to talk in; {message id: how many missed it}, writers' numbers of messages and rooms of what is due."""
+    """The seeded rooms to talk in; {message id: number of members who missed it}, messages per writer and rooms of the due messages."""
 
     talking: list[dict[str, Any]]
     missed: dict[str, int]

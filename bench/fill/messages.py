@@ -1,8 +1,12 @@
-"""Messages that wait and dead letters, as many as are wanted, by the store's own verbs; prints what the staff would look for.
+"""Fill a site with waiting messages and dead letters by the store's own operations; print the rows that staff would search for.
 
-Run as a command of its own, with the environment of the site that it fills: `python -m bench.fill.stored --rooms 1000 --each 100 --letters 10000`
-prints {"staff": {id, session}, "wanted": {room, seq, message, person, sender}, "crowd": {room, top}, "letter": {id, message, person},
-"count": {name: number}}. Every message lacks somebody: of a room's five members one writes, two hold everything, two are away.
+Run as a separate command, with the environment of the site that it fills: `python -m bench.fill.messages --rooms 1000 --each 100 --letters 10000`
+prints this JSON:
+
+    `{"staff": {id, session}, "wanted": {room, seq, message, person, sender}, "crowd": {room, top}, "letter": {id, message, person},`
+    `"count": {name: number}}`
+
+Every message lacks recipients: of a room's five members one writes, two hold everything, two are offline.
 """
 
 from __future__ import annotations
@@ -190,7 +194,7 @@ def _count() -> dict[str, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench.fill.stored", description=__doc__)
+    parser = argparse.ArgumentParser(prog="bench.fill.messages", description=__doc__)
     parser.add_argument("--rooms", type=int, default=1_000)
     parser.add_argument("--each", type=int, default=100, help="messages of each room")
     parser.add_argument("--crowd", type=int, default=0, help="members of one room more")
@@ -198,7 +202,7 @@ def main() -> None:
     parser.add_argument("--letters", type=int, default=10_000)
     options = parser.parse_args()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatsite.settings")
-    kept = Path(os.environ["DATA_DIR"]) / "secret-key"  # or the log-in would hold nowhere else
+    kept = Path(os.environ["DATA_DIR"]) / "secret-key"  # or the session would be valid nowhere else
     os.environ.setdefault("DJANGO_SECRET_KEY", kept.read_text().strip())
     import django
 

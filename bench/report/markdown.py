@@ -26,7 +26,7 @@ MARK = "<!-- measured: everything below is written by `make bench` -->"
 def write(run: dict[str, Any], said: Sequence[str]) -> None:
     """Replace what follows the mark in two pages of docs/ by this run; what stands above is written by hand.
 
-    `said`: what was found beside the tables, a sentence each.
+    `said`: the results that are not in the tables, a sentence each.
     """
     (IMAGES / "throughput-latency.svg").write_text(plots.throughput_latency(run["summary"].get("always", {})))
     (IMAGES / "cost-stored.svg").write_text(plots.cost_stored(run["parts"].get("stored", {})))
