@@ -1,4 +1,4 @@
-"""Measure: start each system in turn on the same core, load it, repeat interleaved, hold what was found against the bars.
+"""Measure: start each system in turn on the same core, load it, repeat interleaved, compare the figures with the targets.
 
 `bench/run [--systems a,b] [--scenarios x,y] [--parts p,q] [--repeats N] [--seconds S] [--stores always,everysec]`; QUICK=1 for a
 first look; `--check` only shows that this server, one process and two, and its bare hot path deliver: small, and no figure decides.
@@ -58,12 +58,12 @@ def main(arguments: list[str]) -> int:
         for _ in _phases(options, bench, run):
             run["took_s"] = round(time.monotonic() - started_s)
             run["summary"] = _summary(options, run["results"])
-            run["bars"] = [dataclasses.asdict(bar) for bar in targets.bars(run)]
+            run["verdicts"] = [dataclasses.asdict(verdict) for verdict in targets.verdicts(run)]
             options.out.write_text(json.dumps(run, indent=1) + "\n")
     for fsync, summary in run["summary"].items():
         print(f"\n## appendfsync {fsync}\n{table(summary)}")
     if not options.check:
-        print(f"\n{targets.table(targets.bars(run))}\n\nIt took {run['took_s']} s.")
+        print(f"\n{targets.table(targets.verdicts(run))}\n\nIt took {run['took_s']} s.")
     if options.write:
         markdown.write(run, [say(name, found) for name, found in run["parts"].items()])
     own = [result for result in run["results"] if SYSTEMS[result["system"]].site or options.check]

@@ -310,7 +310,7 @@ def call_name(command: str, scripts: dict[str, str]) -> str:
 
 
 def complaints(report: dict[str, Any]) -> list[str]:
-    """Say where the figures miss their aims."""
+    """Return the figures that miss their targets."""
     found = []
     if report["store"]["slowest_call_ms"] > SLOWEST_MS:
         found.append(f"a call of the store took {report['store']['slowest_call_ms']} ms")

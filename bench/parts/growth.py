@@ -20,7 +20,7 @@ STORED_LOAD = SCENARIOS["pairs-4"]
 PRESENT, ABSENT = 100, (0, 1_000, 10_000)
 ABSENT_LOAD = Scenario(name="absent", title="fan-out 1x100, window 4", crowd="1x100", window=4)
 SECONDS = 2.0
-TURNS = 4  # of the size that the aim is about: each is first as often as the other
+TURNS = 4  # of the size that the target is about: each server is first equally often
 REST_S = 0.5
 
 

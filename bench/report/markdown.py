@@ -48,7 +48,7 @@ def _bars(run: dict[str, Any]) -> list[str]:
         f"{machine()}{known} Medians of {run['repeats']} repetitions, ratios within a repetition, `appendfsync always` if nothing"
         ' else is given. "Inconclusive": this run or machine cannot decide. [All figures](measurements-results.md).',
         "",
-        targets.table(targets.bars(run)),
+        targets.table(targets.verdicts(run)),
     ]
 
 

@@ -9,16 +9,18 @@ from typing import Any
 from bench.parts.stress import STALLED_MOST_KB
 
 SATURATED = "saturated (window 32)"
-RAW_PAIRS = 53_000  # accepted/s of raw ASGI, pairs 50x2 saturated, on the machine and in the hour that the bars are from
+RAW_PAIRS = (
+    53_000  # accepted/s of raw ASGI, pairs 50x2 saturated, on the machine of the targets, in the same hour
+)
 FLAT_MB = 10.0  # memory that counts as flat while 50,000 messages are read
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
-    """One target. `met` is None where the run did not measure it; `note` contains the reason, or a remark. `everysec`: the figure with it."""
+class Verdict:
+    """One target and its figure. `met` is None where the run did not measure it; `note` contains the reason, or a remark. `everysec`: the figure with it."""
 
     what: str
-    bar: str
+    target: str
     found: str
     met: bool | None
     note: str = ""
@@ -63,7 +65,7 @@ RATIOS = (
 )
 
 
-def bars(run: dict[str, Any]) -> list[Bar]:
+def verdicts(run: dict[str, Any]) -> list[Verdict]:
     """Compare a run (bench/results/latest.json: summary {fsync: ...}, parts) with every target."""
     always = run["summary"].get("always", {})
     pace = pace_of(always)
@@ -71,18 +73,18 @@ def bars(run: dict[str, Any]) -> list[Bar]:
 
 
 def pace_of(summary: dict[str, Any]) -> float | None:
-    """Return how many times as fast as where the bars are from this machine was, by what raw ASGI did on both."""
+    """Return the speed of this machine relative to the machine of the targets, measured by raw ASGI on both."""
     raw = summary.get("pairs-4", {}).get("raw", {}).get("accepted_s")
     return raw / RAW_PAIRS if raw else None
 
 
-def _ratios(summary: dict[str, Any]) -> Iterator[Bar]:
+def _ratios(summary: dict[str, Any]) -> Iterator[Verdict]:
     for scenario, title, peers, whom, times in RATIOS:
         ratio, note = _least_ratio(summary.get("always", {}).get(scenario, {}), peers)
         other, _ = _least_ratio(summary.get("everysec", {}).get(scenario, {}), peers)
-        yield Bar(
+        yield Verdict(
             what=title,
-            bar=f">= {times:g}x {whom}",
+            target=f">= {times:g}x {whom}",
             found=_times(ratio),
             met=None if ratio is None else ratio >= times,
             note=note,
@@ -113,23 +115,23 @@ def _least_ratio(rows: dict[str, Any], peers: tuple[str, ...]) -> tuple[float | 
     return best["ratio"], "the generator was the limit" if limited else ""
 
 
-def _latencies(summary: dict[str, Any], pace: float | None) -> Iterator[Bar]:
+def _latencies(summary: dict[str, Any], pace: float | None) -> Iterator[Verdict]:
     own = summary.get("chat-10", {}).get("chat", {})
     p99 = own.get("p99_ms")
     yield _at_most("p99 at 10 % of the peak", 15.0, p99, "ms", pace=pace)
     rows = summary.get("tutorial-10", {})
     ours, theirs = (rows.get(name, {}).get("p99_ms") for name in ("chat", "tutorial"))
     known = ours is not None and theirs is not None
-    yield Bar(
+    yield Verdict(
         what="p99 at 10 % of the tutorial's peak",
-        bar="<= the tutorial's at the same load",
+        target="<= the tutorial's at the same load",
         found=f"{ours} against {theirs} ms" if known else "",
         met=ours <= theirs if known else None,
         note="" if known else "not measured",
     )
 
 
-def _parts(parts: dict[str, Any], pace: float | None) -> Iterator[Bar]:
+def _parts(parts: dict[str, Any], pace: float | None) -> Iterator[Verdict]:
     storm, backlog, idle, memory = (parts.get(name, {}) for name in ("storm", "backlog", "idle", "memory"))
     stalled, acks = parts.get("stalled", {}), parts.get("acks", {})
     yield _at_most("storm of 1,000 resumes: p99", 3_000, storm.get("p99_ms"), "ms", storm, pace=pace)
@@ -169,24 +171,24 @@ def _parts(parts: dict[str, Any], pace: float | None) -> Iterator[Bar]:
     yield from _acks(acks, pace)
 
 
-def _acks(found: dict[str, Any], pace: float | None) -> Iterator[Bar]:
+def _acks(found: dict[str, Any], pace: float | None) -> Iterator[Verdict]:
     for row in found.get("rows") or [{}]:
         at = f", {row['rate']:,} per second" if row else ""
         what = f"acks: store time per message, 50 members{at}"
-        bar = _at_most(what, 200, row.get("scripts_us"), "us", found, pace=pace)
-        if bar.met is False:
+        verdict = _at_most(what, 200, row.get("scripts_us"), "us", found, pace=pace)
+        if verdict.met is False:
             note = f"fixed work takes {row['fixed_work_slower']} times as long at this rate as in a row"
-            bar = dataclasses.replace(bar, note=note)
-        yield bar
+            verdict = dataclasses.replace(verdict, note=note)
+        yield verdict
 
 
-def _grown(parts: dict[str, Any], part: str, what: str, size: str, must: int) -> Bar:
+def _grown(parts: dict[str, Any], part: str, what: str, size: str, must: int) -> Verdict:
     found = parts.get(part, {})
     rows = [row for row in found.get("rows", []) if row[size] == must]
     return _at_least(what, 0.9, rows[0]["ratio"] if rows else None, "x", found)
 
 
-def _processes(found: dict[str, Any]) -> Iterator[Bar]:
+def _processes(found: dict[str, Any]) -> Iterator[Verdict]:
     rows = found.get("rows") or [{}]
     for row in rows:
         what = (
@@ -194,8 +196,8 @@ def _processes(found: dict[str, Any]) -> Iterator[Bar]:
             if row
             else "two processes compared with one"
         )
-        bar = _at_least(what, 1.6, row.get("ratio"), "x", found)
-        if bar.met is False:
+        verdict = _at_least(what, 1.6, row.get("ratio"), "x", found)
+        if verdict.met is False:
             used = row["one_cpu"]
             possible = found["cores"] / sum(used.values())
             if found["shared"] and possible < 1.6:
@@ -203,8 +205,8 @@ def _processes(found: dict[str, Any]) -> Iterator[Bar]:
                     f"one process, its store ({used['store']}) and the generator ({used['generator']}) use"
                     f" {sum(used.values()):.2f} of {found['cores']} cores: {possible:.1f}x is the maximum here"
                 )
-                bar = dataclasses.replace(bar, met=None, note=note)
-        yield bar
+                verdict = dataclasses.replace(verdict, met=None, note=note)
+        yield verdict
 
 
 def _at_most(
@@ -215,10 +217,12 @@ def _at_most(
     part: dict[str, Any] | None = None,
     *,
     pace: float | None = None,
-) -> Bar:
-    """Hold a figure to a bound; a time, `pace` given, also as it would be where the bars are from."""
+) -> Verdict:
+    """Compare a figure with its maximum. With `pace`, a time is also compared as if measured on the machine of the targets."""
     there = None if found is None or pace is None else found * pace
-    return _bar(f"<= {_figure(most, unit)}", what, found, unit, part, lambda one: one <= most, there, pace)
+    return _verdict(
+        f"<= {_figure(most, unit)}", what, found, unit, part, lambda figure: figure <= most, there, pace
+    )
 
 
 def _at_least(
@@ -229,13 +233,15 @@ def _at_least(
     part: dict[str, Any] | None = None,
     *,
     pace: float | None = None,
-) -> Bar:
+) -> Verdict:
     there = None if found is None or pace is None else found / pace
-    return _bar(f">= {_figure(least, unit)}", what, found, unit, part, lambda one: one >= least, there, pace)
+    return _verdict(
+        f">= {_figure(least, unit)}", what, found, unit, part, lambda figure: figure >= least, there, pace
+    )
 
 
-def _bar(
-    bar: str,
+def _verdict(
+    target: str,
     what: str,
     found: float | None,
     unit: str,
@@ -243,14 +249,16 @@ def _bar(
     enough: Callable[[float], bool],
     there: float | None,
     pace: float | None,
-) -> Bar:
+) -> Verdict:
     if found is None:
-        return Bar(what=what, bar=bar, found="", met=None, note=(part or {}).get("missing", "not measured"))
+        return Verdict(
+            what=what, target=target, found="", met=None, note=(part or {}).get("missing", "not measured")
+        )
     met = enough(found)
     if not met and there is not None and enough(there):
         note = f"this machine was {pace:.2g} times as fast as when the targets were set, by the figures of raw ASGI"
-        return Bar(what=what, bar=bar, found=_figure(found, unit), met=None, note=note)
-    return Bar(what=what, bar=bar, found=_figure(found, unit), met=met)
+        return Verdict(what=what, target=target, found=_figure(found, unit), met=None, note=note)
+    return Verdict(what=what, target=target, found=_figure(found, unit), met=met)
 
 
 def _figure(value: float, unit: str) -> str:
@@ -262,12 +270,12 @@ def _times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:g}x"
 
 
-def table(found: list[Bar]) -> str:
-    """Return the bars as Markdown."""
-    said = {True: "yes", False: "**no**", None: "inconclusive"}
+def table(verdicts: list[Verdict]) -> str:
+    """Return the verdicts as Markdown."""
+    words = {True: "yes", False: "**no**", None: "inconclusive"}
     lines = ["| figure | target | measured | met | with `everysec` | note |", "|---|---|---|---|---|---|"]
     lines += [
-        f"| {bar.what} | {bar.bar} | {bar.found} | {said[bar.met]} | {bar.everysec} | {bar.note} |"
-        for bar in found
+        f"| {verdict.what} | {verdict.target} | {verdict.found} | {words[verdict.met]} | {verdict.everysec} | {verdict.note} |"
+        for verdict in verdicts
     ]
     return "\n".join(lines)

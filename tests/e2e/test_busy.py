@@ -84,7 +84,9 @@ def test_site_holds_the_promised_numbers(operator: Operator, filled: tuple[Site,
     expect(operator.card("letters").locator("b")).to_have_text(f"{LETTERS:,}")
 
 
-def test_by_who_lacks_it(operator: Operator, filled: tuple[Site, dict[str, Any]]) -> None:
+def test_waiting_message_is_found_by_its_recipient(
+    operator: Operator, filled: tuple[Site, dict[str, Any]]
+) -> None:
     wanted, page = filled[1]["wanted"], operator.page
     operator.click(operator.card("parked"))
     operator.search(f"user:{wanted['person']}")
@@ -96,7 +98,9 @@ def test_by_who_lacks_it(operator: Operator, filled: tuple[Site, dict[str, Any]]
     assert (operator.clicks, operator.searches) == (3, 1)
 
 
-def test_by_its_number(operator: Operator, filled: tuple[Site, dict[str, Any]]) -> None:
+def test_waiting_message_is_found_by_its_number(
+    operator: Operator, filled: tuple[Site, dict[str, Any]]
+) -> None:
     wanted, page = filled[1]["wanted"], operator.page
     operator.click(operator.card("stored"))
     operator.search(wanted["message"])
@@ -105,7 +109,9 @@ def test_by_its_number(operator: Operator, filled: tuple[Site, dict[str, Any]]) 
     assert (operator.clicks, operator.searches) == (1, 1)
 
 
-def test_by_its_number_when_it_is_over(operator: Operator, filled: tuple[Site, dict[str, Any]]) -> None:
+def test_expired_message_is_found_by_its_number(
+    operator: Operator, filled: tuple[Site, dict[str, Any]]
+) -> None:
     letter, page = filled[1]["letter"], operator.page
     operator.click(operator.card("stored"))
     operator.search(letter["message"])

@@ -1,4 +1,4 @@
-"""The end of a message's life on the screens: who missed it is named, it is sent again, and no text outlives it."""
+"""The expiry of a message on the screens: members who missed it are named, it is sent again, and no text remains."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from tests.e2e.conftest import OpenScreen
 from tests.e2e.site import Demo, Site, wait_for
 
 
-def test_a_server_killed_in_mid_send_comes_back_and_nothing_is_lost_or_doubled(
+def test_server_killed_during_a_send_restarts_and_no_message_is_lost_or_doubled(
     open_screen: OpenScreen, site: Site, demo: Demo
 ) -> None:
     ada, grace, _ = demo.people

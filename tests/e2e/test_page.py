@@ -1,4 +1,4 @@
-"""The page itself: hostile text, the keyboard, the phone, lifetimes, paging, and what a screen reader is told."""
+"""The page itself: hostile text, the keyboard, the phone, lifetimes, paging, and the announcements of a screen reader."""
 
 from __future__ import annotations
 
@@ -317,7 +317,9 @@ def refuse_sends(screen: Screen, code: str) -> None:
     screen.page.route_web_socket("**/ws/chat/", between)
 
 
-def test_too_long_is_counted_as_the_server_does_and_not_sent(open_screen: OpenScreen, demo: Demo) -> None:
+def test_too_long_message_is_counted_as_the_server_counts_and_not_sent(
+    open_screen: OpenScreen, demo: Demo
+) -> None:
     hers = room_of(open_screen, demo)
     count = hers.page.locator("[data-composer] [data-count]")
     hers.box.fill("🙂" * 3990)

@@ -67,7 +67,7 @@ def press(page: Page, wanted: Locator) -> None:
         ("zh-CN", "离线", "离线：上线后立即送达"),
     ],
 )
-def test_why_a_message_did_not_reach_somebody_is_three_links_and_a_search_away(
+def test_reason_of_a_missed_message_is_three_links_and_a_search_away(
     open_screen: OpenScreen, waiting: Demo, operator: Person, language: str, offline: str, why: str
 ) -> None:
     room, lacking = waiting.rooms[2], waiting.people[3]

@@ -1,4 +1,4 @@
-"""The load generator's correctness mode: what it measures is delivered once and in order; and how a run is held against the bars.
+"""The load generator's correctness mode: the measured messages are delivered once and in order; and the comparison with the targets.
 
 No time is asserted.
 """
@@ -100,7 +100,7 @@ def test_rate_is_a_fixed_share_of_the_peak() -> None:
     assert rate_of(SCENARIOS["chat-10"], {"tutorial": 400_000}) == 0
 
 
-# ── The bars ──
+# ── The targets ──
 
 
 def a_row(ratio: float | None = None, **changed: object) -> dict[str, Any]:
@@ -125,7 +125,7 @@ PARTS = {
 
 
 def a_run(**parts: dict[str, Any]) -> dict[str, Any]:
-    """Return a run that meets every bar, some of them just so."""
+    """Return a run that meets every target, some of them exactly."""
     ratios = {
         "tutorial": 40.0,
         "tutorial-core": 60.0,
@@ -141,19 +141,23 @@ def a_run(**parts: dict[str, Any]) -> dict[str, Any]:
     return {"summary": {"always": always}, "parts": PARTS | parts}
 
 
-def ratio_bar(run: dict[str, Any], scenario: str, whom: str) -> targets.Bar:
+def ratio_verdict(run: dict[str, Any], scenario: str, whom: str) -> targets.Verdict:
     titles = {name: title for name, title, *_ in targets.RATIOS}
-    [found] = [bar for bar in targets.bars(run) if bar.what == titles[scenario] and whom in bar.bar]
+    [found] = [
+        verdict
+        for verdict in targets.verdicts(run)
+        if verdict.what == titles[scenario] and whom in verdict.target
+    ]
     return found
 
 
 def unmet(run: dict[str, Any]) -> list[str]:
-    return [bar.what for bar in targets.bars(run) if not bar.met]
+    return [verdict.what for verdict in targets.verdicts(run) if not verdict.met]
 
 
 def test_run_that_reaches_every_target_exactly_meets_all() -> None:
     assert unmet(a_run()) == []
-    assert len(targets.bars(a_run())) >= 30
+    assert len(targets.verdicts(a_run())) >= 30
 
 
 @pytest.mark.parametrize(
@@ -174,8 +178,8 @@ def test_run_that_reaches_every_target_exactly_meets_all() -> None:
     ],
 )
 def test_missed_target_is_reported_alone(part: str, worse: dict[str, Any]) -> None:
-    found = [bar for bar in targets.bars(a_run(**{part: worse})) if not bar.met]
-    assert [bar.met for bar in found] == [False]
+    found = [verdict for verdict in targets.verdicts(a_run(**{part: worse})) if not verdict.met]
+    assert [verdict.met for verdict in found] == [False]
 
 
 @pytest.mark.parametrize(
@@ -196,70 +200,76 @@ def test_a_time_that_a_slower_machine_may_have_made_is_not_shown(
     for found, met in ((just, None), (worse, False)):
         run = a_run(**{part: found})
         run["summary"]["always"]["pairs-4"]["raw"] = a_row(3.0, accepted_s=targets.RAW_PAIRS / 2)
-        [bar] = [bar for bar in targets.bars(run) if not bar.met]
-        assert (bar.met, "0.5 times as fast" in bar.note) == (met, met is None)
+        [verdict] = [verdict for verdict in targets.verdicts(run) if not verdict.met]
+        assert (verdict.met, "0.5 times as fast" in verdict.note) == (met, met is None)
 
 
 def test_too_costly_acknowledgements_name_the_share_of_the_processor() -> None:
-    [bar] = [bar for bar in targets.bars(a_run(acks={"rows": [acks_at(50, 201)]})) if not bar.met]
-    assert (bar.met, "fixed work takes 5.5 times as long" in bar.note) == (False, True)
+    [verdict] = [
+        verdict for verdict in targets.verdicts(a_run(acks={"rows": [acks_at(50, 201)]})) if not verdict.met
+    ]
+    assert (verdict.met, "fixed work takes 5.5 times as long" in verdict.note) == (False, True)
 
 
 def test_faster_machine_alone_meets_no_target() -> None:
     run = a_run(storm={"p99_ms": 3_000, "others_ratio": 2.1})
     run["summary"]["always"]["pairs-4"]["raw"] = a_row(3.0, accepted_s=targets.RAW_PAIRS * 2)
-    assert [bar.met for bar in targets.bars(run) if not bar.met] == [False]
+    assert [verdict.met for verdict in targets.verdicts(run) if not verdict.met] == [False]
 
 
 def test_a_ratio_is_to_the_better_of_two_layers() -> None:
     run = a_run()
     run["summary"]["always"]["fan-32"]["tutorial-core"] = a_row(39.9)
-    bar = ratio_bar(run, "fan-32", "the tutorial")
-    assert (bar.found, bar.met) == ("39.9x", False)
+    verdict = ratio_verdict(run, "fan-32", "the tutorial")
+    assert (verdict.found, verdict.met) == ("39.9x", False)
 
 
 def test_a_layer_that_loses_messages_is_not_the_better_one() -> None:
     run = a_run()
     run["summary"]["always"]["pairs-1"]["tutorial-core"] = a_row(0.5, sound=False)
-    assert ratio_bar(run, "pairs-1", "the tutorial").found == "40x"
+    assert ratio_verdict(run, "pairs-1", "the tutorial").found == "40x"
 
 
 def test_server_that_loses_messages_meets_no_target() -> None:
     run = a_run()
     run["summary"]["always"]["pairs-4"]["chat"] = a_row(sound=False)
-    bar = ratio_bar(run, "pairs-4", "Mosquitto")
-    assert (bar.met, bar.note) == (None, "this server lost, repeated or refused messages")
+    verdict = ratio_verdict(run, "pairs-4", "Mosquitto")
+    assert (verdict.met, verdict.note) == (None, "this server lost, repeated or refused messages")
 
 
 def test_target_against_a_missing_peer_has_no_verdict_but_a_reason() -> None:
     run = a_run()
     run["summary"]["always"]["pairs-1"]["mosquitto"] = {"missing": True, "why": "apt-get install mosquitto"}
-    bar = ratio_bar(run, "pairs-1", "Mosquitto")
-    assert (bar.met, bar.note) == (None, "apt-get install mosquitto")
+    verdict = ratio_verdict(run, "pairs-1", "Mosquitto")
+    assert (verdict.met, verdict.note) == (None, "apt-get install mosquitto")
 
 
 def test_nothing_measured_meets_nothing() -> None:
-    found = targets.bars({"summary": {}, "parts": {"idle": {"missing": "the generator did not end"}}})
-    assert {bar.met for bar in found} == {None}
-    assert "the generator did not end" in [bar.note for bar in found]
+    found = targets.verdicts({"summary": {}, "parts": {"idle": {"missing": "the generator did not end"}}})
+    assert {verdict.met for verdict in found} == {None}
+    assert "the generator did not end" in [verdict.note for verdict in found]
     assert "yes" not in targets.table(found)
 
 
-def test_where_one_process_leaves_no_room_for_another_there_is_no_verdict_on_two() -> None:
+def test_two_processes_get_no_verdict_without_free_cpu_time_for_the_second() -> None:
     one_cpu = {"server": 0.6, "store": 0.6, "generator": 0.4}
     row = {"scenario": "pairs-4", "ratio": 1.2, "one_cpu": one_cpu}
     full = {"shared": True, "cores": 2, "rows": [row]}
-    [bar] = [bar for bar in targets.bars(a_run(processes=full)) if "two processes" in bar.what]
-    assert (bar.met, "1.2x is the maximum" in bar.note) == (None, True)
+    [verdict] = [
+        verdict for verdict in targets.verdicts(a_run(processes=full)) if "two processes" in verdict.what
+    ]
+    assert (verdict.met, "1.2x is the maximum" in verdict.note) == (None, True)
     roomy = full | {"rows": [row | {"one_cpu": one_cpu | {"store": 0.2}}]}
-    assert [bar.met for bar in targets.bars(a_run(processes=roomy)) if "two processes" in bar.what] == [False]
+    assert [
+        verdict.met for verdict in targets.verdicts(a_run(processes=roomy)) if "two processes" in verdict.what
+    ] == [False]
 
 
 def test_other_store_setting_is_shown_and_decides_nothing() -> None:
     run = a_run()
     run["summary"]["everysec"] = {"fan-4": {"chat": a_row(), "socketio": a_row(0.5)}}
-    bar = ratio_bar(run, "fan-4", "Socket.IO")
-    assert (bar.everysec, bar.met) == ("0.5x", True)
+    verdict = ratio_verdict(run, "fan-4", "Socket.IO")
+    assert (verdict.everysec, verdict.met) == ("0.5x", True)
 
 
 def test_plots_are_pictures_with_a_point_for_every_measurement() -> None:
@@ -268,7 +278,7 @@ def test_plots_are_pictures_with_a_point_for_every_measurement() -> None:
     for picture, points in ((plots.throughput_latency(summary), 1), (plots.cost_stored(stored), 2)):
         root = ElementTree.fromstring(picture)
         assert root.tag.endswith("svg")
-        assert picture.count('r="5"') == 2 * points, "a point, and the same colour beside its name"
+        assert picture.count('r="5"') == 2 * points, "a point, and the same colour next to its name"
     assert ElementTree.fromstring(plots.cost_stored({})).tag.endswith("svg")
 
 

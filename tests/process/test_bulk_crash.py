@@ -96,7 +96,7 @@ def test_every_dead_letter_is_discarded_once_after_a_kill_at_any_step(step: str)
         ("extend", {"ttl": 86_400}, (500, 0, 1, {"cut_off": 1})),
     ],
 )
-def test_killed_before_the_record_a_message_is_deleted_once_and_not_extended_twice(
+def test_message_is_deleted_once_and_not_extended_twice_after_a_kill_before_the_record(
     verb: str, given: dict[str, Any], ends: tuple[Any, ...]
 ) -> None:
     async def make() -> None:

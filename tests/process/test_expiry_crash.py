@@ -137,7 +137,7 @@ def test_invalid_row_is_quarantined_without_its_text_and_the_rest_of_its_batch_i
     assert Counter(json.loads(out.splitlines()[-1])[0]) >= Counter(
         expired=expiry_process.DUE, missed=5, set_aside=1
     )
-    assert reported() == MISSED, "its sender is told by name all the same"
+    assert reported() == MISSED, "the notice names them to the sender all the same"
     bad, *others = DeadLetter.objects.order_by("fault").reverse()
     assert (bad.room_key, bad.seq, bad.body) == ("atlas", 3, None)
     assert bad.fault in ("OverflowError", "DataError"), "as Python or PostgreSQL calls it"

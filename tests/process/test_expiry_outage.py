@@ -108,7 +108,7 @@ async def test_site_that_was_down_past_every_grace_reports_to_every_sender_by_na
     site.store.start()
     await asyncio.to_thread(site.store.wait_until_ready)
     with redis.Redis.from_url(site.store.url) as client:
-        assert list(client.scan_iter("*:msg:*")) == [], "the Hashes' own time to live is over too"
+        assert list(client.scan_iter("*:msg:*")) == [], "the time to live of the Hashes has passed too"
     worker.start()
     await until(worker.has_run, within_s=WITHIN_S)
 

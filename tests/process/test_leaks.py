@@ -1,4 +1,4 @@
-"""After a message's end and the retention of its text, the text is nowhere: not in store, log on disk, database, logs or answers."""
+"""After a message's expiry and the retention of its text, the text is nowhere: not in store, log on disk, database, logs or answers."""
 
 from __future__ import annotations
 
@@ -257,9 +257,7 @@ async def enter(site: Site, open_wire: Open, who: Person) -> Wire:
 
 
 @pytest.mark.proof
-async def test_a_text_is_nowhere_once_it_has_expired_and_its_retention_is_over(
-    begin: Open, open_wire: Open
-) -> None:
+async def test_text_is_nowhere_after_its_expiry_and_retention(begin: Open, open_wire: Open) -> None:
     site = await begin(dead_letter_retention_s=RETENTION_S)
     words = Words()
     ada, grace, bob = await later(people)("ada", "grace", "bob")
@@ -301,7 +299,7 @@ async def test_a_text_is_nowhere_once_it_has_expired_and_its_retention_is_over(
     assert words.places({wire: "".join(wire.texts).encode() for wire in back}) == set()
 
 
-async def test_where_no_text_is_kept_it_is_nowhere_as_soon_as_it_has_expired(
+async def test_text_without_retention_is_nowhere_as_soon_as_it_has_expired(
     begin: Open, open_wire: Open
 ) -> None:
     site = await begin(dead_letter_retention_s=0)

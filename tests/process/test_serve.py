@@ -444,7 +444,7 @@ def test_serve_stops_although_nobody_reads_its_output(folder: Path) -> None:
 
 
 @pytest.mark.proof
-def test_after_a_kill_of_the_supervisor_the_next_serve_takes_over_and_nothing_is_lost(folder: Path) -> None:
+def test_next_serve_takes_over_after_a_kill_of_the_supervisor_and_no_message_is_lost(folder: Path) -> None:
     first = Served(folder)
     second = None
     try:

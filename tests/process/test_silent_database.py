@@ -1,4 +1,4 @@
-"""A server whose PostgreSQL accepts connections and never answers, as one that is frozen or behind a dead line."""
+"""A server whose PostgreSQL accepts connections and never answers, like a frozen server or one behind a broken line."""
 
 from __future__ import annotations
 

@@ -97,7 +97,9 @@ async def test_text_that_is_not_utf_8_ends_in_1007_and_nothing_else(site: Site, 
     site.forgive()  # uvicorn's own word about it
 
 
-async def test_an_unknown_type_is_told_and_does_not_count_as_a_bad_frame(site: Site, open_wire: Open) -> None:
+async def test_unknown_type_is_answered_and_does_not_count_as_a_bad_frame(
+    site: Site, open_wire: Open
+) -> None:
     atlas, wire = await alone(site, open_wire)
     for kind in ("nope", "welcome", "message", "", "Send", "x" * 64):
         for _ in range(3):
@@ -281,7 +283,7 @@ ODD_TEXTS = [
 ]
 
 
-async def test_markup_and_links_are_text_and_come_back_as_they_were(site: Site, open_wire: Open) -> None:
+async def test_markup_and_links_are_text_and_return_unchanged(site: Site, open_wire: Open) -> None:
     atlas, wire = await alone(site, open_wire)
     for body in ODD_TEXTS:
         await chatty(wire, atlas, body)
@@ -290,7 +292,7 @@ async def test_markup_and_links_are_text_and_come_back_as_they_were(site: Site, 
     assert [frame["body"] for frame in history] == [frame["body"] for frame in wire.heard("message")]
 
 
-async def test_the_text_of_an_edit_comes_back_unchanged(site: Site, open_wire: Open) -> None:
+async def test_text_of_an_edit_returns_unchanged(site: Site, open_wire: Open) -> None:
     atlas, wire = await alone(site, open_wire)
     epoch = (await wire.post(atlas, "hello"))["epoch"]
     for rev, body in enumerate([*ODD_TEXTS, "\U0001d4b3" * 4_000], 1):

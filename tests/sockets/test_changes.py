@@ -1,4 +1,4 @@
-"""Edit, delete and extend over sockets, in two server processes on one store: who hears what of it, and who may."""
+"""Edit, delete and extend over sockets, in two server processes on one store: the events for each member, and the permissions."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ async def test_changes_come_in_pages_none_of_which_is_too_large_and_none_is_left
     while pages[-1]["more"]:
         held = {"since": pages[-1]["upto"], "rev": pages[-1]["rev"]}
         pages.append(await room.ask(again, "resumed", room.frame("sync", epoch=room.epoch, **held)))
-        assert pages[-1]["rev"] > held["rev"], "every page goes on"
+        assert pages[-1]["rev"] > held["rev"], "every page advances"
     assert len(pages) > 1
     assert [message["seq"] for page in pages for message in page["changed"]] == [
         seq for seq in range(1, 31) if seq != 7
@@ -304,7 +304,7 @@ async def test_changes_come_in_pages_none_of_which_is_too_large_and_none_is_left
     assert (seqs(resumed["changed"]), resumed["rev"], resumed["more"]) == ([1, 2, 3, 4], 4, True)
 
 
-async def test_no_page_holds_more_than_five_hundred_changes_and_each_deletion_is_told(meet: Meet) -> None:
+async def test_page_holds_at_most_five_hundred_changes_and_every_deletion_is_sent(meet: Meet) -> None:
     room = await meet("ada", "grace")
     ada = room.people["ada"].id
     for _ in range(6):
@@ -413,7 +413,7 @@ def set_role(room: Talk, name: str, role: str) -> None:
 
 
 @EACH_VERB
-async def test_a_user_who_is_no_member_or_has_left_is_refused_and_nothing_changes(
+async def test_user_who_is_no_member_or_has_left_is_refused_and_nothing_changes(
     meet: Meet, verb: Verb
 ) -> None:
     room = await meet("ada", "grace")
@@ -471,7 +471,7 @@ async def test_a_change_after_the_expiry_is_too_late_although_no_job_ran(meet: M
 # Tests that need a separate site
 
 
-async def test_each_change_past_the_burst_is_told_when_to_come_again_and_does_nothing(
+async def test_change_past_the_burst_gets_a_retry_time_and_does_nothing(
     new_site: Open, open_wire: Open
 ) -> None:
     site = new_site(change_rate=[0.05, 2])

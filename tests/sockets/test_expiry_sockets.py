@@ -63,7 +63,7 @@ def texts(*wires: Wire) -> str:
 # expired
 
 
-async def test_all_screens_are_told_once_a_room_what_is_over(meet: Meet) -> None:
+async def test_all_screens_learn_once_per_room_which_messages_expired(meet: Meet) -> None:
     atlas = await meet("ada", "grace")
     comet = await meet("eve", "bob")
     for n in range(4):
@@ -85,7 +85,7 @@ async def test_all_screens_are_told_once_a_room_what_is_over(meet: Meet) -> None
     assert len(atlas.here("grace").heard("expired")) == 1
 
 
-async def test_no_reader_gives_what_is_over_though_every_job_is_dead(meet: Meet) -> None:
+async def test_no_read_returns_expired_messages_although_every_job_is_dead(meet: Meet) -> None:
     room = await meet("ada", "grace")
     await room.here("ada").post(room.id, "secret")
     await room.here("ada").post(room.id, "alive")
@@ -123,7 +123,7 @@ async def test_an_offline_member_acknowledges_past_expired_messages(meet: Meet) 
 # notice
 
 
-async def test_the_sender_is_told_at_once_on_every_device_who_missed_it_and_why(meet: Meet) -> None:
+async def test_sender_learns_at_once_on_every_device_which_members_missed_it_and_why(meet: Meet) -> None:
     room = await meet("ada", "grace", away=("bob", "carol", "dan"))
     sent = await room.here("ada").post(room.id, "secret")
     await room.here("grace").ack(room.id, room.epoch, delivered=1)
@@ -239,7 +239,7 @@ async def test_only_the_users_own_notice_can_be_dismissed(meet: Meet, notice: st
 # resend
 
 
-async def test_a_resend_reaches_just_those_who_missed_it(meet: Meet) -> None:
+async def test_resend_reaches_only_the_members_who_missed_it(meet: Meet) -> None:
     room, first, _ = await missed(meet)
     await room.join("carol")
     frame = resend(room, 1, epoch=room.epoch, ttl=600)
@@ -291,7 +291,7 @@ async def test_a_resend_reaches_just_those_who_missed_it(meet: Meet) -> None:
     await room.here("ada").post(room.id, "goes on")
     for wire in room.devices["grace"]:
         assert (await wire.next("message", seq=3))["body"] == "goes on"
-        assert len(wire.heard("resumed")) == 2, "nobody syncs for it"
+        assert len(wire.heard("resumed")) == 2, "no client syncs for it"
 
 
 async def test_a_repeated_resend_gets_the_first_answer_and_nothing_is_sent_twice(meet: Meet) -> None:
@@ -322,7 +322,7 @@ async def test_a_repeated_resend_gets_the_first_answer_and_nothing_is_sent_twice
     assert notice["data"]["resendable"] is False
 
 
-async def test_a_resend_that_is_missed_as_well_is_told_of_those_it_was_for(meet: Meet) -> None:
+async def test_missed_resend_names_its_recipients(meet: Meet) -> None:
     room, _, _ = await missed(meet)
     await room.ask(room.here("ada"), "sent", resend(room, 1))
     await room.expire(2)
@@ -337,7 +337,7 @@ async def test_a_resend_that_is_missed_as_well_is_told_of_those_it_was_for(meet:
     assert [(message["seq"], message["resends"]) for message in resumed["messages"]] == [(3, 2)]
 
 
-async def test_only_its_sender_may_send_it_again_and_only_what_was_missed(meet: Meet) -> None:
+async def test_resend_is_allowed_to_the_sender_only_and_for_missed_messages_only(meet: Meet) -> None:
     room, _, _ = await missed(meet)
     await room.here("ada").post(room.id, "alive")
     stranger = await meet("eve")
@@ -372,7 +372,7 @@ async def test_a_text_that_is_not_kept_any_more_cannot_be_sent_again(meet: Meet)
     assert notice["data"]["resendable"] is False
 
 
-async def test_a_resend_is_for_those_who_are_still_members(meet: Meet) -> None:
+async def test_resend_is_for_current_members(meet: Meet) -> None:
     room, _, _ = await missed(meet)
     bob = Browser(room.sites[0], room.people["bob"])
     assert await asyncio.to_thread(bob.call, "POST", f"/api/rooms/{room.id}/leave/") < 300
@@ -408,7 +408,7 @@ async def test_an_untracked_room_has_no_debts_and_no_notices(meet: Meet) -> None
 # A database that is away
 
 
-async def test_while_the_database_is_away_nothing_is_lost_and_the_same_frames_do_it_later(
+async def test_frames_lose_nothing_while_the_database_is_away_and_succeed_when_repeated(
     meet: Meet, site: Site
 ) -> None:
     room, _, notice = await missed(meet)

@@ -78,7 +78,7 @@ def test_a_session_key_with_a_nul_which_postgresql_refuses_is_none() -> None:
     assert SessionStore("a" * 32 + "\0").session_key is None
 
 
-async def test_an_odd_cookie_of_another_site_on_this_host_does_not_hide_the_session(
+async def test_invalid_cookie_of_another_site_on_this_host_does_not_hide_the_session(
     site: Site, open_wire: Open
 ) -> None:
     ada = await later(person)("ada")
@@ -101,7 +101,7 @@ async def test_a_deactivated_user_has_no_session(site: Site, open_wire: Open) ->
     assert await (await open_wire(site, ada)).close_code() == 4501
 
 
-async def test_a_session_that_is_over_or_of_another_password_or_backend_is_none(
+async def test_session_that_is_expired_or_of_another_password_or_backend_is_none(
     site: Site, open_wire: Open
 ) -> None:
     over, changed, elsewhere, well = [

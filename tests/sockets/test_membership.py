@@ -1,4 +1,4 @@
-"""Joining and leaving while connected: told at once, found at the next look when nobody told, and enforced either way."""
+"""Joining and leaving while connected: reported at once, found at the next check otherwise, and enforced in both cases."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_joining_a_public_room_gives_open_sockets_the_room_then_its_resume
     await wire.told(2, 0, 0, 1)
 
 
-async def test_the_others_see_who_joined_and_is_here(site: Site, open_wire: Open) -> None:
+async def test_others_see_new_members_and_their_presence(site: Site, open_wire: Open) -> None:
     ada, bob = await later(people)("ada", "bob")
     atlas = await later(room)(ada)
     [wire, _] = await greeted(site, open_wire, ada, bob)

@@ -110,7 +110,7 @@ async def everybody(
     await connections.close()
 
 
-async def test_every_figure_is_what_a_count_of_ones_own_finds(everybody: Everybody) -> None:
+async def test_every_figure_equals_an_independent_count(everybody: Everybody) -> None:
     here, ledger = everybody, everybody.ledger
     ada, grace, bob, carol, dora = here.people.values()
     atlas = await later(room)(ada, grace, bob, carol)

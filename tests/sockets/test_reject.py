@@ -82,7 +82,7 @@ class TestOutcome:
         await reject(store, GRACE, 1)
         assert (await missing(store, 1))[GRACE] == "client_rejected"
 
-    async def test_the_sender_is_told_and_sees_by_whom(self, store: Store) -> None:
+    async def test_sender_is_notified_and_sees_the_names(self, store: Store) -> None:
         await accept(store)
         await acknowledge(store, GRACE, 1, 1)
         await acknowledge(store, ALAN, 1)
@@ -123,18 +123,18 @@ class TestOutcome:
         assert not await reject(store, user, seq)
         assert await outcomes(store) == []
 
-    async def test_not_of_what_came_before_the_joining(self, store: Store) -> None:
+    async def test_message_from_before_the_joining_is_refused(self, store: Store) -> None:
         await accept(store)
         await store.members.join(ROOM, [STRANGER])
         assert not await reject(store, STRANGER, 1)
 
-    async def test_not_of_what_was_sent_to_others_only(self, store: Store) -> None:
+    async def test_message_sent_to_others_only_is_refused(self, store: Store) -> None:
         await accept(store)
         await store.client.hset(f"{ROOM.key}:only", "1", str(ALAN))
         assert not await reject(store, GRACE, 1)
         assert await reject(store, ALAN, 1)
 
-    async def test_not_in_another_epoch(self, store: Store) -> None:
+    async def test_message_of_another_epoch_is_refused(self, store: Store) -> None:
         await accept(store)
         assert not await store.cursors.reject(ROOM, GRACE, "another", 1)
         assert await outcomes(store) == []
@@ -168,7 +168,7 @@ class TestNeverRetried:
         await asyncio.gather(*(acknowledge(store, user, 1) for user in range(2, 401)))
         assert await owing(store, *range(2, 501)) == set(range(401, 501))
 
-    async def test_past_the_most_look_ups_a_member_is_said_to_owe(self, store: Store) -> None:
+    async def test_member_past_the_limit_of_reads_counts_as_owing(self, store: Store) -> None:
         await store.members.create_log(ROOM)
         for _ in range(11):
             await accept(store, *(message() for _ in range(100)))
@@ -178,7 +178,7 @@ class TestNeverRetried:
         await acknowledge(store, GRACE, 500)
         assert await owing(store, GRACE) == set()
 
-    async def test_a_retry_reads_what_else_is_owed_and_a_resume_reads_all(self, store: Store) -> None:
+    async def test_retry_reads_only_owed_messages_and_a_resume_reads_all(self, store: Store) -> None:
         epoch = (await accept(store, message("a"), message("b")))[0].epoch
         await reject(store, GRACE, 1)
         again = Read(room=ROOM, epoch=epoch, since=0, again=True)
@@ -267,7 +267,7 @@ async def test_a_rejection_without_its_fields_is_a_bad_frame(site: Site, open_wi
         assert refused["code"] == "bad_frame"
 
 
-async def test_a_client_that_rejects_too_fast_is_told_to_wait(site: Site, open_wire: Open) -> None:
+async def test_client_that_rejects_too_fast_must_wait(site: Site, open_wire: Open) -> None:
     room_id, ada, grace, _ = await talk(site, open_wire)
     await send(ada, room_id)
     pushed = await grace.next("message", room=room_id)

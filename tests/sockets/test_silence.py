@@ -1,4 +1,4 @@
-"""A connected client that never acknowledges: eight attempts with growing waits, then none. Others do not notice.
+"""A connected client that never acknowledges: eight attempts with growing waits, then none. Other clients are not affected.
 
 The policy's numbers are those of an installation divided by fifty.
 """
@@ -82,7 +82,7 @@ async def test_eight_attempts_with_growing_waits_then_no_ack(
     await silent_again.hello()
     await silent_again.next("resumed")
     await asyncio.sleep(1.5 * CAP_S)
-    assert attempts(silent_again) == [], "reconnecting in silence starts nothing anew"
+    assert attempts(silent_again) == [], "a reconnect without acknowledgement starts no new attempts"
     assert (await row_of(site, ada, atlas, 1, grace))["attempts"] == 8
     assert healthy.connections == 1
     assert [m["id"] for m in healthy.logs[atlas].held] == [sent["id"]]

@@ -44,7 +44,7 @@ async def flood(wire: Wire, atlas: str, count: int) -> Frame:
     return wire.heard("sent")[-1]
 
 
-async def test_past_the_limit_only_the_position_comes_until_a_sync(
+async def test_slow_reader_past_the_limit_gets_only_the_position_until_a_sync(
     pooled_site: Open, open_wire: Open
 ) -> None:
     site = pooled_site(unsent_max=UNSENT, rate_limit_scale=100.0)
@@ -79,7 +79,7 @@ async def test_past_the_limit_only_the_position_comes_until_a_sync(
     assert (await grace.next("message"))["body"] == "live again"
 
 
-async def test_a_slow_reader_holds_up_nobody(pooled_site: Open, open_wire: Open) -> None:
+async def test_slow_reader_delays_nobody(pooled_site: Open, open_wire: Open) -> None:
     site = pooled_site(unsent_max=UNSENT, rate_limit_scale=100.0)
     atlas, ada, grace, _ = await two(site, open_wire)
     grace.stop_reading()
@@ -89,7 +89,7 @@ async def test_a_slow_reader_holds_up_nobody(pooled_site: Open, open_wire: Open)
     assert time.monotonic() - began_s < 1
 
 
-async def test_memory_for_one_who_does_not_read_is_bounded(new_site: Open, open_wire: Open) -> None:
+async def test_memory_for_a_client_that_does_not_read_is_bounded(new_site: Open, open_wire: Open) -> None:
     site = new_site(unsent_max=UNSENT, rate_limit_scale=100.0, ack_timeout_s=60.0)
     atlas, ada, grace, _ = await two(site, open_wire)
     grace.stop_reading()

@@ -237,7 +237,7 @@ async def test_an_array_is_handled_in_order_and_messages_come_in_the_order_of_th
 # ack and receipt
 
 
-async def test_the_sender_is_told_who_holds_and_who_has_read(site: Site, open_wire: Open) -> None:
+async def test_sender_learns_the_counts_of_delivered_and_read(site: Site, open_wire: Open) -> None:
     atlas, [ada, grace, bob], _ = await talk(site, open_wire, "ada", "grace", "bob")
     sent = await ada.post(atlas, "hello")
     await grace.ack(atlas, sent["epoch"], delivered=1)
@@ -250,7 +250,9 @@ async def test_the_sender_is_told_who_holds_and_who_has_read(site: Site, open_wi
     assert not grace.heard("receipt")
 
 
-async def test_messages_read_while_a_second_tab_opened_are_told_to_both(site: Site, open_wire: Open) -> None:
+async def test_read_position_set_while_a_second_tab_opens_is_sent_to_both(
+    site: Site, open_wire: Open
+) -> None:
     atlas, [ada, grace], [ada_self, _] = await talk(site, open_wire)
     *_, sent = [await ada.post(atlas, f"m{n}") for n in range(3)]
     await ada.told(3, 0, 0, 1)
@@ -261,7 +263,7 @@ async def test_messages_read_while_a_second_tab_opened_are_told_to_both(site: Si
     await tab.told(1, 1, 1, 1)
 
 
-async def test_messages_read_while_the_only_tab_came_back_are_told(site: Site, open_wire: Open) -> None:
+async def test_read_position_set_while_the_only_tab_reconnects_is_sent(site: Site, open_wire: Open) -> None:
     atlas, [ada, grace], [ada_self, _] = await talk(site, open_wire)
     sent = await ada.post(atlas, "hello")
     await ada.aclose()
@@ -308,7 +310,7 @@ async def test_an_ack_above_top_is_refused_alone_and_the_others_count(site: Site
     assert members
 
 
-async def test_a_late_joiner_does_not_owe_what_was_there(site: Site, open_wire: Open) -> None:
+async def test_late_joiner_does_not_owe_earlier_messages(site: Site, open_wire: Open) -> None:
     atlas, [ada, grace], _ = await talk(site, open_wire)
     sent = await ada.post(atlas, "before")
     [bob] = await later(people)("bob")
@@ -349,7 +351,7 @@ async def test_sync_has_more_until_it_reaches_top_and_no_message_comes_before(
     assert seqs(grace.heard("message")) == [1, 2, 3, 4, 5, 7]
 
 
-async def test_no_answer_holds_more_than_256_kib(site: Site, open_wire: Open) -> None:
+async def test_answer_holds_at_most_256_kib(site: Site, open_wire: Open) -> None:
     atlas, [ada, grace], [_, grace_self] = await talk(site, open_wire)
     for at in range(0, 60, 5):
         for body in [BIG] * 4 + ["\u0001" * 4_000]:  # a control character is six bytes on the wire
@@ -398,7 +400,7 @@ async def test_history_is_the_newest_below_ascending(site: Site, open_wire: Open
 
 
 @pytest.mark.parametrize(("kind", "visible"), [("public", [1, 2]), ("private", [2])])
-async def test_only_a_public_room_shows_what_was_said_before_the_joining(
+async def test_only_a_public_room_shows_messages_from_before_the_joining(
     site: Site, open_wire: Open, kind: str, visible: list[int]
 ) -> None:
     atlas, [ada, _], _ = await talk(site, open_wire, kind=kind)
@@ -420,7 +422,7 @@ async def test_only_a_public_room_shows_what_was_said_before_the_joining(
 # presence, typing, ping
 
 
-async def test_presence_is_told_to_the_others_and_once_for_two_tabs(site: Site, open_wire: Open) -> None:
+async def test_presence_is_sent_to_the_others_and_once_for_two_tabs(site: Site, open_wire: Open) -> None:
     _atlas, [ada, grace], [_, grace_self] = await talk(site, open_wire)
     came = await ada.next("presence")
     assert came.keys() == {"type", "room", "user", "online"}
@@ -452,7 +454,7 @@ async def test_presence_is_left_out_in_a_room_of_more_than_a_hundred(site: Site,
     assert [frame["room"] for frame in wire.heard("presence")] == [few]
 
 
-async def test_typing_is_told_to_the_others_at_most_once_in_three_seconds(
+async def test_typing_is_sent_to_the_others_at_most_once_in_three_seconds(
     site: Site, open_wire: Open
 ) -> None:
     atlas, [ada, grace], [ada_self, _] = await talk(site, open_wire)
@@ -480,7 +482,7 @@ async def test_a_frame_is_an_object_and_several_are_an_array(site: Site, open_wi
     assert len(grace.texts) < 60
 
 
-async def test_bye_comes_before_the_server_stops(new_site: Callable[..., Site], open_wire: Open) -> None:
+async def test_bye_is_sent_before_the_server_stops(new_site: Callable[..., Site], open_wire: Open) -> None:
     site = new_site()
     _, [ada, _], _ = await talk(site, open_wire)
     assert site.process is not None

@@ -142,7 +142,7 @@ async def test_an_ack_that_failed_is_not_lost_behind_a_lower_one(
     assert await cursors(store, GRACE) == (3, 1)
 
 
-async def test_after_a_restart_the_subscription_is_restored_and_the_position_told_at_once(
+async def test_subscription_is_restored_after_a_restart_and_the_position_sent_at_once(
     new_site: Open, open_wire: Open
 ) -> None:
     site = new_site()
@@ -179,7 +179,7 @@ def _append_elsewhere(site: Site, room_id: str, who: Person) -> None:
         client.zadd(f"{key}:live", {f"{seq}|{who.id}|{message_id}": seq})
 
 
-async def test_no_seq_is_given_twice_over_a_restart_and_nobody_syncs_for_the_jump(
+async def test_seq_is_never_assigned_twice_over_a_restart_and_nobody_syncs_for_the_jump(
     new_site: Open, open_client: Open
 ) -> None:
     site = new_site()

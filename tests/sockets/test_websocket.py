@@ -72,7 +72,7 @@ async def test_handshakes_begin_one_in_each_turn_of_the_loop(
         await asyncio.sleep(0)
     assert begun == [(1, crowd[0]), (3, crowd[2]), (4, crowd[3]), (5, crowd[4]), (6, crowd[5])]
     assert [protocol.transport.reads for protocol in crowd] == [True, False, True, False, True, True]  # type: ignore[attr-defined]
-    assert crowd[3].transport.closing, "nobody would ever hear of it"  # type: ignore[attr-defined]
+    assert crowd[3].transport.closing, "nobody would ever notice it"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class World(RuleBasedStateMachine):
 
     async def _record_attempt(self, room: RoomKey, user: int, expected: int, next_s: float) -> bool:
         """Keep what was counted, by the cursor: it names the stretch."""
-        assert self._connected(user), "an attempt for one who is away"
+        assert self._connected(user), "an attempt for an offline member"
         before = (await cursors(self.store, user, room=room))[0]
         counted = await Retries.record_attempt(self.store.retries, room, user, expected, next_s)
         after = (await cursors(self.store, user, room=room))[0]

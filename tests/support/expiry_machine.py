@@ -507,7 +507,7 @@ class ExpiryMachine(World):
             assert not named, "a deleted message is missed by nobody"
             return
         silent = message.owed - held - named.keys()
-        assert not silent, f"{silent} lack {message.seq}, and nobody is told"
+        assert not silent, f"{silent} lack {message.seq}, and no notice names them"
         assert named.keys() <= message.owed, "one is named who did not owe it"
         reasons = {user: missed.reason for user, missed in named.items()}
         for user in message.rejected:
