@@ -46,7 +46,7 @@ from .people import Note
 ROOM, TOPIC = "What becomes of a message", "One in each state, for the staff's pages"
 LIFE_S = DAY_S
 BRIEF_S = 2  # of what is to end here
-QUICK_S = 0.2
+QUICK_S = 0.05
 ATTEMPTS = 2  # of who is still tried
 NOTHING_WITHIN_S = 30.0  # then something is wrong
 LOOK_S = 0.02
