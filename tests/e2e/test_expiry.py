@@ -176,7 +176,7 @@ def test_many_missed_in_one_room_are_one_group_by_name(
     names = [person.name for person in demo.people[1:]]
     expect(told.locator(".notice")).to_have_count(1)
     expect(told.locator(".notice > div > h3").first).to_contain_text(
-        f"3 messages in {demo.rooms[0]['name']} expired before {names[0]} and 1 other had them"
+        f"3 messages in “{demo.rooms[0]['name']}” expired before {names[0]} and 1 other received them"
     )
     told.get_by_text("Show each").click()
     expect(told.locator(".notice .notice")).to_have_count(3)
@@ -528,7 +528,7 @@ def test_a_notice_names_ten_at_once_a_hundred_when_asked_and_counts_the_rest(
     expect(bell(hers, len(seqs))).to_have_count(1)
     told = open_bell(hers)
     if len(seqs) > 1:
-        expect(told.locator("h3")).to_contain_text(["expired before member 100 and 239 others had them"])
+        expect(told.locator("h3")).to_contain_text(["expired before member 100 and 239 others received them"])
         told.get_by_text("Show each").click()
     one = told.locator(
         '.notice:has-text("Never reached member 100, member 101, member 102 and 237 more")'
