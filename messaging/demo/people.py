@@ -1,9 +1,9 @@
-"""People and rooms to try the chat with: the demo of the first run, and any number of fresh ones for tests and loads.
+"""People and rooms to try the chat with: the demo of the first run, and any number of new ones for tests and benchmarks.
 
-Everybody of one run has one password, hashed once. The store is not asked: the first `hello` in a room makes its log with the
-members that stand here, so a thousand people and their rooms take seconds, also beside a running server.
+All people of one run have the same password, hashed once. The store is not used: the first `hello` in a room creates its log with
+the members in the database. A thousand people and their rooms take seconds, even next to a running server.
 
-The demo is made once. Its log-ins, random for each installation, are kept in `DATA_DIR/demo.json`, readable by its owner only:
+The demo is created once. Its logins, random for each installation, are in `DATA_DIR/demo.json`, readable only by its owner:
 `{"users": [{"id", "name", "password"}], "staff": {"name", "password"}, "rooms": [room id], "states": room id, "states_done"}`.
 """
 
@@ -32,15 +32,15 @@ from messaging.rooms import memberships
 
 STAFF = "staff"
 PEOPLE = ("ada", "grace", "bob", "carol", "小林")
-_READABLE = "abcdefghijkmnpqrstuvwxyz23456789"  # no character that looks like another
-_SESSION_KEY_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"  # Django's own
+_READABLE = "abcdefghijkmnpqrstuvwxyz23456789"  # without characters that look alike
+_SESSION_KEY_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"  # the same as Django
 BATCH = 500
 
 Role = Membership.Role
 
 
 class Person(msgspec.Struct, frozen=True):
-    """A person with a log-in that works. `session`: a ready Cookie header, when it was asked for."""
+    """A person with a valid login. `session`: a ready Cookie header, if requested."""
 
     id: int
     name: str
@@ -62,25 +62,25 @@ class SeededRoom(msgspec.Struct, frozen=True):
 
 
 class Seeded(msgspec.Struct, frozen=True):
-    """What one run gives."""
+    """The people and rooms of one run."""
 
     users: list[Person]
     rooms: list[SeededRoom]
 
 
 class Note(msgspec.Struct, frozen=True):
-    """The demo as it is kept."""
+    """The content of the file of the demo."""
 
     users: list[Person]
     staff: LogIn
     rooms: list[str] = []
-    states: str = ""  # the room in which there is a message of each state
+    states: str = ""  # the room with one message in each state
     states_done: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A room of the demo; `members` are the owner first, then places in PEOPLE."""
+class _RoomPlan:
+    """A room of the demo. `members`: indexes of PEOPLE, the owner first."""
 
     name: str
     kind: str
@@ -90,20 +90,20 @@ class _Wanted:
 
 
 _ROOMS = (
-    _Wanted("Lobby", Room.Kind.PUBLIC, (0, 1, 2, 3, 4), "Everybody is here"),
-    _Wanted("Atlas launch", Room.Kind.PRIVATE, (1, 0, 2, 4), "What is left until Friday", 8 * 3_600),
-    _Wanted("读书会", Room.Kind.PUBLIC, (4, 3), "这个月读什么", 86_400),
-    _Wanted("Lunch", Room.Kind.PUBLIC, (3, 2), "Who comes along?", 1_800),
+    _RoomPlan("Lobby", Room.Kind.PUBLIC, (0, 1, 2, 3, 4), "Everybody is here"),
+    _RoomPlan("Atlas launch", Room.Kind.PRIVATE, (1, 0, 2, 4), "What is left until Friday", 8 * 3_600),
+    _RoomPlan("读书会", Room.Kind.PUBLIC, (4, 3), "这个月读什么", 86_400),
+    _RoomPlan("Lunch", Room.Kind.PUBLIC, (3, 2), "Who comes along?", 1_800),
 )
 
 
 def note_path() -> Path:
-    """Return where the demo's log-ins are kept."""
+    """Return the path of the file of the demo."""
     return Path(settings.DATA_DIR) / "demo.json"
 
 
 def seed_first_run() -> Note | None:
-    """Make the demo in a database without any user; return its log-ins on every run, None where there is no demo. Idempotent."""
+    """Create the demo in a database without users. Return its logins on every run; None without a demo. Idempotent."""
     kept = kept_note()
     if kept is None and not get_user_model().objects.exists():
         return _make()
@@ -111,7 +111,7 @@ def seed_first_run() -> Note | None:
 
 
 def seed_demo(*, sessions: bool = False) -> Seeded:
-    """Return the demo, made unless it is there. Raises Conflict when somebody else has one of its names."""
+    """Return the demo, created if it is missing. Raises Conflict when other users have its names."""
     note = _note()
     users = {
         user.pk: user for user in get_user_model().objects.filter(pk__in=[person.id for person in note.users])
@@ -123,18 +123,18 @@ def seed_demo(*, sessions: bool = False) -> Seeded:
 
 
 def seed_fresh(users: int, rooms: int, members: int, *, sessions: bool = False) -> Seeded:
-    """Add exactly so many new people and public rooms, each room with the first `members` of them."""
+    """Add new people and public rooms. The first `members` of the people are in every room."""
     password = _password()
     run = get_random_string(5, _READABLE)
     with transaction.atomic():
         people = _insert_people([f"{run}-{number}" for number in range(1, users + 1)], password)
-        made = [Room(name=f"Room {run}-{number}") for number in range(1, rooms + 1)]
-        _insert_rooms([(room, people[:members]) for room in made])
+        created = [Room(name=f"Room {run}-{number}") for number in range(1, rooms + 1)]
+        _insert_rooms([(room, people[:members]) for room in created])
         keys = _sessions(people) if sessions else {}
     ids = [person.pk for person in people]
     return Seeded(
-        [Person(one.pk, one.get_username(), password, keys.get(one.pk, "")) for one in people],
-        [SeededRoom(room.id, room.name, ids[:members]) for room in made],
+        [Person(person.pk, person.get_username(), password, keys.get(person.pk, "")) for person in people],
+        [SeededRoom(room.id, room.name, ids[:members]) for room in created],
     )
 
 
@@ -146,19 +146,19 @@ def _note() -> Note:
 
 
 def kept_note() -> Note | None:
-    """Return the kept log-ins as far as their people still exist; None where none does, as after a new database."""
+    """Return the kept logins of people who still exist; None if nobody does, for example in a new database."""
     try:
         note = msgspec.json.decode(note_path().read_bytes(), type=Note)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
     ids = [person.id for person in note.users]
-    here = set(get_user_model().objects.filter(pk__in=ids).values_list("pk", "username"))
-    people = [person for person in note.users if (person.id, person.name) in here]
+    existing = set(get_user_model().objects.filter(pk__in=ids).values_list("pk", "username"))
+    people = [person for person in note.users if (person.id, person.name) in existing]
     return msgspec.structs.replace(note, users=people) if people else None
 
 
 def note_states(room: str, *, done: bool) -> None:
-    """Note in which room there is a message of each state, and whether all are there."""
+    """Record the room with one message in each state, and whether all messages exist."""
     note = kept_note()
     if note is not None:
         _keep(msgspec.structs.replace(note, states=room, states_done=done))
@@ -173,28 +173,28 @@ def _make() -> Note:
     taken = get_user_model().objects.filter(username__in=[*PEOPLE, STAFF]).values_list("username", flat=True)
     if taken:
         raise Conflict(
-            f"The demo needs names that others have here: {', '.join(taken)}. Ask for --users N instead."
+            f"The demo needs user names that already exist: {', '.join(taken)}. Use --users N instead."
         )
     password = _password()
     staff = LogIn(STAFF, _password())
     with transaction.atomic():
         people = _insert_people(PEOPLE, password)
         get_user_model().objects.create_superuser(STAFF, password=staff.password)
-        made = [
+        rooms = [
             (
                 Room(name=room.name, kind=room.kind, topic=room.topic, ttl_s=room.ttl_s),
                 [people[i] for i in room.members],
             )
             for room in _ROOMS
         ]
-        _insert_rooms(made)
+        _insert_rooms(rooms)
         direct, _ = memberships.insert_direct(people[0].pk, PEOPLE[1])
         note = Note(
-            [Person(one.pk, one.get_username(), password) for one in people],
+            [Person(person.pk, person.get_username(), password) for person in people],
             staff,
-            [*(room.id for room, _ in made), direct.id],
+            [*(room.id for room, _ in rooms), direct.id],
         )
-        _keep(note)  # before the commit: people whose password nobody knows are no demo
+        _keep(note)  # before the commit: a demo with unknown passwords is useless
     return note
 
 
@@ -223,14 +223,14 @@ def _insert_people(names: Sequence[str], password: str) -> list[User]:
     )
 
 
-def _insert_rooms(wanted: Sequence[tuple[Room, Sequence[User]]]) -> None:
-    for room, _ in wanted:
+def _insert_rooms(rooms: Sequence[tuple[Room, Sequence[User]]]) -> None:
+    for room, _ in rooms:
         room.partition = partition_of(room.id)  # bulk_create does not call save()
-    Room.objects.bulk_create([room for room, _ in wanted], batch_size=BATCH)
+    Room.objects.bulk_create([room for room, _ in rooms], batch_size=BATCH)
     rows = (
-        Membership(room=room, user=user, role=Role.MEMBER if place else Role.OWNER)
-        for room, members in wanted
-        for place, user in enumerate(members)
+        Membership(room=room, user=user, role=Role.MEMBER if index else Role.OWNER)
+        for room, members in rooms
+        for index, user in enumerate(members)
     )
     Membership.objects.bulk_create(rows, batch_size=BATCH)
 
@@ -254,5 +254,5 @@ def _sessions(users: Iterable[User]) -> dict[int, str]:
 
 
 def _password() -> str:
-    """Return three groups of four: 60 bits, and short enough to type."""
+    """Return three groups of four characters: 60 bits, and short enough to type."""
     return "-".join(get_random_string(4, _READABLE) for _ in range(3))

@@ -1,14 +1,14 @@
-"""One message in each state, for whoever looks at the staff's pages for the first time: made as people would make them.
+"""One message in each state, so that the staff pages of a new site show all of them.
 
-A server process of its own, here, in which the demo's people open pages, write, acknowledge or stay silent; what they do takes the
-verbs of every connection, what ends takes those of the job and of the staff. The clock is the policy's: in this process silence
-counts after 50 ms and a message may live 2 s, so that eight attempts and an end take seconds. What is left stands for a day.
+This process runs a server. The people of the demo open pages in it, and send, acknowledge or stay silent through the operations of
+every connection. The job and the staff process the expired messages. The policy of this server is fast: an acknowledgement is late
+after 50 ms and a message can live for 2 s, so that eight attempts and an expiry take seconds. The other messages live for a day.
 
-    three messages that carol never answers to and bob never sees: they end -> one is left, one sent again, one discarded
-    one that everybody gets -> one that grace's page cannot show -> one that bob and carol do not answer to (two attempts, eight)
-    and one in another room for carol, who is away
+1. Three messages expire, because carol acknowledges none and bob is offline: one stays, one is sent again, one is discarded.
+2. All members get one message. Grace rejects another. Bob and carol do not acknowledge a third (two and eight attempts).
+3. One message in another room waits for carol, who is offline.
 
-The messages' ids follow from the room: broken off and begun again, nothing is said twice. The note of the demo says when it is done.
+The ids of the messages are derived from the room, so that an interrupted run can be repeated. `demo.json` records the end.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from .people import Note
 
 ROOM, TOPIC = "What becomes of a message", "One in each state, for the staff's pages"
 LIFE_S = DAY_S
-BRIEF_S = 2  # of what is to end here
-QUICK_S = 0.05
-ATTEMPTS = 2  # of who is still tried
-NOTHING_WITHIN_S = 30.0  # then something is wrong
-LOOK_S = 0.02
-BACK_AFTER_S = 1.0  # a page that was closed for its silence
+SHORT_LIFE_S = 2  # of messages that expire here
+ACK_TIMEOUT_S = 0.05
+ATTEMPTS = 2  # for a member who is still retried
+CONDITION_TIMEOUT_S = 30.0
+POLL_INTERVAL_S = 0.02
+RECONNECT_AFTER_S = 1.0  # a page that was closed because it did not acknowledge
 
 MISSED, AGAIN, DROPPED = "missed", "sent again", "discarded"
 BODIES = {
@@ -65,16 +65,16 @@ BODIES = {
 
 
 class Stopped(Exception):
-    """It was told to stop; begun again, it goes on."""
+    """The run was stopped. It can be repeated."""
 
 
 async def begin(note: Note) -> RoomKey:
-    """Return the room of it all, made unless it is there. Raises Conflict where the demo's people are not all here."""
+    """Return the room of the messages, created if it is missing. Raises Conflict when people of the demo are missing."""
     room = await Room.objects.filter(pk=note.states).afirst() if note.states else None
     if room is None:
         by_name = {person.name: person.id for person in note.users}
         if by_name.keys() != set(demo.PEOPLE):
-            raise Conflict("The demo's people are not all here any more.")
+            raise Conflict("The people of the demo are not all here any more.")
         owner, *others = demo.PEOPLE
         room = await rooms.create_room(by_name[owner], ROOM, kind=Room.Kind.PRIVATE, members=others)
         await in_db_thread(demo.note_states, room.id, done=False)
@@ -83,20 +83,20 @@ async def begin(note: Note) -> RoomKey:
 
 
 async def make(note: Note, *, stopping: Callable[[], bool] = lambda: False) -> bool:
-    """Make a message of each state; False where that was done before. Raises Conflict, Stopped, Unavailable."""
+    """Create one message in each state; False if they exist. Raises Conflict, Stopped, Unavailable."""
     if note.states_done:
         return False
     key = await begin(note)
-    async with _pages(note, _hurried(), stopping) as pages:
-        await _let_end(key, pages)
-        await _let_stand(key, pages)
-        await _let_park(note.rooms, key, pages)
+    async with _pages(note, _fast_policy(), stopping) as pages:
+        await _make_expired(key, pages)
+        await _make_current(key, pages)
+        await _make_parked(note.rooms, key, pages)
     await in_db_thread(demo.note_states, key.id, done=True)
     return True
 
 
 async def stay(note: Note, seconds: float, *, stopping: Callable[[], bool] = lambda: False) -> None:
-    """Let the last of the people be connected and silent for so long: she lags, and is tried as anybody would be."""
+    """Keep the last of the people connected and silent for `seconds`: they lag, and their messages are retried."""
     ends_mono_s = time.monotonic() + seconds
 
     def over() -> bool:
@@ -107,35 +107,35 @@ async def stay(note: Note, seconds: float, *, stopping: Callable[[], bool] = lam
             while True:
                 async with pages.open(demo.PEOPLE[-1]) as silent:
                     await pages.until(silent.is_closed, within_s=seconds)
-                await asyncio.sleep(BACK_AFTER_S)
+                await asyncio.sleep(RECONNECT_AFTER_S)
 
 
-def _hurried() -> Policy:
-    """Return the site's policy with another clock. No page is closed for its silence: it would have to come back eight times."""
+def _fast_policy() -> Policy:
+    """Return the policy of the site with short times. No page is closed for silence: it would have to reconnect eight times."""
     site = policies.current()
     return dataclasses.replace(
         site,
-        ttl_min_s=BRIEF_S,
-        ack_timeout_s=QUICK_S,
-        backoff_cap_s=QUICK_S,
+        ttl_min_s=SHORT_LIFE_S,
+        ack_timeout_s=ACK_TIMEOUT_S,
+        backoff_cap_s=ACK_TIMEOUT_S,
         silences_to_close=site.attempts_max + 1,
     )
 
 
-# ── The story ──
+# ── The steps ──
 
 
-async def _let_end(key: RoomKey, pages: _Pages) -> None:
-    """Three that end before bob, carol and 小林 have them, and what becomes of each."""
+async def _make_expired(key: RoomKey, pages: _Pages) -> None:
+    """Create three messages that expire before bob, carol and 小林 have them; send one again and discard one."""
     ada, grace, _, carol, _ = demo.PEOPLE
-    async with pages.open(ada) as hers, pages.open(grace) as graces, pages.open(carol):
-        seqs = [await hers.say(key, name, ttl=BRIEF_S) for name in (MISSED, AGAIN, DROPPED)]
-        await graces.reject(key, seqs[-1])
-        await graces.hold(key, seqs[-1])
+    async with pages.open(ada) as sender, pages.open(grace) as recipient, pages.open(carol):
+        seqs = [await sender.send(key, name, ttl=SHORT_LIFE_S) for name in (MISSED, AGAIN, DROPPED)]
+        await recipient.reject(key, seqs[-1])
+        await recipient.hold(key, seqs[-1])
     missed = {name: _id(key, name) for name in (MISSED, AGAIN, DROPPED)}
     while await DeadLetter.objects.filter(message_id__in=missed.values()).acount() < len(missed):
-        await pages.until(pages.rested(1.0))
-        await expiry.process(expiry.ExpiryOptions(room=key))  # or the worker was quicker
+        await pages.until(pages.elapsed(1.0))
+        await expiry.process(expiry.ExpiryOptions(room=key))  # unless the worker was faster
     staff = await in_db_thread(get_user_model().objects.filter(is_superuser=True).order_by("pk").first)
     by = staff.pk if staff else None
     await requeue.requeue([await _letter(missed[AGAIN])], by=by)
@@ -143,31 +143,31 @@ async def _let_end(key: RoomKey, pages: _Pages) -> None:
     await in_db_thread(letters.discard, [await _letter(missed[DROPPED])], by, now_ms)
 
 
-async def _let_stand(key: RoomKey, pages: _Pages) -> None:
-    """One with everybody, one that a page cannot show, one that two do not answer to."""
+async def _make_current(key: RoomKey, pages: _Pages) -> None:
+    """Create a delivered, a rejected and an unacknowledged message."""
     ada, grace, bob, carol, _ = demo.PEOPLE
     async with contextlib.AsyncExitStack() as open_pages:
-        everybody = [await open_pages.enter_async_context(pages.open(name)) for name in demo.PEOPLE]
+        all_pages = [await open_pages.enter_async_context(pages.open(name)) for name in demo.PEOPLE]
         for name in ("delivered", "rejected"):
-            seq = await everybody[0].say(key, name)
+            seq = await all_pages[0].send(key, name)
             if name == "rejected":
-                await everybody[1].reject(key, seq)
-            for page in everybody:
+                await all_pages[1].reject(key, seq)
+            for page in all_pages:
                 await page.hold(key, seq)
-    async with pages.open(ada) as hers, pages.open(grace) as graces:
-        seq = await hers.say(key, "waiting")
-        await graces.hold(key, seq)
+    async with pages.open(ada) as sender, pages.open(grace) as recipient:
+        seq = await sender.send(key, "waiting")
+        await recipient.hold(key, seq)
     for name, attempts in ((bob, ATTEMPTS), (carol, policies.current().attempts_max)):
         async with pages.open(name) as silent:
-            await silent.tried(key, attempts)
+            await silent.wait_for_attempts(key, attempts)
 
 
-async def _let_park(others: Sequence[str], key: RoomKey, pages: _Pages) -> None:
-    """One for carol, who is away: in whichever other room she and 小林 alone are."""
-    async with pages.open(demo.PEOPLE[-1]) as hers:
+async def _make_parked(others: Sequence[str], key: RoomKey, pages: _Pages) -> None:
+    """Create a message for carol, who is offline, in a public room of carol and 小林 only."""
+    async with pages.open(demo.PEOPLE[-1]) as sender:
         async for room in Room.objects.filter(pk__in=others, kind=Room.Kind.PUBLIC).order_by("pk"):
-            if await room.memberships.acount() == 2 and room.id in hers.connection.feeds:
-                await hers.say(memberships.key_of(room), "parked", of=key)
+            if await room.memberships.acount() == 2 and room.id in sender.connection.feeds:
+                await sender.send(memberships.key_of(room), "parked", of=key)
                 return
 
 
@@ -184,36 +184,37 @@ def _id(key: RoomKey, name: str) -> str:
 
 
 class _Page:
-    """A page without its socket: what it would be sent is kept here, what it sends goes to the same verbs."""
+    """A page without a socket. It collects the frames of the server, and calls the operations of a connection."""
 
     def __init__(self, pages: _Pages, visitor: Any) -> None:
         self.pages = pages
         self.connection = Connection(self._receive, visitor=visitor, policy=pages.server.policy)
-        self._heard: list[dict[str, Any]] = []
+        self._frames: list[dict[str, Any]] = []
 
     async def _receive(self, event: dict[str, Any]) -> None:
         if event["type"] == "websocket.send":
-            heard = json.loads(event["text"])
-            self._heard += heard if isinstance(heard, list) else [heard]
+            frames = json.loads(event["text"])
+            self._frames += frames if isinstance(frames, list) else [frames]
 
     def is_closed(self) -> bool:
         return self.connection.closed is not None
 
-    async def say(
+    async def send(
         self, room: RoomKey, name: str, *, ttl: int | None = None, of: RoomKey | None = None
     ) -> int:
         """Send a message and return its seq."""
         id_ = _id(of or room, name)
         self.pages.server.sender.send(self.connection, Send(id=id_, room=room.id, body=BODIES[name], ttl=ttl))
 
-        def sent() -> int:
-            return next((one["seq"] for one in self._heard if one["type"] == "sent" and one["id"] == id_), 0)
+        def seq() -> int:
+            sent = (frame for frame in self._frames if frame["type"] == "sent" and frame["id"] == id_)
+            return next((frame["seq"] for frame in sent), 0)
 
-        await self.pages.until(sent)
-        return sent()
+        await self.pages.until(seq)
+        return seq()
 
     async def hold(self, room: RoomKey, seq: int) -> None:
-        """Acknowledge up to a seq, and wait until the store knows."""
+        """Acknowledge up to a seq, and wait until the store has recorded it."""
         feed = self.connection.feeds[room.id]
         ack = RoomAck(room.id, feed.epoch, delivered=seq, read=seq)
         self.pages.server.acknowledger.acknowledge(self.connection, Ack([ack]))
@@ -225,13 +226,13 @@ class _Page:
         await self.pages.until(held)
 
     async def reject(self, room: RoomKey, seq: int) -> None:
-        """Say that a message cannot be shown here."""
+        """Reject a message as one that cannot be shown."""
         epoch = self.connection.feeds[room.id].epoch
         frame = Reject(room=room.id, epoch=epoch, seq=seq, reason="cannot be shown")
         await self.pages.server.changes.reject(self.connection, frame)
 
-    async def tried(self, room: RoomKey, attempts: int) -> None:
-        """Stay silent until so many attempts were counted."""
+    async def wait_for_attempts(self, room: RoomKey, attempts: int) -> None:
+        """Stay silent until a number of attempts was counted."""
         feed, store, user = self.connection.feeds[room.id], self.pages.server.store, self.connection.user
 
         async def counted() -> bool:
@@ -251,7 +252,7 @@ class _Pages:
 
     @contextlib.asynccontextmanager
     async def open(self, name: str) -> AsyncIterator[_Page]:
-        """Open a page of somebody's; it says `hello`."""
+        """Open a page of a person and send `hello`."""
         visitor = await directory.authenticate(self._sessions[name])
         page = _Page(self, visitor)
         self.server.registry.enter(page.connection)
@@ -262,19 +263,19 @@ class _Pages:
             self.server.leave(page.connection)
             await page.connection.finish()
 
-    async def until(self, condition: Callable[[], Any], *, within_s: float = NOTHING_WITHIN_S) -> None:
+    async def until(self, condition: Callable[[], Any], *, within_s: float = CONDITION_TIMEOUT_S) -> None:
         """Wait for a condition. Raises Stopped, TimeoutError."""
         async with asyncio.timeout(within_s):
             while True:
                 if self._stopping():
                     raise Stopped
-                found = condition()
-                if await found if asyncio.iscoroutine(found) else found:
+                result = condition()
+                if await result if asyncio.iscoroutine(result) else result:
                     return
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(POLL_INTERVAL_S)
 
-    def rested(self, seconds: float) -> Callable[[], bool]:
-        """Return a condition that holds after so long."""
+    def elapsed(self, seconds: float) -> Callable[[], bool]:
+        """Return a condition that becomes true after `seconds`."""
         ends_mono_s = time.monotonic() + seconds
         return lambda: time.monotonic() >= ends_mono_s
 

@@ -1,6 +1,9 @@
-"""The proof anybody can run: a site of its own, clients behind bad lines, kills, and a look at who holds what in the end.
+"""A proof that anybody can run: a separate site, clients on unreliable connections, killed processes, and a check at the end.
 
-`run` conducts -> `instance` is the site, known by `serve`, its processes and its addresses only -> `client` keeps the contract
-(docs/protocol.md) -> `faults` loses, doubles and reorders its frames -> `ledger` is what each client wrote down on disk ->
-`books` reads all of it -> `report` and, where lives were short, `misses` judge that. Nothing here knows how the server works: what it got wrong, the drill would get wrong too.
+The package must not know how the server works: a shared mistake would not be found. It uses the commands, addresses and sockets.
+
+1. `run` runs a `plan` on an `instance`: a site with its own data, known only by its processes and addresses.
+2. `client` follows the contract (docs/protocol.md). `faults` loses, duplicates and reorders its frames.
+3. `ledger` is the file in which each client writes what happened.
+4. `books` reads all ledgers. `report`, and `misses` where lifetimes are short, judge them.
 """

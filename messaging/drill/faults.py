@@ -1,7 +1,6 @@
-"""Bad lines: a socket whose frames are lost, doubled, delayed and overtaken in both directions, above TCP.
+"""Unreliable connections: frames of a socket are lost, duplicated, delayed and reordered in both directions, above TCP.
 
-So "it was delivered but the program lost it" is covered, which no proxy could do. Each frame has its own luck, also those that
-came in one array.
+A proxy could not cover "delivered, but lost by the program". Each frame is treated alone, even when several came in one array.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from .plan import Plan
 
 Frame = dict[str, Any]
 
-OVERTAKEN = 0.1  # share of frames that later ones overtake
-LATE_S = (0.005, 0.3)
-ARRAY_MOST = 100  # frames, by the contract
+OVERTAKEN_SHARE = 0.1  # of the frames
+DELAY_S = (0.005, 0.3)
+MAX_ARRAY_FRAMES = 100  # by the contract
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
@@ -32,66 +31,66 @@ _decoder = msgspec.json.Decoder()
 
 @dataclasses.dataclass(slots=True)
 class Faults:
-    """Decides each frame's fate and counts it."""
+    """Decides for each frame whether and when it arrives, and counts the faults."""
 
     plan: Plan
-    dice: random.Random
-    done: Counter[str] = dataclasses.field(default_factory=Counter)
+    rng: random.Random
+    counts: Counter[str] = dataclasses.field(default_factory=Counter)
 
-    def carry(self, frame: Frame, onward: Callable[[Frame], None]) -> None:
-        """Pass a frame on: never, once or twice, now or later."""
-        self.done["frames"] += 1
-        if self.dice.random() < self.plan.loss:
-            self.done["lost"] += 1
+    def carry(self, frame: Frame, deliver: Callable[[Frame], None]) -> None:
+        """Deliver a frame never, once or twice, now or later."""
+        self.counts["frames"] += 1
+        if self.rng.random() < self.plan.loss:
+            self.counts["lost"] += 1
             return
-        self._pass(frame, onward)
-        if self.dice.random() < self.plan.duplicate:
-            self.done["doubled"] += 1
-            self._pass(frame, onward)
+        self._pass(frame, deliver)
+        if self.rng.random() < self.plan.duplicate:
+            self.counts["doubled"] += 1
+            self._pass(frame, deliver)
 
-    def _pass(self, frame: Frame, onward: Callable[[Frame], None]) -> None:
-        if not self.plan.reorder or self.dice.random() >= OVERTAKEN:
-            onward(frame)
+    def _pass(self, frame: Frame, deliver: Callable[[Frame], None]) -> None:
+        if not self.plan.reorder or self.rng.random() >= OVERTAKEN_SHARE:
+            deliver(frame)
             return
-        self.done["overtaken"] += 1
-        asyncio.get_running_loop().call_later(self.dice.uniform(*LATE_S), onward, frame)
+        self.counts["overtaken"] += 1
+        asyncio.get_running_loop().call_later(self.rng.uniform(*DELAY_S), deliver, frame)
 
 
 class Line:
-    """One socket behind faults. What is still late when it ends never arrives. `gone`: told of each frame that got through."""
+    """One socket with faults. Frames that are still delayed when it ends never arrive. `sent` gets each frame that was handed over."""
 
     def __init__(
         self,
         socket: ClientConnection,
         faults: Faults,
         take: Callable[[Frame], None],
-        gone: Callable[[Frame], None],
+        sent: Callable[[Frame], None],
     ) -> None:
         self._socket = socket
         self._faults = faults
         self._take = take
-        self._gone = gone
+        self._sent = sent
         self._open = True
         self._waiting: list[Frame] = []
         self._news = asyncio.Event()
 
     def send(self, frame: Frame) -> None:
-        """Send a frame, if it gets through."""
+        """Send a frame, unless it is lost."""
         if self._open:
             self._faults.carry(frame, self._queue)
 
     def cut(self) -> None:
-        """Lose the connection without a word."""
+        """Drop the connection without a close frame."""
         self._open = False
         self._socket.transport.abort()
 
     async def run(self) -> int:
-        """Hand on what arrives until the connection ends; return its close code."""
+        """Deliver the arriving frames until the connection ends; return its close code."""
         writer = asyncio.create_task(self._write())
         try:
             async for text in self._socket:
                 for frame in frames_of(text):
-                    self._faults.done["pushed"] += _messages_in(frame)
+                    self._faults.counts["pushed"] += _messages_in(frame)
                     self._faults.carry(frame, self._arrive)
         except ConnectionClosed:
             pass
@@ -114,10 +113,10 @@ class Line:
                 await self._news.wait()
                 self._news.clear()
                 while self._waiting:
-                    frames, self._waiting = self._waiting[:ARRAY_MOST], self._waiting[ARRAY_MOST:]
+                    frames, self._waiting = self._waiting[:MAX_ARRAY_FRAMES], self._waiting[MAX_ARRAY_FRAMES:]
                     await self._socket.send(text_of(frames))
                     for frame in frames:
-                        self._gone(frame)
+                        self._sent(frame)
 
 
 def _messages_in(frame: Frame) -> int:

@@ -1,29 +1,29 @@
-"""The promises that a drill looks at, and how often it found each of them broken."""
+"""The guarantees that a drill checks, and how often each was broken."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
-EXAMPLES = 5
+MAX_EXAMPLES = 5  # of each kind
 
-# Each is a promise broken, in the order in which they are shown.
+# {kind: meaning}, in the order in which they are shown.
 FINDINGS = {
-    "lost": "accepted, and not in the room's log any more",
-    "unexpected": "held or stored, and never offered like that",
+    "lost": "accepted, but no longer in the log of the room",
+    "unexpected": "held or stored, but never offered in this form",
     "twice": "accepted, stored or held twice",
-    "out_of_order": "held in another order than it was sent in",
-    "disagreeing": "at one place in the order for one and at another for others",
-    "acknowledged_never_held": "the site counts it as delivered to somebody who does not hold it",
-    "undelivered": "accepted, and not held by somebody though everyone is connected",
-    "unacknowledged": "held, and the site does not know it",
-    "unaccepted": "offered, and never answered",
-    "refused": "offered, and refused for good",
-    "unexplained": "expired, not held by somebody who owed it, and its sender was not told so",
-    "named_twice": "named twice as missing one message",
-    "named_falsely": "named as missing what he had acknowledged well before it expired",
-    "misreported": "a notice that contradicts what was sent, the receipts or itself",
-    "after_expiry": "its text came after its life had ended",
-    "before_expiry": "taken off the screen before its life had ended",
+    "out_of_order": "not held in the order in which it was sent",
+    "disagreeing": "at different places in the order for different clients",
+    "acknowledged_never_held": "counted by the site as delivered to a client who does not hold it",
+    "undelivered": "accepted, but not held by a client, though all are connected",
+    "unacknowledged": "held, but the site does not know it",
+    "unaccepted": "offered, but never answered",
+    "refused": "offered, but refused with a final error",
+    "unexplained": "expired and missed by a recipient, but its sender was not told",
+    "named_twice": "one recipient named twice for one message",
+    "named_falsely": "named, but had acknowledged the message well before it expired",
+    "misreported": "a notice that contradicts the message, the receipts or itself",
+    "after_expiry": "its text arrived after it had expired",
+    "before_expiry": "removed from the screen before it expired",
     "disagreed": "the site contradicted itself",
 }
 
@@ -37,10 +37,10 @@ class Findings:
 
     def add(self, kind: str, example: str) -> None:
         self.counts[kind] += 1
-        if len(self.examples[kind]) < EXAMPLES:
+        if len(self.examples[kind]) < MAX_EXAMPLES:
             self.examples[kind].append(example)
 
 
-def who(index: int) -> str:
-    """Return how a client is called in examples: by the number of his ledger."""
+def client_name(index: int) -> str:
+    """Return the name of a client in examples: the number of their ledger."""
     return f"client {index + 1}"

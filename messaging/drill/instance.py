@@ -1,7 +1,7 @@
-"""A site of the drill's own: a new folder, any free port, a store nobody else knows; and the killing of its processes.
+"""A separate site of the drill: a new folder, a free port and its own store. Its processes can be killed.
 
-What it kills are descendants of its own `serve`, found by the mark that `serve` gives its children; never a name looked up over
-the machine. It takes no address, so it can attach to nothing.
+It kills only descendants of the `serve` that it started, found by the mark that `serve` gives its children, never by a name on the machine. It
+takes no address, so that it cannot attach to another site.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ import psutil
 
 from .plan import DrillError, Plan
 
-START_WITHIN_S = 120.0
-STOP_WITHIN_S = 15.0
-LOOK_EVERY_S = 0.1
-MARK = "CHAT_CHILD"  # what `serve` puts into its children's environment: <folder>:<name>
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 15.0
+POLL_INTERVAL_S = 0.1
+MARK = "CHAT_CHILD"  # the environment variable of children of `serve`: <folder>:<name>
 _ADDRESS = re.compile(r"The chat is at (http://\S+?)/?\s")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who is logged in."""
+    """A person who is logged in."""
 
     id: int
     cookie: str
 
 
 class Instance:
-    """One running `serve`. A context manager: however it is left, nothing stays behind but the ledgers, if asked."""
+    """One running `serve`. A context manager: everything is deleted at the end, except the ledgers if `keep_ledgers`."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -88,14 +88,14 @@ class Instance:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                process_group=0,  # Ctrl-C comes to the drill alone
+                process_group=0,  # only the drill gets Ctrl-C
             )
-        ends_s = time.monotonic() + START_WITHIN_S
-        while (found := _ADDRESS.search(self.log.read_text(errors="replace"))) is None:
+        ends_s = time.monotonic() + START_TIMEOUT_S
+        while (address := _ADDRESS.search(self.log.read_text(errors="replace"))) is None:
             if self._serve.poll() is not None or time.monotonic() > ends_s:
-                raise DrillError(f"The drill's own site does not start: {self._last_words()}")
-            time.sleep(LOOK_EVERY_S)
-        self.origin = found[1]
+                raise DrillError(f"The site of the drill does not start: {self._last_line()}")
+            time.sleep(POLL_INTERVAL_S)
+        self.origin = address[1]
 
     def _seed(self) -> None:
         plan = self.plan
@@ -108,16 +108,18 @@ class Instance:
             check=False,
         )
         if seeded.returncode:
-            raise DrillError(f"The drill's people cannot be made: {seeded.stderr.decode().strip()}")
-        made: dict[str, Any] = json.loads(seeded.stdout)
-        self.people = [Person(user["id"], user["session"]) for user in made["users"]]
-        self.rooms = [room["id"] for room in made["rooms"]]
+            raise DrillError(
+                f"The people of the drill could not be created: {seeded.stderr.decode().strip()}"
+            )
+        output: dict[str, Any] = json.loads(seeded.stdout)
+        self.people = [Person(user["id"], user["session"]) for user in output["users"]]
+        self.rooms = [room["id"] for room in output["rooms"]]
 
     def _env(self) -> dict[str, str]:
-        """Return an environment in which nothing of another site is left: no REDIS_URL, no DATABASE_URL, no key."""
-        plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        """Return an environment without settings of another site: no REDIS_URL, no DATABASE_URL, no key."""
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         return {
-            **plain,
+            **kept,
             "DATA_DIR": str(self.folder / "data"),
             "MESSAGING_RECOVERY": "on" if self.plan.recovery else "off",
             "PYTHONUNBUFFERED": "1",
@@ -127,33 +129,33 @@ class Instance:
         if self._serve is None:
             return
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not break the cleaning up off
-        left = _descendants(self._serve.pid)
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the cleanup
+        descendants = _descendants(self._serve.pid)
         self._serve.terminate()
         try:
-            self._serve.wait(STOP_WITHIN_S)
+            self._serve.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._serve.kill()
             self._serve.wait()
-            for process in left:
+            for process in descendants:
                 if _mark_of(process).startswith(str(self.folder)):
                     _kill(process)
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()
-        return lines[-1] if lines else "it said nothing."
+        return lines[-1] if lines else "its log is empty."
 
     # Killing
 
-    def kill(self, kind: str, dice: random.Random) -> bool:
-        """Kill a server process, the job cluster or the store with -9; False when there is none at this moment."""
+    def kill(self, kind: str, rng: random.Random) -> bool:
+        """Kill a server process, the job cluster or the store with -9; False when none is running."""
         if self._serve is None:
             return False
         names = {process: _mark_of(process).rpartition(":")[2] for process in _descendants(self._serve.pid)}
         processes = [process for process, name in names.items() if name.partition("-")[0] == kind]
         if kind == "worker":
             return any(_kill_cluster(process) for process in processes)
-        return bool(processes) and _kill(dice.choice(processes))
+        return bool(processes) and _kill(rng.choice(processes))
 
 
 def _manage(*command: str) -> list[str]:

@@ -1,24 +1,24 @@
-"""What a client wrote down on disk, as it happened: the drill judges by these files alone.
+"""The file in which a client writes each event at once: the drill judges by these files alone.
 
 One JSON array a line, times in epoch ms:
 
-| line                                                        | when                                                    |
+| line                                                        | written when                                            |
 |-------------------------------------------------------------|---------------------------------------------------------|
 | `me`, user, name                                            | the first `welcome`                                     |
 | `offered`, room, id, number, digest, at                     | put into the outbox; numbered by sender and room from 1 |
-| `renewed`, room, id, id of the new one                      | too old to be repeated; offered again with its number   |
-| `accepted`, room, id, epoch, seq, expires_at                | `sent`, or one's own message came back                  |
+| `renewed`, room, id, id of the new one                      | too old to be repeated; offered again, same number      |
+| `accepted`, room, id, epoch, seq, expires_at                | `sent`, or their own message arrived                    |
 | `refused`, room, id, code                                   | a final error                                           |
 | `held`, room, epoch, seq, id, digest, late (ms), expires_at | taken into the log: shown                               |
-| `late`, room, epoch, seq, id, expires_at                    | taken into the log after its life: not shown            |
-| `dropped`, room, epoch                                      | the log began anew with this epoch                      |
+| `late`, room, epoch, seq, id, expires_at                    | taken into the log after it expired: not shown          |
+| `dropped`, room, epoch                                      | the log was dropped for a new one with this epoch       |
 | `acknowledged`, room, epoch, seq, at                        | handed to the socket: everything up to seq is held      |
 | `closed`, at                                                | a connection ended                                      |
-| `notice`, notice, kind, at, told, data                      | told what expired unheld, each content once; `told`:    |
-|                                                             | to how many the receipts said it was delivered          |
-| `overclaimed`, room, seq, told, held                        | a receipt told of more recipients than held it then     |
-| `after_expiry`, room, seq, after (ms)                       | the text came so long after its life                    |
-| `before_expiry`, room, seq, before (ms)                     | `expired` came so long before the end of its life       |
+| `notice`, notice, kind, at, told, data                      | a notice arrived, once for each content; `told`: the    |
+|                                                             | number of recipients in the receipts until then         |
+| `overclaimed`, room, seq, told, held                        | a receipt counted more recipients than held it then     |
+| `after_expiry`, room, seq, after (ms)                       | the text arrived after it had expired                   |
+| `before_expiry`, room, seq, before (ms)                     | `expired` arrived before the end of the lifetime        |
 | `disagreed`, text                                           | the server contradicted itself                          |
 """
 
@@ -36,7 +36,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class Ledger:
-    """One client's file. `flush` before anything is said to the server that rests on it."""
+    """The file of one client. Call `flush` before a frame to the server that depends on it."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab")
@@ -59,10 +59,10 @@ def read(path: Path) -> Iterator[list[Any]]:
 
 
 def digest(body: str) -> str:
-    """Return what stands for a text in a ledger."""
+    """Return the digest that replaces a text in a ledger."""
     return hashlib.blake2b(body.encode(), digest_size=8).hexdigest()
 
 
 def now_ms() -> int:
-    """Return the time as the ledgers say it."""
+    """Return the time of ledgers: epoch ms."""
     return time.time_ns() // 1_000_000

@@ -1,9 +1,9 @@
-"""Judge lives that ended: each accepted message was held by, or reported missed by name for, everybody who owed it.
+"""Judge expired messages: every recipient held each accepted message, or a notice to its sender named them.
 
-In a drill everybody is in each room from the beginning, nobody leaves and nobody rejects, so all but the sender owe a message. A
-notice may name somebody whose acknowledgement was under way at expiry. It was under way when it left less than 5 s before, when
-its connection ended right after it, or when the store had just been killed. Any other acknowledgement has arrived, and to name
-its writer is false.
+In a drill all clients are in every room from the beginning. Nobody leaves and nobody rejects, so all but the sender are recipients.
+A notice may name a recipient whose acknowledgement was in flight at expiry. It was in flight if it was sent less than 5 s before, if
+its connection ended right after it, or if the store had just been killed. Any other acknowledgement has arrived, and naming its
+author is an error.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ from collections import defaultdict
 from typing import Any
 
 from .books import Book, Books, Notice
-from .findings import Findings, who
-from .plan import NAMED_MOST
+from .findings import Findings, client_name
+from .plan import MAX_NAMED
 from .tally import Place
 
-UNDER_WAY_MS = 5_000
-READ_WITHIN_MS = 1_000  # by the server, of what was handed to a socket
-STORE_BACK_WITHIN_MS = 10_000  # after a kill: started again, its log read, connected to again
+IN_FLIGHT_MS = 5_000
+READ_TIMEOUT_MS = 1_000  # the server reads a frame this long after it was handed to a socket
+STORE_RESTART_TIMEOUT_MS = 10_000  # from a kill until clients of the store are connected again
 REASONS = ("offline", "no_ack")
 
 
 @dataclasses.dataclass(slots=True)
 class Missed:
-    """How a drill's lives ended, in (message, recipient) pairs; `told` in messages."""
+    """Numbers of expired messages, in (message, recipient) pairs; `told` in messages."""
 
     missed: int = 0  # named, and not held
     told: int = 0
-    in_doubt: int = 0  # named, and held: the acknowledgement was under way
-    earliest_doubt_ms: int = 0  # before expiry, when one of those first said so
-    late: int = 0  # came after its life, was acknowledged, not shown
+    in_doubt: int = 0  # named, and held: the acknowledgement was in flight
+    earliest_doubt_ms: int = 0  # from the first acknowledgement of one of those to expiry
+    late: int = 0  # arrived after expiry, was acknowledged, not shown
     slowest_told_ms: int = 0  # from expiry to the notice
 
 
 class Misses:
-    """The judge. Notices are checked each by itself, then each message against all who owed it."""
+    """Checks every notice alone, then every message against all its recipients."""
 
-    def __init__(self, books: Books, store_kills: list[int], found: Findings) -> None:
+    def __init__(self, books: Books, store_kills: list[int], findings: Findings) -> None:
         self.counts = Missed()
         self._books = books
-        self._found = found
+        self._findings = findings
         self._store_kills = store_kills
-        self._people = {book.user: index for index, book in enumerate(books.each)}
+        self._people = {book.user: index for index, book in enumerate(books.clients)}
         self._named: defaultdict[Place, set[int]] = defaultdict(set)
 
     def judge(self) -> Missed:
-        for index, book in enumerate(self._books.each):
-            said: dict[str, Notice] = {}
+        for index, book in enumerate(self._books.clients):
+            notices: dict[str, Notice] = {}
             for notice in book.notices:
-                if notice.id in said:
-                    self._wrong(index, notice, "says something else than before")
+                if notice.id in notices:
+                    self._wrong(index, notice, "contradicts its earlier content")
                     continue
-                said[notice.id] = notice
-                self._take(index, notice)
+                notices[notice.id] = notice
+                self._check_notice(index, notice)
         for place in self._books.lives:
             self._judge_message(place)
         self.counts.told = sum(map(bool, self._named.values()))
@@ -63,71 +63,77 @@ class Misses:
 
     # A notice
 
-    def _take(self, index: int, notice: Notice) -> None:
+    def _check_notice(self, index: int, notice: Notice) -> None:
         place = self._place_of(index, notice)
         if place is None:
             return
         data = notice.data
         life = self._books.lives[place]
         if data["expired_at"] != life.expires_at:
-            self._wrong(index, notice, f"the message lived until {life.expires_at}")
+            self._wrong(index, notice, f"the message expired at {life.expires_at}")
         if notice.at < life.expires_at:
-            self._wrong(index, notice, f"came {life.expires_at - notice.at} ms before the end")
+            self._wrong(index, notice, f"came {life.expires_at - notice.at} ms before expiry")
         self._check_sums(index, notice)
         self.counts.slowest_told_ms = max(self.counts.slowest_told_ms, notice.at - life.expires_at)
         for missing in data["missing"]:
             self._name(index, notice, place, missing)
 
     def _place_of(self, index: int, notice: Notice) -> Place | None:
-        """Return where the message stands that a notice is about; also one of whose acceptance nobody had heard."""
+        """Return the place of the message of a notice, even if no client knew that it was accepted."""
         if notice.kind != "undelivered":
-            self._wrong(index, notice, f"a {notice.kind} names nobody")
+            self._wrong(index, notice, f"a {notice.kind} notice names nobody")
             return None
         data = notice.data
         place = data["room"], data["epoch"], data["seq"]
         offer = self._books.offers.get(data["id"])
         if offer is None or (offer.sender, offer.room) != (index, data["room"]):
-            self._wrong(index, notice, "about a message of another's, or of nobody's")
+            self._wrong(index, notice, "about a message that this client did not send")
             return None
-        if self._books.heard(place, data["id"], data["expired_at"]).id != data["id"]:
-            self._wrong(index, notice, "about another message than stands there")
+        if self._books.life_at(place, data["id"], data["expired_at"]).id != data["id"]:
+            self._wrong(index, notice, "about another message than the one at this place")
             return None
         return place
 
     def _check_sums(self, index: int, notice: Notice) -> None:
-        data, owing = notice.data, len(self._books.each) - 1
-        if data["total"] != owing:
-            self._wrong(index, notice, f"{data['total']} owed it, not {owing}")
+        data, recipients = notice.data, len(self._books.clients) - 1
+        if data["total"] != recipients:
+            self._wrong(index, notice, f"counts {data['total']} recipients, not {recipients}")
         if data["delivered"] + data["missing_total"] != data["total"] or not data["missing_total"]:
             self._wrong(index, notice, f"{data['delivered']} and {data['missing_total']} of {data['total']}")
-        if len(data["missing"]) != min(NAMED_MOST, data["missing_total"]):
+        if len(data["missing"]) != min(MAX_NAMED, data["missing_total"]):
             self._wrong(index, notice, f"names {len(data['missing'])} of {data['missing_total']}")
-        if notice.told + data["missing_total"] > owing:
-            self._wrong(index, notice, f"misses {data['missing_total']}; receipts said {notice.told} held it")
+        if notice.told + data["missing_total"] > recipients:
+            self._wrong(
+                index,
+                notice,
+                f"counts {data['missing_total']} missing, but receipts counted {notice.told} holders",
+            )
 
     def _name(self, index: int, notice: Notice, place: Place, missing: dict[str, Any]) -> None:
         person = self._people.get(missing["user"])
         if person is None or person == index:
-            self._wrong(index, notice, f"names {missing['user']}, who did not owe it")
+            self._wrong(index, notice, f"names {missing['user']}, who is no recipient")
             return
-        if missing["name"] != self._books.each[person].name or missing["reason"] not in REASONS:
+        if missing["name"] != self._books.clients[person].name or missing["reason"] not in REASONS:
             self._wrong(index, notice, f"names {missing}")
         if (missing["reason"] == "no_ack") != (missing["attempts"] > 0):
             self._wrong(index, notice, f"{missing['reason']} after {missing['attempts']} attempts")
         if person in self._named[place]:
-            self._found.add("named_twice", f"{_where(place)}: {who(person)}")
+            self._findings.add("named_twice", f"{_where(place)}: {client_name(person)}")
         self._named[place].add(person)
 
-    def _wrong(self, index: int, notice: Notice, why: str) -> None:
+    def _wrong(self, index: int, notice: Notice, fault: str) -> None:
         where = f"{notice.data.get('room', '')} {notice.data.get('seq', '')}".strip()
-        self._found.add("misreported", f"notice {notice.id} to {who(index)} about {where}: {why}")
+        self._findings.add(
+            "misreported", f"notice {notice.id} to {client_name(index)} about {where}: {fault}"
+        )
 
     # A message
 
     def _judge_message(self, place: Place) -> None:
         life = self._books.lives[place]
         offer = self._books.offers.get(life.id)
-        for index, book in enumerate(self._books.each):
+        for index, book in enumerate(self._books.clients):
             if offer is None or index == offer.sender:
                 continue
             named = index in self._named[place]
@@ -139,28 +145,29 @@ class Misses:
             elif named:
                 self.counts.missed += 1
             else:
-                self._found.add(
-                    "unexplained", f"{_where(place)} {life.id} of {who(offer.sender)}: {who(index)}"
+                self._findings.add(
+                    "unexplained",
+                    f"{_where(place)} {life.id} of {client_name(offer.sender)}: {client_name(index)}",
                 )
 
     def _judge_name(self, index: int, place: Place, expires_at: int) -> None:
-        """Was the acknowledgement of somebody who is named under way, or had it come?"""
-        book = self._books.each[index]
+        """Check that the acknowledgement of a named recipient was in flight at expiry."""
+        book = self._books.clients[index]
         room, epoch, seq = place
-        saying = [said.at for said in book.acknowledged[room] if said.epoch == epoch and said.seq >= seq]
-        for at in saying:
-            if at <= expires_at - UNDER_WAY_MS and self._has_come(book, at):
-                where = f"{_where(place)}: {who(index)}"
-                self._found.add("named_falsely", f"{where} acknowledged it {expires_at - at} ms before")
+        sent_at = [ack.at for ack in book.acknowledged[room] if ack.epoch == epoch and ack.seq >= seq]
+        for at in sent_at:
+            if at <= expires_at - IN_FLIGHT_MS and self._has_arrived(book, at):
+                where = f"{_where(place)}: {client_name(index)}"
+                self._findings.add("named_falsely", f"{where} acknowledged it {expires_at - at} ms before")
                 return
         self.counts.in_doubt += 1
-        before_ms = expires_at - min(saying, default=expires_at)
+        before_ms = expires_at - min(sent_at, default=expires_at)
         self.counts.earliest_doubt_ms = max(self.counts.earliest_doubt_ms, before_ms)
 
-    def _has_come(self, book: Book, at: int) -> bool:
-        """Did its connection, and the store, live on when this was handed to a socket?"""
-        return not _any_within(book.closed, at, at + READ_WITHIN_MS) and not _any_within(
-            self._store_kills, at - STORE_BACK_WITHIN_MS, at + READ_WITHIN_MS
+    def _has_arrived(self, book: Book, at: int) -> bool:
+        """Return whether the connection and the store were up long enough to read an acknowledgement of that time."""
+        return not _any_within(book.closed, at, at + READ_TIMEOUT_MS) and not _any_within(
+            self._store_kills, at - STORE_RESTART_TIMEOUT_MS, at + READ_TIMEOUT_MS
         )
 
 

@@ -1,7 +1,7 @@
-"""What one client has offered and nobody has accepted yet: in order, one unanswered `send` in a room.
+"""The messages of one client that are not accepted yet: in order, with one unanswered `send` in each room.
 
-What was said once is repeated under its id until its own life would be over; then its person is asked, says yes, and it goes
-again as a new message. Whether the first was accepted, nobody knows then: if so, it counts like any other.
+A message is repeated under its id until its own lifetime would be over. Then a real client asks its user, and the drill answers yes:
+it is sent again as a new message. The first may have been accepted; if so, it counts like any other.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from collections import Counter, deque
 from .faults import Frame
 from .ledger import Ledger, digest, now_ms
 
-SEND_AGAIN_AFTER_S = 3.0
+RESEND_AFTER_S = 3.0
 
 
 @dataclasses.dataclass(slots=True)
 class Item:
-    """A message; `due_s` None: not said over this connection yet, `said_s` None: over none. `ttl` None: the room's."""
+    """A message. `due_s` None: not sent over this connection yet; `sent_s` None: over none. `ttl` None: that of the room."""
 
     id: str
     number: int
     body: str
     ttl: int | None
     due_s: float | None = None
-    said_s: float | None = None
+    sent_s: float | None = None
 
     def is_too_old(self, now_s: float) -> bool:
-        return self.ttl is not None and self.said_s is not None and now_s - self.said_s > self.ttl
+        return self.ttl is not None and self.sent_s is not None and now_s - self.sent_s > self.ttl
 
 
 class Outbox:
     """The items of one client, by room."""
 
-    def __init__(self, ledger: Ledger, dice: random.Random) -> None:
+    def __init__(self, ledger: Ledger, rng: random.Random) -> None:
         self._ledger = ledger
-        self._dice = dice
+        self._rng = rng
         self._items: dict[str, deque[Item]] = {}
         self._numbers: Counter[str] = Counter()
 
@@ -49,32 +49,32 @@ class Outbox:
         return list(self._items)
 
     def offer(self, room: str, body: str, ttl: int | None) -> None:
-        """Take a message from its person."""
+        """Add a message."""
         self._numbers[room] += 1
         item = Item(self._new_id(), self._numbers[room], body, ttl)
         self._items.setdefault(room, deque()).append(item)
         self._write_offered(room, item)
 
     def due(self, room: str, now_s: float) -> Frame | None:
-        """Return the `send` that is to be said now in a room; it counts as said."""
+        """Return the `send` that is due in a room, and count it as sent."""
         items = self._items.get(room)
         if not items or (items[0].due_s is not None and items[0].due_s > now_s):
             return None
         if items[0].is_too_old(now_s):
             self._renew(room, items)
         item = items[0]
-        item.due_s = now_s + SEND_AGAIN_AFTER_S * self._dice.uniform(0.5, 1)
-        item.said_s = item.said_s or now_s
+        item.due_s = now_s + RESEND_AFTER_S * self._rng.uniform(0.5, 1)
+        item.sent_s = item.sent_s or now_s
         frame: Frame = {"type": "send", "id": item.id, "room": room, "body": item.body}
         return frame if item.ttl is None else frame | {"ttl": item.ttl}
 
     def first(self, room: str, message_id: str) -> Item | None:
-        """Return the room's first item, if it is this one."""
+        """Return the first item of a room, if it has this id."""
         items = self._items.get(room)
         return items[0] if items and items[0].id == message_id else None
 
     def settle(self, room: str, message_id: str) -> bool:
-        """Drop the room's first item, if it is this one."""
+        """Remove the first item of a room; False if it has another id."""
         if self.first(room, message_id) is None:
             return False
         self._items[room].popleft()
@@ -97,4 +97,4 @@ class Outbox:
         self._ledger.flush()
 
     def _new_id(self) -> str:
-        return str(uuid.UUID(int=self._dice.getrandbits(128), version=4))
+        return str(uuid.UUID(int=self._rng.getrandbits(128), version=4))

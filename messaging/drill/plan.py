@@ -1,19 +1,19 @@
-"""What a drill is asked to do."""
+"""The settings of a drill."""
 
 from __future__ import annotations
 
 import dataclasses
 
 KINDS = ("server", "worker", "store")
-TTL_LOWEST_S = 10  # by the contract
-TTL_HIGHEST_S = 600  # a drill waits until everything has expired
-NAMED_MOST = 100  # people in one notice, by the contract
-NOTICES_MOST = 1_000  # of one person; the site sums up older ones, and a sum names nobody
+MIN_TTL_S = 10  # by the contract
+MAX_TTL_S = 600  # a drill waits until everything has expired
+MAX_NAMED = 100  # people in one notice, by the contract
+MAX_NOTICES = 1_000  # for one user; older ones become a summary, which names nobody
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """`loss` and `duplicate` are shares of 1, of the frames in each direction; `cut`: cuts of each client's connection."""
+    """`loss` and `duplicate` are shares of 1, of the frames in each direction; `cut` is the number of cuts for each client."""
 
     clients: int = 20
     messages: int = 5_000
@@ -23,12 +23,12 @@ class Plan:
     reorder: bool = False
     cut: int = 0
     kill: tuple[str, ...] = ()
-    seconds: float = 30.0  # over which the messages are offered, cuts and kills among them
+    seconds: float = 30.0  # in which messages are offered, connections cut and processes killed
     seed: int = 0
     recovery: bool = True
     processes: int = 1
     ttl: tuple[int, int] | None = (
-        None  # the shortest and the longest life (s); None: the rooms' own, for the whole drill
+        None  # shortest and longest (s); None: that of the room, longer than the drill
     )
     worker: bool = True
 
@@ -37,15 +37,15 @@ class Plan:
             raise DrillError("With --without-worker there is no worker to kill.")
         if self.ttl is None:
             return
-        if self.clients > NAMED_MOST + 1:
+        if self.clients > MAX_NAMED + 1:
             raise DrillError(
-                f"With --ttl at most {NAMED_MOST + 1} clients: a notice names at most {NAMED_MOST}."
+                f"With --ttl at most {MAX_NAMED + 1} clients: a notice names at most {MAX_NAMED}."
             )
-        if self.messages > NOTICES_MOST * self.clients:
+        if self.messages > MAX_NOTICES * self.clients:
             raise DrillError(
-                f"With --ttl at most {NOTICES_MOST} messages for each client: nobody is kept more notices."
+                f"With --ttl at most {MAX_NOTICES} messages for each client: the site keeps no more notices for one user."
             )
 
 
 class DrillError(Exception):
-    """The drill itself cannot go on; the text is a sentence for whoever started it."""
+    """The drill cannot continue. The text is a sentence for the operator."""

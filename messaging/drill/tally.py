@@ -1,4 +1,4 @@
-"""What all clients of a drill count together, so that it knows when it is over. The judge trusts the ledgers only."""
+"""The shared counts of all clients, which show when the drill is over. The judge uses the ledgers only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Place = tuple[str, str, int]  # room, epoch, seq
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Life:
-    """What anybody has heard of an accepted message. `sender` is a user."""
+    """An accepted message. `sender` is a user."""
 
     sender: int
     expires_at: int
@@ -19,7 +19,7 @@ class Life:
 
 @dataclasses.dataclass(slots=True)
 class Tally:
-    """`recipients` of each message. Who got what and who was named is kept only where lives are `short`."""
+    """Counts of messages and frames. `recipients`: of each message. `lives` and `explained` are kept only if lifetimes are `short`."""
 
     recipients: int = 0
     short: bool = False
@@ -27,38 +27,40 @@ class Tally:
     refused: int = 0
     held: int = 0
     named: int = 0
-    holders: Counter[Place] = dataclasses.field(default_factory=Counter)  # recipients whom it reached
-    closes: Counter[int] = dataclasses.field(default_factory=Counter)  # connections, by how they ended
+    holders: Counter[Place] = dataclasses.field(
+        default_factory=Counter
+    )  # the number of recipients it reached
+    closes: Counter[int] = dataclasses.field(default_factory=Counter)  # connections, by close code
     lives: dict[Place, Life] = dataclasses.field(default_factory=dict)
     explained: defaultdict[Place, set[int]] = dataclasses.field(default_factory=lambda: defaultdict(set))
-    ended: set[Place] = dataclasses.field(default_factory=set)  # the site said that these expired
+    ended: set[Place] = dataclasses.field(default_factory=set)  # expired, according to the site
 
     def heard(self, place: Place, sender: int, expires_at: int) -> None:
-        """Note that a message is accepted."""
+        """Record an accepted message."""
         if self.short:
             self.lives[place] = Life(sender, expires_at)
 
     def reached(self, place: Place, user: int) -> None:
-        """Note that a message came to a recipient, in time to be shown or not."""
+        """Record that a message reached a recipient, before or after expiry."""
         self.holders[place] += 1
         if self.short:
             self.explained[place].add(user)
 
     def missed(self, place: Place, users: Iterable[int]) -> None:
-        """Note whom a notice names."""
+        """Record the recipients that a notice names."""
         self.ended.add(place)
         before = len(self.explained[place])
         self.explained[place].update(users)
         self.named += len(self.explained[place]) - before
 
     def unexplained(self, *, away: Container[int] = ()) -> Iterator[Place]:
-        """Yield the messages that some recipient neither got nor is named for; not those of senders who are away."""
+        """Yield the messages that a recipient neither got nor is named for, except those of offline senders."""
         for place, life in self.lives.items():
             if len(self.explained[place]) < self.recipients and life.sender not in away:
                 yield place
 
     def untold(self, before_ms: int) -> set[int]:
-        """Return the senders of unexplained messages that the site said have expired, or that did before a time."""
+        """Return the senders of unexplained messages that expired before a time, or that the site reported as expired."""
         return {
             self.lives[place].sender
             for place in self.unexplained()
@@ -66,14 +68,14 @@ class Tally:
         }
 
     def tops(self) -> dict[str, int]:
-        """Return {room: the newest seq anybody heard of}."""
+        """Return {room: the newest known seq}."""
         tops: dict[str, int] = {}
         for room, _, seq in self.lives:
             tops[room] = max(seq, tops.get(room, 0))
         return tops
 
     def all_ended(self) -> bool:
-        """Say whether each room's last to expire has. Earlier ones may have without a word: these frames are hints."""
+        """Return whether the last message of each room has expired. Others may have no `expired` frame: these frames are hints."""
         last: dict[str, Place] = {}
         for place, life in self.lives.items():
             if place[0] not in last or life.expires_at > self.lives[last[place[0]]].expires_at:

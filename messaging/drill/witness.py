@@ -1,4 +1,4 @@
-"""Ask the site, over a line without faults, what it has: each person's cursors and each room's whole log."""
+"""Read the state of the site over a connection without faults: the cursors of every person and the log of every room."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .instance import Instance, Person
 from .ledger import digest, now_ms
 from .plan import DrillError
 
-ANSWER_WITHIN_S = 20.0
+ANSWER_TIMEOUT_S = 20.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far a person has acknowledged a room, and how far the room goes."""
+    """The acknowledged seq of a person in a room, and the newest seq of the room."""
 
     epoch: str
     delivered: int
@@ -31,9 +31,9 @@ class Cursor:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """A message in a room's log, or as somebody holds it.
+    """A message in the log of a room or of a client.
 
-    `sender` as the site says it, 0 where that is not asked; `after_ms`: how long after its life the site gave it out.
+    `sender` according to the site, 0 if not read from it; `after_ms`: the time from expiry until the site returned it.
     """
 
     seq: int
@@ -44,7 +44,7 @@ class Entry:
 
 
 async def cursors(instance: Instance, person: Person) -> dict[str, Cursor]:
-    """Return {room: cursor} as a new connection's `welcome` says it."""
+    """Return {room: cursor} from the `welcome` of a new connection."""
     async with _greeted(instance, person) as (_, welcome):
         return {
             room["room"]: Cursor(room["epoch"], room["delivered"], room["top"]) for room in welcome["rooms"]
@@ -52,41 +52,41 @@ async def cursors(instance: Instance, person: Person) -> dict[str, Cursor]:
 
 
 async def room_log(instance: Instance, person: Person, room: str, epoch: str) -> list[Entry]:
-    """Return a room's log from its beginning."""
+    """Return the log of a room from its beginning."""
     entries: list[Entry] = []
     since, more = 0, True
     async with _greeted(instance, person) as (answers, _):
         while more:
-            await answers.say({"type": "sync", "room": room, "epoch": epoch, "since": since})
+            await answers.send({"type": "sync", "room": room, "epoch": epoch, "since": since})
             answer = await answers.next(type="resumed", room=room, from_=since)
             entries += [
                 Entry(
-                    one["seq"],
-                    one["id"],
-                    digest(one["body"]),
-                    one["from"]["id"],
-                    max(0, now_ms() - one["expires_at"]),
+                    message["seq"],
+                    message["id"],
+                    digest(message["body"]),
+                    message["from"]["id"],
+                    max(0, now_ms() - message["expires_at"]),
                 )
-                for one in answer["messages"]
+                for message in answer["messages"]
             ]
             since, more = answer["upto"], answer["more"]
     return entries
 
 
 class _Answers:
-    """A plain socket, read one frame at a time."""
+    """A socket that is read one frame at a time."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._waiting: list[Frame] = []
 
-    async def say(self, frame: Frame) -> None:
+    async def send(self, frame: Frame) -> None:
         await self._socket.send(text_of([frame]))
 
     async def next(self, **fields: Any) -> Frame:
         """Return the next frame with these fields; `from_` for `from`."""
         wanted = {name.rstrip("_"): value for name, value in fields.items()}
-        async with asyncio.timeout(ANSWER_WITHIN_S):
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
             while True:
                 while self._waiting:
                     frame = self._waiting.pop(0)
@@ -97,7 +97,7 @@ class _Answers:
 
 @contextlib.asynccontextmanager
 async def _greeted(instance: Instance, person: Person) -> AsyncIterator[tuple[_Answers, Frame]]:
-    """Connect and say hello for no room in particular: nothing is acknowledged by that."""
+    """Connect and send a `hello` without rooms, which acknowledges nothing."""
     try:
         async with connect(
             instance.url,
@@ -105,11 +105,11 @@ async def _greeted(instance: Instance, person: Person) -> AsyncIterator[tuple[_A
             origin=Origin(instance.origin),
             compression=None,
             max_size=None,
-            open_timeout=ANSWER_WITHIN_S,
+            open_timeout=ANSWER_TIMEOUT_S,
             close_timeout=1,
         ) as socket:
             answers = _Answers(socket)
-            await answers.say({"type": "hello", "v": 1, "rooms": []})
+            await answers.send({"type": "hello", "v": 1, "rooms": []})
             yield answers, await answers.next(type="welcome")
     except (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, TimeoutError) as fault:
-        raise DrillError(f"The site does not answer in the end: {type(fault).__name__}.") from fault
+        raise DrillError(f"The site does not answer at the end: {type(fault).__name__}.") from fault

@@ -77,7 +77,7 @@ def row(page: str, name: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", figures).split())
 
 
-@pytest.mark.proof  # a page must answer within 50 ms: not beside other tests
+@pytest.mark.proof  # a page must answer within 50 ms: not next to other tests
 async def test_every_state_is_visible_to_the_staff() -> None:
     note = await seeded()
     assert await states.make(note)

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 
 from messaging.drill import report
-from messaging.drill.plan import KINDS, TTL_HIGHEST_S, TTL_LOWEST_S, DrillError, Plan
+from messaging.drill.plan import KINDS, MAX_TTL_S, MIN_TTL_S, DrillError, Plan
 from messaging.drill.run import Progress, drill
 from messaging.management.arguments import duration_s
 
@@ -217,9 +217,9 @@ def _ttl(text: str) -> tuple[int, int]:
     first, _, last = text.partition("-")
     shortest_s = duration_s(first)
     longest_s = duration_s(last) if "-" in text else shortest_s
-    if not TTL_LOWEST_S <= shortest_s <= longest_s <= TTL_HIGHEST_S:
+    if not MIN_TTL_S <= shortest_s <= longest_s <= MAX_TTL_S:
         raise argparse.ArgumentTypeError(
-            f"lifetimes from {TTL_LOWEST_S}s to {TTL_HIGHEST_S}s, like 10s-40s, not {text!r}"
+            f"lifetimes from {MIN_TTL_S}s to {MAX_TTL_S}s, like 10s-40s, not {text!r}"
         )
     return shortest_s, longest_s
 
