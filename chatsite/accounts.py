@@ -21,13 +21,13 @@ class AccountAdapter(DefaultAccountAdapter):
     """allauth's adapter with the site's error messages."""
 
     error_messages = DefaultAccountAdapter.error_messages | {
-        "username_password_mismatch": _("That name and password do not match. Capital letters count."),
-        "username_taken": _("Somebody has this name already."),
-        "email_taken": _("Another account has this address already."),
-        "duplicate_email": _("Your account has this address already."),
-        "enter_current_password": _("That is not your password."),
-        "incorrect_password": _("That is not your password."),
-        "too_many_login_attempts": _("Too many tries. Wait a few minutes, then try again."),
+        "username_password_mismatch": _("Wrong name or password. Both are case-sensitive."),
+        "username_taken": _("This name is already taken."),
+        "email_taken": _("Another account already uses this address."),
+        "duplicate_email": _("Your account already has this address."),
+        "enter_current_password": _("Wrong password."),
+        "incorrect_password": _("Wrong password."),
+        "too_many_login_attempts": _("Too many attempts. Wait a few minutes, then try again."),
         "account_inactive": _("This account is closed."),
     }
 

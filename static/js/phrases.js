@@ -131,7 +131,7 @@ export function reason({ reason: why, attempts }) {
   /** @type {Record<string, string>} */
   const texts = {
     offline: gettext("offline"),
-    client_rejected: gettext("could not be shown"),
+    client_rejected: gettext("their device could not show it"),
     left_room: gettext("left the room"),
     expired: gettext("expired"),
   };
@@ -143,7 +143,7 @@ export const longReason = (missing) => (missing.reason === "offline" ? gettext("
 
 /** Why a live message is undelivered to a recipient. @param {Reason} recipient */
 export function undelivered(recipient) {
-  if (recipient.reason === "offline") return gettext("offline, sent as soon as they are back");
+  if (recipient.reason === "offline") return gettext("offline, will be sent when they reconnect");
   if (recipient.reason || recipient.attempts) return reason({ ...recipient, reason: recipient.reason ?? "no_ack" });
   return gettext("on its way");
 }
@@ -157,9 +157,9 @@ export function notSent(code, limit = 4000) {
     bad_ttl: gettext("Not sent: its lifetime is not allowed here"),
     not_member: gettext("Not sent: you are not a member of this room"),
     forbidden: gettext("Not sent: not allowed"),
-    no_such_message: gettext("Not sent: what it answers is gone"),
-    too_old: gettext("Not sent: written too long ago to send it unasked"),
-    cannot_be_sent: gettext("Not sent: it cannot be sent"),
+    no_such_message: gettext("Not sent: the message it replies to no longer exists"),
+    too_old: gettext("Not sent: too old to send without asking you"),
+    cannot_be_sent: gettext("Not sent: the connection closed at every attempt"),
   };
   return texts[code ?? ""] ?? gettext("Not sent");
 }
@@ -170,7 +170,7 @@ export function waitsFor(code, seconds) {
     return seconds > 0
       ? fill(gettext("Too many messages at once. Trying again in %(n)s s"), { n: seconds })
       : gettext("Too many messages at once. Trying again");
-  if (code) return gettext("The server cannot store messages just now. Trying again");
+  if (code) return gettext("The server cannot store messages right now. Trying again");
   return gettext("Waiting for the connection");
 }
 
@@ -181,27 +181,27 @@ export function refused(code) {
     too_late: gettext("Too late: this message has expired"),
     forbidden: gettext("Not allowed"),
     not_member: gettext("You are not a member of this room"),
-    no_such_message: gettext("This message is gone"),
+    no_such_message: gettext("This message no longer exists"),
     nobody_missed_it: gettext("Nobody missed this message"),
     body_empty: gettext("A message cannot be empty"),
     body_too_long: gettext("This is too long"),
     bad_ttl: gettext("This lifetime is not allowed here"),
-    name_taken: gettext("Somebody has this name already."),
-    no_such_user: gettext("There is nobody of this name"),
-    rate_limited: gettext("Too many at once. Try again in a moment"),
+    name_taken: gettext("This name is already taken."),
+    no_such_user: gettext("There is no user with this name"),
+    rate_limited: gettext("Too many requests. Try again in a moment"),
     unknown_type: gettext("The server cannot do this yet"),
     unreachable: gettext("The server cannot be reached. Try again"),
   };
-  return texts[code] ?? gettext("This did not work. Try again");
+  return texts[code] ?? gettext("Something went wrong. Try again");
 }
 
 /** Why an expired message was not sent again. @param {string} code */
 export function notResent(code) {
   /** @type {Record<string, string>} */
   const texts = {
-    too_late: gettext("Its text is not kept any more, so it cannot be resent"),
-    no_such_message: gettext("Its text is not kept any more, so it cannot be resent"),
-    nobody_missed_it: gettext("Nobody who missed it can be sent to any more"),
+    too_late: gettext("Its text is no longer kept, so it cannot be resent"),
+    no_such_message: gettext("Its text is no longer kept, so it cannot be resent"),
+    nobody_missed_it: gettext("No remaining recipient can be reached"),
   };
   return texts[code] ?? refused(code);
 }
@@ -213,16 +213,20 @@ export const lifetimeBounds = (least, most) =>
 /** The effect that shortening would have on the messages of a room. @param {{looked: number, shortened: number, ended: number}} counts */
 export function wouldShorten({ looked, shortened, ended }) {
   const all = fill(
-    ngettext("%(n)s of %(looked)s messages would end sooner.", "%(n)s of %(looked)s messages would end sooner.", shortened),
+    ngettext("%(n)s of %(looked)s messages would expire sooner.", "%(n)s of %(looked)s messages would expire sooner.", shortened),
     { n: number(shortened), looked: number(looked) },
   );
-  return ended ? sentences(all, fill(ngettext("%(n)s of them at once.", "%(n)s of them at once.", ended), { n: number(ended) })) : all;
+  return ended
+    ? sentences(all, fill(ngettext("%(n)s of them immediately.", "%(n)s of them immediately.", ended), { n: number(ended) }))
+    : all;
 }
 
 /** The effect that it had. @param {{shortened: number, ended: number}} counts */
 export function hasShortened({ shortened: n, ended }) {
-  const all = fill(ngettext("%(n)s message ends sooner.", "%(n)s messages end sooner.", n), { n: number(n) });
-  return ended ? sentences(all, fill(ngettext("%(n)s of them has ended.", "%(n)s of them have ended.", ended), { n: number(ended) })) : all;
+  const all = fill(ngettext("%(n)s message expires sooner.", "%(n)s messages expire sooner.", n), { n: number(n) });
+  return ended
+    ? sentences(all, fill(ngettext("%(n)s of them has expired.", "%(n)s of them have expired.", ended), { n: number(ended) }))
+    : all;
 }
 
 /** @param {string} state @param {Receipt} [receipt] */
@@ -256,9 +260,7 @@ export function typing(people) {
 /** @param {{delivered?: number, total?: number}} counts */
 export function reached({ delivered = 0, total }) {
   if (!total) return null;
-  return delivered >= total
-    ? fill(gettext("reached all %(total)s"), { total })
-    : fill(gettext("reached %(delivered)s of %(total)s"), { delivered, total });
+  return delivered >= total ? gettext("reached everyone") : fill(gettext("reached %(delivered)s of %(total)s"), { delivered, total });
 }
 
 /** @param {number} n */

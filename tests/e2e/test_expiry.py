@@ -35,7 +35,7 @@ def process(site: Site, until: Locator) -> None:
 def bell(screen: Screen, count: int) -> Locator:
     """The visible bell that shows `count` notices."""
     return screen.page.locator("[data-bell]:visible").and_(
-        screen.page.locator(f'[aria-label="Notices, {count} new"]')
+        screen.page.locator(f'[aria-label^="{count} notice"]')
     )
 
 
@@ -176,9 +176,9 @@ def test_many_missed_in_one_room_are_one_group_by_name(
     names = [person.name for person in demo.people[1:]]
     expect(told.locator(".notice")).to_have_count(1)
     expect(told.locator(".notice > div > h3").first).to_contain_text(
-        f"3 messages in {demo.rooms[0]['name']} expired before {names[0]} and 1 other had them"
+        f"3 messages in “{demo.rooms[0]['name']}” expired before {names[0]} and 1 other received them"
     )
-    told.get_by_text("Each of them").click()
+    told.get_by_text("Show each").click()
     expect(told.locator(".notice .notice")).to_have_count(3)
     look(hers, "group")
     told.locator(".notice .notice").last.get_by_role("button", name="Dismiss").click()
@@ -296,7 +296,7 @@ def test_bell_offers_to_extend_a_message_in_another_room(open_screen: OpenScreen
     expect(bell(hers, 1)).to_have_count(1, timeout=20_000)
     told = open_bell(hers)
     expect(told.locator(".notice h3")).to_contain_text(f"not with {demo.people[1].name} yet")
-    expect(told.locator(".notice li")).to_contain_text("offline, sent as soon as they are back")
+    expect(told.locator(".notice li")).to_contain_text("offline, will be sent when they reconnect")
     told.get_by_role("button", name="Extend by 20 seconds").click()
     expect(told).to_contain_text("Nothing undelivered")
 
@@ -449,14 +449,14 @@ def test_existing_messages_are_shortened_only_after_their_count(open_screen: Ope
     theirs.sees("one", "two")
     sheet = about(hers)
     sheet.locator("#about-shorten").select_option("30")
-    sheet.get_by_role("button", name="Shorten existing messages too").click()
-    expect(sheet.locator("[data-found]")).to_contain_text("2 of 2 messages would end sooner.")
+    sheet.get_by_role("button", name="Shorten existing messages").click()
+    expect(sheet.locator("[data-found]")).to_contain_text("2 of 2 messages would expire sooner.")
     expect(theirs.message("two").locator(".left")).to_contain_text(" min")
     sheet.get_by_role("button", name="Shorten 2 messages").click()
-    expect(sheet.locator("[data-found]")).to_contain_text("2 messages end sooner.")
+    expect(sheet.locator("[data-found]")).to_contain_text("2 messages expire sooner.")
     expect(theirs.message("two").locator('.left[data-left="last-minute"]')).to_contain_text(" s left")
-    sheet.get_by_role("button", name="Shorten existing messages too").click()
-    expect(sheet.locator("[data-found]")).to_contain_text("No message there would end sooner.")
+    sheet.get_by_role("button", name="Shorten existing messages").click()
+    expect(sheet.locator("[data-found]")).to_contain_text("No message would expire sooner.")
     theirs.page.get_by_role("button", name="About this room").click()
     expect(theirs.page.locator("#about-shorten")).to_be_hidden()
 
@@ -468,7 +468,7 @@ def test_untracked_room_shows_that_it_is_untracked(open_screen: OpenScreen, site
     site.manage("shell", "-c", untrack)
     hers = room_of(open_screen, demo)
     expect(hers.page.locator("[data-room-line]")).to_contain_text("Not tracked, 3 members")
-    expect(hers.page.locator("[data-empty-room]")).to_contain_text("nobody is told who missed it")
+    expect(hers.page.locator("[data-empty-room]")).to_contain_text("nobody is told who missed one")
     hers.page.locator("[data-lifetime] summary").click()
     expect(hers.page.locator("[data-after]")).to_contain_text("This room is not tracked")
     hers.page.keyboard.press("Escape")
@@ -494,7 +494,7 @@ def test_summed_notices_are_one_row_that_can_be_dismissed(
     expect(bell(hers, 1)).to_have_count(1)
     told = open_bell(hers)
     expect(told.locator(".notice")).to_have_count(1)
-    expect(told).to_contain_text("240 older messages did not reach everybody")
+    expect(told).to_contain_text("240 older messages did not reach everyone")
     expect(told.locator("li", has_text=demo.rooms[0]["name"])).to_contain_text("200")
     expect(told.locator("li", has_text="A room you have left")).to_contain_text("40")
     told.get_by_role("button", name="Dismiss").click()
@@ -528,8 +528,8 @@ def test_a_notice_names_ten_at_once_a_hundred_when_asked_and_counts_the_rest(
     expect(bell(hers, len(seqs))).to_have_count(1)
     told = open_bell(hers)
     if len(seqs) > 1:
-        expect(told.locator("h3")).to_contain_text(["expired before member 100 and 239 others had them"])
-        told.get_by_text("Each of them").click()
+        expect(told.locator("h3")).to_contain_text(["expired before member 100 and 239 others received them"])
+        told.get_by_text("Show each").click()
     one = told.locator(
         '.notice:has-text("Never reached member 100, member 101, member 102 and 237 more")'
     ).last

@@ -157,10 +157,10 @@ def test_a_lifetime_for_one_message_ends_it_for_everybody_and_leaves_its_sender_
     hers.page.get_by_label("Custom…").check()
     hers.page.get_by_label("How long").fill("1")
     hers.page.get_by_label("Unit").select_option("1")
-    hers.page.get_by_role("button", name="Use").click()
+    hers.page.get_by_role("button", name="Set", exact=True).click()
     expect(hers.page.locator("#custom-ttl-error")).to_contain_text("From 10 seconds")
     hers.page.get_by_label("How long").fill("10")
-    hers.page.get_by_role("button", name="Use").click()
+    hers.page.get_by_role("button", name="Set", exact=True).click()
     expect(summary).to_contain_text("10 s, this message")
     hers.say("gone soon")
     expect(summary).not_to_contain_text("this message")
@@ -323,9 +323,9 @@ def test_too_long_message_is_counted_as_the_server_counts_and_not_sent(
     hers = room_of(open_screen, demo)
     count = hers.page.locator("[data-composer] [data-count]")
     hers.box.fill("🙂" * 3990)
-    expect(count).to_have_text("10 left")
+    expect(count).to_have_text("10 characters left")
     hers.box.fill("🙂" * 4036)
-    expect(count).to_have_text("36 too many")
+    expect(count).to_have_text("36 characters too many")
     expect(hers.page.get_by_role("button", name="Send")).to_be_disabled()
     hers.box.press("Enter")
     expect(hers.log.locator("article")).to_have_count(0)
@@ -340,7 +340,7 @@ def test_details_name_every_recipient_and_their_state(open_screen: OpenScreen, d
     hers.message("who has this?").get_by_role("button", name="Message details").click()
     sheet = hers.page.locator("#details")
     expect(sheet.locator("li", has_text=demo.people[2].name)).to_contain_text(
-        "Offline. Sent as soon as they are back"
+        "Offline. Will be sent when they reconnect"
     )
     expect(sheet.locator("h3", has_text="Read")).to_be_visible()
     expect(sheet.locator("li", has_text=demo.people[1].name)).to_be_visible()
@@ -376,7 +376,7 @@ def test_a_room_is_made_found_joined_and_left(open_screen: OpenScreen, site: Sit
     name = f"Garden {demo.room}"
     hers.page.get_by_role("button", name="New room").click()
     hers.page.locator("#new-name").fill(name)
-    hers.page.get_by_role("button", name="Make the room").click()
+    hers.page.get_by_role("button", name="Create room").click()
     expect(hers.page.locator("#room-name")).to_have_text(name)
     expect(hers.page.locator("[data-empty-room]")).to_contain_text("Nothing here yet")
     hers.say("welcome")
@@ -388,7 +388,7 @@ def test_a_room_is_made_found_joined_and_left(open_screen: OpenScreen, site: Sit
     theirs.page.get_by_role("button", name="About this room").click()
     theirs.page.get_by_role("button", name="Leave this room").click()
     theirs.page.get_by_role("button", name="Leave", exact=True).click()
-    expect(theirs.page.locator("[data-closed]")).to_contain_text("You left this room.")
+    expect(theirs.page.locator("[data-closed]")).to_contain_text("You are no longer in this room.")
     expect(hers.page.locator("[data-room-line]")).to_contain_text("1 member")
 
 

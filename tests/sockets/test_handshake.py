@@ -248,9 +248,9 @@ async def test_pages_say_that_the_database_does_not_answer(new_site: Open) -> No
     assert (await asyncio.to_thread(page, "/", "en"))[0] == 200
     site.take_database_away()
     for path, language, words in (
-        ("/", "en", "The chat cannot be opened just now"),
-        ("/", "zh-hans", "暂时打不开聊天"),
-        ("/admin/", "en", "Messages that were accepted are safe."),
+        ("/", "en", "The chat is not available right now"),
+        ("/", "zh-hans", "聊天暂时无法使用"),
+        ("/admin/", "en", "Accepted messages are safe."),
     ):
         status, retry_after, text = await asyncio.to_thread(page, path, language)
         assert (status, retry_after) == (503, "5"), path

@@ -18,7 +18,7 @@ DEADLINE_S = 5.0
 
 
 async def person(name: str, **fields: Any) -> User:
-    """Make an account."""
+    """Create an account."""
     return await User.objects.acreate(username=name, **fields)
 
 

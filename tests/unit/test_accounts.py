@@ -146,7 +146,7 @@ def test_making_an_account_logs_in_and_opens_the_chat(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("language", "sentence"), [("en", "Somebody has this name already."), ("zh-hans", "这个用户名已被使用。")]
+    ("language", "sentence"), [("en", "This name is already taken."), ("zh-hans", "这个用户名已被使用。")]
 )
 def test_a_taken_name_is_reported_next_to_the_field(
     client: Client, ada: User, language: str, sentence: str
@@ -176,7 +176,7 @@ def test_a_short_password_is_reported_in_both_languages(client: Client, language
 
 @pytest.mark.parametrize(
     ("language", "sentence"),
-    [("en", "That name and password do not match."), ("zh-hans", "用户名或密码不正确，请注意大小写。")],
+    [("en", "Wrong name or password."), ("zh-hans", "用户名或密码错误，请注意大小写。")],
 )
 def test_a_wrong_password_does_not_tell_which_of_the_two_is_wrong(
     client: Client, ada: User, language: str, sentence: str
@@ -221,7 +221,7 @@ def test_a_forgotten_password_is_replaced_through_a_mail(client: Client, ada: Us
 def test_an_unknown_address_gets_the_same_answer_and_a_mail(client: Client) -> None:
     response = client.post(reverse("account_reset_password"), {"email": "nobody@chat.example"})
     assert response["Location"] == reverse("account_reset_password_done")
-    assert "no account has it" in mail.outbox[0].body
+    assert "no account uses this address" in mail.outbox[0].body
 
 
 def test_an_address_given_at_sign_up_is_confirmed_through_a_mail(client: Client) -> None:
@@ -246,7 +246,7 @@ def test_too_many_tries_get_a_page_of_this_site(client: Client, ada: User) -> No
     answers = [client.post(page, {"email": f"{number}@chat.example"}) for number in range(25)]
     assert answers[0].status_code == 302
     assert answers[-1].status_code == 429
-    assert "Too many tries" in answers[-1].content.decode()
+    assert "Too many attempts" in answers[-1].content.decode()
 
 
 def test_the_language_is_chosen_on_the_page(client: Client) -> None:
@@ -276,8 +276,8 @@ def test_demo_logins_are_offered_in_debug_only(client: Client, ada: User, tmp_pa
 def test_error_pages_are_ours(client: Client) -> None:
     missing = client.get("/nothing/here/")
     assert missing.status_code == 404
-    assert "There is nothing here" in missing.content.decode()
+    assert "Page not found" in missing.content.decode()
     refused = Client(enforce_csrf_checks=True).post(reverse("account_login"))
     assert refused.status_code == 403
-    assert "This form was too old" in refused.content.decode()
-    assert "Something went wrong here" in render_to_string("500.html")
+    assert "This form has expired" in refused.content.decode()
+    assert "Something went wrong" in render_to_string("500.html")

@@ -121,7 +121,7 @@ export class Composer {
     this.#context = null;
     this.#renderContext();
     this.#renderCount();
-    announce(gettext("This message is gone"));
+    announce(gettext("This message no longer exists"));
     if (hadFocus) this.focus();
   }
 
@@ -190,8 +190,8 @@ export class Composer {
     setText(
       this.#count,
       left < 0
-        ? fill(ngettext("%(n)s too many", "%(n)s too many", -left), { n: phrases.number(-left) })
-        : fill(ngettext("%(n)s left", "%(n)s left", left), { n: phrases.number(left) }),
+        ? fill(ngettext("%(n)s character too many", "%(n)s characters too many", -left), { n: phrases.number(-left) })
+        : fill(ngettext("%(n)s character left", "%(n)s characters left", left), { n: phrases.number(left) }),
     );
     this.#sendButton.disabled = length === 0 || left < 0;
   }

@@ -69,11 +69,11 @@ export class LifetimePicker {
 
   #consequence() {
     if (!this.#room.tracked)
-      return gettext("Starts when it is sent. This room is not tracked: nobody is told who missed it, and its text is not kept.");
-    const report = gettext("Starts when it is sent. Whoever has not got it by then is named to you.");
+      return gettext("Starts when the message is sent. This room is not tracked: nobody is told who missed it, and its text is not kept.");
+    const report = gettext("Starts when the message is sent. You will be told who did not receive it by then.");
     const retention =
       this.#retentionS > 0
-        ? fill(gettext("If somebody missed it, its text is kept for %(life)s, so that you can resend it."), {
+        ? fill(gettext("If someone missed it, its text is kept for %(life)s so that you can resend it."), {
             life: phrases.duration(this.#retentionS).replaceAll(" ", "\u00a0"),
           })
         : gettext("Its text is not kept after that.");
@@ -101,7 +101,7 @@ export class LifetimePicker {
   }
 
   #draw() {
-    const notes = { over: gettext("over the maximum"), own: gettext("the room’s"), longest: gettext("the longest here") };
+    const notes = { over: gettext("over the maximum"), own: gettext("room default"), longest: gettext("the maximum") };
     const listed = choices({ own: this.#room.ttl, least: this.#limits.ttl_min, longest: this.#longest });
     const known = listed.some(({ seconds }) => seconds === this.life);
     const lineOf = (/** @type {ReturnType<typeof choices>[number]} */ { seconds, allowed, note }) =>
@@ -147,7 +147,7 @@ export class LifetimePicker {
     const use = el(
       "button",
       { class: "button", type: "button", on: { click: () => this.#useCustom(amount, unit, error) } },
-      gettext("Use"),
+      gettext("Set"),
     );
     amount.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       if (event.key !== "Enter") return;
@@ -193,7 +193,7 @@ export class LifetimePicker {
       "aria-label",
       fill(
         this.#chosen === null
-          ? gettext("Lifetime of this message: %(life)s, the room’s. Change")
+          ? gettext("Lifetime of this message: %(life)s, the room default. Change")
           : gettext("Lifetime of this message: %(life)s. Change"),
         { life },
       ),

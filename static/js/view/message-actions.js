@@ -76,7 +76,7 @@ export class MessageActions {
   async #delete(room, message) {
     const yes = await confirmAction({
       title: gettext("Delete this message?"),
-      effect: gettext("It disappears for everybody in the room."),
+      effect: gettext("It will be deleted for everyone in the room."),
       yes: gettext("Delete"),
     });
     if (yes) this.#chat.delete(room, message.seq);

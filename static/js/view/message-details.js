@@ -120,7 +120,7 @@ export class MessageDetails {
   /** @param {Room} room @param {number} now */
   #recipients(room, now) {
     const answer = this.#answer;
-    if (!answer) return [el("p", { role: "status" }, gettext("Asking who has it…"))];
+    if (!answer) return [el("p", { role: "status" }, gettext("Checking who received it…"))];
     if ("error" in answer) return [el("p", { class: "form-error", role: "status" }, phrases.refused(answer.error.code))];
     const { total, delivered, read } = answer.recipients;
     const group = (/** @type {string} */ title, /** @type {string} */ state, /** @type {number} */ count) =>
@@ -141,8 +141,8 @@ export class MessageDetails {
           "p",
           {},
           room.tracked
-            ? gettext("Nobody else is to have this message.")
-            : gettext("This room is not tracked: who has this message is not known."),
+            ? gettext("There are no other recipients.")
+            : gettext("This room is not tracked, so it is not known who received this message."),
         ),
     ];
   }
@@ -193,10 +193,11 @@ export class MessageDetails {
 
 /** @param {Recipient} recipient @param {boolean | null} online */
 function stillTrying({ attempts, reason }, online) {
-  if (reason === "client_rejected") return gettext("Could not be shown on their device");
+  if (reason === "client_rejected") return gettext("Their device could not show it");
   if (reason === "left_room") return gettext("Left the room");
   const attempted = attempts ?? 0;
-  if (attempted >= MAX_ATTEMPTS) return fill(gettext("No answer after %(n)s tries. Sent again when they answer"), { n: attempted });
+  if (attempted >= MAX_ATTEMPTS)
+    return fill(gettext("No answer after %(n)s tries. Will be sent again when they respond"), { n: attempted });
   if (attempted > 0) return fill(gettext("No answer, try %(n)s of %(most)s"), { n: attempted, most: MAX_ATTEMPTS });
-  return online ? gettext("On its way") : gettext("Offline. Sent as soon as they are back");
+  return online ? gettext("On its way") : gettext("Offline. Will be sent when they reconnect");
 }

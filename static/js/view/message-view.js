@@ -268,7 +268,7 @@ function headlineOf(tombstone) {
   if (tombstone.why === "deleted") return tombstone.own_doing ? gettext("You deleted this message") : gettext("This message was deleted");
   const time = phrases.clockTime(tombstone.ended_at);
   const reached = phrases.reached(tombstone);
-  return reached ? fill(gettext("Expired %(time)s, %(reached)s"), { time, reached }) : fill(gettext("Expired %(time)s"), { time });
+  return reached ? fill(gettext("Expired at %(time)s, %(reached)s"), { time, reached }) : fill(gettext("Expired at %(time)s"), { time });
 }
 
 /** @param {Tombstone} tombstone */

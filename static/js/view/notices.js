@@ -100,11 +100,7 @@ export class Notices {
       const badge = find(".count", bell);
       badge.hidden = count === 0;
       setText(badge, count > MAX_COUNT ? `${MAX_COUNT}+` : String(count));
-      setAttribute(
-        bell,
-        "aria-label",
-        count ? fill(ngettext("Notices, %(n)s new", "Notices, %(n)s new", count), { n: count }) : gettext("Notices"),
-      );
+      setAttribute(bell, "aria-label", count ? fill(ngettext("%(n)s notice", "%(n)s notices", count), { n: count }) : gettext("Notices"));
     }
   }
 
@@ -180,15 +176,15 @@ export class Notices {
     const title = others
       ? fill(
           ngettext(
-            "%(n)s messages in %(room)s expired before %(name)s and %(others)s other had them",
-            "%(n)s messages in %(room)s expired before %(name)s and %(others)s others had them",
+            "%(n)s messages in “%(room)s” expired before %(name)s and %(others)s other received them",
+            "%(n)s messages in “%(room)s” expired before %(name)s and %(others)s others received them",
             others,
           ),
           values,
         )
-      : fill(gettext("%(n)s messages in %(room)s expired before %(name)s had them"), values);
+      : fill(gettext("%(n)s messages in “%(room)s” expired before %(name)s received them"), values);
     const resendable = notices.filter(({ data }) => data.resendable);
-    const list = el("details", { open: this.#openGroups.has(room) }, el("summary", { class: "notice-where" }, gettext("Each of them")));
+    const list = el("details", { open: this.#openGroups.has(room) }, el("summary", { class: "notice-where" }, gettext("Show each")));
     const unfold = () => list.open && list.children.length === 1 && list.append(...notices.map((notice) => this.#undelivered(notice)));
     unfold();
     list.addEventListener("toggle", () => {
@@ -214,7 +210,7 @@ export class Notices {
     return this.#article(
       "undelivered",
       "missed",
-      fill(ngettext("%(n)s older message did not reach everybody", "%(n)s older messages did not reach everybody", messages), {
+      fill(ngettext("%(n)s older message did not reach everyone", "%(n)s older messages did not reach everyone", messages), {
         n: phrases.number(messages),
       }),
       [

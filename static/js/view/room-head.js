@@ -73,7 +73,7 @@ export class RoomHead {
       offline.length ? fill(gettext("%(names)s offline"), { names: namesOf(offline) }) : "",
     ]
       .filter(Boolean)
-      .join("; ");
+      .join(gettext("; "));
     setAttribute(this.#members, "aria-label", label);
     if (this.#members.dataset.shown === fingerprint) return;
     this.#members.dataset.shown = fingerprint;
@@ -86,7 +86,7 @@ export class RoomHead {
 
   /** @param {Room} room */
   typing(room) {
-    const people = room.typing.map((user) => room.nameOf(user) ?? gettext("Somebody"));
+    const people = room.typing.map((user) => room.nameOf(user) ?? gettext("Someone"));
     find("svg", this.#typing).toggleAttribute("hidden", people.length === 0);
     setText(find("span", this.#typing), people.length ? phrases.typing(people) : "");
   }
@@ -98,7 +98,7 @@ export class RoomHead {
     if (n)
       setText(
         find("[data-count]", this.#onTheWay),
-        fill(ngettext("%(n)s still on the way", "%(n)s still on the way", n), { n: phrases.number(n) }),
+        fill(ngettext("%(n)s still being delivered", "%(n)s still being delivered", n), { n: phrases.number(n) }),
       );
   }
 }

@@ -243,7 +243,7 @@ export class RoomList {
         avatar({ id: person.user, name: person.name }),
         el("span", { class: "room-name" }, el("span", { dir: "auto" }, person.name)),
         el("span", { class: "room-when" }),
-        el("span", { class: "room-preview" }, el("span", {}, gettext("Write to them alone"))),
+        el("span", { class: "room-preview" }, el("span", {}, gettext("Send a direct message"))),
       ),
     );
   }
@@ -321,7 +321,7 @@ function previewElement({ kind, text, state }, name) {
   const labels = {
     read: gettext("Read: "),
     delivered: gettext("Delivered: "),
-    sent: fill(gettext("Sent, waits for %(name)s: "), { name }),
+    sent: fill(gettext("Sent, waiting for %(name)s: "), { name }),
   };
   if (kind === "failed") return el("span", { class: "room-preview", "data-state": "failed" }, icon("failed", "tick"), el("span", {}, text));
   if (kind === "draft")

@@ -73,7 +73,7 @@ export class RoomSettings {
         ? [
             el("dt", {}, gettext("Lifetime of new messages")),
             el("dd", {}, phrases.duration(room.ttl)),
-            el("dt", {}, gettext("Longest lifetime here")),
+            el("dt", {}, gettext("Maximum lifetime")),
             el("dd", {}, phrases.duration(room.ttl_max)),
           ]
         : []),
@@ -168,7 +168,7 @@ export class RoomSettings {
       !room ||
       !(await confirmAction({
         title: fill(gettext("Remove %(name)s from this room?"), { name }),
-        effect: gettext("What they have not received yet is reported as “left the room”."),
+        effect: gettext("Messages they have not received will be reported as “left the room”."),
         yes: gettext("Remove"),
       }))
     )
@@ -185,7 +185,7 @@ export class RoomSettings {
       !room ||
       !(await confirmAction({
         title: fill(gettext("Leave %(name)s?"), { name: room.name }),
-        effect: gettext("What you sent stays until it expires."),
+        effect: gettext("Messages you sent stay until they expire."),
         yes: gettext("Leave"),
       }))
     )

@@ -62,8 +62,10 @@ export class Shorten {
   async #count() {
     const counts = await this.#request(true);
     if (!counts) return;
-    if (counts.shortened === 0) return this.#showResult(gettext("No message there would end sooner."));
-    this.#showResult(phrases.sentences(phrases.wouldShorten(counts), gettext("Whoever misses one because of it is named to its sender.")));
+    if (counts.shortened === 0) return this.#showResult(gettext("No message would expire sooner."));
+    this.#showResult(
+      phrases.sentences(phrases.wouldShorten(counts), gettext("If someone misses a message because of this, its sender is told.")),
+    );
     this.#offer(counts.shortened);
     this.#cancelButton.focus(); // so that a second Enter does not start what cannot be undone
   }

@@ -124,12 +124,12 @@ export class StatusBars {
       outdated: {
         icon: ["retry", "icon"],
         head: gettext("This page is out of date."),
-        text: gettext("Load it again to go on. Nothing is lost."),
-        action: [gettext("Load again"), () => location.reload()],
+        text: gettext("Reload to continue. Nothing will be lost."),
+        action: [gettext("Reload"), () => location.reload()],
       },
       banned: {
         icon: ["private", "icon"],
-        head: gettext("You may not use this chat any more."),
+        head: gettext("You can no longer use this chat."),
         text: gettext("Your drafts and unsent messages are kept on this device."),
         action: null,
       },
@@ -195,7 +195,7 @@ export class StatusBars {
 
   async #deleteAll() {
     const yes = await confirmAction({
-      title: gettext("Delete what was not sent?"),
+      title: gettext("Delete unsent messages?"),
       effect: phrases.messagesNotSent(this.#failed().length),
       yes: gettext("Delete all"),
     });

@@ -373,14 +373,14 @@ export class Timeline {
       ended
         ? fill(
             room.tracked
-              ? gettext("New ones live for %(life)s. If one of yours missed somebody, it is in your notices.")
-              : gettext("New ones live for %(life)s."),
+              ? gettext("New messages last %(life)s. If someone missed one of yours, you will find it in your notices.")
+              : gettext("New messages last %(life)s."),
             life,
           )
         : fill(
             room.tracked
-              ? gettext("What you write lives for %(life)s. It is delivered, or still being tried, or you are told who missed it.")
-              : gettext("What you write lives for %(life)s. This room is not tracked: nobody is told who missed it."),
+              ? gettext("Messages here last %(life)s. Each is delivered, or still being retried, or you are told who missed it.")
+              : gettext("Messages here last %(life)s. This room is not tracked: nobody is told who missed one."),
             life,
           ),
     );

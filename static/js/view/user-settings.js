@@ -53,8 +53,8 @@ export class UserSettings {
       if (!this.#outbox.items.size) return;
       event.preventDefault();
       const yes = await confirmAction({
-        title: gettext("Log out with messages not sent?"),
-        effect: `${phrases.messagesNotSent(this.#outbox.items.size)}. ${gettext("They stay on this device until you log in here again.")}`,
+        title: gettext("Log out with unsent messages?"),
+        effect: `${phrases.messagesNotSent(this.#outbox.items.size)}. ${gettext("Unsent messages stay on this device until you log in here again.")}`,
         yes: gettext("Log out"),
       });
       if (yes) form.submit();
