@@ -28,7 +28,8 @@ test: $(VENV)/.ready-dev ## the tests, in minutes; ARGS go to pytest
 	else echo "No node here: the tests of the page's scripts (tests/js) did not run."; fi
 
 proof: $(VENV)/.ready-dev ## the tests that need minutes of real time
-	$(PYTEST) -m proof $(ARGS)
+	$(PYTEST) -m "proof and not alone" $(ARGS)
+	$(IN_VENV)python -m pytest -m alone $(ARGS)
 
 e2e: $(VENV)/.ready-dev ## the browser tests; they need chromium
 	@command -v chromium >/dev/null || { echo "The browser tests need chromium: apt-get install chromium"; exit 1; }

@@ -524,8 +524,8 @@ def test_the_first_run_makes_a_message_in_each_state_behind_the_first_page_and_b
     try:
         served.wait_until_ready()
         assert served.status() == 200
-        assert "in each state" not in served.output
-        wait_for(lambda: "is connected and silent" in served.output, deadline_s=40, wanted="the states")
+        assert "message in each state" not in served.output
+        wait_for(lambda: "stays connected and silent" in served.output, deadline_s=40, wanted="the states")
         assert served.child("demo")
         assert " retry " not in served.output, "its attempts are no news"
         accepted = _accepted(folder)
@@ -533,7 +533,7 @@ def test_the_first_run_makes_a_message_in_each_state_behind_the_first_page_and_b
         by_hand = manage(folder, "seed_demo", "--states", "--force")
         assert (by_hand.returncode, by_hand.stderr.strip()) == (
             0,
-            "A message in each state was there already.",
+            "A message in each state already exists.",
         )
         assert _accepted(folder) == accepted
         os.kill(served.child("demo"), signal.SIGTERM)

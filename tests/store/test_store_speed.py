@@ -42,10 +42,7 @@ LOG_ROWS = 1_000
 LOGGED_US = 100  # shorter calls are not logged: the commands of a script are, and logging takes time
 MAX_LOOKS = 40  # until one is shorter: on a busy machine even processor time is longer
 
-pytestmark = [
-    pytest.mark.proof,  # fills rooms of 100,000 messages
-    pytest.mark.xdist_group("clock"),  # tests that measure time run one after another
-]
+pytestmark = [pytest.mark.proof, pytest.mark.alone]  # fills rooms of 100,000 messages; looks at times
 
 
 async def many(room: str) -> list[int]:
