@@ -183,9 +183,10 @@ def _check_what_runs(served: Served) -> None:
         wanted="qcluster's group",
     )
     assert os.getpgid(served.process.pid) not in set.union(*groups.values())
-    commands = [command_of(pid) for pid in served.pids()]
     for name in ("valkey-server", "manage.py server", "qcluster"):
-        assert any(name in command for command in commands), name
+        wait_for(
+            lambda name=name: any(name in command_of(pid) for pid in served.pids()), deadline_s=10, wanted=name
+        )
     assert stat.S_IMODE(served.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((served.folder / "secret-key").stat().st_mode) == 0o600
     assert stat.S_IMODE((served.folder / "valkey.sock").stat().st_mode) & 0o077 == 0

@@ -33,11 +33,16 @@ async def alone(site: Site, open_wire: Open) -> tuple[str, Wire]:
 
 
 async def refused(wire: Wire, text: str | bytes, code: str = "bad_frame") -> Frame:
-    """Say something wrong; return the one `error` that answers it. The socket must still answer."""
+    """Say something wrong; return the one `error` that answers it. The socket must still answer.
+
+    The frames after the error are still to be read.
+    """
     before = len(wire.heard("error"))
     await wire.say(text)
     await wire.next("error")
+    after_error = wire.seen
     await wire.fence()
+    wire.seen = after_error
     errors = wire.heard("error")[before:]
     assert len(errors) == 1, (text[:80], errors)
     assert errors[0].keys() >= ERROR_FIELDS
