@@ -297,7 +297,7 @@ async def open_client() -> AsyncIterator[Callable[..., Client]]:
     clients: list[Client] = []
 
     def open_(site: Site, who: Person, **options: Any) -> Client:
-        clients.append(Client(site.url, cookie=who.cookie, origin=site.origin, **options))
+        clients.append(Client(site.url, user=who.id, cookie=who.cookie, origin=site.origin, **options))
         return clients[-1]
 
     yield open_

@@ -1,7 +1,7 @@
 """The messages of one client that are not accepted yet: in order, with one unanswered `send` in each room.
 
-A message is repeated under its id until its own lifetime would be over. Then a real client asks its user, and the drill answers yes:
-it is sent again as a new message. The first may have been accepted; if so, it counts like any other.
+A message is repeated under its id until its own lifetime would be over. Then a real client asks its user, and here the answer is
+yes: it is sent again as a new message. The first may have been accepted; if so, it counts like any other.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import dataclasses
 import random
 import uuid
 from collections import Counter, deque
+from collections.abc import Callable
 
-from .faults import Frame
-from .ledger import Ledger, digest, now_ms
-
-RESEND_AFTER_S = 3.0
+from .line import Frame
 
 
 @dataclasses.dataclass(slots=True)
 class Item:
-    """A message. `due_s` None: not sent over this connection yet; `sent_s` None: over none. `ttl` None: that of the room."""
+    """A message. `number`: by room from 1, kept when it is renewed. `ttl` None: that of the room.
+
+    `due_s` None: not sent over this connection yet; `sent_s` None: over none.
+    """
 
     id: str
     number: int
@@ -33,11 +34,20 @@ class Item:
 
 
 class Outbox:
-    """The items of one client, by room."""
+    """The items of one client, by room. A `send` without an answer is repeated after a random time within `resend_after_s`.
 
-    def __init__(self, ledger: Ledger, rng: random.Random) -> None:
-        self._ledger = ledger
+    `record` gets the room, each new item, and the item that it replaces, if any.
+    """
+
+    def __init__(
+        self,
+        rng: random.Random,
+        resend_after_s: tuple[float, float],
+        record: Callable[[str, Item, Item | None], None],
+    ) -> None:
         self._rng = rng
+        self._resend_after_s = resend_after_s
+        self._record = record
         self._items: dict[str, deque[Item]] = {}
         self._numbers: Counter[str] = Counter()
 
@@ -48,12 +58,13 @@ class Outbox:
     def rooms(self) -> list[str]:
         return list(self._items)
 
-    def offer(self, room: str, body: str, ttl: int | None) -> None:
-        """Add a message."""
+    def offer(self, room: str, body: str, ttl: int | None) -> str:
+        """Add a message; return its id."""
         self._numbers[room] += 1
         item = Item(self._new_id(), self._numbers[room], body, ttl)
         self._items.setdefault(room, deque()).append(item)
-        self._write_offered(room, item)
+        self._record(room, item, None)
+        return item.id
 
     def due(self, room: str, now_s: float) -> Frame | None:
         """Return the `send` that is due in a room, and count it as sent."""
@@ -63,7 +74,7 @@ class Outbox:
         if items[0].is_too_old(now_s):
             self._renew(room, items)
         item = items[0]
-        item.due_s = now_s + RESEND_AFTER_S * self._rng.uniform(0.5, 1)
+        item.due_s = now_s + self._rng.uniform(*self._resend_after_s)
         item.sent_s = item.sent_s or now_s
         frame: Frame = {"type": "send", "id": item.id, "room": room, "body": item.body}
         return frame if item.ttl is None else frame | {"ttl": item.ttl}
@@ -89,12 +100,7 @@ class Outbox:
         old = items.popleft()
         new = Item(self._new_id(), old.number, old.body, old.ttl)
         items.appendleft(new)
-        self._ledger.write("renewed", room, old.id, new.id)
-        self._write_offered(room, new)
-
-    def _write_offered(self, room: str, item: Item) -> None:
-        self._ledger.write("offered", room, item.id, item.number, digest(item.body), now_ms())
-        self._ledger.flush()
+        self._record(room, new, old)
 
     def _new_id(self) -> str:
         return str(uuid.UUID(int=self._rng.getrandbits(128), version=4))

@@ -12,9 +12,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 from websockets.typing import Origin
 
-from .faults import Frame, frames_of, text_of
 from .instance import Instance, Person
 from .ledger import digest, now_ms
+from .line import Frame, frames_of, text_of
 from .plan import DrillError
 
 ANSWER_TIMEOUT_S = 20.0

@@ -23,10 +23,10 @@ from chatsite.environment import BASE_DIR
 from chatsite.run import children
 from messaging.drill import ledger, report
 from messaging.drill.client import Client
-from messaging.drill.faults import Faults, Frame
+from messaging.drill.faults import Faults
 from messaging.drill.findings import FINDINGS
+from messaging.drill.line import Frame
 from messaging.drill.misses import Missed
-from messaging.drill.outbox import Outbox
 from messaging.drill.plan import Plan
 from messaging.drill.report import Outcome, Report, judge
 from messaging.drill.tally import Tally
@@ -443,7 +443,7 @@ def written(folder: Path, book: ledger.Ledger, kind: str) -> list[list[Any]]:
 def test_unanswered_message_is_repeated_under_its_id_until_it_would_expire(
     tmp_path: Path, book: ledger.Ledger
 ) -> None:
-    outbox = Outbox(book, random.Random(1))
+    outbox = client_of(book, Tally())._outbox
     outbox.offer(ROOM, "hello", 10)
     outbox.offer(ROOM, "there", 10)
     said = [outbox.due(ROOM, at_s) for at_s in (100.0, 100.5, 104.0, 109.9, 114.0)]
@@ -460,7 +460,7 @@ def test_unanswered_message_is_repeated_under_its_id_until_it_would_expire(
 
 
 def test_message_never_sent_before_is_not_too_old_to_be_sent(book: ledger.Ledger) -> None:
-    outbox = Outbox(book, random.Random(1))
+    outbox = client_of(book, Tally())._outbox
     outbox.offer(ROOM, "hello", 10)
     assert outbox.due(ROOM, 10_000.0)
 

@@ -186,12 +186,12 @@ async def test_a_member_who_joins_and_leaves_while_others_write_agrees_with_them
     await until(lambda: writer.welcomed and guest.welcomed)
     for turn in range(3):
         for n in range(20):
-            writer.post(atlas, f"{turn} {n}")
+            writer.offer(atlas, f"{turn} {n}")
         await call(site, bob, "POST", f"/api/rooms/{atlas}/join/")
         await until(lambda: atlas in guest.logs)
         for n in range(20):
-            writer.post(atlas, f"{turn} {20 + n}")
-        await until(lambda: writer.waiting == 0 and guest.logs[atlas].last == writer.logs[atlas].last)
+            writer.offer(atlas, f"{turn} {20 + n}")
+        await until(lambda: writer.unsettled == 0 and guest.logs[atlas].last == writer.logs[atlas].last)
         first, theirs = guest.logs[atlas].first, writer.logs[atlas].held
         assert guest.logs[atlas].held == [message for message in theirs if message["seq"] > first]
         await call(site, bob, "POST", f"/api/rooms/{atlas}/leave/")

@@ -92,12 +92,12 @@ async def test_everything_drains_in_order_within_two_seconds_of_the_return(
     clients: list[Client] = [open_client(site, member) for member in members]
     await until(lambda: all(client.welcomed for client in clients))
     for client in clients:
-        client.post(atlas, "before")
+        client.offer(atlas, "before")
     await until(lambda: all(len(client.logs[atlas].held) == 3 for client in clients))
     await away(site, how)
     for n in range(20):
         for client in clients:
-            client.post(atlas, f"{n}")
+            client.offer(atlas, f"{n}")
     await asyncio.sleep(1)  # some are sent, and told that they must wait
     await back(site, how)
     back_s = time.monotonic()
@@ -188,10 +188,10 @@ async def test_seq_is_never_assigned_twice_over_a_restart_and_nobody_syncs_for_t
     writer, reader = (open_client(site, who) for who in (ada, grace))
     await until(lambda: writer.welcomed and reader.welcomed)
     for n in range(3):
-        writer.post(atlas, f"{n}")
+        writer.offer(atlas, f"{n}")
     await until(lambda: len(reader.logs[atlas].held) == 3)
     await site.restart_store()
-    writer.post(atlas, "after")
+    writer.offer(atlas, "after")
     await until(lambda: len(reader.logs[atlas].held) == 4)
     assert seqs(reader.logs[atlas].held) == [1, 2, 3, SKIP + 4]
 
@@ -209,8 +209,8 @@ async def test_a_hello_is_closed_with_1013_and_the_page_reconnects_automatically
     assert await wire.close_code() == 1013
     assert wire.frames == []
     assert await asyncio.to_thread(site.check, cookie=ada.cookie) == 204  # the store is not asked
-    client: Client = open_client(site, grace, backoff_most_s=0.5)
-    client.post(atlas, "waiting")
+    client: Client = open_client(site, grace, max_backoff_s=0.5)
+    client.offer(atlas, "waiting")
     await until(lambda: 1013 in client.closes)
     await back(site, how)
     await until(lambda: client.accepted)
@@ -226,12 +226,12 @@ async def test_a_store_that_lost_everything_begins_a_new_epoch_and_the_page_foll
     writer, reader = (open_client(site, who) for who in (ada, grace))
     await until(lambda: writer.welcomed and reader.welcomed)
     for n in range(3):
-        writer.post(atlas, f"{n}")
+        writer.offer(atlas, f"{n}")
     await until(lambda: len(reader.logs[atlas].held) == 3)
     epoch = reader.logs[atlas].epoch
     with redis.Redis(unix_socket_path=str(site.store.socket)) as client:
         client.flushall()
-    writer.post(atlas, "anew")
+    writer.offer(atlas, "anew")
     await until(lambda: [m["body"] for m in reader.logs[atlas].held] == ["anew"])
     assert reader.logs[atlas].epoch == writer.logs[atlas].epoch != epoch
     assert writer.connections == reader.connections == 1

@@ -1,33 +1,28 @@
-"""Clients as somebody else would write them from docs/protocol.md: nothing here is imported from the server.
+"""Clients written from docs/protocol.md: they know nothing of the server.
 
-`Wire` is a socket that says what it is told to and keeps what it hears. `Client` keeps the contract: a log for each room with the
-rules for gaps, cumulative acknowledgements, an outbox, backoff; its ledger is what a person would have on the screen.
+`Wire` is a socket that sends any frame and keeps everything that arrives. `Client` follows the contract and keeps what its user would see.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import random
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
+from websockets.exceptions import ConnectionClosed
+
+from messaging.drill.protocol import Log, ProtocolClient, Timing
 
 Frame = dict[str, Any]
 
 WITHIN_S = 8.0
-ACK_AFTER_S = 0.25
-DOUBT_AFTER_S = 6.0  # without an answer a `send` is said again, with its id
-HEALTHY_S = 10.0
-FINAL_CLOSES = {4501, 4503, 4504}
-AGAIN_AFTER_MS = 1_000
+TIMING = Timing(open_s=WITHIN_S, check_s=1.0, resend_s=(6.0, 7.0))
 
 
 def new_id() -> str:
@@ -171,347 +166,71 @@ class Wire:
 
 
 @dataclasses.dataclass(slots=True)
-class Log:
-    """What a client holds of a room. `held`: the messages in the order in which they were taken."""
+class HeldLog(Log):
+    """The log of a room with its messages. `held`: in the order in which they were taken; `first`: where the log began."""
 
-    room: str
-    epoch: str
-    last: int
-    rev: int = 0
-    first: int = 0  # where the log began for this client
     held: list[Frame] = dataclasses.field(default_factory=list)
-    ahead: dict[int, Frame] = dataclasses.field(default_factory=dict)
-    asked: bool = False
+    first: int = dataclasses.field(init=False)
 
-    def begin_anew(self, epoch: str) -> None:
-        self.epoch, self.last, self.rev, self.first = epoch, 0, 0, 0
-        self.held.clear()
-        self.ahead.clear()
+    def __post_init__(self) -> None:
+        self.first = self.last
 
 
-@dataclasses.dataclass(slots=True)
-class Item:
-    """A message in the outbox."""
+class Client(ProtocolClient):
+    """A page that connects until it is closed, and keeps what it holds.
 
-    id: str
-    room: str
-    body: str
-    ttl: int | None
-    said_s: float | None = None  # when it was last sent over the present connection
+    It repeats only what the contract tells it to repeat, so that an answer that the server forgot fails the test.
+    """
 
-
-class Client:
-    """One page: connects for ever, holds what it got, says again what was not answered."""
+    logs: dict[str, HeldLog]
 
     def __init__(
         self,
         url: str,
         *,
+        user: int,
         cookie: str,
         origin: str,
-        backoff_most_s: float = 30.0,
-        dice: random.Random | None = None,
+        max_backoff_s: float = 30.0,
+        rng: random.Random | None = None,
     ) -> None:
-        self.url = url
-        self.cookie = cookie
-        self.origin = origin
-        self.logs: dict[str, Log] = {}
-        self.accepted: dict[str, tuple[str, int]] = {}  # message id -> epoch, seq
+        timing = dataclasses.replace(TIMING, max_backoff_s=max_backoff_s)
+        super().__init__(
+            url, user=user, cookie=cookie, origin=origin, timing=timing, rng=rng or random.Random()
+        )
         self.refused: dict[str, str] = {}  # message id -> code
         self.disagreed: list[str] = []  # what the contract forbids
         self.closes: list[int] = []
         self.connections = 0
-        self.welcomed = False
-        self.over: int | None = None
-        self._outbox: dict[str, deque[Item]] = {}
-        self._backoff_most_s = backoff_most_s
-        self._dice = dice or random.Random()
-        self._socket: ClientConnection | None = None
-        self._owed: set[str] = set()  # rooms to acknowledge
-        self._ack_timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._life = asyncio.create_task(self._live())
-        self._spawn(self._say_again_for_ever())
-
-    # What a person does
-
-    def post(self, room: str, body: str, *, ttl: int | None = None) -> str:
-        """Put a message into the outbox; return its id."""
-        item = Item(new_id(), room, body, ttl)
-        self._outbox.setdefault(room, deque()).append(item)
-        self._drain(room)
-        return item.id
-
-    @property
-    def waiting(self) -> int:
-        return sum(map(len, self._outbox.values()))
-
-    def cut(self) -> None:
-        """Lose the connection without a word."""
-        if self._socket is not None:
-            self._socket.transport.abort()
+        self._life = asyncio.create_task(self.live())
 
     async def aclose(self) -> None:
-        for task in (self._life, *self._tasks):
-            task.cancel()
-        await asyncio.gather(self._life, *self._tasks, return_exceptions=True)
-        if self._ack_timer is not None:
-            self._ack_timer.cancel()
-
-    # The connection
-
-    async def _live(self) -> None:
-        failures = 0
-        while True:
-            began_s = time.monotonic()
-            code = await self._connect_once()
-            self.closes.append(code)
-            if code in FINAL_CLOSES:
-                self.over = code
-                return
-            if time.monotonic() - began_s > HEALTHY_S and code not in (4400, 4429):
-                failures = 0
-            await asyncio.sleep(self._dice.uniform(0, min(self._backoff_most_s, 0.5 * 2**failures)))
-            failures += 1
-
-    async def _connect_once(self) -> int:
-        """Talk until the connection ends; return the close code."""
-        try:
-            async with asyncio.timeout(WITHIN_S):
-                self._socket = await connect(
-                    self.url,
-                    additional_headers={"Cookie": self.cookie},
-                    origin=self.origin,  # type: ignore[arg-type]
-                    compression=None,
-                    max_size=None,
-                    close_timeout=1,
-                )
-            rooms = [
-                {"room": log.room, "epoch": log.epoch, "since": log.last, "rev": log.rev}
-                for log in self.logs.values()
-            ]
-            self._say({"type": "hello", "v": 1, "rooms": rooms})
-            async for text in self._socket:
-                for frame in frames_of(text):
-                    self._take(frame)
-            return self._socket.close_code or 1006
-        except ConnectionClosed as end:
-            return end.rcvd.code if end.rcvd else 1006
-        except (OSError, InvalidHandshake, InvalidMessage, TimeoutError, EOFError):
-            return 1006
-        finally:
-            await self._forget_connection()
-
-    async def _forget_connection(self) -> None:
-        socket, self._socket = self._socket, None
-        if socket is not None:
-            socket.transport.abort()
-            await socket.wait_closed()
-        self.welcomed = False
-        for log in self.logs.values():
-            log.asked = False
-        for items in self._outbox.values():
-            for item in items:
-                item.said_s = None
-
-    def _say(self, frame: Frame) -> None:
-        socket = self._socket
-        if socket is not None:
-            self._spawn(self._send(socket, json.dumps(frame)))
-
-    async def _send(self, socket: ClientConnection, text: str) -> None:
-        with contextlib.suppress(ConnectionClosed):
-            await socket.send(text)
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    # Frames
+        self._life.cancel()
+        await asyncio.gather(self._life, return_exceptions=True)
 
     def _take(self, frame: Frame) -> None:
-        handler: Callable[[Frame], None] | None = getattr(self, f"_on_{frame['type']}", None)
         if not self.welcomed and frame["type"] not in ("welcome", "error", "bye"):
             self.disagreed.append(f"{frame['type']} before welcome")
-        if handler is not None:
-            handler(frame)
+        super()._take(frame)
 
     def _on_welcome(self, frame: Frame) -> None:
-        self.welcomed = True
         self.connections += 1
-        for room in frame["rooms"]:
-            self._know(room)
-        for gone in self.logs.keys() - {room["room"] for room in frame["rooms"]}:
-            del self.logs[gone]
-        for room_id in self._outbox:
-            self._drain(room_id)
+        super()._on_welcome(frame)
 
-    def _know(self, room: Frame) -> None:
-        if room["room"] not in self.logs:
-            at = room["delivered"]
-            self.logs[room["room"]] = Log(room["room"], room["epoch"], at, room["rev"], at)
+    def _new_log(self, room: str, epoch: str, last: int = 0, rev: int = 0) -> HeldLog:
+        return HeldLog(room, epoch, last, rev)
 
-    def _on_room(self, frame: Frame) -> None:
-        if frame.get("removed"):
-            self.logs.pop(frame["room"], None)
-        else:
-            self._know(frame)
-
-    def _on_resumed(self, frame: Frame) -> None:
-        log = self.logs.get(frame["room"])
-        if log is None:
-            return
-        if "changed" in frame:
-            log.asked = False
-        if not frame["ok"]:
-            if frame["why"] == "not_member":
-                del self.logs[frame["room"]]
-                return
-            log.begin_anew(frame["epoch"])
-            self._sync(log)
-            return
-        if frame["epoch"] != log.epoch or frame["from"] > log.last:
-            self._sync(log)
-            return
-        for message in frame["messages"]:
-            if message["seq"] > log.last:
-                self._hold(log, message)
-        log.last = max(log.last, frame["upto"])
-        if "changed" in frame:
-            log.rev = max(log.rev, frame["rev"])
-        self._owe(log)
-        if frame["more"]:
-            self._sync(log)
-            return
-        if frame["upto"] != frame["top"]:
-            self.disagreed.append(f"resumed without more ends at {frame['upto']} below {frame['top']}")
-        self._take_ahead(log)
-
-    def _on_message(self, frame: Frame) -> None:
-        log = self.logs.get(frame["room"])
-        if log is None:
-            return
-        if frame["epoch"] != log.epoch:
-            log.begin_anew(frame["epoch"])
-            self._sync(log)
-        elif frame["seq"] <= log.last:
-            self._owe(log)
-        elif _follows(log, frame):
-            self._hold(log, frame)
-            self._owe(log)
-            self._take_ahead(log)
-        else:
-            log.ahead[frame["seq"]] = frame
-            self._sync(log)
-
-    def _hold(self, log: Log, message: Frame) -> None:
+    def _record_held(self, log: HeldLog, message: Frame) -> None:
         log.held.append(message)
-        log.last = message["seq"]
-        self._settled(message["room"], message["id"], message["epoch"], message["seq"])
 
-    def _take_ahead(self, log: Log) -> None:
-        for seq in sorted(log.ahead):
-            message = log.ahead[seq]
-            if seq <= log.last:
-                del log.ahead[seq]
-            elif _follows(log, message):
-                del log.ahead[seq]
-                self._hold(log, message)
-                self._owe(log)
-            else:
-                self._sync(log)
-                return
+    def _record_refused(self, room: str, message_id: str, code: str) -> None:
+        self.refused[message_id] = code
 
-    def _on_position(self, frame: Frame) -> None:
-        log = self.logs.get(frame["room"])
-        if log is None:
-            return
-        if frame["epoch"] != log.epoch:
-            log.begin_anew(frame["epoch"])
-        elif frame["top"] <= log.last and frame["rev"] <= log.rev:
-            return
-        self._sync(log)
+    def _record_violation(self, text: str) -> None:
+        self.disagreed.append(text)
 
-    def _sync(self, log: Log) -> None:
-        if log.asked:
-            return
-        log.asked = True
-        self._say({"type": "sync", "room": log.room, "epoch": log.epoch, "since": log.last, "rev": log.rev})
-
-    # Acknowledging
-
-    def _owe(self, log: Log) -> None:
-        self._owed.add(log.room)
-        if self._ack_timer is None:
-            self._ack_timer = asyncio.get_running_loop().call_later(ACK_AFTER_S, self._acknowledge)
-
-    def _acknowledge(self) -> None:
-        self._ack_timer = None
-        logs = [self.logs[room] for room in self._owed if room in self.logs]
-        self._owed.clear()
-        if logs and self.welcomed:
-            rooms = [{"room": log.room, "epoch": log.epoch, "delivered": log.last} for log in logs]
-            self._say({"type": "ack", "rooms": rooms})
-
-    # The outbox: one unanswered message a room keeps this person's own order
-
-    def _drain(self, room: str) -> None:
-        items = self._outbox.get(room)
-        if not items or not self.welcomed or items[0].said_s is not None:
-            return
-        item = items[0]
-        item.said_s = time.monotonic()
-        frame: Frame = {"type": "send", "id": item.id, "room": room, "body": item.body}
-        if item.ttl is not None:
-            frame["ttl"] = item.ttl
-        self._say(frame)
-
-    async def _say_again_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(1)
-            doubted_s = time.monotonic() - DOUBT_AFTER_S
-            for room, items in self._outbox.items():
-                if items and items[0].said_s is not None and items[0].said_s < doubted_s:
-                    items[0].said_s = None
-                    self._drain(room)
-
-    def _on_sent(self, frame: Frame) -> None:
-        self._settled(frame["room"], frame["id"], frame["epoch"], frame["seq"])
-
-    def _settled(self, room: str, message_id: str, epoch: str, seq: int) -> None:
-        before = self.accepted.get(message_id)
-        if before is not None and before != (epoch, seq):
-            self.disagreed.append(f"{message_id} accepted as {before} and as {(epoch, seq)}")
-        items = self._outbox.get(room)
-        if items and items[0].id == message_id:
-            items.popleft()
-            self._drain(room)
-        elif before is None and not (items and any(item.id == message_id for item in items)):
-            return  # somebody else's
-        self.accepted[message_id] = epoch, seq
-
-    def _on_error(self, frame: Frame) -> None:
-        items = self._outbox.get(frame.get("room", ""))
-        if not items or items[0].id != frame.get("id"):
-            return
-        if not frame["retryable"]:
-            self.refused[frame["id"]] = frame["code"]
-            items.popleft()
-            self._drain(frame["room"])
-            return
-        after_s = frame.get("retry_after_ms", AGAIN_AFTER_MS) / 1000
-        asyncio.get_running_loop().call_later(after_s, self._again, frame["room"], frame["id"])
-
-    def _again(self, room: str, message_id: str) -> None:
-        items = self._outbox.get(room)
-        if items and items[0].id == message_id:
-            items[0].said_s = None
-            self._drain(room)
-
-
-def _follows(log: Log, frame: Frame) -> bool:
-    return frame["seq"] == log.last + 1 or frame.get("after", frame["seq"]) <= log.last < frame["seq"]
+    def _record_close(self, code: int) -> None:
+        self.closes.append(code)
 
 
 def seqs(frames: Sequence[Frame]) -> list[int]:
