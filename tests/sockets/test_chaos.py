@@ -25,31 +25,31 @@ Open = Callable[..., Any]
 
 
 async def offer(
-    clients: Sequence[Client], rooms: Sequence[str], dice: random.Random, ids: list[tuple[str, str]]
+    clients: Sequence[Client], rooms: Sequence[str], rng: random.Random, ids: list[tuple[str, str]]
 ) -> None:
-    """Let people write at random for about eight seconds, through all faults; `ids` are (room, message id)."""
+    """Write at random for about eight seconds, during all faults. `ids`: (room, message id) of each message."""
     for number in range(MESSAGES):
-        chosen = dice.choice(rooms)
-        ids.append((chosen, dice.choice(clients).offer(chosen, f"{number}")))
-        await asyncio.sleep(dice.uniform(0, 0.016))
+        room_id = rng.choice(rooms)
+        ids.append((room_id, rng.choice(clients).offer(room_id, f"{number}")))
+        await asyncio.sleep(rng.uniform(0, 0.016))
 
 
-async def cut(clients: Sequence[Client], dice: random.Random) -> None:
+async def cut(clients: Sequence[Client], rng: random.Random) -> None:
     for _ in range(CUTS):
-        await asyncio.sleep(dice.uniform(0, 0.6))
-        dice.choice(clients).cut()
+        await asyncio.sleep(rng.uniform(0, 0.6))
+        rng.choice(clients).cut()
 
 
-async def kill(site: Site, dice: random.Random) -> None:
+async def kill(site: Site, rng: random.Random) -> None:
     parts = [site.restart_server, site.restart_store]
-    dice.shuffle(parts)
+    rng.shuffle(parts)
     for part in parts:
-        await asyncio.sleep(dice.uniform(0.5, 3))
+        await asyncio.sleep(rng.uniform(0.5, 3))
         await part()
 
 
 def unfinished(clients: Sequence[Client], rooms: Sequence[str], ids: Sequence[tuple[str, str]]) -> str:
-    """Say what is still missing; '' when everybody holds everything."""
+    """Return a sentence about a missing message; '' when each client holds every message."""
     waiting = sum(client.unsettled for client in clients)
     if waiting:
         return f"{waiting} messages are not answered"
@@ -66,21 +66,21 @@ async def test_every_accepted_message_reaches_everybody_once_and_in_order(
     new_site: Open, open_client: Open
 ) -> None:
     seed = int(os.environ.get("CHAOS_SEED") or random.randrange(2**32))
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     site = new_site(position_interval_s=2.0, rate_limit_scale=10.0)
     members = await later(people)(*(f"person{n}" for n in range(CLIENTS)))
     rooms = [await later(room)(*members, name=f"room{n}") for n in range(ROOMS)]
     clients = [
-        open_client(site, member, max_backoff_s=MAX_BACKOFF_S, rng=random.Random(dice.random()))
+        open_client(site, member, max_backoff_s=MAX_BACKOFF_S, rng=random.Random(rng.random()))
         for member in members
     ]
     await until(lambda: all(client.welcomed and len(client.logs) == ROOMS for client in clients))
 
     ids: list[tuple[str, str]] = []
     await asyncio.gather(
-        offer(clients, rooms, random.Random(dice.random()), ids),
-        cut(clients, random.Random(dice.random())),
-        kill(site, random.Random(dice.random())),
+        offer(clients, rooms, random.Random(rng.random()), ids),
+        cut(clients, random.Random(rng.random())),
+        kill(site, random.Random(rng.random())),
     )
     ends_s = time.monotonic() + QUIET_WITHIN_S
     while missing := unfinished(clients, rooms, ids):
@@ -93,13 +93,13 @@ async def test_every_accepted_message_reaches_everybody_once_and_in_order(
     assert [client.disagreed for client in clients] == [[]] * CLIENTS, seed
     for room_id in rooms:
         expected = sorted(
-            (accepted[message_id][1], message_id) for where, message_id in ids if where == room_id
+            (accepted[message_id][1], message_id) for sent_in, message_id in ids if sent_in == room_id
         )
         for client in clients:
             held = [(message["seq"], message["id"]) for message in client.logs[room_id].held]
             assert held == expected, f"seed {seed}"
-    for client in clients:  # each person's own order holds too
+    for client in clients:  # in the order in which each person sent them
         for room_id in rooms:
-            mine = [int(m["body"]) for m in client.logs[room_id].held if m["id"] in client.accepted]
-            assert mine == sorted(mine), f"seed {seed}"
+            own = [int(m["body"]) for m in client.logs[room_id].held if m["id"] in client.accepted]
+            assert own == sorted(own), f"seed {seed}"
     assert sum(client.connections for client in clients) >= 2 * CLIENTS  # the kill alone

@@ -35,15 +35,15 @@ def frames_of(text: str | bytes) -> list[Frame]:
 
 
 class Wire:
-    """An open socket. `frames` is all that came, in order; `closed` is the close code, once it is."""
+    """An open socket. `frames`: all that arrived, in order; `closed`: the close code, None while it is open."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
         self.frames: list[Frame] = []
         self.texts: list[str] = []
-        self.heard_s: list[float] = []  # when each of `frames` came
+        self.heard_s: list[float] = []  # when each of `frames` arrived
         self.closed: int | None = None
-        self.seen = 0  # frames that `next` has passed
+        self.seen = 0  # the number of frames that `next` has passed
         self._news = asyncio.Condition()
         self._paused = asyncio.Event()
         self._paused.set()
@@ -81,7 +81,7 @@ class Wire:
                 self._news.notify_all()
 
     def stop_reading(self) -> None:
-        """Take nothing more from the kernel: its buffers fill, then the server's."""
+        """Read nothing more from the kernel: its buffers fill, then those of the server."""
         self._paused.clear()
         self.socket.transport.pause_reading()
 
@@ -97,7 +97,7 @@ class Wire:
         await self.socket.send(text)
 
     async def next(self, kind: str, *, within_s: float = WITHIN_S, **fields: Any) -> Frame:
-        """Return the next frame of a type with these fields; what comes before it is passed over."""
+        """Return the next frame of a type with these fields. Frames before it are skipped."""
         try:
             async with asyncio.timeout(within_s), self._news:
                 while True:
@@ -119,12 +119,12 @@ class Wire:
             async with asyncio.timeout(within_s), self._news:
                 await self._news.wait_for(lambda: self.closed is not None)
         except TimeoutError:
-            raise AssertionError(f"not closed within {within_s} s, heard {self.tail()}") from None
+            raise AssertionError(f"not closed within {within_s} s, received {self.tail()}") from None
         assert self.closed is not None
         return self.closed
 
     async def fence(self) -> None:
-        """Wait until everything said so far is answered: frames are taken in order."""
+        """Wait until everything that was sent is answered: the server handles frames in order."""
         n = random.randrange(2**50)
         await self.send({"type": "ping", "n": n})
         await self.next("pong", n=n)
@@ -141,7 +141,7 @@ class Wire:
         return json.dumps(self.frames[-12:])[:3_000]
 
     async def hello(self, *rooms: Frame) -> Frame:
-        """Say hello and return the `welcome`."""
+        """Send `hello` and return the `welcome`."""
         await self.send({"type": "hello", "v": 1, "rooms": list(rooms)})
         return await self.next("welcome")
 
@@ -151,7 +151,7 @@ class Wire:
         at, self.seen = self.seen, len(self.frames)
         await self.send({"type": "send", "id": message_id, "room": room, "body": body, **more})
         sent = await self.next("sent", id=message_id)
-        self.seen = at  # what came meanwhile can still be waited for
+        self.seen = at  # frames that arrived since then can still be awaited
         return sent
 
     async def ack(self, room: str, epoch: str, **cursors: int) -> None:
