@@ -63,7 +63,11 @@ def look(screen: Screen, where: str) -> None:
     # Sheets slide in and buttons fade: half of a fade has half of the contrast.
     screen.page.evaluate("Promise.all(document.getAnimations().map((one) => one.finished.catch(() => {})))")
     # It would read imported style sheets by inline ones in a separate document, which our policy forbids there as well.
-    found = Axe().run(screen.page, options={"preload": False}).response["violations"]
+    found = (
+        Axe()
+        .run(screen.page, options={"preload": False, "resultTypes": ["violations"]})
+        .response["violations"]
+    )
     serious = [
         (one["id"], [node["html"][:200] for node in one["nodes"]])
         for one in found

@@ -185,7 +185,9 @@ def _check_what_runs(served: Served) -> None:
     assert os.getpgid(served.process.pid) not in set.union(*groups.values())
     for name in ("valkey-server", "manage.py server", "qcluster"):
         wait_for(
-            lambda name=name: any(name in command_of(pid) for pid in served.pids()), deadline_s=10, wanted=name
+            lambda name=name: any(name in command_of(pid) for pid in served.pids()),
+            deadline_s=10,
+            wanted=name,
         )
     assert stat.S_IMODE(served.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((served.folder / "secret-key").stat().st_mode) == 0o600
