@@ -88,6 +88,7 @@ def explore(redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPa
                         derandomize=True,
                         database=None,
                         print_blob=True,
+                        report_multiple_bugs=False,
                         phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
                         suppress_health_check=list(HealthCheck),
                     ),
