@@ -72,7 +72,7 @@ def for_letters(letters: Iterable[DeadLetter], people: Mapping[UUID, Sequence[Pe
 def _undelivered(letter: DeadLetter, missing: Sequence[Person]) -> Notice:
     return Notice(
         id=uuid5(letter.pk, "notice").hex,
-        user_id=letter.sender_id,
+        user_id=letter.sender_key,
         kind=Kind.UNDELIVERED,
         room_key=letter.room_key,
         dead_letter_id=letter.pk,
