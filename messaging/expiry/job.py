@@ -97,28 +97,28 @@ async def process(
     store = open_store()
     policy = policies.current()
     started_mono_s = time.monotonic()
-    done = Processed()
+    counts = Processed()
 
     def over() -> bool:
         return stopping() or time.monotonic() - started_mono_s >= policy.job_deadline_s
 
     while not over():
         batch_mono_s = time.monotonic()
-        limit = _batch_limit(policy.claim_max, options.limit, done)
+        limit = _batch_limit(policy.claim_max, options.limit, counts)
         dues = await store.expiry.claim(secrets.token_hex(8), limit=limit, room=options.room) if limit else []
         checkpoints.reach("expiry.claimed")
         if not dues:
             break
         expired = await store.expiry.read(dues)
         checkpoints.reach("expiry.read")
-        await _process_batch(store, expired, done)
+        await _process_batch(store, expired, counts)
         on_progress(len(dues))
         await asyncio.sleep((time.monotonic() - batch_mono_s) * REST_RATIO)
     await _clean_up(store, over)
-    done.took_s = round(time.monotonic() - started_mono_s, 3)
-    await store.stats.beat("process_expired", done.as_data())
-    log.info("expiry", extra=done.as_data())
-    return done
+    counts.took_s = round(time.monotonic() - started_mono_s, 3)
+    await store.stats.beat("process_expired", counts.as_data())
+    log.info("expiry", extra=counts.as_data())
+    return counts
 
 
 async def preview(options: ExpiryOptions) -> list[Expired]:
@@ -128,21 +128,21 @@ async def preview(options: ExpiryOptions) -> list[Expired]:
     return await store.expiry.read(await store.expiry.due(limit=limit, room=options.room))
 
 
-def _batch_limit(claim_max: int, limit: int | None, done: Processed) -> int:
-    return claim_max if limit is None else max(0, min(claim_max, limit - done.expired - done.left))
+def _batch_limit(claim_max: int, limit: int | None, counts: Processed) -> int:
+    return claim_max if limit is None else max(0, min(claim_max, limit - counts.expired - counts.left))
 
 
-async def _process_batch(store: Store, expired: Sequence[Expired], done: Processed) -> None:
+async def _process_batch(store: Store, expired: Sequence[Expired], counts: Processed) -> None:
     for batch in _split_by_names(expired):
         result = await _record(batch, await store.now_ms())
         checkpoints.reach("expiry.recorded")
-        done.expired += await store.expiry.finalize(result.reported)
+        counts.expired += await store.expiry.finalize(result.reported)
         checkpoints.reach("expiry.finalized")
         await _announce(result.notices)
         checkpoints.reach("expiry.noticed")
-        done.missed += sum(bool(message.missed) for message in result.reported)
-        done.quarantined += result.quarantined
-        done.left += len(batch) - len(result.reported)
+        counts.missed += sum(bool(message.missed) for message in result.reported)
+        counts.quarantined += result.quarantined
+        counts.left += len(batch) - len(result.reported)
 
 
 def _split_by_names(expired: Sequence[Expired]) -> list[list[Expired]]:
