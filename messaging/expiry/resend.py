@@ -61,7 +61,9 @@ async def resend(
     [answer] = await store.log.append([append])
     if isinstance(answer, MessagingError):
         raise answer
-    first_answer = await in_db_thread(letters.end_resend, letter, _fields(answer), by, await store.now_ms(), verb)
+    first_answer = await in_db_thread(
+        letters.end_resend, letter, _fields(answer), by, await store.now_ms(), verb
+    )
     if first_answer != _fields(answer) or answer.duplicate:
         return Resent(_accepted(first_answer), plan.left_out)
     return Resent(answer, plan.left_out)
