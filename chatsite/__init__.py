@@ -1,1 +1,1 @@
-"""The site: settings, entry points and the supervisor. The product itself is `messaging`."""
+"""The site: settings, entry points, and the processes of `serve` (`run`). The product itself is `messaging`."""

@@ -1,4 +1,4 @@
-"""The texts of the account pages that replace the libraries' texts, and the demo's logins."""
+"""The site's texts for the account pages, in place of the texts of the libraries; and the demo's logins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django.utils.translation import ngettext
 
 from messaging import demo
 
-MAX_DEMO_LOGINS = 5  # what fits under the card without scrolling
+MAX_DEMO_LOGINS = 5  # more would not fit under the card without scrolling
 
 
 class AccountAdapter(DefaultAccountAdapter):
@@ -33,7 +33,7 @@ class AccountAdapter(DefaultAccountAdapter):
 
 
 class MinimumLengthValidator(password_validation.MinimumLengthValidator):
-    """Django's rule with our text: Django 5.2 has no Chinese translation of it."""
+    """Django's rule with the site's own text, because Django 5.2 has no Chinese translation of it."""
 
     def get_error_message(self) -> str:
         return ngettext(
@@ -44,7 +44,7 @@ class MinimumLengthValidator(password_validation.MinimumLengthValidator):
 
 
 def demo_logins(request: HttpRequest) -> dict[str, Any]:
-    """Give the login page the demo users when DEBUG is on. Lazy, because no other page reads them."""
+    """Return the demo's logins for the login page, if DEBUG is on. Lazy, because other pages do not read them."""
     return {"demo_logins": SimpleLazyObject(_demo_logins)} if settings.DEBUG else {}
 
 

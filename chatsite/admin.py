@@ -1,4 +1,4 @@
-"""The staff's site: its name and the order of its lists."""
+"""The site of the staff: its name, the order of its lists and the check of addresses."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ APPS = ("messaging", "auth", "account", "mfa")
 
 
 class StaffSite(AdminSite):
-    """Django's site with this order and the version."""
+    """Django's admin site with the order above and the version."""
 
     site_header = _("Chat administration")
     site_title = _("Chat administration")
 
     def has_permission(self, request: HttpRequest) -> bool:
-        """Admit staff. Raises `BadRequest` for an address with a NUL, which PostgreSQL refuses."""
+        """Return whether the user is staff. Raises `BadRequest` for an address with a NUL, because PostgreSQL refuses it."""
         if "\0" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
             raise BadRequest("no NUL in an address")
         return super().has_permission(request)
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
-        """Return Django's context with the version for the footer."""
+        """Return Django's context, and the version for the footer."""
         return {**super().each_context(request), "version": settings.VERSION}
 
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:

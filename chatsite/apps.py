@@ -1,4 +1,4 @@
-"""The admin application with the product's own site."""
+"""Django's admin application with the site of `chatsite.admin`."""
 
 from django.contrib.admin.apps import AdminConfig
 

@@ -1,4 +1,4 @@
-"""The site as one ASGI application: pages, the chat's socket, and the life of the server process."""
+"""The site as one ASGI application: its pages, the chat's sockets, and the start and stop of the server process."""
 
 from __future__ import annotations
 

@@ -3,18 +3,19 @@
 | variable | default |
 |---|---|
 | SITE_URL | `http://127.0.0.1:8000,http://localhost:8000`; with `serve`, its port |
-| DJANGO_SECRET_KEY | the key in `DATA_DIR/secret-key`, for `manage.py` commands only |
+| DJANGO_SECRET_KEY | for `manage.py` commands: the key in `DATA_DIR/secret-key` |
 | DJANGO_DEBUG | off |
 | DATABASE_URL | SQLite in `DATA_DIR` |
 | REDIS_URL | the embedded store's socket in `DATA_DIR` |
 | DATA_DIR | `var/` next to `manage.py` |
-| EMAIL_URL, DEFAULT_FROM_EMAIL | e-mail is printed, not sent |
-| TRUSTED_PROXY_COUNT | 1 for an https site, else 0 |
-| METRICS_TOKEN | none: only this machine may read `/metrics` |
+| EMAIL_URL | e-mail is printed, not sent |
+| DEFAULT_FROM_EMAIL | `chat@` and the host of the site |
+| TRUSTED_PROXY_COUNT | 1 for an https site, otherwise 0 |
+| METRICS_TOKEN | empty: only this machine may read `/metrics` |
 | MESSAGING_RATE_LIMIT_SCALE | 1 |
-| MESSAGING_RECOVERY | on; off is for `manage.py drill --without-recovery` only |
+| MESSAGING_RECOVERY | on; off is only for `manage.py drill --without-recovery` |
 
-The settings and, before them, `manage.py` use this module. It must not import Django's settings.
+`manage.py` uses this module before it loads the settings, and so do the settings. It must not import Django's settings.
 """
 
 from __future__ import annotations
@@ -37,31 +38,24 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 # A unix socket's path has room for 108 bytes with its closing zero (sys/un.h); 104 on BSD.
 MAX_SOCKET_PATH_BYTES = 103
-KEY_KEEPERS = {
-    "serve",
-    "seed_demo",
-}  # they create a key where there is none: their signatures must be valid after the next start
-KEY_NEEDERS = {
-    "server",
-    "worker",
-    "qcluster",
-    "runserver",
-}  # servers: other processes would not accept the signatures of a temporary key
-STORE_STARTERS = {"serve"}
-# For a PostgreSQL that has stopped answering (powered off, frozen, behind a dead line): the handshakes of all sockets share one
-# connection. By default psycopg waits 130 s for an answer, and the kernel probes a silent peer after two hours.
+# These create a key if there is none, because their signatures must be valid after the next start.
+KEY_CREATING_COMMANDS = {"serve", "seed_demo"}
+# These do not start without a key, because other processes would not accept the signatures of a temporary key.
+KEY_REQUIRING_COMMANDS = {"server", "worker", "qcluster", "runserver"}
+STORE_STARTING_COMMANDS = {"serve"}
+# For a PostgreSQL that stops answering (power failure, frozen machine, broken network): the handshakes of all sockets share one
+# connection. By default, psycopg waits 130 s for an answer, and the kernel probes a silent peer after two hours.
 POSTGRES_PATIENCE = {
-    "connect_timeout": 3,  # seconds, as the next two: below the 4 s of `/readyz`
-    "keepalives_idle": 5,
-    "keepalives_interval": 5,
+    "connect_timeout": 3,  # s, below the 4 s of `/readyz`
+    "keepalives_idle": 5,  # s
+    "keepalives_interval": 5,  # s
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,  # ms
 }
 JOB_COMMANDS = {"worker", "qcluster"}
-JOBS_CONN_MAX_AGE_S = (
-    60  # the jobs run in few threads, query after query: a resend takes 50 ms instead of 140
-)
-MIN_METRICS_TOKEN_LENGTH = 16  # characters; shorter ones can be guessed
+# The jobs run many queries in few threads. With this, a resend takes 50 ms instead of 140 ms.
+JOBS_CONN_MAX_AGE_S = 60
+MIN_METRICS_TOKEN_LENGTH = 16  # characters; shorter tokens can be guessed
 
 
 class BadEnvironment(ImproperlyConfigured):
@@ -70,7 +64,7 @@ class BadEnvironment(ImproperlyConfigured):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Site:
-    """The addresses of the site. A browser sends one of `origins` as `Origin`."""
+    """The addresses of the site. Browsers send one of `origins` in the header `Origin`."""
 
     origins: tuple[str, ...]
     hosts: tuple[str, ...]
@@ -82,48 +76,48 @@ class Site:
 
 
 def data_dir() -> Path:
-    given = os.environ.get("DATA_DIR") or "var"
-    path = BASE_DIR / Path(given).expanduser()  # an absolute path stays as it is
+    text = os.environ.get("DATA_DIR") or "var"
+    path = BASE_DIR / Path(text).expanduser()  # an absolute path stays as it is
     if path.exists() and not path.is_dir():
-        raise BadEnvironment(f"DATA_DIR must be a directory; {given!r} is not.")
+        raise BadEnvironment(f"DATA_DIR must be a directory, not {text!r}.")
     return path.resolve()
 
 
 def flag(name: str, *, default: bool = False) -> bool:
-    given = os.environ.get(name, "").strip().lower()
-    if not given:
+    text = os.environ.get(name, "").strip().lower()
+    if not text:
         return default
-    if given in ("0", "false", "no", "off"):
+    if text in ("0", "false", "no", "off"):
         return False
-    if given in ("1", "true", "yes", "on"):
+    if text in ("1", "true", "yes", "on"):
         return True
-    raise BadEnvironment(f"{name} must be on or off (1 or 0, true or false), not {given!r}.")
+    raise BadEnvironment(f"{name} must be on or off (1 or 0, true or false), not {text!r}.")
 
 
 def positive(name: str, default: float) -> float:
-    given = os.environ.get(name, "").strip()
-    if not given:
+    text = os.environ.get(name, "").strip()
+    if not text:
         return default
     try:
-        value = float(given)
+        value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < 1e9:
-        raise BadEnvironment(f"{name} must be a number above 0, not {given!r}.")
+        raise BadEnvironment(f"{name} must be a number above 0, not {text!r}.")
     return value
 
 
 def count(name: str, default: int) -> int:
-    given = os.environ.get(name, "").strip()
-    if not given:
+    text = os.environ.get(name, "").strip()
+    if not text:
         return default
-    if not given.isascii() or not given.isdigit() or int(given) > 100:
-        raise BadEnvironment(f"{name} must be a whole number from 0 to 100, not {given!r}.")
-    return int(given)
+    if not text.isascii() or not text.isdigit() or int(text) > 100:
+        raise BadEnvironment(f"{name} must be a whole number from 0 to 100, not {text!r}.")
+    return int(text)
 
 
 def version() -> str:
-    """Return the version of the product. Its only source is pyproject.toml."""
+    """Return the version of the product, from pyproject.toml."""
     version: str = tomllib.loads((BASE_DIR / "pyproject.toml").read_text())["project"]["version"]
     return version
 
@@ -133,29 +127,29 @@ def local_site_url(port: int) -> str:
 
 
 def site() -> Site:
-    """Return the site that SITE_URL names; several addresses of one site are separated by commas."""
-    given = os.environ.get("SITE_URL") or local_site_url(8000)
-    parts = [_site_part(address.strip()) for address in given.split(",")]
+    """Return the site with the addresses in SITE_URL, which are separated by commas."""
+    text = os.environ.get("SITE_URL") or local_site_url(8000)
+    parts = [_site_part(address.strip()) for address in text.split(",")]
     schemes = {part.scheme for part in parts}
     if len(schemes) > 1:
-        raise BadEnvironment(f"SITE_URL must be all http or all https, not {given!r}.")
+        raise BadEnvironment(f"SITE_URL must be all http or all https, not {text!r}.")
     origins = tuple(f"{part.scheme}://{_host(part)}{_port(part)}" for part in parts)
     return Site(origins=origins, hosts=tuple(_host(part) for part in parts), secure=schemes == {"https"})
 
 
-def _site_part(given: str) -> SplitResult:
-    wrong = BadEnvironment(
-        f"SITE_URL must be like https://chat.example.org or http://127.0.0.1:8000, not {given!r}."
+def _site_part(text: str) -> SplitResult:
+    error = BadEnvironment(
+        f"SITE_URL must be like https://chat.example.org or http://127.0.0.1:8000, not {text!r}."
     )
     try:
-        part = urlsplit(given)
+        part = urlsplit(text)
         port = part.port
     except ValueError:
-        raise wrong from None
+        raise error from None
     plain = part.path in ("", "/") and not part.query and not part.fragment and "@" not in part.netloc
     named = part.hostname and not set(part.hostname) & set(" *,_%\\")
     if part.scheme not in ("http", "https") or not named or not plain or port == 0:
-        raise wrong
+        raise error
     return part
 
 
@@ -175,29 +169,29 @@ def runs_jobs() -> bool:
 
 
 def database(*, folder: Path) -> dict[str, Any]:
-    """Return Django's settings of the database that DATABASE_URL names."""
-    given = os.environ.get("DATABASE_URL") or f"sqlite:///{folder / 'db.sqlite3'}"
-    scheme = given.partition(":")[0]
+    """Return Django's settings for the database at DATABASE_URL."""
+    text = os.environ.get("DATABASE_URL") or f"sqlite:///{folder / 'db.sqlite3'}"
+    scheme = text.partition(":")[0]
     if scheme not in ("sqlite", "postgres", "postgresql", "psql", "pgsql"):
         raise BadEnvironment(f"DATABASE_URL must begin with sqlite:/// or postgres://, not with {scheme!r}.")
     try:
-        config: dict[str, Any] = environ.Env.db_url_config(given)
+        config: dict[str, Any] = environ.Env.db_url_config(text)
     except (ValueError, ImproperlyConfigured, KeyError):
         raise BadEnvironment(
             "DATABASE_URL cannot be read; see docs/how-to/postgresql.md for its form."
         ) from None
     if not config.get("NAME"):
-        raise BadEnvironment("DATABASE_URL names no database.")
+        raise BadEnvironment("DATABASE_URL must contain the name of a database.")
     if scheme != "sqlite":
         config["OPTIONS"] = POSTGRES_PATIENCE | config.get("OPTIONS", {})
     return config
 
 
 def email() -> dict[str, Any]:
-    """Return Django's e-mail settings out of EMAIL_URL."""
-    given = os.environ.get("EMAIL_URL") or "consolemail://"
+    """Return Django's e-mail settings from EMAIL_URL."""
+    text = os.environ.get("EMAIL_URL") or "consolemail://"
     try:
-        config: dict[str, Any] = environ.Env.email_url_config(given)
+        config: dict[str, Any] = environ.Env.email_url_config(text)
     except (ValueError, ImproperlyConfigured, KeyError):
         raise BadEnvironment(
             "EMAIL_URL must be like smtp+tls://user:password@host:587 or consolemail://."
@@ -206,25 +200,25 @@ def email() -> dict[str, Any]:
 
 
 def store_urls(*, folder: Path, count: int) -> list[str]:
-    """Return `count` URLs of the store: the database REDIS_URL names and those numbered after it."""
-    given = os.environ.get("REDIS_URL") or f"unix://{socket_path(folder)}"
-    wrong = "REDIS_URL must be like redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket?db=0"
+    """Return the URLs of `count` databases of the store: the one in REDIS_URL, and the following numbers."""
+    text = os.environ.get("REDIS_URL") or f"unix://{socket_path(folder)}"
+    form = "REDIS_URL must be like redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket?db=0"
     try:
-        part = urlsplit(given)
+        part = urlsplit(text)
         _ = part.port
     except ValueError:
-        raise BadEnvironment(f"{wrong}.") from None
+        raise BadEnvironment(f"{form}.") from None
     if part.scheme not in ("redis", "rediss", "unix"):
-        raise BadEnvironment(f"{wrong}, not begin with {part.scheme or given[:10]!r}.")
+        raise BadEnvironment(f"{form}. It must not begin with {part.scheme or text[:10]!r}.")
     if part.scheme == "unix" and not part.path.startswith("/"):
-        raise BadEnvironment(f"{wrong}; the path must begin with a slash.")
+        raise BadEnvironment(f"{form}. The path must begin with a slash.")
     query = {name: values[-1] for name, values in parse_qs(part.query).items()}
-    numbered = query.pop("db", None)
-    if numbered is None and part.scheme != "unix":
-        numbered = part.path.strip("/") or "0"
-    first = numbered or "0"
+    number = query.pop("db", None)
+    if number is None and part.scheme != "unix":
+        number = part.path.strip("/")
+    first = number or "0"
     if not first.isascii() or not first.isdigit():
-        raise BadEnvironment(f"{wrong}; the database must be a number, not {first!r}.")
+        raise BadEnvironment(f"{form}. The database must be a number, not {first!r}.")
     return [_store_url(part, query, int(first) + offset) for offset in range(count)]
 
 
@@ -235,7 +229,7 @@ def _store_url(part: SplitResult, query: dict[str, str], number: int) -> str:
 
 
 def socket_path(folder: Path) -> Path:
-    """Return the embedded store's socket: in `folder`, else at the path that is noted in `folder`."""
+    """Return the path of the embedded store's socket: in `folder`, or, if that is too long, the path that is saved in `folder`."""
     path = folder / "valkey.sock"
     note = folder / "valkey.sock.path"
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES and note.exists():
@@ -248,13 +242,13 @@ def secret_key() -> str:
     if not key:
         raise BadEnvironment(
             "DJANGO_SECRET_KEY is not set, and a server does not start without it. Set it to a long random text,"
-            " the same for every process of the site; `manage.py serve` creates and keeps one automatically."
+            " the same for every process of the site. `manage.py serve` creates and keeps a key automatically."
         )
     return key
 
 
 def metrics_token() -> str:
-    """Return the token that a reader of `/metrics` must send, empty when only this machine may read."""
+    """Return the token that a reader of `/metrics` must send. It is empty if only this machine may read."""
     token = os.environ.get("METRICS_TOKEN", "").strip()
     if token and (
         len(token) < MIN_METRICS_TOKEN_LENGTH
@@ -269,23 +263,25 @@ def metrics_token() -> str:
 
 
 def prepare_command(command: str) -> None:
-    """Set the secret key for a `manage.py` command from its file, and for `serve` make the folder and the socket's path."""
+    """Set the secret key for a `manage.py` command from its file.
+
+    Also create the data directory for `serve` and `seed_demo`, and choose the socket's path for `serve`.
+    """
     folder = data_dir()
-    if command in KEY_KEEPERS | STORE_STARTERS:
+    if command in KEY_CREATING_COMMANDS | STORE_STARTING_COMMANDS:
         _make_private(folder)
-    if command in STORE_STARTERS and not os.environ.get("REDIS_URL"):
+    if command in STORE_STARTING_COMMANDS and not os.environ.get("REDIS_URL"):
         _prepare_socket(folder)
     if os.environ.get("DJANGO_SECRET_KEY", "").strip():
         return
-    kept = folder / "secret-key"
-    if kept.exists():
-        os.environ["DJANGO_SECRET_KEY"] = kept.read_text().strip()
-    elif command in KEY_KEEPERS:
-        os.environ["DJANGO_SECRET_KEY"] = _keep_key(kept)
-    elif command not in KEY_NEEDERS:
-        os.environ["DJANGO_SECRET_KEY"] = secrets.token_urlsafe(
-            50
-        )  # its signatures are not used after the command
+    key_file = folder / "secret-key"
+    if key_file.exists():
+        os.environ["DJANGO_SECRET_KEY"] = key_file.read_text().strip()
+    elif command in KEY_CREATING_COMMANDS:
+        os.environ["DJANGO_SECRET_KEY"] = _keep_key(key_file)
+    elif command not in KEY_REQUIRING_COMMANDS:
+        # The signatures of this temporary key are not used after the command.
+        os.environ["DJANGO_SECRET_KEY"] = secrets.token_urlsafe(50)
 
 
 def _make_private(folder: Path) -> None:
@@ -298,7 +294,7 @@ def _make_private(folder: Path) -> None:
 
 
 def _keep_key(path: Path) -> str:
-    """Write a new key. Two commands at once get the same key, and no reader sees half of it."""
+    """Write a new key and return it. Two commands at once get the same key, and no reader gets half of it."""
     draft = path.with_name(f"secret-key.{os.getpid()}")
     draft.touch(mode=0o600)
     draft.write_text(secrets.token_urlsafe(50) + "\n")

@@ -1,4 +1,4 @@
-"""The page for a view that failed: 503 while the database does not answer, else 500."""
+"""The page for a failed view: 503 if the database does not answer, otherwise 500."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RETRY_AFTER_S = 5
 
 
 def failed(request: HttpRequest) -> HttpResponse:
-    """Answer for a view that raised. The page does not use the database, so it does not know the user."""
+    """Return the page for a view that raised an exception. It does not use the database, so it does not show the user."""
     if isinstance(sys.exc_info()[1], (InterfaceError, OperationalError)):
         return HttpResponse(
             render_to_string("503.html"), status=503, headers={"Retry-After": str(RETRY_AFTER_S)}

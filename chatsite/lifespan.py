@@ -1,7 +1,7 @@
-"""The life of one server process: start its parts; at a stop send `bye`, then let uvicorn close.
+"""Start and stop one server process: start its parts; at a stop send `bye`, then let uvicorn close.
 
-uvicorn closes every socket (1012) before it tells the application of the shutdown, too late for `bye`. So its handler of
-SIGTERM and SIGINT is replaced: first the frames are sent, then uvicorn's own handler runs.
+uvicorn closes every socket (1012) before it informs the application of the shutdown. This is too late for `bye`. So the handlers
+of SIGTERM and SIGINT are replaced: they send the frames first, then call uvicorn's own handler.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from messaging.live import server
 
-BYE_SPREAD_MS = 2_000  # clients reconnect at a random time within this, not all at once
+BYE_SPREAD_MS = 2_000  # clients reconnect at a random time within this, so that not all do at once
 BYE_DEADLINE_S = 1.0
 
 log = logging.getLogger(__name__)
@@ -34,23 +34,23 @@ class Lifespan:
             log.exception("the server cannot start")
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
-        _say_bye_before_stopping()
+        _send_bye_before_stopping()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await server.shutdown()
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def _say_bye_before_stopping() -> None:
+def _send_bye_before_stopping() -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        uvicorns_handler = signal.getsignal(number)
-        if callable(uvicorns_handler) and uvicorns_handler is not signal.default_int_handler:
-            loop.add_signal_handler(number, _stop, number, uvicorns_handler)
+        uvicorn_handler = signal.getsignal(number)
+        if callable(uvicorn_handler) and uvicorn_handler is not signal.default_int_handler:
+            loop.add_signal_handler(number, _stop, number, uvicorn_handler)
 
 
-def _stop(number: int, uvicorns_handler: Handler) -> None:
-    task = asyncio.ensure_future(_stop_after_bye(number, uvicorns_handler))
+def _stop(number: int, uvicorn_handler: Handler) -> None:
+    task = asyncio.ensure_future(_stop_after_bye(number, uvicorn_handler))
     _stopping.add(task)
     task.add_done_callback(_stopping.discard)
 
@@ -58,13 +58,13 @@ def _stop(number: int, uvicorns_handler: Handler) -> None:
 _stopping: set[asyncio.Task[None]] = set()  # the loop keeps only weak references
 
 
-async def _stop_after_bye(number: int, uvicorns_handler: Handler) -> None:
+async def _stop_after_bye(number: int, uvicorn_handler: Handler) -> None:
     try:
         async with asyncio.timeout(BYE_DEADLINE_S):
             await server.say_bye(after_ms=BYE_SPREAD_MS)
     except TimeoutError:
-        log.warning("stopping, although some clients do not read their `bye`")
+        log.warning("stopping, although some clients have not read their `bye`")
     except Exception:
         log.exception("could not send `bye`")
     finally:
-        uvicorns_handler(number, None)
+        uvicorn_handler(number, None)

@@ -1,6 +1,7 @@
-"""One line per event on stderr: time, level, logger, message, then `name=value` for each `extra`.
+"""One log line for each event on stderr: time, level, logger, message, then `name=value` for each `extra`.
 
-Names and ids come from users, so all characters that could forge a line or control a terminal are escaped. Message text is never logged.
+Names and ids come from users, so all characters that could forge a line or control a terminal are escaped. Callers never log the text
+of a message.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _STANDARD = set(vars(logging.makeLogRecord({}))) | {
     "color_message",
     "request",
 }
-# C0 and C1 controls, line and paragraph separators, format characters (bidi overrides among them), lone surrogates.
+# C0 and C1 controls, line and paragraph separators, format characters (including bidi overrides), lone surrogates.
 _UNSAFE_CATEGORIES = {"Cc", "Zl", "Zp", "Cf", "Cs"}
 
 
@@ -37,7 +38,7 @@ class LineFormatter(logging.Formatter):
 
 
 def escape(text: str) -> str:
-    """Return `text` on one line, with every invisible or control character written out."""
+    """Return `text` on one line, with every invisible or control character as an escape sequence."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(

@@ -1,4 +1,4 @@
-"""Web sessions in the database, whose keys come from a cookie that anybody can write."""
+"""Web sessions in the database. Their keys come from a cookie, which a client can set to any text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.contrib.sessions.backends import db
 
 
 class SessionStore(db.SessionStore):
-    """Django's, for which a key with a NUL is none: PostgreSQL refuses to compare it, so that each page was a fault."""
+    """Django's store, except that a key with a NUL counts as no key: PostgreSQL refuses to compare it, and every page failed."""
 
     def __init__(self, session_key: str | None = None) -> None:
         super().__init__(None if session_key and "\0" in session_key else session_key)

@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from chatsite import environment
 from chatsite.environment import BASE_DIR
 
-django_stubs_ext.monkeypatch()  # `ModelAdmin[Room]` must also run
+django_stubs_ext.monkeypatch()  # without it, `ModelAdmin[Room]` fails at run time
 
 VERSION = environment.version()
 DATA_DIR = environment.data_dir()
@@ -89,8 +89,8 @@ TEMPLATES = [
     },
 ]
 
-# ── Content security: nothing inline, nothing from elsewhere. `ws:` origins are spelled out for browsers whose 'self' ──
-# ── does not cover them (Safari before 15.4).                                                                         ──
+# ── Content security: nothing inline, nothing from other sites. `ws:` origins are listed, because 'self' does not ──
+# ── include them in Safari before 15.4.                                                                          ──
 CONTENT_SECURITY_POLICY: dict[str, Any] = {
     "DIRECTIVES": {
         "default-src": [NONE],
@@ -110,8 +110,8 @@ CONTENT_SECURITY_POLICY: dict[str, Any] = {
 DATABASES = {"default": environment.database(folder=DATA_DIR)}
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
-    # IMMEDIATE: a deferred transaction that begins to write fails with "database is locked" at once, with any timeout.
-    # FULL: in WAL mode NORMAL loses commits with the power. secure_delete: deleted text is overwritten.
+    # IMMEDIATE: a deferred transaction that begins to write can fail with "database is locked" at once, even with a long timeout.
+    # FULL: with NORMAL, a power failure loses commits in WAL mode. secure_delete: deleted text is overwritten.
     DATABASES["default"]["OPTIONS"] = {
         "timeout": 20,
         "transaction_mode": "IMMEDIATE",
@@ -125,7 +125,7 @@ else:
     MIDDLEWARE.insert(first_query, "chatsite.concurrency.limit_requests")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# ── Store: messages, cache and channel layer each have a separate database ──
+# ── Store: messages, cache and channel layer have separate databases ──
 STORE_URL, CACHE_URL, LAYER_URL = environment.store_urls(folder=DATA_DIR, count=3)
 DJANGO_REDIS_CONNECTION_FACTORY = "messaging.store.connections.ConnectionFactory"
 _REDIS_CLIENT = {
@@ -139,7 +139,7 @@ CACHES: dict[str, dict[str, Any]] = {
         "LOCATION": CACHE_URL,
         "OPTIONS": {**_REDIS_CLIENT},
     },
-    # Never `.clear()`: that would be FLUSHDB on the messages.
+    # Never call `.clear()`: it is FLUSHDB and deletes all messages.
     "messages": {
         "BACKEND": "django_redis.cache.RedisCache",
         "LOCATION": STORE_URL,
@@ -153,27 +153,27 @@ CHANNEL_LAYERS = {
     },
 }
 
-# ── Jobs. Its broker removes a job before it runs: a tick may be lost, so ticks carry no data ──
+# ── Jobs. The broker removes a job before it runs, so a job can be lost. Jobs therefore have no arguments ──
 Q_CLUSTER = {
     "name": "chat",
     "django_redis": "default",
     "workers": 2,
     "timeout": 60,
     "retry": 90,
-    "catch_up": False,  # runs that were missed while down must not all run at once
+    "catch_up": False,  # runs that were missed during an outage must not all run at once
     "save_limit": 100,
     "recycle": 200,
     "label": _("Background tasks"),
 }
 
-# ── The product's own numbers: overrides of messaging/policy.py, units in the names ──
+# ── Settings of the product: they override messaging/policy.py. The names have units ──
 MESSAGING: dict[str, Any] = {
     "rate_limit_scale": environment.positive("MESSAGING_RATE_LIMIT_SCALE", 1.0),
     "recovery": environment.flag("MESSAGING_RECOVERY", default=True),
 }
 
 # ── Accounts ──
-# Sessions in the database: Django's cache-backed ones turn a Redis error into "logged out".
+# Sessions are in the database: with Django's sessions in the cache, an error of Redis logs users out.
 SESSION_ENGINE = "chatsite.sessions"
 SESSION_COOKIE_AGE = 28 * 86_400
 AUTHENTICATION_BACKENDS = [
@@ -190,10 +190,8 @@ LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "account_login"
 ALLAUTH_TRUSTED_PROXY_COUNT = TRUSTED_PROXY_COUNT
-ACCOUNT_REAUTHENTICATION_METHODS = (
-    "password",
-    "mfa",
-)  # with a mailed code, access to the mailbox would be sufficient
+# Not by a code in an e-mail: access to the mailbox would be sufficient.
+ACCOUNT_REAUTHENTICATION_METHODS = ("password", "mfa")
 ACCOUNT_USERNAME_VALIDATORS = "messaging.rooms.names.USERNAME_VALIDATORS"
 ACCOUNT_ADAPTER = "chatsite.accounts.AccountAdapter"
 ACCOUNT_LOGIN_METHODS = {"username"}
@@ -229,7 +227,7 @@ STORAGES = {
     },
 }
 
-# ── Logs: one line per event; the loggers of all libraries use the same handler ──
+# ── Logs: one line for each event. The loggers of all libraries use the same handler ──
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -238,19 +236,13 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         "django": {"handlers": [], "level": "INFO", "propagate": True},
-        "django.request": {
-            "handlers": [],
-            "level": "ERROR",
-            "propagate": True,
-        },  # a 4xx is the client's fault
+        # A 4xx is an error of the client.
+        "django.request": {"handlers": [], "level": "ERROR", "propagate": True},
         "django.server": {"handlers": [], "level": "INFO", "propagate": True},
         "django-q": {"handlers": [], "level": "WARNING", "propagate": True},
         "uvicorn": {"handlers": [], "level": "WARNING", "propagate": True},
-        "uvicorn.error": {
-            "handlers": [],
-            "level": "WARNING",
-            "propagate": True,
-        },  # at INFO a line for each socket
+        # At INFO it writes a line for each socket.
+        "uvicorn.error": {"handlers": [], "level": "WARNING", "propagate": True},
         "uvicorn.access": {"handlers": [], "level": "WARNING", "propagate": True},
     },
 }

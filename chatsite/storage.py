@@ -1,8 +1,8 @@
-"""Static files under names that carry their content's hash, so that a browser may keep them for ever."""
+"""Static files whose names contain the hash of their content, so that browsers may cache them forever."""
 
 from servestatic.storage import CompressedManifestStaticFilesStorage
 
 
 class StaticStorage(CompressedManifestStaticFilesStorage):
-    # The page's scripts are ES modules that import one another by relative path; without this only url() is rewritten.
+    # The page's scripts are ES modules that import each other by relative path. Without this, only url() in CSS is rewritten.
     support_js_module_import_aggregation = True

@@ -1,4 +1,4 @@
-"""Every address of the site; the chat's own are in `messaging/urls.py`."""
+"""All addresses of the site. `messaging/urls.py` has the addresses of the chat."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-a
 
 
 def favicon(request: HttpRequest) -> HttpResponseRedirect:
-    """Redirect browsers that request the icon without a link to it."""
+    """Redirect browsers that request the icon at its default address."""
     return HttpResponseRedirect(static("img/mark.svg"))
 
 

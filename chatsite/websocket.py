@@ -1,10 +1,12 @@
-"""The socket's side of the server: uvicorn's WebSocket protocol with a short path for texts in both directions.
+"""uvicorn's protocols for HTTP and WebSocket, with a short path for texts in both directions.
 
-With ASGI every text is put into a queue and wakes a task, and reading of the socket stops and starts around that. Every text
-that is sent passes through a coroutine and three layers of framing. In rooms of two that was a third of the server's time.
-An application that has this protocol in `scope["extensions"]["chat.direct"]` may set `on_text`. It is called with every text
-on arrival and returns whether it took the text. The application may also `write` while `writable_now` is true. Texts that it
-does not take, and all other events, use ASGI.
+With ASGI, every text that arrives is put into a queue and wakes a task, and reading of the socket is paused and resumed around it.
+Every text that is sent passes through a coroutine and three layers of framing. In rooms of two people, this was a third of the
+server's time.
+
+An application finds this protocol in `scope["extensions"]["chat.direct"]` and may set its `on_text`. This function is called with
+every text on arrival and returns whether it has handled the text. The application may also call `write` while `writable_now` is
+true. Texts that `on_text` does not handle, and all other events, use ASGI.
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ UNREADABLE = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 92\r\nConnection: close\r\n\r\n"
     b"This cannot become a WebSocket: its headers are too long or too many, or a body follows them"
 )
-TEXT = b"\x81"  # RFC 6455, 5.2: the only fragment of a text
+TEXT = b"\x81"  # RFC 6455, 5.2: a text in one fragment
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One HTTP connection. In each turn of the loop at most one connection becomes a WebSocket: in a reconnect storm a
-    thousand in one turn delayed all other users by 0.2 s.
+    """One HTTP connection. In each turn of the loop, at most one connection becomes a WebSocket.
+
+    In a reconnect storm, a thousand in one turn delayed all other users by 0.2 s.
     """
 
     def handle_websocket_upgrade(self) -> None:
@@ -67,15 +70,13 @@ def _upgrade_next(waiting: deque[HttpProtocol]) -> None:
 class DirectProtocol(WebSocketsSansIOProtocol):
     """One WebSocket."""
 
-    __slots__ = (
-        "_app_waits",
-        "on_text",
-    )  # more than 30 attributes in uvicorn's own dict cost each socket 2 KB
+    # Slots: more than 30 attributes in uvicorn's own dict cost each socket 2 KB.
+    __slots__ = ("_app_waits", "on_text")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.on_text: Callable[[str], bool] | None = None
-        self._app_waits = False  # the application has taken every event and waits for the next
+        self._app_waits = False  # the application has received every event and waits for the next
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
@@ -83,12 +84,12 @@ class DirectProtocol(WebSocketsSansIOProtocol):
             self.scope["extensions"][EXTENSION] = self  # type: ignore[assignment]
 
     def start_keepalive(self) -> None:
-        """Start the keepalive and drop the handshake's request and response, with its cookie: 6 KB for each socket."""
+        """Start the keepalive. Free the request and the response of the handshake, with its cookie: 6 KB for each socket."""
         self.request = self.response = None  # type: ignore[assignment]
         cast(list[Any], self.scope["headers"]).clear()
         super().start_keepalive()
 
-    # In
+    # Incoming
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -99,13 +100,13 @@ class DirectProtocol(WebSocketsSansIOProtocol):
             self.transport.close()
 
     def send_receive_event_to_app(self) -> None:
-        if self.on_text is not None and self._app_waits and self.queue.empty() and self._took():
+        if self.on_text is not None and self._app_waits and self.queue.empty() and self._handled():
             self.frames = []
             return
         super().send_receive_event_to_app()
 
-    def _took(self) -> bool:
-        """Return whether the application took the text. Other frames are not offered to it."""
+    def _handled(self) -> bool:
+        """Pass a text to `on_text` and return whether it handled the text. Other frames are not passed."""
         if self.close_sent or self.curr_msg_data_type != "text" or self.on_text is None:
             return False
         try:
@@ -121,11 +122,11 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         finally:
             self._app_waits = False
 
-    # Out
+    # Outgoing
 
     @property
     def writable_now(self) -> bool:
-        """Whether a text can be written at once: the socket is open and not full."""
+        """Whether a text can be written now: the socket is open and its buffer is not full."""
         return (
             self.writable.is_set()
             and self.handshake_complete
@@ -133,7 +134,7 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         )
 
     def write(self, text: str) -> None:
-        """Send a text to a socket that is `writable_now`."""
+        """Send a text. The socket must be `writable_now`."""
         self.transport.write(framed(text))
 
 
@@ -142,7 +143,7 @@ _last: tuple[str, bytes] = "", TEXT + b"\0"
 
 
 def framed(text: str) -> bytes:
-    """Return a text as a frame of the server. The next socket of a room gets the same frame; it is not encoded again."""
+    """Return a text as a frame of the server. A text for many sockets is encoded once."""
     global _last
     last_text, frame = _last
     if text is not last_text:
@@ -153,7 +154,7 @@ def framed(text: str) -> bytes:
 
 
 def _length(size: int) -> bytes:
-    """Return a payload's length as RFC 6455, 5.2 writes it where nothing is masked."""
+    """Return the length field of an unmasked payload (RFC 6455, 5.2)."""
     if size < 126:
         return bytes((size,))
     if size < 65_536:

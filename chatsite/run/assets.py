@@ -1,4 +1,4 @@
-"""Collect static files under DATA_DIR, if a file has changed since the last time."""
+"""Collect the static files in DATA_DIR, if any has changed since the last time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.core.management import call_command
 
 
 def collect() -> bool:
-    """Collect the static files unless they are unchanged. Return whether they were collected."""
+    """Collect the static files if any has changed. Return whether they were collected."""
     note = Path(settings.STATIC_ROOT) / ".collected"
     fingerprint = _fingerprint()
     if note.exists() and note.read_text() == fingerprint:
@@ -23,7 +23,7 @@ def collect() -> bool:
 
 
 def _fingerprint() -> str:
-    """Return a digest of all static files, of the storage that names them and of the version of Django."""
+    """Return a digest of all static files, their storage and the version of Django."""
     digest = hashlib.sha256(f"{django.VERSION} {settings.STORAGES['staticfiles']['BACKEND']}".encode())
     for finder in get_finders():
         for path, storage in sorted(finder.list(None), key=lambda entry: str(entry[0])):

@@ -1,7 +1,7 @@
-"""Child processes: ordinary commands, each in a separate process group, with a mark in their environment.
+"""Child processes: commands, each in a separate process group, with a mark in their environment.
 
-Every process that a child starts inherits the mark (`CHAT_CHILD=<data directory>:<name>`). After a `kill -9` of the supervisor
-or of a child, all remaining processes are found by it, without a record that could be stale.
+Every process that a child starts inherits the mark (`CHAT_CHILD=<data directory>:<name>`). After a `kill -9` of the supervisor or
+of a child, `marked` finds the remaining processes by this mark. A record in a file could be out of date.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ MARK = "CHAT_CHILD"
 POLL_S = 0.02
 FIRST_WAIT_S = 0.2  # the first restart must be within a second
 MAX_WAIT_S = 30.0
-HEALTHY_S = 60.0  # a child that ran this long is restarted after the first wait again
-MAX_LINE_BYTES = (
-    4_000  # with its prefix under PIPE_BUF: a write to a pipe with free space is never cut or blocked
-)
+HEALTHY_S = 60.0  # after a longer run, the wait is FIRST_WAIT_S again
+# With its prefix, a line is shorter than PIPE_BUF: a pipe with free space takes it whole and without waiting.
+MAX_LINE_BYTES = 4_000
 
 
 class Child:
-    """One command that runs as long as the supervisor does, or only `once`, until it ends."""
+    """One command. It is restarted when it ends, unless it runs only `once`. `patience_s`: the time it may take to stop."""
 
     def __init__(
         self,
@@ -54,7 +53,7 @@ class Child:
         self._unfinished = b""
 
     def start(self) -> None:
-        end(marked(self._folder, self.name), patience_s=0)  # processes that a killed predecessor left behind
+        end(marked(self._folder, self.name), patience_s=0)  # processes that a killed child left
         self.due_mono_s = None
         self._started_mono_s = time.monotonic()
         self._unfinished = b""
@@ -65,7 +64,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            process_group=0,  # Ctrl-C reaches the supervisor alone
+            process_group=0,  # Ctrl-C reaches only the supervisor
         )
         assert self.process.stdout is not None  # noqa: S101  (for the type checker)
         os.set_blocking(self.process.stdout.fileno(), False)
@@ -76,7 +75,7 @@ class Child:
 
     @property
     def status(self) -> int:
-        """The exit code, negative for the signal that ended it; 0 while it runs."""
+        """The exit code; a negative number is the signal that ended the child. 0 while it runs."""
         return 0 if self.process is None else self.process.poll() or 0
 
     def signal(self, number: signal.Signals) -> None:
@@ -93,7 +92,7 @@ class Child:
         end(marked(self._folder, self.name), patience_s=0)
 
     def restart_later(self) -> float:
-        """Set the time of the next start and return the wait in seconds: 0.2, 0.4, 0.8 ... 30. After a healthy run it is 0.2 again."""
+        """Set the time of the next start. Return the wait in seconds: 0.2, 0.4, 0.8 ... 30, and 0.2 again after a run of a minute."""
         now = time.monotonic()
         self.short_lives = 0 if now - self._started_mono_s > HEALTHY_S else self.short_lives
         wait_s = min(MAX_WAIT_S, FIRST_WAIT_S * 2.0**self.short_lives)
@@ -102,7 +101,7 @@ class Child:
         return wait_s
 
     def read_lines(self) -> list[bytes]:
-        """Return the complete lines since the last call; also an incomplete last line when the child has ended."""
+        """Return the complete lines since the last call. If the child has ended, also return an incomplete last line."""
         if self.process is None or self.process.stdout is None or self.process.stdout.closed:
             return []
         ended = self.process.poll() is not None
@@ -140,7 +139,7 @@ def marked(folder: Path, name: str = "") -> list[int]:
 
 
 def end(pids: Iterable[int], *, patience_s: float) -> None:
-    """Stop processes: SIGTERM, a wait, then SIGKILL. They need not be children of this process."""
+    """Stop processes: SIGTERM, wait at most `patience_s`, then SIGKILL. They can be any processes, not only children."""
     processes = list(_processes(pids))
     if not processes:
         return
@@ -152,10 +151,11 @@ def end(pids: Iterable[int], *, patience_s: float) -> None:
 
 
 def wait_for(condition: Callable[[], bool], *, deadline_s: float) -> bool:
-    ends = time.monotonic() + deadline_s
-    while not (held := condition()) and time.monotonic() < ends:
+    """Wait until the condition is true. Return False at the deadline."""
+    end_mono_s = time.monotonic() + deadline_s
+    while not (result := condition()) and time.monotonic() < end_mono_s:
         time.sleep(POLL_S)
-    return held
+    return result
 
 
 def _processes(pids: Iterable[int]) -> Iterator[psutil.Process]:
@@ -171,7 +171,7 @@ def _send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
 
 
 def _alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return the processes that still run. `psutil.wait_procs` would reap children that `Popen` waits for."""
+    """Return the processes that still run. Not by `psutil.wait_procs`: it would take the exit codes of children from `Popen`."""
     return [process for process in processes if _state(process) not in (None, psutil.STATUS_ZOMBIE)]
 
 

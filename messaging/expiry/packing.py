@@ -1,8 +1,9 @@
-"""Pack all members who missed one message into one text: 9,900 offline members of a large room are a few bytes.
+"""Pack the members who missed a message into one short text: 9,900 offline members of a large room need a few bytes.
 
     no_ack:3:17;offline:0:1-16,18-9900
 
-There is one group for each reason and number of attempts, in order. A group has the user ids in rising order, with ranges. Pure.
+A group `reason:attempts:users` has the members with the same reason and number of attempts. Groups and user ids are sorted, and
+consecutive ids are written as a range. No I/O.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from messaging.store.records import Missed
 
 
 def pack(missed: Iterable[Missed]) -> str:
-    """Return `missed` as one text. Of two entries for one user the first is kept."""
+    """Return `missed` as one text. If a user has two entries, the first is kept."""
     groups: dict[tuple[str, int], list[int]] = defaultdict(list)
     known: set[int] = set()
     for member in missed:
@@ -28,7 +29,7 @@ def pack(missed: Iterable[Missed]) -> str:
 
 
 def unpack(packed: str) -> list[Missed]:
-    """Return the packed members by reason, attempts and user."""
+    """Return the packed members, sorted by reason, attempts and user."""
     return [
         Missed(user, reason, int(attempts))
         for group in filter(None, packed.split(";"))

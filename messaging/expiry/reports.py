@@ -1,76 +1,79 @@
-"""Report messages that some member missed: a dead letter, its missed recipients and its sender's notice, in one transaction.
+"""Report messages that at least one member missed: a dead letter, its missed recipients and the sender's notice, in one transaction.
 
 1. The store returns the members who missed a message.
-2. `record` writes letter, missed recipients and notice together. `quarantine` writes a message that `record` could not.
-3. Only then the store clears the message.
+2. `record` writes the letter, the missed recipients and the notice together. `quarantine` writes a message that `record` could
+   not write. `packing` packs the missed members, `notices` builds the notice from the letter.
+3. After that, the store clears the message.
 
-Every key is derived from the message, so a second run or a second worker writes nothing new. `letters` has the later changes of a
-letter. Knows nothing of Redis. No text is ever logged.
+Every key is derived from the message, so a second run or a second worker writes nothing new. The module `letters` changes dead
+letters later. Knows nothing of Redis. Text of messages is never logged.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence, Set
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from uuid import UUID, uuid5
 
 from django.contrib.auth import get_user_model
 from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
 
 from messaging import policy
-from messaging.models import DeadLetter, FormerUser, MissedRecipient, Notice, Room, moment
+from messaging.models import DeadLetter, FormerUser, MissedRecipient, Room, moment
 from messaging.store.records import Expired, Missed
 
 from . import notices, packing
+from .notices import Person
 
-MAX_NAMED = 100  # people with a name in a letter and in its notice, by the contract
+MAX_NAMED = 100  # people named in a letter and in its notice, as docs/protocol.md promises
 MAX_NAME, MAX_EPOCH = 150, 64  # characters in the columns
 QUERY_BATCH = 5_000  # keys in one query; SQLite takes at most 32,766
 INSERT_BATCH = 1_000
-MAX_TRIES = 3  # as many as there are concurrent workers: every failure means a concurrent commit
-# The namespace of the letters' keys. With another one, all messages not yet finalized would be reported twice.
+MAX_TRIES = 3  # attempts; each failure means that another transaction committed first
+# The namespace of the letters' keys. A new namespace would report all messages twice that are not finalized yet.
 LETTER_NAMESPACE = UUID("c1d7a8f2-6a0e-4e57-9d0b-2f3a5a4f0c55")
-# Raised for a row that fits no table, by the database or by Python.
+# The database or Python raises these for values that do not fit the columns.
 INVALID_ROW_ERRORS = (DatabaseError, ValueError, OverflowError, TypeError)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Report:
-    """The new dead letters, and the notices to announce: {user: notice ids}, also those of a run that was killed before."""
+    """The new dead letters, and the notices to announce: {user: notice ids}. Notices of an earlier, killed run are included."""
 
     letters: list[UUID]
     notices: dict[int, list[str]]
 
 
 def record(expired: Sequence[Expired], now_ms: int) -> Report:
-    """Report the messages of `expired` that some member missed, all or none. Existing reports are left alone.
+    """Report the messages of `expired` that at least one member missed, all or none. Existing reports stay unchanged.
 
-    Raises OperationalError or InterfaceError when the database is down. Any other error means an invalid message in `expired`.
+    Raises OperationalError or InterfaceError when the database is down. Other errors are treated as an invalid message in `expired`.
     """
     missed = [message for message in expired if message.live and message.missed]
     for _ in range(MAX_TRIES - 1):
         try:
             return _record(missed, now_ms)
         except IntegrityError:
-            continue  # another worker was faster, or a user was just deleted: read the present rows
+            continue  # another worker was faster, or a user was just deleted: read the rows again
     return _record(missed, now_ms)
 
 
 def quarantine(expired: Expired, now_ms: int, fault: str) -> Report:
-    """Report a message that `record` could not: without its text, values cut to their columns. `fault`: the class of the error.
+    """Report a message that `record` could not report: without its text, with values cut to their columns.
 
-    If even that fails, the letter is written without recipients and notice. Raises as `record`.
+    `fault`: the class of the error. If this fails too, the letter is written without recipients and notice.
+
+    Raises the same errors as `record`.
     """
     if not (expired.live and expired.missed):
         return Report([], {})
-    plain = {key: _plain(message, now_ms) for key, message in _keyed([expired]).items()}
+    fitted = {key: _fitted(message, now_ms) for key, message in _keyed([expired]).items()}
     try:
-        return _write(plain, now_ms, fault=fault)
+        return _write(fitted, now_ms, fault=fault)
     except (OperationalError, InterfaceError):
         raise
     except INVALID_ROW_ERRORS:
-        return _write(plain, now_ms, fault=fault, letter_only=True)
+        return _write(fitted, now_ms, fault=fault, letter_only=True)
 
 
 def key_of(expired: Expired) -> UUID:
@@ -80,10 +83,10 @@ def key_of(expired: Expired) -> UUID:
 
 
 def _keyed(messages: Sequence[Expired]) -> dict[UUID, Expired]:
-    """Return messages by the keys of their letters.
+    """Return {key of its letter: message}.
 
-    When the store has forgotten an id (`id_life_s`), it accepts the id for another message. The report of the first message must
-    not count for the second: the existing letter keeps the key, and the key of the second includes its epoch and seq.
+    When the store has forgotten an id (`id_life_s`), it accepts the id for a second message. Each of the two needs a report: the
+    letter of the first keeps the key, and the key of the second includes its epoch and seq.
     """
     letters = DeadLetter.objects.filter(pk__in={key_of(message) for message in messages})
     positions = {key: position for key, *position in letters.values_list("pk", "epoch", "seq")}
@@ -105,17 +108,20 @@ def _record(messages: Sequence[Expired], now_ms: int) -> Report:
 def _write(
     messages: dict[UUID, Expired], now_ms: int, *, fault: str = "", letter_only: bool = False
 ) -> Report:
-    """Write the missing rows. `letter_only`: without recipients and notice."""
+    """Write the rows that do not exist yet. `letter_only`: without recipients and notice."""
     if not messages:
         return Report([], {})
     batch = _Batch(messages, now_ms, fault)
     with transaction.atomic():
         existing = set(DeadLetter.objects.filter(pk__in=messages).values_list("pk", flat=True))
         new = {key: message for key, message in messages.items() if key not in existing}
-        DeadLetter.objects.bulk_create(batch.letters(new), batch_size=INSERT_BATCH)
+        letters = batch.letters(new)
+        DeadLetter.objects.bulk_create(letters, batch_size=INSERT_BATCH)
+        summaries: dict[int, str] = {}
         if not letter_only:
-            MissedRecipient.objects.bulk_create(batch.recipients(new), batch_size=INSERT_BATCH)
-        summaries = {} if letter_only else notices.insert(list(batch.notices(new)), now_ms)
+            people = {key: batch.people[id(message.missed)] for key, message in new.items()}
+            MissedRecipient.objects.bulk_create(batch.recipients(people), batch_size=INSERT_BATCH)
+            summaries = notices.insert(notices.for_letters(letters, people), now_ms)
         if DeadLetter.objects.filter(pk__in=messages).count() != len(messages):
             raise DatabaseError("Not every dead letter was written.")
         waiting = notices.waiting_for(messages)
@@ -125,12 +131,12 @@ def _write(
 
 
 class _Batch:
-    """The rows of several expired messages. Values that many of them share are built once."""
+    """The rows of several expired messages. Values that many messages share are built once."""
 
     def __init__(self, messages: dict[UUID, Expired], now_ms: int, fault: str) -> None:
         self.now_ms = now_ms
         self.fault = fault
-        # By identity: messages that the same members missed share one tuple.
+        # By identity: messages that the same members missed have the same tuple.
         distinct = {id(message.missed): message.missed for message in messages.values()}
         self.packed = {key: packing.pack(missed) for key, missed in distinct.items()}
         named = {member.user for missed in distinct.values() for member in missed[:MAX_NAMED]}
@@ -140,73 +146,48 @@ class _Batch:
             key: [self._person(member) for member in missed[:MAX_NAMED]] for key, missed in distinct.items()
         }
 
-    def letters(self, new: dict[UUID, Expired]) -> Iterator[DeadLetter]:
-        for key, message in new.items():
-            room = message.due.room.id
-            yield DeadLetter(
-                id=key,
-                room_id=room if room in self.rooms else None,
-                room_key=room,
-                room_name=self.rooms.get(room, ""),
-                epoch=message.epoch,
-                seq=message.due.seq,
-                message_id=message.id,
-                sender_id=self.names.present(message.sender),
-                sender_key=message.sender,
-                sender_name=(message.name or self.names.of(message.sender))[:MAX_NAME],
-                body=_kept_text(message, self.now_ms),
-                reply_to=message.reply_to,
-                resends=message.resends,
-                sent_at=moment(message.sent_at),
-                expired_at=moment(message.expires_at),
-                processed_at=moment(self.now_ms),
-                delivered=_delivered(message),
-                total=message.total,
-                missing_total=len(message.missed),
-                missing=self.packed[id(message.missed)],
-                fault=self.fault,
-            )
+    def letters(self, messages: Mapping[UUID, Expired]) -> list[DeadLetter]:
+        return [self._letter(key, message) for key, message in messages.items()]
 
-    def recipients(self, new: dict[UUID, Expired]) -> Iterator[MissedRecipient]:
-        for key, message in new.items():
-            for person in self.people[id(message.missed)]:
+    def _letter(self, key: UUID, message: Expired) -> DeadLetter:
+        room = message.due.room.id
+        return DeadLetter(
+            id=key,
+            room_id=room if room in self.rooms else None,
+            room_key=room,
+            room_name=self.rooms.get(room, ""),
+            epoch=message.epoch,
+            seq=message.due.seq,
+            message_id=message.id,
+            sender_id=self.names.foreign_key(message.sender),
+            sender_key=message.sender,
+            sender_name=(message.name or self.names.of(message.sender))[:MAX_NAME],
+            body=_kept_text(message, self.now_ms),
+            reply_to=message.reply_to,
+            resends=message.resends,
+            sent_at=moment(message.sent_at),
+            expired_at=moment(message.expires_at),
+            processed_at=moment(self.now_ms),
+            delivered=max(0, message.total - len(message.missed)),
+            total=message.total,
+            missing_total=len(message.missed),
+            missing=self.packed[id(message.missed)],
+            fault=self.fault,
+        )
+
+    def recipients(self, people: Mapping[UUID, list[Person]]) -> Iterator[MissedRecipient]:
+        for key, missing in people.items():
+            for person in missing:
                 yield MissedRecipient(
                     dead_letter_id=key,
-                    user_id=self.names.present(person["user"]),
+                    user_id=self.names.foreign_key(person["user"]),
                     user_key=person["user"],
                     name=person["name"],
                     reason=person["reason"],
                     attempts=person["attempts"],
                 )
 
-    def notices(self, new: dict[UUID, Expired]) -> Iterator[Notice]:
-        """Yield the notices to the senders, in the order of expiry. Deleted senders get none."""
-        noticed = [item for item in new.items() if self.names.present(item[1].sender)]
-        for key, message in sorted(noticed, key=lambda item: (item[1].expires_at, item[1].due.seq)):
-            yield Notice(
-                id=uuid5(key, "notice").hex,
-                user_id=message.sender,
-                kind=Notice.Kind.UNDELIVERED,
-                room_key=message.due.room.id,
-                dead_letter_id=key,
-                data=self._data(message),
-            )
-
-    def _data(self, message: Expired) -> dict[str, Any]:
-        return {
-            "room": message.due.room.id,
-            "epoch": message.epoch,
-            "seq": message.due.seq,
-            "id": message.id,
-            "sent_at": message.sent_at,
-            "expired_at": message.expires_at,
-            "delivered": _delivered(message),
-            "total": message.total,
-            "missing": self.people[id(message.missed)],
-            "missing_total": len(message.missed),
-        }
-
-    def _person(self, member: Missed) -> dict[str, Any]:
+    def _person(self, member: Missed) -> Person:
         return {
             "user": member.user,
             "name": self.names.of(member.user),
@@ -216,7 +197,7 @@ class _Batch:
 
 
 class Names:
-    """The names of users: of their accounts, else the last name of a deleted account, else `#id`."""
+    """The names of users: of their account, or the name that a deleted account had last, or `#id`."""
 
     def __init__(self, users: Set[int]) -> None:
         people, name = get_user_model().objects, get_user_model().USERNAME_FIELD
@@ -230,8 +211,8 @@ class Names:
     def of(self, user: int) -> str:
         return (self.accounts.get(user) or self.former.get(user) or f"#{user}")[:MAX_NAME]
 
-    def present(self, user: int) -> int | None:
-        """Return the user as a foreign key: None without an account."""
+    def foreign_key(self, user: int) -> int | None:
+        """Return the user's id, or None if the account no longer exists."""
         return user if user in self.accounts else None
 
 
@@ -244,12 +225,8 @@ def _batches(keys: Sequence[int]) -> Iterator[Sequence[int]]:
         yield keys[start : start + QUERY_BATCH]
 
 
-def _delivered(message: Expired) -> int:
-    return max(0, message.total - len(message.missed))
-
-
 def _kept_text(message: Expired, now_ms: int) -> str | None:
-    """Return the text while it may be kept: counted from the expiry, even when the job is days late."""
+    """Return the text, or None if its retention, counted from the expiry, is over."""
     kept_ms = policy.current().dead_letter_retention_s * 1_000
     return message.body if message.expires_at + kept_ms > now_ms else None
 
@@ -259,8 +236,8 @@ def _kept_text(message: Expired, now_ms: int) -> str | None:
 MAX_SMALL, MAX_LARGE = 2**31 - 1, 2**63 - 1  # of the integer columns
 
 
-def _plain(message: Expired, now_ms: int) -> Expired:
-    """Return an expired message that fits every column: without text, with the names of the accounts."""
+def _fitted(message: Expired, now_ms: int) -> Expired:
+    """Return the message with values that fit every column, without its text and without the sender's name."""
     return dataclasses.replace(
         message,
         due=dataclasses.replace(

@@ -1,7 +1,7 @@
 """Resend many dead letters for the staff, and return an outcome for each.
 
 A letter is sent at most once, by any number of calls and callers (`resend`). A letter that cannot be sent does not stop the next
-one. The run ends when the store is down or full, or the database is down. Letters that were not reached are unchanged.
+letter. The run ends if the store is down or full, or if the database is down. The remaining letters are unchanged.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ class Result(StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of an action on one row, named by its key: a dead letter's id, ROOM, ROOM:USER or ROOM:SEQ.
+    """The result of an action on one row.
 
-    `why`: the code of a reason or an error. `left_out`: people who cannot be sent to, [(user, `left_room`, `deactivated` or `deleted`)].
+    `key`: a dead letter's id, ROOM, ROOM:USER or ROOM:SEQ. `why`: the code of a reason or an error. `left_out`: members who cannot
+    receive the message: [(user, `left_room`, `deactivated` or `deleted`)].
     """
 
     key: str
@@ -47,7 +48,7 @@ async def requeue(
     stopping: Callable[[], bool] = lambda: False,
     on_progress: Callable[[], None] = lambda: None,
 ) -> list[Outcome]:
-    """Resend dead letters to the members who missed them; return the outcomes of the letters reached. `by` None: a command."""
+    """Resend dead letters to the members who missed them; return the outcomes of the processed letters. `by` None: a command."""
     outcomes: list[Outcome] = []
     for key in dict.fromkeys(keys):
         if stopping():

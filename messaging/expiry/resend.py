@@ -1,11 +1,11 @@
 """Send an expired message again to the members who missed it: once, for any number of calls and callers.
 
-1. Read from the dead letter who missed it.
+1. Read the members who missed it from the dead letter.
 2. Mark the letter as being resent.
 3. Append the message with an id derived from the letter, so that the store accepts it once.
 4. Keep the answer in the letter.
 
-If a process dies between these steps, `finish_unfinished` repeats them: the same id gets the same answer.
+If a process dies between these steps, `finish_unfinished` repeats them. The same id gets the same answer.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ async def resend(
 ) -> Resent:
     """Send the message of a dead letter again, as its sender. A repeat returns the first answer, as `duplicate`. `by` None: a job.
 
-    Raises NobodyMissedIt when no member can get it, TooLate when its text was deleted or the letter was discarded, NotMember when
-    its room was deleted or its sender has left it, BadTtl, Unavailable, BacklogFull.
+    Raises NobodyMissedIt if no member who missed it can receive it, TooLate if the text was deleted or the letter was discarded,
+    NotMember if the room was deleted or the sender has left it, BadTtl, Unavailable, BacklogFull.
     """
     row = await in_db_thread(DeadLetter.objects.select_related("room").get, pk=letter)
     if row.answer is not None:
@@ -61,9 +61,11 @@ async def resend(
     [answer] = await store.log.append([append])
     if isinstance(answer, MessagingError):
         raise answer
-    kept = await in_db_thread(letters.end_resend, letter, _fields(answer), by, await store.now_ms(), verb)
-    if kept != _fields(answer) or answer.duplicate:
-        return Resent(_accepted(kept), plan.left_out)
+    first_answer = await in_db_thread(
+        letters.end_resend, letter, _fields(answer), by, await store.now_ms(), verb
+    )
+    if first_answer != _fields(answer) or answer.duplicate:
+        return Resent(_accepted(first_answer), plan.left_out)
     return Resent(answer, plan.left_out)
 
 
@@ -107,10 +109,10 @@ async def _first_answer(letter: UUID) -> Resent:
 
 
 async def finish_unfinished() -> int:
-    """Finish resends whose process died; return how many. Called by the expiry job. Raises Unavailable.
+    """Finish resends whose process died; return their number. The job `process_expired` calls this. Raises Unavailable.
 
-    A letter that cannot be sent is abandoned, so that it does not stop the others or the job. When the store is full, the letter
-    waits for the next run.
+    The resend of a letter that cannot be sent is abandoned, so that it does not stop the other letters or the job. If the store is
+    full, the letter waits for the next run.
     """
     rows = await in_db_thread(letters.unfinished_resends, await open_store().now_ms())
     finished = 0

@@ -1,13 +1,15 @@
-"""Delete old texts and records. Every call does a bounded part; the job calls again. Texts are deleted first, rows later.
+"""Delete old texts and records. Texts are deleted first, rows later.
+
+Every call deletes a limited number. The job repeats its calls.
 
 | record | kept | setting |
 |---|---|---|
 | text of a dead letter | 7 days after the message's expiry | `dead_letter_retention_s` |
 | dead letter, audit entry, dismissed notice | 90 days | `dead_letter_days` |
-| audit entries in all | as many as dead letters; the oldest are deleted first | `dead_letter_count` |
-| dead letters in all | 100,000; the oldest resolved are deleted first, then the oldest open | `dead_letter_count` |
+| all audit entries | at most 100,000; the oldest are deleted first | `dead_letter_count` |
+| all dead letters | at most 100,000; the oldest resolved are deleted first, then the oldest open | `dead_letter_count` |
 | bulk action | 90 days after its end; one hour if it was not confirmed | `dead_letter_days` |
-| name of a deleted user | the longest lifetime of a message, and its grace | `ttl_max_s`, `grace_s` |
+| name of a deleted user | the longest lifetime of a message, plus its grace | `ttl_max_s`, `grace_s` |
 """
 
 from __future__ import annotations
@@ -26,23 +28,23 @@ log = logging.getLogger(__name__)
 
 ROW_BATCH = 1_000  # rows of one kind in one call
 DAY_MS = 86_400_000
-MAX_ASKED_MS = 3_600_000  # a bulk action must be confirmed within this time
+MAX_ASKED_MS = 3_600_000  # within this time, a bulk action must be confirmed
 
 State = DeadLetter.State
 
 
 def scrub(now_ms: int) -> int:
-    """Delete at most 1,000 texts whose retention has ended; return how many."""
+    """Delete at most 1,000 texts whose retention has ended; return their number."""
     until = moment(now_ms - policy.current().dead_letter_retention_s * 1_000)
     with transaction.atomic():
         due = DeadLetter.objects.filter(body__isnull=False, expired_at__lte=until).order_by("expired_at")
-        scrubbed = DeadLetter.objects.filter(pk__in=_first(due, ROW_BATCH)).update(body=None)
+        count = DeadLetter.objects.filter(pk__in=_first(due, ROW_BATCH)).update(body=None)
     _empty_log()
-    return scrubbed
+    return count
 
 
 def prune(now_ms: int) -> int:
-    """Delete records that are too old or too many, at most 1,000 rows of every kind; return how many."""
+    """Delete records that are too old or too many, at most 1,000 rows of every kind; return their number."""
     site = policy.current()
     old = moment(now_ms - site.dead_letter_days * DAY_MS)
     forgotten = moment(now_ms - (site.ttl_max_s + site.grace_s) * 1_000)
@@ -60,7 +62,7 @@ def prune(now_ms: int) -> int:
 
 
 def dropped_open(now_ms: int) -> int:
-    """Return how many open dead letters were deleted in the last day because there were too many. The staff should know of it."""
+    """Return how many open dead letters were deleted in the last day because there were too many. `doctor` reports them."""
     entries = AuditEntry.objects.filter(verb=AuditEntry.Verb.PRUNE, at__gt=moment(now_ms - DAY_MS))
     return sum(detail["open"] for detail in entries.values_list("detail", flat=True))
 
@@ -72,7 +74,7 @@ def _delete_oldest(oldest_first: QuerySet[Any], limit: int) -> int:
 
 
 def _delete_surplus(limit: int, now_ms: int) -> int:
-    """Delete the oldest dead letters above `limit`: resolved ones first, then open ones, which are logged and audited."""
+    """Delete the oldest dead letters above `limit`: first resolved letters, then open letters. The latter are logged and audited."""
     surplus = min(DeadLetter.objects.count() - limit, ROW_BATCH)
     if surplus <= 0:
         return 0
@@ -88,7 +90,7 @@ def _delete_surplus(limit: int, now_ms: int) -> int:
 
 
 def _delete(rows: QuerySet[Any], limit: int | None = None) -> int:
-    """Delete the first `limit` rows and the rows that depend on them; return how many, without the dependent ones."""
+    """Delete the first `limit` rows and the rows that depend on them; return their number without the dependent rows."""
     keys = _first(rows, ROW_BATCH if limit is None else limit)
     if keys:
         rows.model._default_manager.filter(pk__in=keys).only("pk").delete()
@@ -100,7 +102,7 @@ def _first(rows: QuerySet[Any], limit: int) -> Sequence[Any]:
 
 
 def _empty_log() -> None:
-    """Write SQLite's write-ahead log into the database and truncate it: it still holds the scrubbed texts."""
+    """Write SQLite's write-ahead log into the database and truncate it, because it still contains the deleted texts."""
     if connection.vendor == "sqlite" and not connection.in_atomic_block:
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -1,12 +1,13 @@
 """The jobs that the worker runs on a schedule.
 
-1. `schedules` installs the django-q2 schedules. Each names a function of this package.
-2. Every minute `retry_undelivered` runs the sweep (`sweeps`): it claims rooms with undelivered messages and sends control events.
-3. Every minute `process_expired` processes expired messages (`messaging.expiry`).
-4. Every hour `rewrite_log` removes expired text from the store's file on disk.
-5. Each run is recorded in the store as a heartbeat.
+1. `schedules` installs the django-q2 schedules. Each has the name of a function.
+2. `retry_undelivered` runs the sweep every minute (`sweeps`): it claims rooms with undelivered messages and sends control events.
+3. `process_expired` processes expired messages every minute (`messaging.expiry.job`).
+4. `carry_on_bulk` continues bulk actions of the staff every minute (`messaging.admin.bulk_job`).
+5. `rewrite_log` removes expired text from the store's log on disk every hour (`schedules`).
+6. Each run of `retry_undelivered`, `process_expired` and `rewrite_log` is recorded in the store as a heartbeat.
 
-Knows nothing of sockets: jobs and server processes meet in the store and in control events.
+Knows nothing of sockets. Jobs reach server processes only through the store and control events.
 """
 
 from .schedules import (

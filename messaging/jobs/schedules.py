@@ -1,7 +1,7 @@
-"""The scheduled jobs that the worker runs. django-q2 calls them by the names in `SCHEDULES`.
+"""The schedules of the jobs `retry_undelivered`, `process_expired`, `rewrite_log` and `carry_on_bulk`, and the job `rewrite_log`.
 
-A tick carries no data and may be lost; all state is in the store. Each job limits itself to 40 s and records each run as a
-heartbeat.
+django-q2 calls the functions in `SCHEDULES` in the worker. A job has no arguments, because a queued job can be lost; all state is in
+the store and the database.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 def install_schedules() -> None:
     """Create or correct the schedules, by name. Idempotent."""
     for name, schedule in SCHEDULES.items():
-        # Two processes that start at the same time may both create it: django-q2 has no constraint against that.
+        # Two processes that start at the same time may both create it, because django-q2 has no constraint against this.
         first = Schedule.objects.filter(name=name).order_by("pk")[:1]
         Schedule.objects.filter(name=name).exclude(pk__in=first.values("pk")).delete()
         Schedule.objects.update_or_create(
@@ -49,7 +49,7 @@ def install_schedules() -> None:
 
 
 def run_soon(name: str) -> None:
-    """Put a scheduled job into the queue now. A hint: if it is lost, the job runs in the next minute."""
+    """Put a scheduled job into the queue now. If it is lost, the schedule runs the job later."""
     try:
         async_task(SCHEDULES[name]["func"])
     except (RedisError, OSError) as error:
@@ -57,17 +57,19 @@ def run_soon(name: str) -> None:
 
 
 def repair_schedules() -> int:
-    """Bring forward runs that are later than one interval, because the clock was set back. Return how many. Idempotent."""
+    """Start schedules now whose next run is later than one interval, because the clock was set back. Return their number. Idempotent."""
     now = timezone.now()
     repaired = 0
     for name, schedule in SCHEDULES.items():
-        late = Schedule.objects.filter(name=name, next_run__gt=now + timedelta(minutes=schedule["minutes"]))
-        repaired += late.update(next_run=now)
+        too_late = Schedule.objects.filter(
+            name=name, next_run__gt=now + timedelta(minutes=schedule["minutes"])
+        )
+        repaired += too_late.update(next_run=now)
     return repaired
 
 
 def heartbeat_age_s() -> float | None:
-    """Return the seconds since the last run of any job, None before the first run. Raises Unavailable."""
+    """Return the seconds since the last run of any job, or None before the first run. Raises Unavailable."""
     return run_async(_heartbeat_age_s)
 
 
@@ -81,12 +83,12 @@ async def _heartbeat_age_s() -> float | None:
 
 
 def retry_undelivered() -> int:
-    """Sweep once, within the deadline of a job; return how many rooms. The schedule calls this."""
+    """Sweep once, within the deadline of a job; return the number of rooms. The schedule calls this."""
     return run_async(sweep, SweepOptions())
 
 
 def process_expired() -> int:
-    """Process expired messages, within the deadline of a job; return how many. The schedule calls this."""
+    """Process expired messages, within the deadline of a job; return their number. The schedule calls this."""
     return run_async(expiry.process, expiry.ExpiryOptions()).expired
 
 

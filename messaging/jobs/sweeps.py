@@ -1,12 +1,14 @@
-"""The sweep: find rooms whose members owe messages, and tell every server process to push again.
+"""The job `retry_undelivered`: find rooms whose members owe messages, and request new pushes from every server process.
+
+One run is a sweep.
 
 1. Claim the due rooms. A claim is a lease.
-2. Send one control event for each room, with a mark. Every server process pushes to its own connections that owe something at or
-   below the mark.
-3. Settle the claim. The room is due again in one minute.
+2. Send one control event for each room, with a mark. Every server process pushes to its connections that owe messages at or below
+   the mark.
+3. Release the claim. The room is due again in one minute.
 
 If the worker is killed between any two of these steps, the room is due again after its lease. Earlier pushes are counted in
-`attempts`, so nothing is pushed twice. Offline members are parked: no sweep looks at them.
+`attempts`, so nothing is pushed twice. Offline members are parked: a sweep does not read them.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from messaging import policy as policies
 from messaging.store import Store, open_store
 from messaging.store.records import Claim, Lag, RoomKey
 
-ROOM_BATCH = 20  # rooms of a partition in one claim: no call takes over 5 ms
+ROOM_BATCH = 20  # rooms of a partition in one claim, so that no call takes over 5 ms
 READ_BATCH = 100  # rooms in one read of a preview
 
 log = logging.getLogger(__name__)
@@ -43,10 +45,10 @@ async def sweep(
     stopping: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Claim], None] = lambda claim: None,
 ) -> int:
-    """Tell the server processes of every due room, in batches; return how many rooms.
+    """Request new pushes in every due room, in batches; return the number of rooms.
 
-    Ends early at the deadline, at the limit, or after the batch in which `stopping` turned true. Raises Unavailable: the claimed
-    rooms are then due again after their lease.
+    Ends early at the deadline, at the limit, or when `stopping` returns true after a batch. Raises Unavailable. The claimed rooms are
+    then due again after their lease.
     """
     store = open_store()
     started_mono_s = time.monotonic()
@@ -71,7 +73,9 @@ async def sweep(
         if not claims or options.room is not None:
             break
     took_s = round(time.monotonic() - started_mono_s, 3)
-    if options.room is None:  # a sweep of one room, by a command, is no sign of a living worker
+    if (
+        options.room is None
+    ):  # a sweep of one room comes from a command, so it does not prove that a worker runs
         await store.stats.beat(
             "retry_undelivered", {"rooms": count, "departures": departures, "took_s": took_s}
         )
@@ -84,14 +88,14 @@ def _batch_limit(options: SweepOptions, count: int) -> int:
 
 
 def _selected(claims: list[Claim], options: SweepOptions, now_ms: int) -> Iterator[Claim]:
-    """Skip rooms whose messages are too young, and rooms in which no acknowledgement is overdue."""
+    """Yield the claims of rooms with an overdue acknowledgement whose oldest message is old enough."""
     for claim in claims:
         if claim.mark and now_ms - claim.oldest_at >= options.older_than_s * 1000:
             yield claim
 
 
 async def lagging_rooms(options: SweepOptions) -> list[Lag]:
-    """Return the rooms with lagging members that a sweep would look at, the soonest due first. Writes nothing."""
+    """Return the rooms with lagging members that a sweep would select, soonest due first. Writes nothing."""
     store = open_store()
     keys = [options.room] if options.room else [room for room, _ in await store.retries.active_rooms()]
     now_ms = await store.now_ms()
@@ -106,7 +110,7 @@ async def lagging_rooms(options: SweepOptions) -> list[Lag]:
 
 
 async def _owing_only(store: Store, keys: list[RoomKey]) -> list[Lag]:
-    """Return rooms with only their owing members: a sender whose cursor is below their own message owes nothing."""
+    """Return rooms with only the members who owe messages. A sender whose cursor is below only their own messages owes nothing."""
     lags = []
     for lag in await store.retries.members_behind(keys):
         if lag is None or not lag.members_behind:

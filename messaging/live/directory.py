@@ -155,6 +155,7 @@ def _member_room(row: Membership, other: str | None) -> MemberRoom:
         name=other or room.name,
         kind=room.kind,
         role=row.role,
+        moderates=row.moderates,
         ttl_s=room.ttl_s,
         ttl_max_s=room.ttl_max_s,
         tracked=room.tracked,

@@ -43,6 +43,7 @@ class MemberRoom:
     name: str
     kind: str
     role: str
+    moderates: bool
     ttl_s: int
     ttl_max_s: int
     tracked: bool
@@ -50,10 +51,6 @@ class MemberRoom:
     @property
     def open_history(self) -> bool:
         return self.kind == "public"
-
-    @property
-    def moderates(self) -> bool:
-        return self.role in ("owner", "moderator")
 
 
 @dataclasses.dataclass(slots=True)

@@ -1,10 +1,10 @@
-"""The faults of an installation: one judgement for `manage.py doctor`, `serve`, `messaging_status` and the staff's front page.
+"""The texts and checks of all faults; `manage.py doctor`, `serve`, `messaging_status` and the staff's front page each use a part.
 
 1. `health` and `site_figures` collect facts.
-2. The functions here judge the facts they are given. They are pure: no I/O, no clock.
+2. The functions here derive the faults from the facts. They have no I/O and no clock.
 3. Each kind of fault has its texts in `KINDS`. Commands in a text are between backquotes.
 
-Texts contain moments instead of ages: a screen reader repeats a banner whose text changes.
+Texts contain a time instead of an age, because a screen reader repeats a banner when its text changes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Fact = str | int | float | bool | None
 Facts = dict[str, Fact]
 
-# Every job runs every minute, and the scheduler looks every 30 s. One missed run, as while a worker restarts, makes a gap
-# of up to 150 s and the time of the run. A longer gap is at least two missed runs.
+# Every job except `rewrite_log` runs every minute, and the scheduler checks every 30 s. One missed run, for example while a worker
+# restarts, makes a gap of up to 150 s plus the duration of the run. A longer gap is at least two missed runs.
 MAX_JOB_GAP_S = 180.0
 MIN_STORE_VERSION = (7, 0)
 MIN_LISTPACK_BYTES = 8_192
@@ -37,7 +37,7 @@ MAX_MEMORY_SHARE = 0.8
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Texts:
-    """The fault, its fix and its meaning. All take the fault's facts by name."""
+    """The fault, its fix and its meaning. They contain the fault's facts by name."""
 
     sentence: _StrPromise
     remedy: _StrPromise
@@ -50,7 +50,7 @@ _START_WORKER = _("Start a worker: `manage.py worker`. `manage.py serve` starts 
 _JOBS_STOPPED = _("Retries and expiry reports have stopped. No message is lost.")
 _RUN_EXPIRY = _("Read the worker's log, or run the job to see its error: `manage.py process_expired --once`.")
 
-# Messages would be lost or refused: `serve` does not start.
+# The worst faults. `serve` does not start with those of the store.
 FATAL = {
     "store_unreachable": Texts(
         _("The store cannot be reached."),
@@ -75,7 +75,7 @@ FATAL = {
         _("The database cannot be reached."), _("Start it, or correct DATABASE_URL.")
     ),
 }
-# Something does not work, or a crash would lose messages.
+# A part does not work, or a crash would lose messages.
 ERROR = {
     "messages_unaccounted": Texts(
         ngettext_lazy(
@@ -83,8 +83,10 @@ ERROR = {
             "%(count)s accepted messages are unaccounted for.",
             "n",
         ),
-        _("Was the store emptied or restored? Keep its files and logs, and run `manage.py doctor`."),
-        _("No sender was told, and the store no longer has the messages."),
+        _(
+            "Was the store emptied or restored? Keep its files and logs. `manage.py doctor` shows whether it can lose messages."
+        ),
+        _("The store no longer has these messages, and their senders were not informed."),
     ),
     "store_unlogged": Texts(
         _("The store does not write messages to disk."),
@@ -94,7 +96,9 @@ ERROR = {
     "store_unwritten": Texts(
         _("The store could not write to its disk."),
         _("Free space on its disk, and read its log."),
-        _("Messages that it accepts now may be lost when it stops."),
+        _(
+            "Its last log write, log rewrite or snapshot failed. Messages that it refuses stay in the senders' browsers."
+        ),
     ),
     "store_unsynced": Texts(
         _("The store does not sync every write to disk."),
@@ -107,7 +111,7 @@ ERROR = {
     ),
     "sqlite_unsafe": Texts(
         _("SQLite runs with journal_mode %(journal_mode)s and synchronous %(synchronous)s."),
-        _("Keep the OPTIONS of DATABASES in the settings: WAL and FULL."),
+        _("Set journal_mode to WAL and synchronous to FULL in the OPTIONS of DATABASES."),
     ),
     "jobs_unknown": Texts(
         _("The state of the jobs is unknown without the store."), _("Start the store first.")
@@ -123,7 +127,7 @@ ERROR = {
         _("The job process_expired has not run since %(since)s, although other jobs run."), _RUN_EXPIRY
     ),
     "expiry_late": Texts(
-        _("Expiry reports are late: senders have not been told since %(since)s."),
+        _("Expiry reports are late: the oldest unreported message expired at %(since)s."),
         _("Make sure a worker is running, or run the report now: `manage.py process_expired --once`."),
         _("No message is lost."),
     ),
@@ -133,7 +137,7 @@ ERROR = {
             "The database refused %(n)s messages in the last day: they were quarantined without their text.",
             "n",
         ),
-        _("Run `manage.py dead_letters list --set-aside`, and report the error that it shows."),
+        _("Run `manage.py dead_letters list --quarantined`, and report the error that it shows."),
     ),
     "letters_dropped": Texts(
         ngettext_lazy(
@@ -141,7 +145,9 @@ ERROR = {
             "%(n)s open dead letters were dropped in the last day, because there were too many.",
             "n",
         ),
-        _("Resend or discard old ones with `manage.py dead_letters`, or raise dead_letter_count."),
+        _(
+            "Send old ones again or discard them: `manage.py dead_letters requeue` or `manage.py dead_letters discard`. Or raise dead_letter_count."
+        ),
     ),
     "schedules_unknown": Texts(
         _("The schedules cannot be read from the database."),
@@ -152,13 +158,13 @@ ERROR = {
         _("Run `manage.py migrate` or `manage.py serve`. Both restore it."),
     ),
     "schedule_late": Texts(
-        _("The schedule %(name)s is late since %(since)s."),
+        _("The schedule %(name)s was due at %(since)s and has not run."),
         _("Make sure a worker is running: `manage.py worker`."),
     ),
 }
 WARNING = {
     "store_full": Texts(
-        _("The store uses %(percent)s %% of its memory."),
+        _("The store uses %(percent)s %% of its memory limit."),
         _("Raise maxmemory, or shorten the rooms' lifetimes."),
         _("When it is full, sending stops. Stored messages are not lost."),
     ),
@@ -172,15 +178,15 @@ WARNING = {
     ),
     "store_hidden": Texts(
         _("The store does not show its settings, because CONFIG is forbidden."),
-        _("Check in its console that appendfsync is always."),
+        _("Check in the store's console that appendfsync is always."),
     ),
 }
-KINDS = FATAL | ERROR | WARNING  # the worst first
+KINDS = FATAL | ERROR | WARNING  # in this order, the worst first
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault in the language that was active when it was judged. `key` is stable."""
+    """A fault in the language that was active when it was created. `key` is stable."""
 
     key: str
     severity: str
@@ -197,7 +203,7 @@ class Fault:
 
 
 def fault(key: str, **facts: Fact) -> Fault:
-    """Return the fault of a kind."""
+    """Return a fault of this kind, with its texts."""
     texts = KINDS[key]
     severity = "fatal" if key in FATAL else "error" if key in ERROR else "warning"
     sentence, meaning, remedy = texts.sentence % facts, texts.meaning % facts, texts.remedy % facts
@@ -205,15 +211,15 @@ def fault(key: str, **facts: Fact) -> Fault:
 
 
 def worst_first(faults: Iterable[Fault]) -> list[Fault]:
-    """Return the faults in the order of their kinds."""
+    """Return the faults in the order of `KINDS`."""
     return sorted(faults, key=lambda each: [*KINDS].index(each.key))
 
 
-# ── Judgements ──
+# ── Checks ──
 
 
 def of_server(*, version: str, role: str, clock_difference_s: float) -> Iterator[Fault]:
-    """Judge the store's server. `clock_difference_s`: its clock is ahead of this machine's, in seconds."""
+    """Yield the faults of the store's server. `clock_difference_s`: how far its clock is ahead of this machine's."""
     if tuple(int(number) for number in version.split(".")[:2]) < MIN_STORE_VERSION:
         yield fault("store_version", version=version)
     if role != "master":
@@ -223,7 +229,7 @@ def of_server(*, version: str, role: str, clock_difference_s: float) -> Iterator
 
 
 def of_memory(memory: Memory) -> Iterator[Fault]:
-    """Judge how the store keeps messages in memory and on disk."""
+    """Yield the faults of the store's memory and of its disk."""
     if memory.policy != "noeviction":
         yield fault("store_evicts", policy=memory.policy, setting="maxmemory-policy noeviction")
     if not memory.logged:
@@ -235,7 +241,7 @@ def of_memory(memory: Memory) -> Iterator[Fault]:
 
 
 def of_settings(settings: Mapping[str, str]) -> Iterator[Fault]:
-    """Judge the settings that only CONFIG shows. Empty where it is forbidden."""
+    """Yield the faults of the settings that only CONFIG shows. `settings` is empty if CONFIG is forbidden."""
     if not settings:
         yield fault("store_hidden")
         return
@@ -248,7 +254,7 @@ def of_settings(settings: Mapping[str, str]) -> Iterator[Fault]:
 
 
 def of_database(*, migrations_missing: int, pragmas: Mapping[str, Fact]) -> Iterator[Fault]:
-    """Judge the database. `pragmas` of SQLite; empty for others."""
+    """Yield the faults of the database. `pragmas`: those of SQLite, empty for other databases."""
     if migrations_missing:
         yield fault("migrations_missing", n=migrations_missing)
     if pragmas and (pragmas["journal_mode"], pragmas["synchronous"]) != ("wal", 2):
@@ -256,7 +262,7 @@ def of_database(*, migrations_missing: int, pragmas: Mapping[str, Fact]) -> Iter
 
 
 def of_worker(runs: Mapping[str, int], now_ms: int, *, recovery: bool) -> Iterator[Fault]:
-    """Judge whether any job runs. `runs`: {job: epoch ms of its last run}."""
+    """Yield a fault if no job runs or recovery is off. `runs`: {job: epoch ms of its last run}."""
     last_ms = max(runs.values(), default=None)
     if last_ms is None:
         yield fault("worker_never")
@@ -267,7 +273,7 @@ def of_worker(runs: Mapping[str, int], now_ms: int, *, recovery: bool) -> Iterat
 
 
 def of_expiry(runs: Mapping[str, int], overdue: Overdue, now_ms: int) -> Iterator[Fault]:
-    """Judge the job process_expired. If no job runs, `of_worker` reports it."""
+    """Yield the faults of the job process_expired. If no job runs, `of_worker` reports it."""
     if overdue.oldest_s is not None and overdue.oldest_s > MAX_JOB_GAP_S:
         yield fault("expiry_late", since=_clock(moment(now_ms - int(overdue.oldest_s * 1000))))
     own_ms = runs.get("process_expired")
@@ -280,7 +286,7 @@ def of_expiry(runs: Mapping[str, int], overdue: Overdue, now_ms: int) -> Iterato
 
 
 def of_letters(*, quarantined: int, dropped: int) -> Iterator[Fault]:
-    """Judge the dead letters of the last day."""
+    """Yield the faults of the dead letters of the last day."""
     if quarantined:
         yield fault("letters_quarantined", n=quarantined)
     if dropped:
@@ -290,7 +296,7 @@ def of_letters(*, quarantined: int, dropped: int) -> Iterator[Fault]:
 def of_schedules(
     due_at: Mapping[str, datetime | None], wanted: Iterable[str], now: datetime
 ) -> Iterator[Fault]:
-    """Judge the schedules. `due_at`: {schedule: its next run}."""
+    """Yield the faults of the schedules. `due_at`: {schedule: its next run}."""
     for name in wanted:
         due = due_at.get(name)
         if name not in due_at:
@@ -300,7 +306,7 @@ def of_schedules(
 
 
 def of_account(unaccounted: int) -> Iterator[Fault]:
-    """Judge how many accepted messages are unaccounted for. Below 0 some are counted twice."""
+    """Yield a fault if accepted messages are unaccounted for. A number below 0 means that some are counted twice."""
     if unaccounted > 0:
         yield fault("messages_unaccounted", n=unaccounted, count=f"{unaccounted:,}")
 

@@ -1,7 +1,7 @@
-"""Collect the facts of every component of an installation and have `faults` judge them.
+"""Collect the facts of every component of an installation. `faults` derives the faults from them.
 
-`manage.py doctor` prints the components. `serve` asks for the store before it opens its port.
-Reads settings and states of servers only, never messages.
+`manage.py doctor` prints the components. `serve` checks the store before it starts the other processes.
+Reads settings, states and counts, never the text of a message.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from messaging.models import DeadLetter, moment
 from messaging.store import open_store
 from messaging.store.records import Counts, Memory, Overdue
 
-from . import faults, status
+from . import faults, site_figures, status
 from .faults import Facts, Fault, fault
 
 DAY_MS = 86_400_000
@@ -41,7 +41,7 @@ PRAGMAS = ("journal_mode", "synchronous", "secure_delete")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """A part of the installation. `faults` in the order in which they are printed."""
+    """A part of the installation. `faults` are in the order in which they are printed."""
 
     name: str
     version: str = ""
@@ -51,12 +51,12 @@ class Component:
 
 
 def components() -> list[Component]:
-    """Return every component, also when others cannot be reached."""
+    """Return every component, also if some cannot be reached."""
     return [store(), cache(), channel_layer(), database(), worker(), expiry(), schedules()]
 
 
 def store() -> Component:
-    """Return the state of the store of the messages."""
+    """Return the state of the store."""
     client = get_redis_connection("messages")
     try:
         info = client.info()
@@ -92,10 +92,10 @@ def store() -> Component:
 
 
 def _clock_difference_s(client: redis.Redis) -> float:
-    """Return by how many seconds the store's clock is ahead of ours, less half of the round trip."""
-    asked_s, asked_mono_s = time.time(), time.monotonic()
+    """Return by how many seconds the store's clock is ahead of ours. Half of the round trip is subtracted."""
+    start_s, start_mono_s = time.time(), time.monotonic()
     seconds, micros = client.time()
-    return float(seconds + micros / 1e6 - asked_s - (time.monotonic() - asked_mono_s) / 2)
+    return float(seconds + micros / 1e6 - start_s - (time.monotonic() - start_mono_s) / 2)
 
 
 def _settings(client: redis.Redis) -> dict[str, str]:
@@ -162,7 +162,7 @@ def _pragmas() -> Facts:
 
 
 async def _counts() -> tuple[dict[str, int], Overdue, Counts, int]:
-    """Return {job: epoch ms of its last run}, late expiry reports, what was done in the last hour, and the time."""
+    """Return {job: epoch ms of its last run}, the unreported messages, the counts of the last hour, and the time in epoch ms."""
     store = open_store()
     return (
         await status.last_runs(store),
@@ -173,18 +173,18 @@ async def _counts() -> tuple[dict[str, int], Overdue, Counts, int]:
 
 
 def worker() -> Component:
-    """Return when a job last ran."""
+    """Return whether jobs run, with the age of the last heartbeat."""
     try:
         runs, _overdue, _hour, now_ms = run_async(_counts)
     except (redis.RedisError, Unavailable) as error:
         return _unreachable("worker", "jobs_unknown", error)
     age_s = round((now_ms - max(runs.values())) / 1000, 1) if runs else None
-    wrong = [*faults.of_worker(runs, now_ms, recovery=policies.current().recovery)]
-    return Component(name="worker", reachable=not wrong, facts={"heartbeat_age_s": age_s}, faults=wrong)
+    problems = [*faults.of_worker(runs, now_ms, recovery=policies.current().recovery)]
+    return Component(name="worker", reachable=not problems, facts={"heartbeat_age_s": age_s}, faults=problems)
 
 
 def expiry() -> Component:
-    """Return whether expired messages are reported in time and completely."""
+    """Return whether expired messages are reported in time and completely, and whether every message is accounted for."""
     try:
         runs, overdue, hour, now_ms = run_async(_counts)
     except (redis.RedisError, Unavailable) as error:
@@ -195,14 +195,18 @@ def expiry() -> Component:
         "expired_last_hour": hour.expired,
         "expired_missed_last_hour": hour.expired_missed,
     }
-    wrong = [*faults.of_expiry(runs, overdue, now_ms)]
+    problems = [*faults.of_expiry(runs, overdue, now_ms)]
     with suppress(DatabaseError):  # the reason is a separate fault
         since = moment(now_ms - DAY_MS)
         quarantined = DeadLetter.objects.filter(processed_at__gt=since).exclude(fault="").count()
         dropped = retention.dropped_open(now_ms)
         facts |= {"set_aside_last_day": quarantined, "dropped_open_last_day": dropped}
-        wrong += faults.of_letters(quarantined=quarantined, dropped=dropped)
-    return Component(name="expiry", facts=facts, faults=wrong)
+        problems += faults.of_letters(quarantined=quarantined, dropped=dropped)
+        account = site_figures.count().account
+        if account is not None:
+            facts["unaccounted"] = account.lost
+            problems += faults.of_account(account.lost)
+    return Component(name="expiry", facts=facts, faults=problems)
 
 
 def schedules() -> Component:

@@ -1,10 +1,11 @@
 """The figures of the whole site for the staff's front page, from the store and the database.
 
-The account: each message accepted in the last days is with everyone, on the way, missed and reported, or deleted. Each of these is
-counted where it is stored, none is derived, so the rest has really been lost. Counts only, no name and no text.
+The account: every message that was accepted in the last days is with everyone, on the way, missed and reported, or deleted. Each of
+these numbers is counted where the messages are stored; none is derived from the others. So a remainder is really lost. Figures have
+no names and no text.
 
-All readers within 4 s get the same figures, so the cost does not grow with the readers. About a thousand rooms with lagging members are
-read, a few at a time, so that the chat does not wait.
+All readers within 4 s get the same figures, so the cost does not grow with the number of readers. At most 1,000 rooms with lagging
+members are read, a few at a time, so that the chat does not wait.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ from . import faults
 from .faults import Fault, fault
 from .status import TotalDebt, last_runs, total_debt
 
-KEPT_S = 4.0
+MAX_AGE_S = 4.0
 DAYS_SHOWN = 30
 MAX_ROOMS = 1_000
-MAX_MEMBERS = 100  # of a room, those furthest behind first
-ROOM_BATCH = 25  # in one round trip, whose scripts run without a break
-SHOWN = ("accepted", "delivered", "expired_missed")  # in the charts
+MAX_MEMBERS = 100  # members of a room, those furthest behind first
+ROOM_BATCH = 25  # rooms in one round trip; the store answers others only after it
+SHOWN = ("accepted", "delivered", "expired_missed")  # counts in the charts
 ENDED = ("expired", "expired_missed")
 DAY_S = 86_400
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Where the messages accepted in the last `days` are. If `cut`, `on_the_way` is a minimum.
+    """The messages accepted in the last `days`, by their state. If `cut`, `on_the_way` is a minimum.
 
-    `dropped`: there were too many dead letters and some were deleted, so the account cannot be closed.
+    `dropped`: there were too many dead letters and some were deleted, so that `unaccounted` includes reported messages.
     """
 
     days: int
@@ -55,8 +56,13 @@ class Account:
 
     @property
     def unaccounted(self) -> int:
-        """Below 0 while messages are being reported: they count as missed, and the store still has them."""
+        """The remainder. Below 0 while messages are being reported: they count as missed, and the store still has them."""
         return self.accepted - self.with_everyone - self.on_the_way - self.missed - self.deleted
+
+    @property
+    def lost(self) -> int:
+        """The messages that are certainly lost."""
+        return 0 if self.dropped else max(0, self.unaccounted)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +89,7 @@ class StoreFigures:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseFigures:
-    """Figures from the database. `missed`: only messages accepted since the account begins."""
+    """Figures from the database. `missed`: only messages that were accepted in the days of the account."""
 
     letters: int
     letters_open: int
@@ -103,13 +109,13 @@ class Figures:
     account: Account | None
 
     def faults(self) -> list[Fault]:
-        """Return what is wrong, the worst first."""
+        """Return the faults, the worst first."""
         store, account = self.store, self.account
         if store is None or account is None:
             return [fault("store_unreachable")]
         return faults.worst_first(
             [
-                *faults.of_account(0 if account.dropped else account.unaccounted),
+                *faults.of_account(account.lost),
                 *faults.of_memory(store.memory),
                 *faults.of_worker(store.runs, store.now_ms, recovery=policies.current().recovery),
                 *faults.of_expiry(store.runs, store.overdue, store.now_ms),
@@ -118,12 +124,12 @@ class Figures:
 
 
 def figures() -> Figures:
-    """Return the figures, at most 4 s old."""
+    """Return figures that are at most 4 s old."""
     return _kept.figures()
 
 
 class _Kept:
-    """The last figures of this process. Callers that come while they are counted wait for them."""
+    """The last figures of this process. Callers wait while they are being counted."""
 
     def __init__(self) -> None:
         self._counting = threading.Lock()
@@ -134,7 +140,7 @@ class _Kept:
         with self._counting:
             if self._last is None or time.monotonic() >= self._until_mono_s:
                 self._last = count()
-                self._until_mono_s = time.monotonic() + KEPT_S
+                self._until_mono_s = time.monotonic() + MAX_AGE_S
             return self._last
 
 
@@ -142,13 +148,13 @@ _kept = _Kept()
 
 
 def count() -> Figures:
-    """Count everything now. A store that cannot be reached raises nothing."""
+    """Count everything now. If the store cannot be reached, return the figures without it. Raises DatabaseError."""
     try:
         store = run_async(_read_store)
     except Unavailable:
         store = None
     at = moment(store.now_ms) if store else timezone.now()
-    # The database comes last: a message that moves there in the meantime counts twice instead of not at all.
+    # The database is read last: a message that moves there in the meantime is counted twice instead of not at all.
     database = _read_database(
         at, moment(store.totals.since) if store else at - timedelta(days=account_days())
     )
@@ -157,7 +163,7 @@ def count() -> Figures:
 
 
 def account_days() -> int:
-    """Return the days of the account: the longest lifetime and two days for its report."""
+    """Return the number of days of the account: the longest lifetime, and two days for the report."""
     return max(DAYS_SHOWN, -(-policies.current().ttl_max_s // DAY_S) + 2)
 
 
@@ -176,9 +182,8 @@ async def _read_store() -> StoreFigures:
         memory=await store.stats.memory(),
         overdue=await store.expiry.overdue(),
         last_day=await store.stats.last_day(ENDED),
-        minutes=(await store.stats.counts("minute", 61, only=SHOWN))[
-            :-1
-        ],  # the current minute would look like an outage
+        # Without the current minute: in a chart it would look like an outage.
+        minutes=(await store.stats.counts("minute", 61, only=SHOWN))[:-1],
         days=await store.stats.counts("day", DAYS_SHOWN, only=SHOWN),
     )
 
@@ -197,7 +202,7 @@ def _read_database(at: datetime, since: datetime) -> DatabaseFigures:
 
 def _account(store: StoreFigures, database: DatabaseFigures) -> Account:
     totals = store.totals
-    # Members join and leave between two reads of a room, so the sum over rooms can exceed the live messages.
+    # Members join and leave between the reads, so the sum over the rooms can exceed the number of live messages.
     on_the_way = min(store.debt.on_the_way, totals.live)
     return Account(
         days=account_days(),

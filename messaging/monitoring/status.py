@@ -1,6 +1,7 @@
-"""The state of delivery: what is stored, which members lag or are parked, what gave up, whether the jobs run.
+"""The state of delivery: stored messages, lagging and parked members, retries, and the last runs of the jobs.
 
-Counted from the store's indexes over rooms with unacknowledged messages: the cost grows with those, not with all that is stored.
+The counts come from the store's indexes of rooms with unacknowledged messages. The cost grows with these rooms, not with all stored
+messages.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ MAX_MEMBERS = 1_000
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Counts of rooms and of (room, member) pairs; ages in seconds, None where nothing has an age.
+    """Counts of rooms and of (room, member) pairs. Ages are in seconds; None if there is nothing to count.
 
-    `lagging` members are connected, `parked` are not; `retrying` and `gave_up` are among the lagging. `expired_due` messages have
-    expired and are not reported yet, the oldest since `expired_due_s`. These and `last_hour` cover all rooms.
+    `lagging` members are connected, `parked` members are not. `retrying` members have attempts left after the first,
+    `gave_up` members have none left. `expired_due` messages have expired and are not reported yet, the oldest for
+    `expired_due_s`. These and `last_hour` are counted for all rooms.
     """
 
     now_ms: int
@@ -47,10 +49,10 @@ class Status:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class TotalDebt:
-    """The sum of what members owe in the rooms with unacknowledged messages, except `rooms_left_out`.
+    """The messages that members owe, summed over the rooms with unacknowledged messages except `rooms_left_out`.
 
-    Counts of (room, member) pairs as in `Status`. `on_the_way`: live messages that a recipient has not received.
-    Epoch ms, 0 for none: the oldest of these was accepted at `oldest_at`, the next attempt to a connected member is due at `next_at`.
+    Counts of (room, member) pairs as in `Status`. `on_the_way`: live messages that at least one recipient has not received. The
+    oldest of them was accepted at `oldest_at`. The next attempt to a connected member is due at `next_at`. Both are epoch ms, or 0.
     """
 
     rooms: int = 0
@@ -65,7 +67,7 @@ class TotalDebt:
 
 
 async def status(room: RoomKey | None = None) -> Status:
-    """Count, for one room or all. Raises Unavailable."""
+    """Return the state of delivery in one room or in all. Raises Unavailable."""
     store = open_store()
     now_ms = await store.now_ms()
     presence = await store.presence.online()
@@ -97,7 +99,7 @@ async def status(room: RoomKey | None = None) -> Status:
 
 
 async def last_hour(store: Store) -> Counts:
-    """Return what was done in the last 60 minutes."""
+    """Return the counts of the last 60 minutes."""
     minutes = await store.stats.counts("minute", 60)
     sums = {name: sum(getattr(minute, name) for minute in minutes) for name in COUNTED}
     return Counts(at=minutes[0].at, **sums)
@@ -117,7 +119,7 @@ async def total_debt(
     max_members: int = MAX_MEMBERS,
     batch: int = ROOM_BATCH,
 ) -> TotalDebt:
-    """Add up the rooms with unacknowledged messages, or at most `max_rooms`, soonest due first. Three round trips for each `batch`."""
+    """Add up the rooms with unacknowledged messages, at most `max_rooms`, soonest due first. Three round trips for every `batch` rooms."""
     keys = (
         [room] if room else [key for key, _ in await store.retries.active_rooms(limit=max_rooms)][:max_rooms]
     )
@@ -139,7 +141,7 @@ async def total_debt(
 
 
 def _add(debt: TotalDebt, lag: Lag, owing: Sequence[Owing], online: Set[int]) -> None:
-    """Add a room's members who owe something. Members beyond those read count as parked."""
+    """Add the members of a room who owe messages. Members behind who were not read count as parked."""
     max_attempts = policies.current().attempts_max
     for row in owing:
         connected = row.user in online
@@ -148,7 +150,7 @@ def _add(debt: TotalDebt, lag: Lag, owing: Sequence[Owing], online: Set[int]) ->
         debt.gave_up += row.attempts >= max_attempts
         if 0 < row.attempts < max_attempts:
             debt.retrying += 1
-            if connected:  # nothing is pushed to an offline member: everything comes with the next `hello`
+            if connected:  # offline members have no attempts: they receive everything with the next `hello`
                 debt.next_at = min(debt.next_at or row.next_at_ms, row.next_at_ms)
     debt.parked += lag.behind - len(lag.members_behind)
     if owing and lag.oldest_at:

@@ -1,12 +1,12 @@
-"""Rooms and their members: who may read and write where.
+"""Rooms and their members: the rights to read and write in a room.
 
-1. A row in the database decides who is a member (`memberships`).
-2. Each action changes the row, then the store, then tells open sockets by a control event (`actions`).
-3. A leaving is marked on the row first. The row is deleted once the store has finished the leave.
+1. A row in the database makes a user a member (`memberships`). The rules for adding and removing are in `permissions`.
+2. Each action changes the row, then the store, then informs open sockets by a control event (`actions`).
+3. A departure is marked on the row first. The row is deleted after the store has removed the member.
 4. A crash between these steps is repaired by the next `hello` (joining) or by the sweep (leaving).
 5. Changes to accounts reach rooms and open sockets through signals (`signals`).
 
-Knows nothing of sockets, of frames and of pages.
+Knows nothing of sockets, frames and pages.
 """
 
 from .actions import (

@@ -1,10 +1,10 @@
-"""Actions on rooms and members. Each changes the database, then the store, then tells the open sockets.
+"""Actions on rooms and members. Each changes the database, then the store, then informs the open sockets.
 
 Joining: write the row -> `join` in the store -> a control event makes open sockets read the row.
 Leaving: mark the row -> `leave` in the store -> delete the row -> the control event.
 
-The row decides who may read and write, from the moment it is written or marked. After a crash, the next `hello` finishes a joining
-and `finish_leaving` finishes a leaving.
+A user may read and write from the moment the row is written until it is marked. After a crash, the next `hello` finishes a joining
+and `finish_leaving` finishes a departure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from messaging.models import Room
 from messaging.store import clock_ms, open_store
 from messaging.store.records import Shortened
 
-from . import memberships
+from . import memberships, permissions
 from .memberships import Change, Departure
 from .names import clean_name, clean_topic
 
@@ -38,7 +38,7 @@ async def create_room(
     ttl_max_s: int | None = None,
     members: Sequence[str] = (),
 ) -> Room:
-    """Create a public or private room with an optional owner and the people with these usernames; return it.
+    """Create a public or private room, with an optional owner and with the people named in `members`; return it.
 
     Raises BadName, BadTtl, BadRequest, NoSuchUser. Works without the store: the first `hello` creates the log.
     """
@@ -54,9 +54,9 @@ async def create_room(
 
 
 async def open_direct(user: int, name: str) -> Room:
-    """Return the direct room of `user` and the person with this username; create it when there is none.
+    """Return the direct room of `user` and the person with this username. Create it if it does not exist.
 
-    Raises NoSuchUser, Conflict for oneself.
+    Raises NoSuchUser, Conflict if both are the same user.
     """
     room, users = await in_db_thread(memberships.insert_direct, user, name)
     await settle_new(room, users)
@@ -64,8 +64,8 @@ async def open_direct(user: int, name: str) -> Room:
 
 
 async def join_room(user: int, room_id: str) -> Room:
-    """Make `user` a member of a public room. Idempotent. Raises NotMember for any other room, Unavailable."""
-    room = await in_db_thread(memberships.public_room, room_id)
+    """Make `user` a member of a public room. Idempotent. Raises NotMember if it is not public, Unavailable."""
+    room = await in_db_thread(permissions.public_room, room_id)
     await _join(room, user)
     return room
 
@@ -73,22 +73,26 @@ async def join_room(user: int, room_id: str) -> Room:
 async def add_member(by: int, room_id: str, name: str) -> tuple[int, bool]:
     """Make the person with this username a member; return the user id and whether the membership is new.
 
-    Only owners and moderators may do this.
-
-    Idempotent. Raises NotMember, Forbidden, Conflict for a direct room, NoSuchUser, Unavailable.
+    Only owners and moderators may do this. Idempotent. Raises NotMember, Forbidden, Conflict for a direct room, NoSuchUser, Unavailable.
     """
-    room = await in_db_thread(memberships.moderated_room, by, room_id)
+    room = await in_db_thread(permissions.moderated_room, by, room_id)
     person = await in_db_thread(memberships.person, name)
     return person.pk, await _join(room, person.pk)
 
 
 async def leave_room(user: int, room_id: str) -> None:
-    """End a user's own membership. Undelivered messages are kept for the senders' reports. Raises NotMember, Conflict."""
+    """End a user's own membership. Undelivered messages are kept for the senders' reports.
+
+    Raises NotMember, Conflict for a direct room.
+    """
     await finish(await in_db_thread(memberships.mark_own_leaving, user, room_id))
 
 
 async def remove_member(by: int, room_id: str, user: int) -> None:
-    """End the membership of a member with a lower rank, or the user's own. Raises NotMember, Forbidden, Conflict, NoSuchUser."""
+    """End the membership of a member with a lower rank than `by`, or of `by` themselves.
+
+    Raises NotMember, Forbidden, Conflict for a direct room, NoSuchUser.
+    """
     await finish(await in_db_thread(memberships.mark_removed, by, room_id, user))
 
 
@@ -97,7 +101,7 @@ async def change_room(by: int | None, room_id: str, change: Change, *, staff: in
 
     `by` None: a staff action, recorded under the user id `staff`.
 
-    Raises NotMember, Forbidden, BadName, BadTtl, Conflict for the name of a direct room.
+    Raises NotMember, Forbidden, BadName, BadTtl, Conflict for the name or topic of a direct room.
     """
     checked = Change(
         name=None if change.name is None else clean_name(change.name),
@@ -114,24 +118,24 @@ async def change_room(by: int | None, room_id: str, change: Change, *, staff: in
 async def shorten(
     by: int | None, room_id: str, ttl_s: int, *, dry_run: bool, staff: int | None = None
 ) -> Shortened:
-    """Make the existing messages of a room expire at most `ttl_s` seconds after they were sent; with `dry_run` only count them.
+    """Make the existing messages of a room expire at most `ttl_s` seconds after they were sent. With `dry_run`, only count them.
 
     Owners, moderators and both members of a direct room may do this. `by` None: a staff action, recorded under the user id
     `staff`. Idempotent. Raises NotMember, Forbidden, BadTtl, Unavailable.
     """
     room = await in_db_thread(memberships.shortenable_room, by, room_id, ttl_s)
-    done = await open_store().changes.shorten(memberships.key_of(room), ttl_s, dry_run=dry_run)
+    shortened = await open_store().changes.shorten(memberships.key_of(room), ttl_s, dry_run=dry_run)
     if not dry_run:
         now_ms = await clock_ms()
         user = staff if by is None else by
-        await in_db_thread(memberships.record_shortening, room, user, ttl_s, done, now_ms=now_ms)
-    return done
+        await in_db_thread(memberships.record_shortening, room, user, ttl_s, shortened, now_ms=now_ms)
+    return shortened
 
 
 async def finish_leaving() -> int:
     """Finish departures that have been marked for more than a minute, after a crash or without a store; return their number.
 
-    The sweep calls this. Idempotent; two calls at once do no harm. Raises Unavailable; the rest stays marked.
+    The sweep calls this. Idempotent, also for two calls at once. Raises Unavailable; the other departures then stay marked.
     """
     departures = await in_db_thread(memberships.stuck_departures)
     for departure in departures:
@@ -140,7 +144,7 @@ async def finish_leaving() -> int:
 
 
 async def settle_joining(room: Room, users: Collection[int]) -> None:
-    """Tell the store and the open sockets about memberships whose rows are written. Idempotent. Raises Unavailable."""
+    """Inform the store and the open sockets of memberships whose rows are written. Idempotent. Raises Unavailable."""
     try:
         await open_store().members.join(memberships.key_of(room), users)
     finally:
@@ -150,15 +154,15 @@ async def settle_joining(room: Room, users: Collection[int]) -> None:
 
 
 async def settle_new(room: Room, users: Collection[int]) -> None:
-    """Tell the store and the open sockets about memberships; without a store, the first `hello` does it."""
+    """Inform the store and the open sockets of memberships. If the store is unavailable, the first `hello` does it."""
     try:
         await settle_joining(room, users)
     except Unavailable:
-        log.warning("members joined room %s while the store is away", room.id)
+        log.warning("members joined room %s while the store is unavailable", room.id)
 
 
 async def settle_leaving(departure: Departure) -> None:
-    """Tell the store about a membership whose row is marked, delete the row, tell the open sockets. Idempotent.
+    """Remove the member of a marked row from the store, delete the row, inform the open sockets. Idempotent.
 
     Raises Unavailable; the row then stays marked. A marked row gives no access.
     """
@@ -166,16 +170,16 @@ async def settle_leaving(departure: Departure) -> None:
         await open_store().members.leave(departure.room, departure.user)
         await in_db_thread(memberships.delete_marked, departure)
     finally:
-        for user in filter(None, (departure.user, departure.heir)):
+        for user in filter(None, (departure.user, departure.new_owner)):
             await control.announce("membership_changed", room=departure.room.id, user=user)
 
 
 async def finish(departure: Departure) -> None:
-    """Finish a departure; without a store it stays marked for `finish_leaving`."""
+    """Finish a departure. If the store is unavailable, it stays marked for `finish_leaving`."""
     try:
         await settle_leaving(departure)
     except Unavailable:
-        log.warning("user %s left room %s while the store is away", departure.user, departure.room.id)
+        log.warning("user %s left room %s while the store is unavailable", departure.user, departure.room.id)
 
 
 async def finish_all(departures: Sequence[Departure]) -> None:
@@ -187,7 +191,7 @@ async def finish_all(departures: Sequence[Departure]) -> None:
 async def _join(room: Room, user: int) -> bool:
     departure = await in_db_thread(memberships.departure_of, room, user)
     if departure is not None:
-        # Otherwise the store would keep the old joining, and the member would owe all messages sent since.
+        # Otherwise the store would keep the earlier membership, and the member would owe all messages sent since it began.
         await settle_leaving(departure)
     new = await in_db_thread(memberships.insert_membership, room, user)
     await settle_joining(room, [user])

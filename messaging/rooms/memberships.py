@@ -1,7 +1,7 @@
-"""Rows of rooms and memberships: permissions, and the marks of a leaving. Uses the database only.
+"""Rows of rooms and memberships: creating and changing rooms, lifetimes, and departures. Uses the database only.
 
-Every function is synchronous. It is one transaction, or part of its caller's transaction. `actions` calls it in a thread, then
-tells the store and the sockets. Ranks: owner, moderator, member. A direct room belongs to its two members.
+Every function is synchronous. It is one transaction, or part of its caller's transaction. `permissions` checks the rights of its
+caller. `actions` calls it in a thread, then informs the store and the sockets.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from django.db.models import Case, QuerySet, Value, When
 from django.utils import timezone
 
 from messaging import audit, policy
-from messaging.errors import BadTtl, Conflict, Forbidden, NoSuchUser, NotMember
+from messaging.errors import BadTtl, Conflict, NoSuchUser, NotMember
 from messaging.models import AuditEntry, Membership, Room
 from messaging.store.records import RoomKey, Shortened
 
+from . import permissions
 from .names import MAX_NAME, is_visible
 
-STUCK_LEAVING = timedelta(minutes=1)  # an older mark means that a process died or the store was away
-LEAVING_BATCH = 500
+STUCK_LEAVING = timedelta(minutes=1)  # an older mark means that a process died or the store was unavailable
+LEAVING_BATCH = 500  # departures that one sweep finishes
 
 Role = Membership.Role
-_RANK = {Role.OWNER: 0, Role.MODERATOR: 1, Role.MEMBER: 2}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Departure:
-    """A membership that is marked as leaving. `heir`: the room's new owner, when the owner left."""
+    """A membership that is marked as leaving. `new_owner`: the member who became owner because the last owner left."""
 
     membership: int
     room: RoomKey
     user: int
-    heir: int | None = None
+    new_owner: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """New values for a room; None keeps the present value."""
+    """New values for a room. None keeps the current value."""
 
     name: str | None = None
     topic: str | None = None
@@ -55,33 +55,8 @@ def key_of(room: Room) -> RoomKey:
     return RoomKey(room.id, room.partition)
 
 
-def membership_of(user: int, room: str) -> Membership:
-    """Return a user's membership of a room, with the room. Raises NotMember."""
-    row = Membership.objects.filter(room=room, user_id=user, leaving_at=None).select_related("room").first()
-    if row is None:
-        raise NotMember()
-    return row
-
-
-def public_room(room: str) -> Room:
-    """Return a public room. Raises NotMember for any other."""
-    row = Room.objects.filter(pk=room, kind=Room.Kind.PUBLIC).first()
-    if row is None:
-        raise NotMember()
-    return row
-
-
-def moderated_room(by: int, room: str) -> Room:
-    """Return a room to which `by` may add people. Raises NotMember, Forbidden, Conflict."""
-    membership = membership_of(by, room)
-    _refuse_direct(membership.room, "A direct room has two people.")
-    if not membership.moderates:
-        raise Forbidden()
-    return membership.room
-
-
 def room_name_for(room: Room, user: int) -> str:
-    """Return a room's name as `user` sees it: a direct room has the other member's name."""
+    """Return a room's name as `user` sees it. A direct room has the name of the other member."""
     if room.kind != Room.Kind.DIRECT:
         return room.name
     others = Membership.objects.filter(room=room).exclude(user_id=user)
@@ -97,7 +72,10 @@ def people() -> QuerySet[User]:
 
 
 def person(name: str) -> User:
-    """Return the person with this username; an exact match wins over one in other capitals. Raises NoSuchUser."""
+    """Return the person with this username. Prefer an exact match to one that differs only in upper and lower case.
+
+    Raises NoSuchUser.
+    """
     username = _normal(name)
     users = list(people().filter(username__iexact=username)[:10]) if username else []
     if not users:
@@ -110,7 +88,7 @@ def _persons(names: Iterable[str]) -> set[int]:
 
 
 def _normal(name: str) -> str:
-    """Return a username as it is stored; '' for an invalid one, also for text that PostgreSQL refuses to compare."""
+    """Return a username as it is stored, '' if it is invalid. Text that PostgreSQL refuses to compare is invalid."""
     normal = get_user_model().normalize_username(name.strip())
     return normal if len(normal) <= 150 and is_visible(normal) else ""
 
@@ -119,7 +97,7 @@ def _normal(name: str) -> str:
 
 
 def insert_room(room: Room, owner: int | None, names: Sequence[str]) -> list[int]:
-    """Insert a room with its owner and the named people; return the members' ids. Raises NoSuchUser."""
+    """Insert a room with its owner and the people with these usernames; return the members' ids. Raises NoSuchUser."""
     with transaction.atomic():
         others = _persons(names) - {owner}
         room.save(force_insert=True)
@@ -130,10 +108,13 @@ def insert_room(room: Room, owner: int | None, names: Sequence[str]) -> list[int
 
 
 def insert_direct(user: int, name: str) -> tuple[Room, list[int]]:
-    """Return the direct room of two people and their ids; insert it when missing. Raises NoSuchUser, Conflict for oneself."""
+    """Return the direct room of two people, and their ids. Insert it if it does not exist.
+
+    Raises NoSuchUser, Conflict if both are the same user.
+    """
     first, second = get_user_model().objects.get(pk=user), person(name)
     if first == second:
-        raise Conflict("A direct room has two people.")
+        raise Conflict("You cannot open a direct room with yourself.")
     low, high = sorted((first, second), key=lambda member: member.pk)
     site = policy.current()
     values = {
@@ -150,7 +131,7 @@ def insert_direct(user: int, name: str) -> tuple[Room, list[int]]:
 
 
 def insert_membership(room: Room, user: int) -> bool:
-    """Insert a membership; return whether it is new. Raises NotMember when the room no longer exists."""
+    """Insert a membership; return whether it is new. Raises NotMember if the room no longer exists."""
     try:
         with transaction.atomic():
             return Membership.objects.get_or_create(room=room, user_id=user)[1]
@@ -158,30 +139,19 @@ def insert_membership(room: Room, user: int) -> bool:
         raise NotMember() from None
 
 
-def changeable_room(by: int | None, room_id: str) -> Room:
-    """Return and lock a room that `by` may change: owners, moderators, both members of a direct room; None is a staff action.
-
-    Part of its caller's transaction. Raises NotMember, Forbidden.
-    """
-    room = Room.objects.select_for_update().filter(pk=room_id).first()
-    if room is None:
-        raise NotMember()
-    if by is not None and not membership_of(by, room_id).moderates and room.kind != Room.Kind.DIRECT:
-        raise Forbidden()
-    return room
-
-
 def update_room(
     by: int | None, room_id: str, change: Change, *, now_ms: int, staff: int | None = None
 ) -> Room:
-    """Change a room; of a direct room only the lifetimes. A new lifetime is recorded for `by`, or else for `staff`.
+    """Change a room. In a direct room, only the lifetimes can change.
 
-    Raises NotMember, Forbidden, BadTtl.
+    A new lifetime is recorded for `by`; if `by` is None, for `staff`.
+
+    Raises NotMember, Forbidden, BadTtl, Conflict for the name or topic of a direct room.
     """
     with transaction.atomic():
-        room = changeable_room(by, room_id)
+        room = permissions.changeable_room(by, room_id)
         if change.name is not None or change.topic is not None:
-            _refuse_direct(room, "A direct room cannot have its own name or topic.")
+            permissions.refuse_direct(room, "A direct room cannot have its own name or topic.")
         room.name = room.name if change.name is None else change.name
         room.topic = room.topic if change.topic is None else change.topic
         if change.ttl_s is not None or change.ttl_max_s is not None:
@@ -193,7 +163,7 @@ def update_room(
 
 
 def record_lifetime(room: Room, by: int | None, *, before_s: int, now_ms: int) -> None:
-    """Record a change of a room's lifetime, and its author. The room's timeline shows it."""
+    """Record a change of a room's lifetime, with the user who made it. The room's timeline shows it."""
     if room.ttl_s == before_s:
         return
     detail = {"from": before_s, "to": room.ttl_s}
@@ -203,9 +173,9 @@ def record_lifetime(room: Room, by: int | None, *, before_s: int, now_ms: int) -
 def lifetime_changes(user: int, room_id: str, limit: int) -> list[AuditEntry]:
     """Return the newest `limit` changes of a room's lifetime, oldest first. Raises NotMember.
 
-    As with messages, only a public room shows changes from before the user joined.
+    Changes from before the user joined are returned only for a public room, as with messages.
     """
-    membership = membership_of(user, room_id)
+    membership = permissions.membership_of(user, room_id)
     entries = AuditEntry.objects.filter(room_key=room_id, verb=audit.Verb.LIFETIME)
     if membership.room.kind != Room.Kind.PUBLIC:
         entries = entries.filter(at__gte=membership.joined_at)
@@ -213,21 +183,28 @@ def lifetime_changes(user: int, room_id: str, limit: int) -> list[AuditEntry]:
 
 
 def shortenable_room(by: int | None, room_id: str, ttl_s: int) -> Room:
-    """Return a room whose existing messages `by` may shorten. Raises NotMember, Forbidden, BadTtl."""
+    """Return a room in which `by` may shorten the lifetime of existing messages. Raises NotMember, Forbidden, BadTtl."""
     with transaction.atomic():
-        room = changeable_room(by, room_id)
+        room = permissions.changeable_room(by, room_id)
     lifetimes(ttl_s, None)
     return room
 
 
-def record_shortening(room: Room, by: int | None, ttl_s: int, done: Shortened, *, now_ms: int) -> None:
-    """Record a shortening of a room's messages: its author and the numbers."""
-    detail = {"ttl": ttl_s, "looked": done.looked, "shortened": done.shortened, "ended": done.ended}
+def record_shortening(room: Room, by: int | None, ttl_s: int, shortened: Shortened, *, now_ms: int) -> None:
+    """Record that a user shortened the lifetime of a room's messages, with the counts."""
+    detail = {
+        "ttl": ttl_s,
+        "looked": shortened.looked,
+        "shortened": shortened.shortened,
+        "ended": shortened.ended,
+    }
     audit.note(audit.Verb.SHORTEN, now_ms=now_ms, user=by, room_key=room.id, detail=detail)
 
 
 def lifetimes(ttl_s: int | None, ttl_max_s: int | None, room: Room | None = None) -> tuple[int, int]:
-    """Return a room's lifetime and its longest lifetime in seconds; None takes the room's value, or else the site's.
+    """Return a room's lifetime and its longest lifetime in seconds.
+
+    None stands for the value of `room`. Without a room, it stands for the site's value.
 
     Raises BadTtl unless site minimum <= lifetime <= longest <= site maximum.
     """
@@ -236,11 +213,11 @@ def lifetimes(ttl_s: int | None, ttl_max_s: int | None, room: Room | None = None
     if longest_s is None:
         longest_s = min(room.ttl_max_s, site.ttl_max_s) if room else site.ttl_max_s
     if not site.ttl_min_s <= longest_s <= site.ttl_max_s:
-        raise BadTtl(f"The longest lifetime is between {site.ttl_min_s} and {site.ttl_max_s} seconds.")
+        raise BadTtl(f"The longest lifetime must be between {site.ttl_min_s} and {site.ttl_max_s} seconds.")
     if ttl_s is None:
         ttl_s = room.ttl_s if room else min(site.ttl_default_s, longest_s)
     if not site.ttl_min_s <= ttl_s <= longest_s:
-        raise BadTtl(f"The lifetime is between {site.ttl_min_s} and {longest_s} seconds.")
+        raise BadTtl(f"The lifetime must be between {site.ttl_min_s} and {longest_s} seconds.")
     return ttl_s, longest_s
 
 
@@ -248,43 +225,40 @@ def lifetimes(ttl_s: int | None, ttl_max_s: int | None, room: Room | None = None
 
 
 def mark_own_leaving(user: int, room: str) -> Departure:
-    """Mark a user's own membership. Raises NotMember, Conflict."""
+    """Mark a user's own membership. Raises NotMember, Conflict for a direct room."""
     with transaction.atomic():
-        membership = membership_of(user, room)
-        _refuse_direct(membership.room, "A direct room cannot be left.")
-        return mark_leaving(membership)
+        return mark_leaving(permissions.leavable_membership(user, room))
 
 
 def mark_removed(by: int, room: str, user: int) -> Departure:
-    """Mark the membership of a member with a lower rank. Raises NotMember, Forbidden, Conflict, NoSuchUser."""
+    """Mark the membership of a member with a lower rank than `by`, or of `by` themselves.
+
+    Raises NotMember, Forbidden, Conflict for a direct room, NoSuchUser.
+    """
     with transaction.atomic():
-        own = membership_of(by, room)
-        _refuse_direct(own.room, "A direct room has two people.")
-        try:
-            membership = membership_of(user, room)
-        except NotMember:
-            raise NoSuchUser("They are not a member of this room.") from None
-        if by != user and _RANK[Role(own.role)] >= _RANK[Role(membership.role)]:
-            raise Forbidden()
-        return mark_leaving(membership)
+        return mark_leaving(permissions.removable_membership(by, room, user))
 
 
 def mark_leaving(membership: Membership) -> Departure:
-    """Mark a membership: it gives no access from now on. When the last owner leaves, the oldest moderator, or else member, becomes owner."""
+    """Mark a membership. It gives no access from now on.
+
+    If the last owner leaves, the moderator who joined first becomes owner; without moderators, the member who joined first.
+    """
     with transaction.atomic():
-        # One at a time: two owners who leave at once would each see the other stay, and an heir might be leaving too.
+        # One departure at a time. Otherwise two owners who leave at once would each see the other stay, or the new owner might
+        # be leaving too.
         Room.objects.select_for_update().get(pk=membership.room_id)
         membership.refresh_from_db(fields=["role"])
         membership.leaving_at = timezone.now()
         membership.save(update_fields=["leaving_at"])
-        heir = _hand_over(membership.room) if membership.role == Role.OWNER else None
-    return Departure(membership.pk, key_of(membership.room), membership.user_id, heir)
+        new_owner = _appoint_owner(membership.room) if membership.role == Role.OWNER else None
+    return Departure(membership.pk, key_of(membership.room), membership.user_id, new_owner)
 
 
 def mark_user_leaving(user: int) -> list[Departure]:
-    """Mark all memberships of a user who is about to be deleted."""
+    """Mark all memberships of a user, before the user is deleted."""
     rows = Membership.objects.filter(user_id=user, leaving_at=None).select_related("room")
-    rows = rows.order_by("room_id")  # one order of locks, so that two deletions cannot deadlock
+    rows = rows.order_by("room_id")  # always in the same order, so that two deletions cannot deadlock
     return [mark_leaving(row) for row in rows]
 
 
@@ -306,20 +280,16 @@ def delete_marked(departure: Departure) -> None:
     Membership.objects.filter(pk=departure.membership, leaving_at__isnull=False).delete()
 
 
-def _hand_over(room: Room) -> int | None:
+def _appoint_owner(room: Room) -> int | None:
+    """Make a member the owner of a room that has none. Return the user id, None if there is an owner or no member."""
     staying = Membership.objects.filter(room=room, leaving_at=None)
     if staying.filter(role=Role.OWNER).exists():
         return None
-    heir = staying.order_by(
+    new_owner = staying.order_by(
         Case(When(role=Role.MODERATOR, then=Value(0)), default=Value(1)), "joined_at", "pk"
     ).first()
-    if heir is None:
+    if new_owner is None:
         return None
-    heir.role = Role.OWNER
-    heir.save(update_fields=["role"])
-    return heir.user_id
-
-
-def _refuse_direct(room: Room, why: str) -> None:
-    if room.kind == Room.Kind.DIRECT:
-        raise Conflict(why)
+    new_owner.role = Role.OWNER
+    new_owner.save(update_fields=["role"])
+    return new_owner.user_id

@@ -1,6 +1,6 @@
-"""Valid names of people and rooms: no invisible characters, and none that changes the direction of the text around it.
+"""Valid names of people and rooms: no invisible characters, and no characters that change the writing direction.
 
-A name is shown next to messages. A name that looks empty, or like another name, would hide the author.
+A name is shown next to messages. A name that looks empty or looks like another name would hide the author.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_TOPIC = 200
 
 # Cc control, Cf format (bidi controls, zero-width, soft hyphen, tags), Cs lone surrogates, Zl and Zp line separators.
 _REFUSED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-# Letters by category, but blank on every screen.
+# Unicode calls these letters, but they are blank on every screen.
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 # Joiners inside words: Persian and Indic spelling and joined emoji need them.
 _JOINERS = frozenset("\u200c\u200d")
@@ -57,10 +57,10 @@ def is_visible(name: str) -> bool:
 
 
 def validate_username(name: str) -> None:
-    """Refuse invisible letters, which Django's own validator (letters, digits, @.+-_) accepts."""
+    """Refuse invisible letters. Django's own validator (letters, digits, @.+-_) accepts them. Raises ValidationError."""
     if not is_visible(name):
         raise ValidationError(_("A name has no invisible characters."), code="invisible")
 
 
-# settings.ACCOUNT_USERNAME_VALIDATORS names this.
+# The setting ACCOUNT_USERNAME_VALIDATORS has the path of this list.
 USERNAME_VALIDATORS = [UnicodeUsernameValidator(), validate_username]

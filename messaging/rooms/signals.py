@@ -1,14 +1,14 @@
-"""Changes to accounts, sent to the open sockets: ended sessions, deactivated and deleted users.
+"""Inform the open sockets of changes to accounts: ended sessions, deactivated and deleted users.
 
 | change in the database                                | control event, after the commit                  |
 |-------------------------------------------------------|---------------------------------------------------|
 | a session is deleted: logout, flush, a new key         | session_ended                                     |
 | a user is deactivated, or has a new password           | user_ended                                        |
 | a user is deleted                                      | user_ended; memberships are marked, then finished |
-|                                                        | (in the same transaction the name is kept)        |
+|                                                        | (the same transaction saves the name)             |
 | a room is deleted                                      | membership_changed for each member                |
 
-The sockets' own check every 60 s finds changes that send no Django signal (an UPDATE).
+The sockets check every 60 s. This finds changes that send no Django signal, for example an UPDATE in SQL.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .memberships import Departure
 
 @receiver(post_delete, sender=Session)
 def end_session(instance: Session, **_: Any) -> None:
-    """Tell the sockets of a deleted session."""
+    """Inform the sockets of a deleted session."""
     _announce_after_commit("session_ended", session=control.session_digest(instance.session_key))
 
 
@@ -44,20 +44,20 @@ def end_session(instance: Session, **_: Any) -> None:
 def remember_ending_sessions(
     instance: User, update_fields: Collection[str] | None = None, raw: bool = False, **_: Any
 ) -> None:
-    """Remember on the instance whether a save ends the user's sessions: after the save this is unknown."""
+    """Note on the instance whether a save ends the user's sessions. After the save, the old values are lost."""
     instance._ends_sessions = not raw and _ends_sessions(instance, update_fields)  # type: ignore[attr-defined]
 
 
 @receiver(post_save, sender=get_user_model())
 def end_user(instance: User, **_: Any) -> None:
-    """Tell the sockets of a user who was deactivated or has a new password."""
+    """Inform the sockets of a user who was deactivated or has a new password."""
     if instance._ends_sessions:  # type: ignore[attr-defined]
         _announce_after_commit("user_ended", user=instance.pk)
 
 
 @receiver(pre_delete, sender=get_user_model())
 def delete_user(instance: User, **_: Any) -> None:
-    """Mark a user's memberships; tell the store and the sockets after the commit of the deletion."""
+    """Mark a user's memberships. After the commit of the deletion, inform the store and the sockets."""
     FormerUser.objects.update_or_create(
         user_key=instance.pk, defaults={"name": instance.get_username(), "deleted_at": timezone.now()}
     )
@@ -69,7 +69,7 @@ def delete_user(instance: User, **_: Any) -> None:
 
 @receiver(pre_delete, sender=Room)
 def delete_room(instance: Room, **_: Any) -> None:
-    """End the memberships of a deleted room. Its messages stay in the store until they expire, with all members as leavers."""
+    """End the memberships of a deleted room. Its messages stay in the store until they expire, and all members then count as leavers."""
     rows = Membership.objects.filter(room=instance).values_list("pk", "user_id")
     departures = [Departure(pk, memberships.key_of(instance), user) for pk, user in rows]
     if departures:

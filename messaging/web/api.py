@@ -20,7 +20,7 @@ from messaging import rooms
 from messaging.bridge import in_db_thread
 from messaging.errors import NoSuchMessage
 from messaging.models import Membership, Room, epoch_ms
-from messaging.rooms import memberships
+from messaging.rooms import memberships, permissions
 from messaging.store import open_store
 from messaging.store.records import Recipient
 
@@ -161,7 +161,7 @@ async def list_recipients(user: User, request: HttpRequest, room: str, seq: int)
 
     For the sender and the room's moderators. Other users get `no_such_message`.
     """
-    membership = await in_db_thread(memberships.membership_of, user.pk, room)
+    membership = await in_db_thread(permissions.membership_of, user.pk, room)
     store = open_store()
     delivery = await store.cursors.recipients(memberships.key_of(membership.room), seq)
     if delivery.sender != user.pk and not membership.moderates:
@@ -205,7 +205,7 @@ def _public_rooms(user: int, text: str) -> list[dict[str, Any]]:
 
 
 def _details(user: int, room_id: str) -> dict[str, Any]:
-    membership = memberships.membership_of(user, room_id)
+    membership = permissions.membership_of(user, room_id)
     room = membership.room
     return {
         "room": room.id,
@@ -233,7 +233,7 @@ def _lifetimes(user: int, room: str) -> list[dict[str, Any]]:
 
 
 def _members(user: int, room: str, after: int) -> dict[str, Any]:
-    memberships.membership_of(user, room)
+    permissions.membership_of(user, room)
     present = Membership.objects.filter(room=room, leaving_at=None)
     rows = present.filter(user_id__gt=after).order_by("user_id")
     fields = rows.values_list("user_id", f"user__{get_user_model().USERNAME_FIELD}", "role")[:MEMBER_BATCH]

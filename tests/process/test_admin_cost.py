@@ -46,7 +46,7 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return await call(self, commands)
 
     monkeypatch.setattr(connections.PipelinePool, "call", counting)
-    monkeypatch.setattr(site_figures, "KEPT_S", 0.0)
+    monkeypatch.setattr(site_figures, "MAX_AGE_S", 0.0)
     return made
 
 

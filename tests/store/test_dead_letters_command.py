@@ -141,7 +141,7 @@ class TestList:
         assert listed() == [3, 2, 1]
         assert listed("--state", "discarded") == [1]
         assert listed("--state", "open") == [3, 2]
-        assert listed("--set-aside") == [2]
+        assert listed("--quarantined") == listed("--set-aside") == [2]
         assert listed("--older-than", "90m") == [2, 1]
         assert listed("--room", room.id, "--limit", "1") == [3]
 

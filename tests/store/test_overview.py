@@ -46,7 +46,7 @@ BACKEND = "django.contrib.auth.backends.ModelBackend"
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every request count again."""
-    monkeypatch.setattr(site_figures, "KEPT_S", 0.0)
+    monkeypatch.setattr(site_figures, "MAX_AGE_S", 0.0)
     monkeypatch.setattr(site_figures, "_kept", site_figures._Kept())
 
 
@@ -557,7 +557,7 @@ class TestPage:
 @pytest.mark.usefixtures("verbs")
 class TestCost:
     async def test_ten_concurrent_requests_share_one_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(site_figures, "KEPT_S", 60.0)
+        monkeypatch.setattr(site_figures, "MAX_AGE_S", 60.0)
 
         def look_together() -> list[Figures]:
             with ThreadPoolExecutor(10) as staff:
@@ -567,7 +567,7 @@ class TestCost:
         assert len({id(item) for item in result}) == 1
 
     async def test_figures_are_counted_again_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(site_figures, "KEPT_S", 60.0)
+        monkeypatch.setattr(site_figures, "MAX_AGE_S", 60.0)
         first = await figures()
         assert await figures() is first
         now_s = time.monotonic()

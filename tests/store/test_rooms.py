@@ -349,9 +349,9 @@ async def test_a_late_second_finish_does_not_delete_a_new_membership(ada: User, 
     assert "grace" in await rows_of(room)
 
 
-@pytest.mark.parametrize(("role", "heir"), [("moderator", "bob"), ("member", "grace")])
+@pytest.mark.parametrize(("role", "new_owner"), [("moderator", "bob"), ("member", "grace")])
 async def test_oldest_moderator_else_member_becomes_owner_when_the_last_owner_leaves(
-    ada: User, grace: User, role: str, heir: str, events: Events
+    ada: User, grace: User, role: str, new_owner: str, events: Events
 ) -> None:
     bob = await person("bob")
     room = await room_of(ada, grace, bob)
@@ -359,9 +359,9 @@ async def test_oldest_moderator_else_member_becomes_owner_when_the_last_owner_le
 
     await rooms.leave_room(ada.pk, room.id)
 
-    assert (await rows_of(room))[heir] == "owner"
+    assert (await rows_of(room))[new_owner] == "owner"
     await events.until(user=ada.pk)
-    await events.until(user={"grace": grace, "bob": bob}[heir].pk)
+    await events.until(user={"grace": grace, "bob": bob}[new_owner].pk)
 
 
 async def test_member_becomes_owner_when_both_owners_leave_at_the_same_time(
@@ -371,13 +371,13 @@ async def test_member_becomes_owner_when_both_owners_leave_at_the_same_time(
     room = await room_of(ada, grace, bob)
     await Membership.objects.filter(user=grace).aupdate(role="owner")
     both = threading.Barrier(2)
-    hand_over = memberships._hand_over
+    appoint_owner = memberships._appoint_owner
 
     def together(room: Room) -> int | None:
-        heir = hand_over(room)
+        new_owner = appoint_owner(room)
         with suppress(threading.BrokenBarrierError):  # the other one waits until this one ends
             both.wait(0.5)
-        return heir
+        return new_owner
 
     def leave(user: User) -> None:
         try:
@@ -385,7 +385,7 @@ async def test_member_becomes_owner_when_both_owners_leave_at_the_same_time(
         finally:
             connections.close_all()
 
-    monkeypatch.setattr(memberships, "_hand_over", together)
+    monkeypatch.setattr(memberships, "_appoint_owner", together)
     await asyncio.gather(*(asyncio.to_thread(leave, user) for user in (ada, grace)))
     staying = Membership.objects.filter(room=room, leaving_at=None)
     assert [(row.user_id, row.role) async for row in staying] == [(bob.pk, "owner")]

@@ -17,7 +17,14 @@ from tests.support.messages import NAMES, ROOM, read
 
 TIMEOUT_S = 5.0
 MEMBER_ROOM = MemberRoom(
-    key=ROOM, name="Commons", kind="private", role="member", ttl_s=3_600, ttl_max_s=DAY_S, tracked=True
+    key=ROOM,
+    name="Commons",
+    kind="private",
+    role="member",
+    moderates=False,
+    ttl_s=3_600,
+    ttl_max_s=DAY_S,
+    tracked=True,
 )
 
 

@@ -47,7 +47,9 @@ class Command(BaseCommand):
             "--state", choices=DeadLetter.State.values, help="only letters in this state; default: all"
         )
         lister.add_argument(
-            "--set-aside", action="store_true", help="only quarantined messages, reported without their text"
+            *("--quarantined", "--set-aside"),  # the second is an old name
+            action="store_true",
+            help="only quarantined messages, reported without their text",
         )
         show = verbs.add_parser("show", help="show one letter and who missed it, without its text")
         show.add_argument("letter", metavar="ID", help="id of the letter, or ROOM:SEQ")
@@ -86,7 +88,7 @@ class Command(BaseCommand):
         selected = _selected(options)
         if options["state"]:
             selected = selected.filter(state=options["state"])
-        if options["set_aside"]:
+        if options["quarantined"]:
             selected = selected.exclude(fault="")
         limit = options["limit"] or DEFAULT_LIMIT
         total = selected.count()

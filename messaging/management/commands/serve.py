@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from chatsite.run.serving import CannotServe, Options, serve
+from chatsite.run.startup import CannotServe, Options, serve
 
 
 class Command(BaseCommand):

@@ -1,10 +1,10 @@
-"""The whole site on one machine: the store, the jobs and the server, started in this order and stopped in the reverse order.
+"""Start the whole chat on one machine: the store, the worker and the server processes. Stop them in the reverse order.
 
-1. Lock DATA_DIR; end the processes that a killed predecessor left; bind the port, so that an occupied port is reported before any work.
-2. Start the embedded store (unless REDIS_URL names one) and wait until it answers; refuse a store that would lose messages.
-3. Migrate, install the schedules, collect static files, and on the first run create the demo.
-4. Listen; start the worker and the server processes; print the address. Only then, on the first run, create the demo's messages.
-5. Supervise until Ctrl-C or SIGTERM; then stop the server (it sends `bye`), the worker and the store, in under 10 s.
+1. Lock DATA_DIR, end the processes that a killed `serve` left, and bind the port. An occupied port is reported before anything starts.
+2. Start the embedded store, unless REDIS_URL is set, and wait until it answers. Refuse a store with a fatal fault.
+3. Migrate, install the schedules, collect static files. On the first run, create the demo.
+4. Start the worker and the server processes, and print the address. On the first run, create the demo's messages after that.
+5. Supervise until Ctrl-C or SIGTERM. Then stop the server (it sends `bye`), the worker and the store, in under 10 s.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from messaging.monitoring import health
 STORE_ANSWERS_WITHIN_S = 5.0
 STORE_TRIES = 3
 
-# The time that each may take to stop; with the search for remaining processes under 10 s. The server closes its sockets after
-# `server.GRACE_S`, read or not; the jobs are safe to kill at any line; every answer of the store is saved.
+# The time that each process may take to stop. With the search for remaining processes, the sum is under 10 s. The server closes its
+# sockets after `server.GRACE_S`, even if clients do not read. Killing a job is always safe. The store has saved all that it answered.
 SERVER_PATIENCE_S = 4.0
 WORKER_PATIENCE_S = 3.5
 STORE_PATIENCE_S = 1.5
@@ -51,7 +51,7 @@ MAX_DEMO_LOGINS = 3
 
 
 class CannotServe(Exception):
-    """Serving is impossible. The text is one sentence for the user."""
+    """The site cannot be started. The text is one sentence for the user."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ def _start(supervisor: Supervisor, folder: Path, listener: socket.socket, option
         raise CannotServe(
             f"The database cannot be used (DATABASE_URL): {' '.join(str(error).split())}."
         ) from None
-    logins, new = _demo(supervisor) if options.seed else (None, False)
+    logins, needs_states = _demo(supervisor) if options.seed else (None, False)
     connections.close_all()
     _listen(listener)
     if options.worker:
@@ -101,7 +101,7 @@ def _start(supervisor: Supervisor, folder: Path, listener: socket.socket, option
     supervisor.add(*_servers(folder, listener, options.processes))
     _wait_until_served(supervisor, listener)
     _print_address(supervisor, logins)
-    if new:
+    if needs_states:
         supervisor.add(_states(folder))
 
 
@@ -126,12 +126,12 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _end_orphans(supervisor: Supervisor, folder: Path) -> None:
-    """End the processes that a killed `serve` left: first those that use the store, then the store."""
+    """End the processes that a killed `serve` left: first the processes that use the store, then the store."""
     store = marked(folder, "store")
     others = [pid for pid in marked(folder) if pid not in store]
     if store or others:
         supervisor.say(
-            f"An earlier serve was killed; ending the {len(store) + len(others)} processes it left."
+            f"An earlier `serve` was killed; ending the {len(store) + len(others)} processes that it left."
         )
     end(others, patience_s=ORPHAN_PATIENCE_S)
     end(store, patience_s=ORPHAN_PATIENCE_S)
@@ -140,7 +140,7 @@ def _end_orphans(supervisor: Supervisor, folder: Path) -> None:
 
 
 def _end_store_on(path: Path) -> None:
-    """End a store without a mark (started by hand) that listens on our socket."""
+    """End a store that listens on our socket and was started by hand, so that it has no mark."""
     if not path.exists():
         return
     with redis.Redis(unix_socket_path=str(path), socket_timeout=ORPHAN_PATIENCE_S) as client:
@@ -154,17 +154,17 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         return server.bind(host, port)
     except OSError as error:
-        raise CannotServe(_why_not(error, f"{host} port {port}")) from None
+        raise CannotServe(_cannot_listen(error, f"{host} port {port}")) from None
 
 
 def _listen(listener: socket.socket) -> None:
     try:
         listener.listen(server.BACKLOG)
     except OSError as error:
-        raise CannotServe(_why_not(error, f"port {listener.getsockname()[1]}")) from None
+        raise CannotServe(_cannot_listen(error, f"port {listener.getsockname()[1]}")) from None
 
 
-def _why_not(error: OSError, where: str) -> str:
+def _cannot_listen(error: OSError, where: str) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
             f"Something else listens on {where}: stop it, or choose another port (--port, or PORT= for make)."
@@ -178,9 +178,7 @@ def _why_not(error: OSError, where: str) -> str:
 def _start_store(supervisor: Supervisor, folder: Path) -> None:
     if os.environ.get("REDIS_URL"):
         if not embedded_store.wait_until_ready(settings.STORE_URL, deadline_s=STORE_ANSWERS_WITHIN_S):
-            raise CannotServe(
-                "The store that REDIS_URL names does not answer: start it, or correct REDIS_URL."
-            )
+            raise CannotServe("The store at REDIS_URL does not answer: start it, or correct REDIS_URL.")
         return
     binary = embedded_store.find_server()
     if binary is None:
@@ -191,12 +189,12 @@ def _start_store(supervisor: Supervisor, folder: Path) -> None:
     files = folder / "store"
     files.mkdir(mode=0o700, exist_ok=True)
     command = embedded_store.command(binary, folder=files, socket=environment.socket_path(folder))
-    plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    store = Child("store", command, folder=folder, env=plain, patience_s=STORE_PATIENCE_S)
+    env = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    store = Child("store", command, folder=folder, env=env, patience_s=STORE_PATIENCE_S)
     supervisor.add(store)
     while not embedded_store.wait_until_ready(
         settings.STORE_URL, deadline_s=0.1
-    ):  # a big file takes long to load
+    ):  # a large file takes a long time to load
         supervisor.turn(0)
         if store.short_lives > STORE_TRIES:
             raise CannotServe(
@@ -210,7 +208,7 @@ def _check_store(supervisor: Supervisor) -> None:
     for fault in faults:
         supervisor.say(fault.text)
     if any(fault.fatal for fault in faults):
-        raise CannotServe("With such a store messages would be lost: correct it first.")
+        raise CannotServe("The chat does not start with this store. Correct it first.")
 
 
 # ── The database, static files, the demo ──
@@ -227,17 +225,17 @@ def _prepare(supervisor: Supervisor) -> None:
 
 
 def _demo(supervisor: Supervisor) -> tuple[demo.Note | None, bool]:
-    """Create the demo on the first run of a site that only this machine reaches. Return its logins on every run.
+    """Create the demo on the first run of a site that only this machine can reach. Return its logins on every run.
 
-    Also return whether its messages must still be created: on the first run, and after an interrupted attempt.
+    Also return whether its messages must be created: on the first run, and after an interrupted attempt.
     """
-    new = not get_user_model().objects.exists()
-    if new:
+    first_run = not get_user_model().objects.exists()
+    if first_run:
         if not environment.site().local:
             return None, False
         supervisor.say("Creating the demo's users and rooms.")
     note = demo.seed_first_run()
-    return note, note is not None and (new or bool(note.states)) and not note.states_done
+    return note, note is not None and (first_run or bool(note.states)) and not note.states_done
 
 
 # ── Worker and server ──
@@ -254,7 +252,7 @@ def _worker(folder: Path) -> Child:
 
 
 def _states(folder: Path) -> Child:
-    """Return the child that creates a message in each state, and keeps one demo user connected and silent."""
+    """Return the child that creates a message in each state. It keeps one demo user connected without acknowledgements."""
     command = [sys.executable, str(environment.BASE_DIR / "manage.py"), "seed_demo", "--states", "--force"]
     return Child(
         "demo",
