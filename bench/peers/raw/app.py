@@ -1,4 +1,4 @@
-"""A broadcast on bare ASGI: nothing stored, nothing checked, one process. What one send a socket costs, and nothing else."""
+"""Broadcast on bare ASGI in one process: the cost of one send to each socket, without storage and checks."""
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable

@@ -1,6 +1,6 @@
 /**
- * A chat on Socket.IO 4 with the Redis streams adapter and connection state recovery. PORT, STORE_URL from the environment.
- * KEEP=1 stores each message in its room's stream before it is answered: the fair peer of a server that promises to.
+ * A chat on Socket.IO 4 with the Redis streams adapter and connection state recovery. PORT and STORE_URL are in the environment.
+ * KEEP=1 stores each message in its room's stream before the answer, for a fair comparison with a server that does so.
  */
 import { createServer } from "node:http";
 import { createAdapter } from "@socket.io/redis-streams-adapter";

@@ -1,7 +1,7 @@
-"""The bare hot path of this project's design: one script accepts a batch, one subscription a room, frames gathered for a busy socket.
+"""The hot path of this project's design alone: one script accepts a batch, one subscription for each room, one write for all waiting frames.
 
-No sessions, memberships, limits, acknowledgements, receipts or retry: what they cost is the distance between this and the
-product. STORE_URL names the store. The path is /ws/chat/ROOM/USER.
+There are no sessions, memberships, limits, acknowledgements, receipts and retries; the difference from the product is their
+cost. STORE_URL is the address of the store. The path is /ws/chat/ROOM/USER.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ read = msgspec.json.Decoder(Frame).decode
 
 
 class Member:
-    """A socket: what comes while it is written to leaves as one array."""
+    """A socket: messages that arrive during a write are sent together as one array."""
 
     def __init__(self, send: Send, room: str, user: str) -> None:
         self.room, self.user = room, user
@@ -54,7 +54,7 @@ class Member:
 
 
 class Hub:
-    """The rooms of this process: hears each message once."""
+    """The rooms of this process: receives each message once."""
 
     async def start(self) -> None:
         self.rooms: defaultdict[str, set[Member]] = defaultdict(set)
@@ -78,7 +78,7 @@ class Hub:
             self._committing = asyncio.create_task(self._commit())
 
     async def _commit(self) -> None:
-        """What comes while the store works goes with the next call."""
+        """Send the waiting frames to the store; frames that arrive during a call are sent with the next one."""
         while self._queue:
             batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
             arguments: list[Any] = []

@@ -1,7 +1,7 @@
 #!lua
--- Accept a batch: number, store, index, remember the id, publish one array a room.
+-- Accept a batch: number, store and index each message, keep its id, publish one array for each room.
 -- KEYS[1] prefix; ARGV, six for each message: room, user, name, id, body, lifetime (ms)
--- Returns for each 'seq|sent_at|expires_at', the first answer where the id is known.
+-- Returns 'seq|sent_at|expires_at' for each message; for a known id, its first answer.
 local GRACE_MS, ID_LIFE_S, SWEEP_MS = 86400000, 86400, 60000
 local prefix, call = KEYS[1], redis.call
 local clock = call('TIME')

@@ -1,6 +1,6 @@
-"""The chat of the Channels tutorial, part 3, served by uvicorn: what a Django developer builds first.
+"""The chat of part 3 of the Channels tutorial, served by uvicorn.
 
-LAYER is `pubsub` or `core`; STORE_URL names the Redis behind it.
+LAYER is `pubsub` or `core`; STORE_URL is the address of its Redis.
 """
 
 import json
