@@ -176,17 +176,17 @@ def _debt_cards(store: StoreFigures) -> list[Card]:
 
 def _site_cards(store: StoreFigures, wrong: Set[str]) -> list[Card]:
     processes = ngettext("on %(n)s server process", "on %(n)s server processes", store.processes)
-    last_run, at = _("never"), ""
+    last_run, at, expected = _("never"), "", _("expected every minute")
     if store.last_run_at is not None:
         last_run, at = _ago(store, store.last_run_at)
+        expected = _("ago (expected every minute)")
     memory = store.memory
     limit = _("of %(size)s, %(policy)s") if memory.limit else _("no limit, %(policy)s")
     limit %= {"size": filesizeformat(memory.limit), "policy": memory.policy}
     silent, full = not wrong.isdisjoint({"worker_never", "worker_silent"}), "store_full" in wrong
-    expected = _("ago (expected every minute)")
     return [
         Card("connections", _("Users connected"), number(store.online), processes % {"n": store.processes}),
-        Card("workers", _("Last worker heartbeat"), last_run, expected, look=silent, at=at),
+        Card("workers", _("Worker heartbeat"), last_run, expected, look=silent, at=at),
         Card("memory", _("Store memory"), filesizeformat(memory.used), limit, look=full),
     ]
 
