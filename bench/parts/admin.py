@@ -33,7 +33,7 @@ BEGIN, END = "<!-- admin: written by `make bench ARGS=admin` -->", "<!-- admin: 
 P95_MOST_MS = 150.0
 FRONT = (
     "front page",
-    "what changes of it",
+    "its figures alone",
 )  # neither a list nor a detail: the first reader in 4 s waits for the count
 PER_PAGE = 100
 
@@ -66,22 +66,22 @@ def pages(filled: dict[str, Any]) -> list[tuple[str, str]]:
         ("rooms", "room/", count["rooms"]),
         ("memberships", "membership/", count["memberships"]),
     ]
-    found = [("front page", "/admin/"), ("what changes of it", "/admin/overview/")]
+    found = [("front page", "/admin/"), ("its figures alone", "/admin/overview/")]
     for name, path, rows in lists:
         last = -(-rows // PER_PAGE)
         for where, page in (("first", 1), ("middle", (last + 1) // 2), ("last", last)):
             found.append((f"{name}, {where} page", f"{path}{'&' if '?' in path else '?'}p={page}"))
     place = f"{wanted['room']}:{wanted['seq']}"
     found += [
-        ("members behind", f"undeliveredmember/?room={wanted['room']}"),
-        ("members behind in a room of many", f"undeliveredmember/?room={crowd['room']}&p=10"),
+        ("undelivered members", f"undeliveredmember/?room={wanted['room']}"),
+        ("undelivered members in a room of many", f"undeliveredmember/?room={crowd['room']}&p=10"),
         ("audit entries", "auditentry/"),
         ("one message", f"storedmessage/{place}/change/"),
         ("one message of a room of many", f"storedmessage/{crowd['room']}:{crowd['top'] // 2}/change/"),
         ("one dead letter", f"deadletter/{letter['id']}/change/"),
         ("one room", f"room/{wanted['room']}/change/"),
         ("search by a person", f"undeliveredroom/?q=user:{wanted['person']}"),
-        ("search by a message's number", f"storedmessage/?q={wanted['message']}"),
+        ("search by a message ID", f"storedmessage/?q={wanted['message']}"),
         ("search of dead letters", f"deadletter/?q={letter['message']}"),
     ]
     return [(name, path if path.startswith("/") else f"/admin/messaging/{path}") for name, path in found]

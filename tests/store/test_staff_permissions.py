@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("verbs")
 
 LISTS = {
     "undelivered rooms": "undeliveredroom",
-    "members behind": "undeliveredmember",
+    "undelivered members": "undeliveredmember",
     "messages": "storedmessage",
     "dead letters": "deadletter",
     "rooms": "room",
