@@ -43,7 +43,7 @@ def room_key(text: str) -> RoomKey:
     except DatabaseError as error:
         raise argparse.ArgumentTypeError("the room cannot be read: the database does not answer") from error
     if room is None:
-        raise argparse.ArgumentTypeError(f"there is no room {text!r}; `manage.py room list` shows them")
+        raise argparse.ArgumentTypeError(f"there is no room {text!r}; to see all, run `manage.py room list`")
     return RoomKey(room.id, room.partition)
 
 
@@ -97,7 +97,9 @@ def say(text: str) -> None:
 def agreed(err: OutputWrapper, question: str) -> bool:
     """Ask on a command's stderr; return whether the answer is yes. Without a terminal this is a usage error."""
     if not sys.stdin.isatty():
-        raise CommandError("There is no terminal to ask on: give --yes or --dry-run.", returncode=2)
+        raise CommandError(
+            "This needs a confirmation, but there is no terminal. Use --yes or --dry-run.", returncode=2
+        )
     err.write(f"{question} [y/N] ", style_func=str, ending="")
     err.flush()
     try:

@@ -200,9 +200,12 @@ def panels(ada: Screen, folder: Path) -> None:
     ada.message("Staging is frozen").hover()
     ada.message("Staging is frozen").locator('[data-action="details"]').click()
     expect(ada.page.locator("#details .recipient").first).to_be_visible()
+    ada.page.mouse.move(0, 0)
     settle(ada)
     ada.page.screenshot(path=folder / "chat-details.png")
     ada.page.keyboard.press("Escape")
+    ada.page.locator("[data-jump]").click()
+    expect(ada.page.locator("[data-jump]")).to_be_hidden()
     ada.page.locator("[data-lifetime] summary").click()
     settle(ada)
     ada.page.screenshot(path=folder / "chat-lifetime.png")
@@ -222,7 +225,7 @@ def staff_pages(browser: Browser, site: Site, folder: Path) -> None:
     )
     try:
         for name, path, options in (
-            ("staff-overview", "/admin/", {"language": "en-GB", "height": 860}),
+            ("staff-overview", "/admin/", {"language": "en-GB", "height": 880}),
             ("staff-undelivered", "/admin/messaging/undeliveredroom/", {"language": "zh-CN", "dark": True}),
             ("staff-message", "/admin/messaging/undeliveredroom/", {"language": "en-GB"}),
         ):

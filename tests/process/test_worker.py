@@ -123,15 +123,15 @@ def watch(cluster: subprocess.Popen[bytes], age_s: float, *, running_for_s: floa
 
 
 def test_cluster_without_any_heartbeat_is_given_up(cluster: subprocess.Popen[bytes]) -> None:
-    assert "no job has run" in watch(cluster, 60.0)
+    assert "No job has run" in watch(cluster, 60.0)
 
 
 def test_new_cluster_has_time_before_its_first_heartbeat(cluster: subprocess.Popen[bytes]) -> None:
-    assert watch(cluster, float("inf"), running_for_s=-10) == "a stop was requested"
+    assert watch(cluster, float("inf"), running_for_s=-10) == "A stop was requested"
 
 
 def test_cluster_with_heartbeats_is_left_alone(cluster: subprocess.Popen[bytes]) -> None:
-    assert watch(cluster, 0.0) == "a stop was requested"
+    assert watch(cluster, 0.0) == "A stop was requested"
 
 
 def test_a_cluster_that_does_not_stop_is_killed_after_its_patience() -> None:

@@ -242,7 +242,7 @@ class TestRequeue:
         DeadLetter.objects.filter(pk=kept[0].pk).update(body=None)
         run("requeue", "--limit", "2", "--yes")
         assert states(kept) == ["open", "requeued", "requeued"]
-        assert "1 more match, but their text was deleted" in capfd.readouterr().err
+        assert "1 more match, but cannot be sent again: their text was deleted" in capfd.readouterr().err
 
     def test_members_who_left_or_were_deactivated_or_deleted_are_left_out_by_name(
         self, room: Room, now_ms: int, capfd: Capture
@@ -313,9 +313,9 @@ class TestRequeue:
         run("requeue", "--limit", "3", "--dry-run")
         out, err = capfd.readouterr()
         assert [line.split("\t")[1:] for line in out.splitlines()] == [
-            ["skipped", "nobody_left; without bob left_room"],
-            ["skipped", "nobody_left; without bob left_room"],
-            ["done", "without bob left_room"],
+            ["skipped", "nobody_left; left out: bob (left_room)"],
+            ["skipped", "nobody_left; left out: bob (left_room)"],
+            ["done", "left out: bob (left_room)"],
         ]
         assert err == "1 would be sent again, 2 skipped, 0 failed (nobody_left 2).\n"
         assert states(kept) == ["open"] * 3
@@ -341,7 +341,7 @@ class TestRequeue:
         )
         assert ended.returncode == 1
         assert ended.stdout == f"{name_of(kept[0])}\tfailed\tunavailable\n"
-        assert "2 were not reached and are unchanged." in ended.stderr
+        assert "2 were not processed and are unchanged." in ended.stderr
         assert "Traceback" not in ended.stderr
         assert states(kept) == ["open"] * 3
 
@@ -356,7 +356,7 @@ class TestRequeue:
 
         monkeypatch.setattr(requeue, "resend", send_and_press)
         run("requeue", "--limit", "3", "--yes")
-        assert "2 were not reached" in capfd.readouterr().err
+        assert "2 were not processed" in capfd.readouterr().err
         assert states(kept) == ["requeued", "open", "open"]
 
     def test_two_concurrent_requeues_send_once(self, room: Room, kept: list[DeadLetter]) -> None:
@@ -411,7 +411,7 @@ class TestQuestion:
         monkeypatch.setattr("sys.stdin", Terminal(answer + "\n"))
         run(verb, "--limit", "9")
         err = capfd.readouterr().err
-        assert "3 messages" in err
+        assert "3 dead letters" in err
         assert ("Nothing was changed." in err) is bool(open_)
         assert states(kept).count("open") == open_
 
@@ -432,8 +432,8 @@ class TestQuestion:
         (["show", "x"], "There is no dead letter x", 1),
         (["show", f"x:{10**30}"], "There is no dead letter", 1),
         (["requeue", str(uuid4())], "There is no dead letter", 1),
-        (["requeue"], "Select letters", 2),
-        (["discard", "--yes"], "Select letters", 2),
+        (["requeue"], "Nothing is selected", 2),
+        (["discard", "--yes"], "Nothing is selected", 2),
         (["requeue", "x:1", "--limit", "3"], "not both", 2),
         (["list", "--room", "nowhere"], "There is no room nowhere", 2),
         (["requeue", "--room", "nowhere", "--yes"], "There is no room nowhere", 2),

@@ -177,7 +177,7 @@ def test_an_unreachable_store_is_one_sentence_for_each_component_and_no_tracebac
     with pytest.raises(SystemExit) as ended:
         call_command("doctor", stdout=out)
     assert ended.value.code == 1
-    assert re.search(r"^store         AWAY  error .*/nonexistent/valkey\.sock", out.getvalue(), re.MULTILINE)
+    assert re.search(r"^store         DOWN  error .*/nonexistent/valkey\.sock", out.getvalue(), re.MULTILINE)
     assert "The store cannot be reached." in out.getvalue()
     assert "database      ok" in out.getvalue(), "healthy components are still reported"
 

@@ -125,7 +125,11 @@ def test_shorten_counts_with_dry_run_and_does_not_ask_with_yes(full_room: str) -
     counted = run_json("shorten", full_room, "--ttl", "30", "--dry-run")
     assert counted == {"looked": 1, "shortened": 1, "ended": 0, "done": False}
     out, err = run("shorten", full_room, "--ttl", "30", "--yes")
-    assert (out, "1 of 1 messages" in err, "Shortened 1." in err) == ("", True, True)
+    assert (out, "1 of 1 messages" in err, "Lifetimes shortened: 1." in err) == (
+        "",
+        True,
+        True,
+    )
     assert run_json("shorten", full_room, "--ttl", "30", "--yes")["shortened"] == 0
 
 

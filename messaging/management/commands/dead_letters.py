@@ -1,6 +1,6 @@
 """`manage.py dead_letters list|show|requeue|discard`: messages that some member missed. Data on stdout, other messages on stderr.
 
-A letter is named by its id or by ROOM:SEQ. The text of a message is never printed.
+A dead letter is selected by its id or by ROOM:SEQ. The text of a message is never printed.
 """
 
 from __future__ import annotations
@@ -38,35 +38,50 @@ Fields = dict[str, Any]
 
 
 class Command(BaseCommand):
-    help = "List and show dead letters: messages that expired before all members had them. Send them again, or discard them."
+    help = "List, show, send again or discard dead letters: messages that expired before every member received them."
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|show|requeue|discard")
         lister = verbs.add_parser("list", help="list dead letters, the newest first")
         lister.add_argument(
-            "--state", choices=DeadLetter.State.values, help="only letters in this state; default: all"
+            "--state", choices=DeadLetter.State.values, help="only dead letters in this state (default: all)"
         )
         lister.add_argument(
             *("--quarantined", "--set-aside"),  # the second is an old name
             action="store_true",
             help="only quarantined messages, reported without their text",
         )
-        show = verbs.add_parser("show", help="show one letter and who missed it, without its text")
-        show.add_argument("letter", metavar="ID", help="id of the letter, or ROOM:SEQ")
-        requeue = verbs.add_parser("requeue", help="send open letters again to the members who missed them")
+        show = verbs.add_parser(
+            "show", help="show a dead letter and the members who missed it, without its text"
+        )
+        show.add_argument("letter", metavar="ID", help="ID of the dead letter, or ROOM:SEQ")
+        requeue = verbs.add_parser(
+            "requeue", help="send open dead letters again to the members who missed them"
+        )
         discard = verbs.add_parser(
-            "discard", help="drop open letters; can be undone in the admin for 10 minutes"
+            "discard", help="discard open dead letters; can be undone in the admin for 10 minutes"
         )
         for verb in (requeue, discard):
-            verb.add_argument("letters", nargs="*", metavar="ID", help="ids, or ROOM:SEQ")
-        for verb in (lister, requeue, discard):
-            verb.add_argument("--room", metavar="ID", help="only of this room, which may be deleted")
             verb.add_argument(
-                "--older-than", type=duration_s, metavar="2h", help="only messages that expired longer ago"
+                "letters",
+                nargs="*",
+                metavar="ID",
+                help="IDs of dead letters, or ROOM:SEQ; without them, the options select open ones, the oldest first",
             )
-            verb.add_argument("--limit", type=positive, metavar="N", help="at most N letters")
+        for verb in (lister, requeue, discard):
+            verb.add_argument(
+                "--room", metavar="ID", help="only dead letters of this room, which may be deleted"
+            )
+            verb.add_argument(
+                "--older-than",
+                type=duration_s,
+                metavar="2h",
+                help="only messages that expired longer ago than this",
+            )
+            default = f" (default: {DEFAULT_LIMIT})" if verb is lister else ""
+            verb.add_argument("--limit", type=positive, metavar="N", help=f"at most N dead letters{default}")
         for verb in (requeue, discard):
-            verb.add_argument("--yes", action="store_true", help="do not ask")
+            verb.add_argument("--yes", action="store_true", help="do not ask for confirmation")
             verb.add_argument(
                 "--dry-run", action="store_true", help="show what would be done; change nothing"
             )
@@ -79,7 +94,7 @@ class Command(BaseCommand):
             verbs[options["verb"]](options)
         except DatabaseError as error:
             raise CommandError(
-                f"{database_away(error)} Letters that are not reported above are unchanged."
+                f"{database_away(error)} Dead letters that are not listed above are unchanged."
             ) from None
 
     # Reading
@@ -105,7 +120,7 @@ class Command(BaseCommand):
         if not rows:
             say("No dead letters match.")
         elif total > len(rows):
-            say(f"Showing the newest {len(rows)} of {total}; --limit shows more.")
+            say(f"Showing the newest {len(rows)} of {total}. Use --limit to show more.")
 
     def _show(self, options: Fields) -> None:
         letter = (
@@ -130,7 +145,7 @@ class Command(BaseCommand):
             ),
         )
         if len(people) > MAX_SHOWN:
-            say(f"{len(people) - MAX_SHOWN} more missed it; --json shows all of them.")
+            say(f"{len(people) - MAX_SHOWN} more missed it. Use --json to show all of them.")
 
     # Changing
 
@@ -139,7 +154,7 @@ class Command(BaseCommand):
         if options["dry_run"]:
             self._preview(keys, options)
             return
-        if not self._confirmed(keys, options, "Send {} messages again to the members who missed them?"):
+        if not self._confirmed(keys, options, "Send {} dead letters again to the members who missed them?"):
             return
         with Stop() as stop, Progress(disable=not sys.stderr.isatty(), transient=True) as progress:
             bar = progress.add_task("Sending again", total=len(keys))
@@ -158,7 +173,8 @@ class Command(BaseCommand):
             outcomes = [_outcome(key, _discard_blocked_by(key)) for key in keys]
             self._report(outcomes, "would be discarded", as_json=options["json"])
             return
-        if not self._confirmed(keys, options, "Discard {} messages? They cannot be sent again then."):
+        question = "Discard {} dead letters? This can be undone in the admin for 10 minutes."
+        if not self._confirmed(keys, options, question):
             return
         resolved = letters.discard(keys, None, run_async(clock_ms))
         outcomes = [_outcome(key, "") for key in resolved.done]
@@ -175,18 +191,21 @@ class Command(BaseCommand):
         selected = any(options[name] is not None for name in ("room", "older_than", "limit"))
         if options["letters"]:
             if selected:
-                raise CommandError("Give ids, or --room, --older-than and --limit, not both.", returncode=2)
+                raise CommandError(
+                    "Give IDs, or --room, --older-than and --limit, but not both.", returncode=2
+                )
             return list(dict.fromkeys(_key_of(text) for text in options["letters"]))
         if not selected:
             raise CommandError(
-                "Select letters: give ids, or --room, --older-than or --limit for open ones.", returncode=2
+                "Nothing is selected. Give IDs, or select open dead letters with --room, --older-than or --limit.",
+                returncode=2,
             )
         matching = _selected(options).filter(state=DeadLetter.State.OPEN)
         if with_text:
             without_text = matching.filter(body__isnull=True).count()
             matching = matching.filter(body__isnull=False)
             if without_text:
-                say(f"{without_text} more match, but their text was deleted.")
+                say(f"{without_text} more match, but cannot be sent again: their text was deleted.")
         oldest = matching.order_by("expired_at", "seq", "pk").values_list("pk", flat=True)
         return list(oldest[: options["limit"]])
 
@@ -219,11 +238,11 @@ class Command(BaseCommand):
             f"{counts[Result.DONE]} {done}, {counts[Result.SKIPPED]} skipped, {counts[Result.FAILED]} failed{suffix}."
         )
         if left:
-            say(f"{left} were not reached and are unchanged.")
+            say(f"{left} were not processed and are unchanged.")
         if counts[Result.FAILED]:
             raise CommandError(
-                "Some could not be sent again. They are unchanged, and no message is ever sent twice."
-                " See `manage.py doctor`, then run this again."
+                "Some could not be sent again. They are unchanged. Run `manage.py doctor` to see the cause, then run this"
+                " command again. No message is sent twice."
             )
 
     def _write_json(self, data: Fields) -> None:
@@ -245,7 +264,7 @@ def _key_of(text: str) -> UUID:
     except ValueError:
         key = None
     if key is None or not DeadLetter.objects.filter(pk=key).exists():
-        raise CommandError(f"There is no dead letter {text}; `manage.py dead_letters list` shows them.")
+        raise CommandError(f"There is no dead letter {text}. To see all, run `manage.py dead_letters list`.")
     return key
 
 
@@ -255,7 +274,9 @@ def _selected(options: Fields) -> QuerySet[DeadLetter]:
     room = options["room"]
     if room is not None:
         if not Room.objects.filter(pk=room).exists() and not matching.filter(room_key=room).exists():
-            raise CommandError(f"There is no room {room}, and no dead letter of such a room.", returncode=2)
+            raise CommandError(
+                f"There is no room {room}, and no dead letter of a deleted room with this ID.", returncode=2
+            )
         matching = matching.filter(room_key=room)
     if options["older_than"] is not None:
         now_ms = run_async(clock_ms)
@@ -400,9 +421,9 @@ def _names(users: Set[int]) -> dict[int, str]:
 
 def _why(row: Fields) -> str:
     """Return the reason, and at most three of the members left out."""
-    left_out = [f"{person['name']} {person['why']}" for person in row["left_out"][:MAX_NAMED]]
+    left_out = [f"{person['name']} ({person['why']})" for person in row["left_out"][:MAX_NAMED]]
     others = len(row["left_out"]) - len(left_out)
-    people = f"without {', '.join(left_out)}" + (f" +{others}" if others else "") if left_out else ""
+    people = f"left out: {', '.join(left_out)}" + (f" +{others}" if others else "") if left_out else ""
     return "; ".join(filter(None, [row["why"], people]))
 
 

@@ -14,7 +14,9 @@ from messaging.monitoring.health import Component
 
 
 class Command(BaseCommand):
-    help = "Check every component and report its health. For each fault, print what to do. Exit code 1 if there is any."
+    help = (
+        "Check every component, and print each fault with its remedy. The exit code is 1 if there is a fault."
+    )
     requires_system_checks: list[str] = []  # a wrong setting is a fault to report here, not an obstacle
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -34,7 +36,7 @@ class Command(BaseCommand):
 
     def _print(self, component: Component) -> None:
         facts = ", ".join(f"{name} {value}" for name, value in component.facts.items())
-        state = "ok" if not component.faults else "FAULT" if component.reachable else "AWAY"
+        state = "ok" if not component.faults else "FAULT" if component.reachable else "DOWN"
         details = " ".join(filter(None, [component.version, facts]))
         self.stdout.write(f"{component.name:<14}{state:<6}{details}".rstrip())
         for fault in component.faults:

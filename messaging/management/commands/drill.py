@@ -27,7 +27,7 @@ LINE_INTERVAL_S = 5.0
 class Command(BaseCommand):
     help = (
         "Start a separate site, let clients chat over unreliable connections while its processes are killed, and report"
-        " whether an accepted message was lost. It touches no other site. Exit code 1 when a guarantee was broken."
+        " whether an accepted message was lost. No other site is changed. The exit code is 1 if a guarantee was broken."
     )
     requires_system_checks: list[str] = []  # the drill tests another site than the one that runs it
 
@@ -35,21 +35,25 @@ class Command(BaseCommand):
         default = Plan()
         whole, share = _whole, _share
         parser.add_argument(
-            "--clients", type=whole(2, 200), default=default.clients, metavar="N", help="default: %(default)s"
+            "--clients",
+            type=whole(2, 200),
+            default=default.clients,
+            metavar="N",
+            help="number of clients (default: %(default)s)",
         )
         parser.add_argument(
             "--messages",
             type=whole(1, 1_000_000),
             default=default.messages,
             metavar="N",
-            help="default: %(default)s",
+            help="number of messages (default: %(default)s)",
         )
         parser.add_argument(
             "--rooms",
             type=whole(1, 100),
             default=default.rooms,
             metavar="N",
-            help="all clients are in every room (default: %(default)s)",
+            help="number of rooms; every client is in all of them (default: %(default)s)",
         )
         parser.add_argument(
             "--loss", type=share, default=0.0, metavar="P%", help="frames lost in each direction, like 10%%"
@@ -58,17 +62,23 @@ class Command(BaseCommand):
             "--duplicate", type=share, default=0.0, metavar="P%", help="frames delivered twice, like 5%%"
         )
         parser.add_argument(
-            "--reorder", action="store_true", help="delay a tenth of the frames, so that later ones overtake"
+            "--reorder",
+            action="store_true",
+            help="delay a tenth of the frames, so that later ones arrive first",
         )
         parser.add_argument(
-            "--cut", type=whole(0, 1_000), default=0, metavar="N", help="cut each client's connection N times"
+            "--cut",
+            type=whole(0, 1_000),
+            default=0,
+            metavar="N",
+            help="close each client's connection N times",
         )
         parser.add_argument(
             "--kill",
             choices=KINDS,
             action="append",
             default=[],
-            help="kill -9 one at a random time; can be repeated",
+            help="kill such a process at a random time (SIGKILL); can be repeated",
         )
         parser.add_argument(
             "--seconds",
@@ -81,7 +91,7 @@ class Command(BaseCommand):
             "--seed",
             type=whole(0, 2**53),
             metavar="N",
-            help="of the random choices (default: a new one for every run)",
+            help="seed of the random choices (default: a new one for every run)",
         )
         parser.add_argument(
             "--processes", type=whole(1, 64), default=1, metavar="N", help="server processes (default: 1)"
@@ -206,7 +216,9 @@ def _plan(options: dict[str, Any]) -> Plan:
 def _whole(lowest: int, highest: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not text.isascii() or not text.isdigit() or not lowest <= int(text) <= highest:
-            raise argparse.ArgumentTypeError(f"a whole number from {lowest} to {highest}, not {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number from {lowest} to {highest}, not {text!r}"
+            )
         return int(text)
 
     return parse
@@ -219,7 +231,7 @@ def _ttl(text: str) -> tuple[int, int]:
     longest_s = duration_s(last) if "-" in text else shortest_s
     if not MIN_TTL_S <= shortest_s <= longest_s <= MAX_TTL_S:
         raise argparse.ArgumentTypeError(
-            f"lifetimes from {MIN_TTL_S}s to {MAX_TTL_S}s, like 10s-40s, not {text!r}"
+            f"must be lifetimes from {MIN_TTL_S}s to {MAX_TTL_S}s, like 10s-40s, not {text!r}"
         )
     return shortest_s, longest_s
 
@@ -231,5 +243,5 @@ def _share(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 0.5:
-        raise argparse.ArgumentTypeError(f"a share from 0% to 50%, like 10%, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a share from 0% to 50%, like 10%, not {text!r}")
     return share

@@ -22,12 +22,14 @@ WATCH_INTERVAL_S = 2.0
 
 
 class Command(BaseCommand):
-    help = "Show what is stored, how many members lag or are parked, what gave up, and whether the jobs run."
+    help = (
+        "Show the numbers of stored messages and of lagging and parked members, and when each job last ran."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--room", type=room_key, metavar="ID", help="only this room")
         parser.add_argument("--watch", action="store_true", help="repeat every 2 s until Ctrl-C")
-        parser.add_argument("--json", action="store_true", help="print JSON, one line for every report")
+        parser.add_argument("--json", action="store_true", help="print JSON, one line for each report")
 
     def handle(self, *args: Any, **options: Any) -> None:
         with Stop() as stop:
@@ -41,7 +43,7 @@ class Command(BaseCommand):
         try:
             return run_async(status, room)
         except MessagingError as error:
-            raise CommandError(f"{error.detail} `manage.py doctor` shows what is wrong.") from None
+            raise CommandError(f"{error.detail} `manage.py doctor` shows the cause.") from None
 
     def _show(self, found: Status, *, as_json: bool, clear: bool) -> None:
         if as_json:
@@ -49,7 +51,7 @@ class Command(BaseCommand):
             return
         if clear and sys.stdout.isatty():
             Console().clear()
-        show_table(sys.stdout, ("what", "now"), _rows(found))
+        show_table(sys.stdout, ("figure", "value"), _rows(found))
         for fault in _faults(found):
             say(fault.text)
 
@@ -76,7 +78,7 @@ def _last_hour(found: Status) -> list[tuple[str, int]]:
         ("expired, missed by someone", hour.expired_missed),
         ("missed, offline", hour.missed_offline),
         ("missed, no answer", hour.missed_no_ack),
-        ("missed, could not be shown", hour.missed_client_rejected),
+        ("missed, could not be displayed", hour.missed_client_rejected),
         ("missed, left the room", hour.missed_left_room),
     ]
 

@@ -23,12 +23,12 @@ from messaging.store import open_store
 from messaging.store.records import Expired, Overdue
 
 SAFE = (
-    "Nothing is lost: a message is cleared only after its report, and claimed messages are due again in 30 s."
+    "Nothing is lost: a message is deleted only after its report, and claimed messages are due again in 30 s."
 )
 
 
 class Command(BaseCommand):
-    help = "Report expired messages to their senders, with the members who missed them, then clear them."
+    help = "Report expired messages to their senders, with the members who missed them, then delete them from the store."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -64,7 +64,9 @@ class Command(BaseCommand):
                 done = self._process_once(bounds, stop)
                 self.stdout.write(json.dumps(done.as_data()) if as_json else _sentence(done))
                 if done.left:
-                    say(f"{done.left} could not be reported and stay due; the log lines above name them.")
+                    say(
+                        f"{done.left} could not be reported and will be tried again. The log lines above list them."
+                    )
                 if once:
                     _say_overdue(run_async(_overdue))
                     return

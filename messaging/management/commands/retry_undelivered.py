@@ -29,19 +29,21 @@ from messaging.store.records import Claim, Lag
 
 
 class Command(BaseCommand):
-    help = "Push unacknowledged messages again to connected members. Offline members are parked and get them when they return."
+    help = "Send unacknowledged messages again to connected members. Offline members receive them when they reconnect."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--once", action="store_true", help="sweep once; the default is every minute until Ctrl-C"
         )
-        parser.add_argument("--room", type=room_key, metavar="ID", help="only this room, due or not")
+        parser.add_argument(
+            "--room", type=room_key, metavar="ID", help="only this room, even if it is not due"
+        )
         parser.add_argument(
             "--older-than",
             type=duration_s,
             default=0,
             metavar="2h",
-            help="only rooms whose oldest undelivered message is older",
+            help="only rooms whose oldest undelivered message is older than this",
         )
         parser.add_argument("--limit", type=positive, metavar="N", help="at most N rooms")
         parser.add_argument(

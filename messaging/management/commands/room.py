@@ -50,7 +50,9 @@ class Command(BaseCommand):
         )
         lister = verbs.add_parser("list", help="list rooms by name")
         lister.add_argument("--kind", choices=Room.Kind.values)
-        show = verbs.add_parser("show", help="show a room, its members and its position in the store")
+        show = verbs.add_parser(
+            "show", help="show a room, its members, and the epoch and newest seq of its log"
+        )
         show.add_argument("room", help="the room's id")
         lifetime = verbs.add_parser("lifetime", help="change the lifetime of new messages")
         lifetime.add_argument("room", help="the room's id")
@@ -67,8 +69,8 @@ class Command(BaseCommand):
             required=True,
             help="longest lifetime of the existing messages in seconds",
         )
-        shorten.add_argument("--dry-run", action="store_true", help="only count them")
-        shorten.add_argument("--yes", action="store_true", help="do not ask")
+        shorten.add_argument("--dry-run", action="store_true", help="count the messages; change nothing")
+        shorten.add_argument("--yes", action="store_true", help="do not ask for confirmation")
         for verb in (create, lister, show, lifetime, shorten):
             verb.add_argument("--json", action="store_true", help="print JSON")
 
@@ -138,23 +140,23 @@ class Command(BaseCommand):
             self._write_json(_room_fields(room))
         else:
             self.stderr.write(
-                f"New messages in {room.name} live for {room.ttl_s} s, at most {room.ttl_max_s} s."
+                f"New messages in {room.name} live for {room.ttl_s} s. The longest lifetime is {room.ttl_max_s} s."
             )
 
     def _shorten(self, options: Fields) -> None:
         room = _room(options["room"])
         result = run_async(rooms.shorten, None, room.id, options["ttl"], dry_run=True)
         self.stderr.write(
-            f"{result.shortened} of {result.looked} messages in {room.name} expire sooner, {result.ended} of them now."
+            f"{result.shortened} of {result.looked} messages in {room.name} would expire sooner, {result.ended} of them immediately."
         )
         confirmed = bool(
             result.shortened
             and not options["dry_run"]
-            and (options["yes"] or agreed(self.stderr, "This cannot be undone. Shorten them?"))
+            and (options["yes"] or agreed(self.stderr, "Shorten their lifetimes? This cannot be undone."))
         )
         if confirmed:
             result = run_async(rooms.shorten, None, room.id, options["ttl"], dry_run=False)
-            self.stderr.write(f"Shortened {result.shortened}.")
+            self.stderr.write(f"Lifetimes shortened: {result.shortened}.")
         if options["json"]:
             self._write_json(dataclasses.asdict(result) | {"done": confirmed})
 
@@ -185,7 +187,7 @@ class Command(BaseCommand):
 def _room(id_: str) -> Room:
     room = Room.objects.filter(pk=id_).first()
     if room is None:
-        raise CommandError(f"There is no room {id_}.")
+        raise CommandError(f"There is no room {id_}. To see all, run `manage.py room list`.")
     return room
 
 

@@ -1,4 +1,4 @@
-"""`manage.py seed_demo`: create demo people and rooms."""
+"""`manage.py seed_demo`: create demo users and rooms."""
 
 from __future__ import annotations
 
@@ -22,50 +22,48 @@ DEFAULT_STAY_S = 15 * 60
 
 class Command(BaseCommand):
     help = (
-        "Create the demo people and rooms; with --states also a message in each state; with numbers, new people and rooms."
-        " Requires DJANGO_DEBUG or --force, because the passwords of these accounts are printed."
+        "Create the demo users and rooms. With --states, also create a message in each state. With numbers, create new users"
+        " and rooms instead. Requires DJANGO_DEBUG or --force, because the command prints passwords."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--users", type=int, metavar="N", help=f"number of new people (default {DEFAULT_USERS})"
+            "--users", type=int, metavar="N", help=f"number of new users (default: {DEFAULT_USERS})"
         )
         parser.add_argument(
-            "--rooms", type=int, metavar="N", help=f"number of new rooms (default {DEFAULT_ROOMS})"
+            "--rooms", type=int, metavar="N", help=f"number of new rooms (default: {DEFAULT_ROOMS})"
         )
         parser.add_argument(
-            "--members", type=int, metavar="N", help="number of members of each room (default all)"
+            "--members", type=int, metavar="N", help="number of members of each room (default: all new users)"
         )
         parser.add_argument(
-            "--sessions", action="store_true", help="log all people in and print their session cookies"
+            "--sessions", action="store_true", help="log all users in and print their session cookies"
         )
         parser.add_argument(
             "--states",
             action="store_true",
-            help="also create one message in each state, for the staff's pages: takes about 10 s, once",
+            help="also create one message in each state, for the staff's pages (takes about 10 s, only the first time)",
         )
         parser.add_argument(
             "--stay",
             type=_stay_s,
             metavar="15m",
-            help="with --states: keep one person connected and silent for this time, so that there is a lagging member"
-            " (default 15m if the states are created, 0 if they exist; Ctrl-C ends it)",
+            help="with --states: keep one user connected and silent for this time, so that there is a lagging member"
+            " (default: 15m if the messages are new, 0 if they exist; Ctrl-C ends it)",
         )
         parser.add_argument("--json", action="store_true", help="print JSON")
         parser.add_argument("--force", action="store_true", help="run even if DJANGO_DEBUG is off")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not (settings.DEBUG or options["force"]):
-            raise CommandError(
-                "The passwords of these accounts are printed: set DJANGO_DEBUG=1 or add --force."
-            )
+            raise CommandError("This command prints passwords. Set DJANGO_DEBUG=1, or add --force.")
         try:
             seeded = self._seed(options)
         except MessagingError as error:
             raise CommandError(error.detail) from None
         except (OperationalError, ProgrammingError) as error:
             raise CommandError(
-                f"The database is not ready ({error}): run `manage.py migrate` first."
+                f"The database is not ready ({error}). Run `manage.py migrate` first."
             ) from None
         if options["json"]:
             self.stdout.write(_json(seeded, sessions=options["sessions"]))
@@ -80,7 +78,7 @@ class Command(BaseCommand):
     def _make_states(self, stay_s: int | None) -> None:
         note = demo.kept_note()
         if note is None:
-            raise CommandError("The demo people do not exist any more.")
+            raise CommandError("The demo users no longer exist.")
         with Stop() as stop:
             try:
                 created = run_async(states.make, note, stopping=lambda: bool(stop))
@@ -88,7 +86,7 @@ class Command(BaseCommand):
                 return
             except TimeoutError:
                 raise CommandError(
-                    "A part of the site does not answer; `manage.py doctor` shows which. Then run this again."
+                    "A component of the site does not answer. Run `manage.py doctor` to find it, then run this command again."
                 ) from None
             except MessagingError as error:
                 raise CommandError(error.detail) from None
@@ -105,7 +103,7 @@ class Command(BaseCommand):
         numbers = [options[name] for name in ("users", "rooms", "members")]
         if options["states"] and any(number is not None for number in numbers):
             raise CommandError(
-                "--states uses the demo people and rooms: give no numbers with it.", returncode=2
+                "--states uses the demo users and rooms. Do not give numbers with it.", returncode=2
             )
         if all(number is None for number in numbers):
             return demo.seed_demo(sessions=options["sessions"])
@@ -115,7 +113,7 @@ class Command(BaseCommand):
         rooms = DEFAULT_ROOMS if rooms is None else rooms
         if users < 1 or rooms < 0 or not 1 <= members <= users:
             raise CommandError(
-                "Give at least 1 user, at least 0 rooms, and 1 to --users members.", returncode=2
+                "Give at least 1 user, at least 0 rooms, and from 1 to --users members.", returncode=2
             )
         return demo.seed_fresh(users, rooms, members, sessions=options["sessions"])
 

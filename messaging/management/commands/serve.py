@@ -20,7 +20,10 @@ class Command(BaseCommand):
             "--host", default=defaults.host, help="address to listen on (default: %(default)s)"
         )
         parser.add_argument(
-            "--port", type=_port, default=defaults.port, help="default: %(default)s; 0: any free one"
+            "--port",
+            type=_port,
+            default=defaults.port,
+            help="port to listen on; 0 takes any free port (default: %(default)s)",
         )
         parser.add_argument(
             "--processes",
@@ -30,10 +33,12 @@ class Command(BaseCommand):
             help="server processes (default: 1)",
         )
         parser.add_argument(
-            "--no-worker", action="store_true", help="without jobs: another machine runs `worker`"
+            "--no-worker",
+            action="store_true",
+            help="run no jobs, because another machine runs `manage.py worker`",
         )
         parser.add_argument(
-            "--no-seed", action="store_true", help="without the demo people and rooms of the first run"
+            "--no-seed", action="store_true", help="do not create the demo users and rooms on the first run"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -52,14 +57,14 @@ class Command(BaseCommand):
 
 
 def _port(given: str) -> int:
-    return _whole(given, 0, 65_535, "a port")
+    return _whole(given, 0, 65_535, "the port")
 
 
 def _processes(given: str) -> int:
-    return _whole(given, 1, 64, "a number of processes")
+    return _whole(given, 1, 64, "the number of processes")
 
 
 def _whole(given: str, lowest: int, highest: int, name: str) -> int:
     if not given.isascii() or not given.isdigit() or not lowest <= int(given) <= highest:
-        raise argparse.ArgumentTypeError(f"{name} is from {lowest} to {highest}, not {given!r}")
+        raise argparse.ArgumentTypeError(f"{name} must be from {lowest} to {highest}, not {given!r}")
     return int(given)

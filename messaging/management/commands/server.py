@@ -11,7 +11,7 @@ from chatsite.run import server
 
 
 class Command(BaseCommand):
-    help = "Run one server process behind a proxy or a supervisor. `serve` runs everything."
+    help = "Run one server process behind a proxy or a supervisor. To run everything, use `manage.py serve`."
     requires_system_checks = []  # `serve` and `doctor` check; a restart has no time for it
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -27,5 +27,5 @@ class Command(BaseCommand):
 
 def _descriptor(given: str) -> int:
     if not given.isascii() or not given.isdigit():
-        raise argparse.ArgumentTypeError(f"a file descriptor is a whole number, not {given!r}")
+        raise argparse.ArgumentTypeError(f"a file descriptor must be a whole number, not {given!r}")
     return int(given)

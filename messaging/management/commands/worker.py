@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
-    help = "Run the scheduled jobs (django-q2) in a separate process group; restart it when it ends or hangs."
+    help = "Run the scheduled jobs (django-q2). If their processes end or hang, they are started again."
 
     def handle(self, *args: Any, **options: Any) -> None:
         stopping = Stopping()
@@ -114,18 +114,18 @@ def watch(
     while not stopping:
         stopping.wait(LOOK_EVERY_S)
         if cluster.poll() is not None:
-            return f"the job cluster ended with {cluster.returncode}"
+            return f"The job cluster ended with exit code {cluster.returncode}"
         silent_s = min(time.monotonic() - started_mono_s, age_s())
         if silent_s > SILENCE_S:
-            return f"no job has run for {silent_s:.0f} s"
-    return "a stop was requested"
+            return f"No job has run for {silent_s:.0f} s"
+    return "A stop was requested"
 
 
 def look() -> float:
     """Fix the schedules after the clock was set back. Return the seconds since the last heartbeat."""
     try:
         if jobs.repair_schedules():
-            log.warning("this machine's clock was set back: the schedules were brought forward")
+            log.warning("this machine's clock was set back: the schedules were repaired")
     except DatabaseError:
         pass  # the jobs report it
     finally:
