@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -57,6 +58,44 @@ def default_language() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a new SQLite database, migrated once for all processes of the run; copy it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path = folder / "migrated.sqlite3"
+    with (folder / "migrated.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            unfinished = folder / "migrating.sqlite3"
+            env = {
+                **os.environ,
+                "DJANGO_SETTINGS_MODULE": "chatsite.settings",
+                "DATABASE_URL": f"sqlite:///{unfinished}",
+            }
+            subprocess.run(
+                [sys.executable, "manage.py", "migrate", "-v", "0"],
+                cwd=environment.BASE_DIR,
+                env=env,
+                check=True,
+            )
+            unfinished.rename(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb() -> bool:
+    """Use the copy of a migrated database, which `django_db_modify_db_settings` makes."""
+    return connection.vendor == "sqlite"
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings: None, request: pytest.FixtureRequest) -> None:
+    if connection.vendor == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_database"), connection.settings_dict["TEST"]["NAME"])
+
+
+@pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     """Let every test begin with the rows of a database that was just migrated.
 
@@ -67,23 +106,12 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
         patch.setattr(flush, "emit_post_migrate_signal", lambda *_: _insert(rows))
         with django_db_blocker.block():
             yield
-        if (
-            connection.vendor == "postgresql"
-        ):  # a database with a connection left by a thread cannot be dropped
+        connection.close()
+        if connection.vendor == "postgresql":
+            # A database with a connection left by a thread cannot be dropped.
             others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
             with connection.cursor() as cursor:
                 cursor.execute(others)
-
-
-@pytest.fixture(scope="session")
-def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a new SQLite database, migrated once; copy it."""
-    path = tmp_path_factory.mktemp("migrated") / "db.sqlite3"
-    env = {**os.environ, "DJANGO_SETTINGS_MODULE": "chatsite.settings", "DATABASE_URL": f"sqlite:///{path}"}
-    subprocess.run(
-        [sys.executable, "manage.py", "migrate", "-v", "0"], cwd=environment.BASE_DIR, env=env, check=True
-    )
-    return path
 
 
 Rows = dict[str, list[tuple[Any, ...]]]

@@ -639,7 +639,8 @@ def test_drill_fails_without_a_worker_that_names_missing_members(folder: Path) -
     assert verdict["missed"] == verdict["named_falsely"] == verdict["after_expiry"] == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.proof)])
+@pytest.mark.proof
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_breaking_it_off_leaves_nothing_behind(folder: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
         command("--clients", "2", "--messages", "1000", "--seconds", "600"),
@@ -685,14 +686,8 @@ execute_from_command_line(sys.argv)
 """
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(signal.SIGINT, marks=pytest.mark.proof),
-        signal.SIGTERM,
-        pytest.param(signal.SIGHUP, marks=pytest.mark.proof),
-    ],
-)
+@pytest.mark.proof
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_breaking_it_off_tears_no_task_out_of_its_work(folder: Path, number: signal.Signals) -> None:
     shape = ("drill", "--clients", "2", "--messages", "1000", "--seconds", "600")
     ran = subprocess.run(

@@ -1,6 +1,6 @@
 """Delivery in every interleaving: without expiry (`delivery_machine`), and with every end of a message (`expiry_machine`).
 
-Every broken variant shows that the machine detects its fault. `make proof` runs more examples than `make test`;
+`make proof` runs more examples than `make test`, and the broken variants, which show that the machine detects their faults;
 `DELIVERY_MACHINE_EXAMPLES` asks for a longer run.
 """
 
@@ -38,7 +38,7 @@ from tests.support.messages import ALAN, MEMBERS
 from tests.support.step_control import STEPS, stop_at_steps
 
 EXAMPLES = int(os.environ.get("DELIVERY_MACHINE_EXAMPLES", "40"))
-FEW_EXAMPLES = 15
+FEW_EXAMPLES = 6
 EXPIRY_STEPS = 50
 
 Explore = Callable[..., None]
@@ -172,6 +172,7 @@ class PushesForEver(DeliveryMachine):
         return process
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("broken", [AcknowledgesTooMuch, CountsNothing, LosesEverySilence, PushesForEver])
 def test_the_machine_detects_a_broken_rule(explore: Explore, broken: type[DeliveryMachine]) -> None:
     with pytest.raises(AssertionError), first_failure():
@@ -243,6 +244,7 @@ def test_a_worker_interrupted_at_any_step_reports_every_member(explore: Explore)
     explore(HuntsWorkers, examples=3)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
     "break_", [_clears_before_it_records, _forgets_who_left, _reads_exceptions_before_cursors]
 )
