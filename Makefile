@@ -33,7 +33,7 @@ proof: $(VENV)/.ready-dev ## the tests that need minutes of real time
 
 e2e: $(VENV)/.ready-dev ## the browser tests; they need chromium
 	@command -v chromium >/dev/null || { echo "The browser tests need chromium: apt-get install chromium"; exit 1; }
-	$(IN_VENV)python -m pytest tests/e2e $(ARGS)
+	$(PYTEST) tests/e2e $(ARGS)
 
 coverage: $(VENV)/.ready-dev ## the lines and branches that the tests of make test run, in all processes
 	rm -f .coverage .coverage.*

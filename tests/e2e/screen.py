@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,13 @@ from tests.e2e.site import Person, Site
 TELLS_VIOLATIONS = """
 addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
 """
+SENDS = """(box, texts) => {
+  for (const text of texts) {
+    box.value = text;
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+    box.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true }));
+  }
+}"""
 # A killed server and a refused handshake are part of the tests; the browser reports them and the page copes.
 EXPECTED = (
     "WebSocket connection to",
@@ -106,6 +114,10 @@ class Screen:
         for text in texts:
             self.box.fill(text)
             self.box.press("Enter")
+
+    def say_many(self, texts: Iterable[str]) -> None:
+        """Send messages as `say` does, in one call of the browser."""
+        self.box.evaluate(SENDS, list(texts))
 
     def live_for(self, seconds: int) -> None:
         """Choose a custom lifetime for the next message."""

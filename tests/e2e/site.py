@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -69,6 +70,8 @@ class Site:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "serve.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._commands: subprocess.Popen[str] | None = None
+        self._one_command = threading.Lock()
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -82,6 +85,8 @@ class Site:
         wait_for(f"a server, see {self.log}", self.answers, START_DEADLINE_S)
 
     def stop(self) -> None:
+        if self._commands is not None:
+            self._commands.communicate()
         if self._process is None:
             return
         self._process.send_signal(signal.SIGTERM)
@@ -98,10 +103,26 @@ class Site:
         return Demo(people, made["rooms"])
 
     def manage(self, *words: str) -> str:
-        command = [sys.executable, "manage.py", *words]
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, check=False, capture_output=True)
-        assert done.returncode == 0, done.stderr.decode()
-        return done.stdout.decode()
+        """Run a management command and return its output."""
+        with self._one_command:
+            if self._commands is None or self._commands.poll() is not None:
+                self._commands = subprocess.Popen(
+                    [sys.executable, "-m", "tests.e2e.commands"],
+                    cwd=ROOT,
+                    env=self.environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            assert self._commands.stdin is not None
+            assert self._commands.stdout is not None
+            self._commands.stdin.write(json.dumps(words) + "\n")
+            self._commands.stdin.flush()
+            line = self._commands.stdout.readline()
+        assert line, f"an exception ended {words}: see stderr"
+        done = json.loads(line)
+        assert not done["error"], done["error"]
+        return str(done["output"])
 
     def process_expired(self) -> None:
         """Run the expiry job once: this site has no worker."""

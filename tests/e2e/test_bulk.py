@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.e2e.axe import look
 from tests.e2e.conftest import OpenScreen
 from tests.e2e.site import Demo, Person, Site
 from tests.e2e.test_overview import LATER_MS, make_staff
-from tests.e2e.test_page import look
 
 ROWS = 1_201
 LETTERS = "/admin/messaging/deadletter/?q={room}&state__exact=open"

@@ -14,6 +14,8 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from tests.e2e.screen import Screen
 from tests.e2e.site import ROOT, Person, Site
 
+pytestmark = pytest.mark.xdist_group("busy")  # one site of this size is enough
+
 WAITING, LETTERS = 100_000, 10_000
 ROOMS, EACH = 1_000, 100
 PAGE_MS = 3_000  # far more than a page takes: it is not what is measured here

@@ -7,10 +7,11 @@ import json
 import pytest
 from playwright.sync_api import Locator, expect
 
+from tests.e2e.axe import ALL_BUT_CONTRAST, CONTRAST, look
 from tests.e2e.conftest import OpenScreen
 from tests.e2e.screen import Screen
 from tests.e2e.site import Demo, Site, wait_for
-from tests.e2e.test_page import look, standing
+from tests.e2e.test_page import standing
 
 SHORT_S = 10  # the shortest life there is
 
@@ -400,10 +401,10 @@ def test_message_that_fades_above_does_not_move_the_message_being_read(
     open_screen: OpenScreen, demo: Demo
 ) -> None:
     hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
-    theirs.say(*[f"line {n}." for n in range(10)])
+    theirs.say_many(f"line {n}." for n in range(10))
     theirs.live_for(2 * SHORT_S)  # the others take some seconds to be written
     theirs.say("gone soon\n" * 8)
-    theirs.say(*[f"line {n}." for n in range(10, 60)])
+    theirs.say_many(f"line {n}." for n in range(10, 60))
     hers.sees("line 59.", "gone soon")
     place = hers.message("line 30.")
     place.scroll_into_view_if_needed()
@@ -579,16 +580,19 @@ def tab_to(screen: Screen, selector: str, *, back: bool = False) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "rules"),
     [
-        {},
-        {"dark": True},
-        {"width": 390, "height": 844, "phone": True},
-        {"width": 320, "height": 640, "phone": True, "language": "zh-CN", "reduced_motion": "reduce"},
+        ({}, {}),
+        ({"dark": True}, CONTRAST),
+        ({"width": 390, "height": 844, "phone": True}, {}),
+        (
+            {"width": 320, "height": 640, "phone": True, "language": "zh-CN", "reduced_motion": "reduce"},
+            ALL_BUT_CONTRAST,
+        ),
     ],
 )
 def test_axe_finds_nothing_serious_on_the_screens_of_expiry(
-    open_screen: OpenScreen, site: Site, demo: Demo, options: dict[str, object]
+    open_screen: OpenScreen, site: Site, demo: Demo, options: dict[str, object], rules: dict[str, object]
 ) -> None:
     hers = open_screen(demo.people[0], f"/r/{demo.room}/", **options)
     hers.wait_ready()
@@ -599,16 +603,16 @@ def test_axe_finds_nothing_serious_on_the_screens_of_expiry(
     grave = hers.log.locator('[data-state="expired"]')
     expect(grave).to_have_count(1, timeout=20_000)
     process(site, grave.locator("button:visible"))
-    look(hers, "tombstone")
+    look(hers, "tombstone", rules)
     open_bell(hers)
     expect(notices(hers).locator(".notice")).to_have_count(1)
-    look(hers, "notices")
+    look(hers, "notices", rules)
     assert hers.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     hers.page.keyboard.press("Escape")
     expect(hers.message("soon to be extended").locator(".aside")).to_be_visible(timeout=40_000)
-    look(hers, "extend")
+    look(hers, "extend", rules)
     hers.page.locator("#about").evaluate("(sheet) => sheet.showPopover()")
     hers.page.locator("#about-shorten").select_option("30")
     hers.page.locator("[data-look]").click()
     expect(hers.page.locator("[data-found]")).to_be_visible()
-    look(hers, "shorten")
+    look(hers, "shorten", rules)

@@ -7,10 +7,10 @@ import re
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from tests.e2e.axe import look
 from tests.e2e.conftest import OpenScreen
 from tests.e2e.screen import Screen
 from tests.e2e.site import Demo, Person, Site, wait_for
-from tests.e2e.test_page import look
 
 REFRESH_S = 5
 LATER_MS = 15_000  # a refresh and what it may take

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import FloatRect, Locator, expect
 
+from tests.e2e.axe import ALL_BUT_CONTRAST, CONTRAST, look
 from tests.e2e.conftest import OpenScreen
 from tests.e2e.screen import Screen
 from tests.e2e.site import Demo, Person, Site, wait_for
@@ -41,39 +41,30 @@ def test_hostile_text_stays_text_and_real_links_are_harmless(open_screen: OpenSc
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"dark": True}, {"width": 390, "height": 844, "phone": True}, {"language": "zh-CN"}]
+    ("options", "rules"),
+    [
+        ({}, {}),
+        ({"dark": True}, CONTRAST),
+        ({"width": 390, "height": 844, "phone": True}, {}),
+        ({"language": "zh-CN"}, ALL_BUT_CONTRAST),
+    ],
 )
-def test_axe_finds_nothing_serious(open_screen: OpenScreen, demo: Demo, options: dict[str, object]) -> None:
+def test_axe_finds_nothing_serious(
+    open_screen: OpenScreen, demo: Demo, options: dict[str, object], rules: dict[str, object]
+) -> None:
     hers = room_of(open_screen, demo, **options)
     theirs = room_of(open_screen, demo, 1)
     hers.say("hello", "see https://example.org `code`")
     theirs.say(f"@{demo.people[0].name} are you there?")
     hers.sees("are you there?")
-    look(hers, "room")
+    look(hers, "room", rules)
     for sheet in ("notices", "about", "settings", "new-room"):
         hers.page.locator(f"#{sheet}").evaluate("(sheet) => sheet.showPopover()")
-        look(hers, sheet)
+        look(hers, sheet, rules)
         hers.page.keyboard.press("Escape")
     hers.message("code").focus()
     hers.page.locator("[data-lifetime] summary").click()
-    look(hers, "lifetime")
-
-
-def look(screen: Screen, where: str) -> None:
-    # Sheets slide in and buttons fade: half of a fade has half of the contrast.
-    screen.page.evaluate("Promise.all(document.getAnimations().map((one) => one.finished.catch(() => {})))")
-    # It would read imported style sheets by inline ones in a separate document, which our policy forbids there as well.
-    found = (
-        Axe()
-        .run(screen.page, options={"preload": False, "resultTypes": ["violations"]})
-        .response["violations"]
-    )
-    serious = [
-        (one["id"], [node["html"][:200] for node in one["nodes"]])
-        for one in found
-        if one["impact"] in ("serious", "critical")
-    ]
-    assert serious == [], where
+    look(hers, "lifetime", rules)
 
 
 def test_everything_works_from_the_keyboard_alone(open_screen: OpenScreen, demo: Demo) -> None:
@@ -217,7 +208,7 @@ def standing(place: Locator) -> FloatRect | None:
 
 def test_pages_come_from_before_and_the_place_is_kept(open_screen: OpenScreen, demo: Demo) -> None:
     theirs = room_of(open_screen, demo, 1)
-    theirs.say(*[f"message number {n} " for n in range(130)])
+    theirs.say_many(f"message number {n} " for n in range(130))
     theirs.waits_for_state("message number 129 ", "sent", "delivering", timeout_s=60)
     hers = room_of(open_screen, demo)
     hers.sees("message number 0 ")
@@ -241,7 +232,7 @@ def test_pages_come_from_before_and_the_place_is_kept(open_screen: OpenScreen, d
 
 def test_reading_older_messages_is_not_disturbed_by_new_ones(open_screen: OpenScreen, demo: Demo) -> None:
     hers, theirs = room_of(open_screen, demo), room_of(open_screen, demo, 1)
-    theirs.say(*[f"line {n}." for n in range(40)])
+    theirs.say_many(f"line {n}." for n in range(40))
     hers.sees("line 39.")
     hers.message("line 5.").scroll_into_view_if_needed()
     before = hers.message("line 5.").bounding_box()
@@ -255,7 +246,7 @@ def test_reading_older_messages_is_not_disturbed_by_new_ones(open_screen: OpenSc
 
 def test_a_link_to_a_message_opens_its_room_at_it(open_screen: OpenScreen, demo: Demo) -> None:
     theirs = room_of(open_screen, demo, 1)
-    theirs.say(*[f"row {n}." for n in range(90)])
+    theirs.say_many(f"row {n}." for n in range(90))
     theirs.waits_for_state("row 89.", "sent", "delivering", timeout_s=60)
     seq = theirs.message("row 3.").get_attribute("data-seq")
     hers = open_screen(demo.people[0], f"/r/{demo.room}/{seq}/")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
+from tests.e2e.axe import look
 from tests.e2e.conftest import OpenScreen
 from tests.e2e.site import Demo
-from tests.e2e.test_page import look
 
 OUTSIDE = ["/accounts/login/", "/accounts/signup/", "/accounts/password/reset/", "/nowhere/"]
 INSIDE = ["/", "/accounts/password/change/", "/accounts/logout/", "/accounts/email/"]

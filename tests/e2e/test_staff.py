@@ -8,11 +8,11 @@ import signal
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from tests.e2e.axe import look
 from tests.e2e.conftest import OpenScreen
 from tests.e2e.screen import Screen
 from tests.e2e.site import Demo, Person, Site, wait_for
 from tests.e2e.test_overview import make_staff
-from tests.e2e.test_page import look
 
 MAX_TABS = 150
 LISTS = "/admin/messaging"

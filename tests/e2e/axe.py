@@ -1,0 +1,26 @@
+"""What axe finds on a screen."""
+
+from __future__ import annotations
+
+from axe_playwright_python.sync_playwright import Axe
+
+from tests.e2e.screen import Screen
+
+# The contrast of a page does not depend on its language, and the other rules do not depend on its colours.
+CONTRAST = {"runOnly": ["color-contrast"]}
+ALL_BUT_CONTRAST = {"rules": {"color-contrast": {"enabled": False}}}
+
+
+def look(screen: Screen, where: str, rules: dict[str, object] | None = None) -> None:
+    """Find nothing serious with axe; `rules`: its options that restrict the rules."""
+    # Sheets slide in and buttons fade: half of a fade has half of the contrast.
+    screen.page.evaluate("Promise.all(document.getAnimations().map((one) => one.finished.catch(() => {})))")
+    # It would read imported style sheets by inline ones in a separate document, which our policy forbids there as well.
+    options = {"preload": False, "resultTypes": ["violations"], **(rules or {})}
+    found = Axe().run(screen.page, options=options).response["violations"]
+    serious = [
+        (one["id"], [node["html"][:200] for node in one["nodes"]])
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert serious == [], where
