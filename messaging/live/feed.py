@@ -1,6 +1,6 @@
 """One room as one connection receives it: a state machine over the room's log.
 
-                begin_read                        complete_read
+                                                complete_read
     (new) ──────────────────────> READING ─────────────────────────> OPEN
                                    │   ^                              │
        complete_read with `more`,  │   │ begin_read                   │ fall_behind,
@@ -8,10 +8,10 @@
        too many held, fall_behind  v   │                              v
                                   BEHIND <────────────────────────────┘
 
-READING: the store is read for the client; publications are held until the answer. A new feed begins here.
-OPEN: publications are sent. BEHIND: publications are dropped, the client must `sync` first.
+READING: the store is read for the client; publications are held until the answer. A new feed is in READING, before any call of
+`begin_read`. OPEN: publications are sent. BEHIND: publications are dropped; the client must `sync` first.
 
-Only the methods of this class assign its fields. A transition that the diagram does not have raises `IllegalTransition`.
+Only the methods of this class assign its fields. A transition that is not in the diagram raises `IllegalTransition`.
 Knows nothing of sockets or of the store.
 """
 
@@ -55,7 +55,10 @@ class MemberRoom:
 
 @dataclasses.dataclass(slots=True)
 class Silence:
-    """Messages pushed over a connection are unacknowledged; checked at `due_s` (the loop's clock), never again when None."""
+    """The client has not acknowledged messages that were pushed. They are checked at `due_s` (the loop's clock).
+
+    If `due_s` is None, they are not checked again.
+    """
 
     due_s: float | None
 
@@ -65,19 +68,19 @@ class Feed:
 
     __slots__ = (
         "acked",
-        "answered",
+        "answered_revs",
         "epoch",
         "held",
         "held_changes",
         "joined",
         "last",
+        "position_sent",
+        "published_after",
+        "published_upto",
         "rev",
-        "rev_told",
         "room",
         "silence",
         "state",
-        "told",
-        "told_after",
     )
 
     def __init__(self, room: MemberRoom) -> None:
@@ -87,11 +90,14 @@ class Feed:
         self.joined = 0  # the seq at which the user's own history begins
         self.last = 0  # the newest seq sent
         self.acked = 0  # the newest seq acknowledged over this connection
-        self.told = (0, 0)  # the position, (top, rev), that the client was sent last
+        self.position_sent = (0, 0)  # the last position that was sent to the client: (top, rev)
         self.rev = 0  # the newest change that the client knows
-        self.told_after = 0  # above this, up to `rev_told`: changes sent when they were published
-        self.rev_told = 0
-        self.answered: frozenset[int] = frozenset()  # changes sent as an answer, before their publication
+        # Changes with `published_after` < rev <= `published_upto` were sent when they were published.
+        self.published_after = 0
+        self.published_upto = 0
+        self.answered_revs: frozenset[int] = (
+            frozenset()
+        )  # changes sent as an answer, before their publication
         self.held: list[Batch] = []
         self.held_changes: list[Change] = []
         self.silence: Silence | None = None  # None while nothing is unacknowledged
@@ -99,19 +105,19 @@ class Feed:
     # Membership and log
 
     def change_room(self, room: MemberRoom) -> None:
-        """Take the room's new fields or the user's new role."""
+        """Replace the room's fields and the user's role."""
         self.room = room
 
-    def locate(self, position: MemberPosition) -> None:
-        """Take from the store which log this is and where the user's history in it begins."""
+    def set_position(self, position: MemberPosition) -> None:
+        """Set the epoch and the seq where the user's history begins, as read from the store."""
         self._begin_epoch(position.epoch)
         self.joined = position.joined
 
     def _begin_epoch(self, epoch: str) -> None:
-        """Note which life of the log this is about; in another one changes are numbered from 1 again."""
+        """Set the epoch; in a new epoch changes are numbered from 1 again."""
         if epoch != self.epoch:
-            self.epoch, self.rev, self.told_after, self.rev_told = epoch, 0, 0, 0
-            self.answered = frozenset()
+            self.epoch, self.rev, self.published_after, self.published_upto = epoch, 0, 0, 0
+            self.answered_revs = frozenset()
 
     # Reads of the store
 
@@ -120,7 +126,7 @@ class Feed:
         self.state = FeedState.READING
 
     def hold(self, batch: Batch, *, limit: int) -> None:
-        """Keep a batch that was published during the read; a client that would get more than `limit` falls behind."""
+        """Keep a batch that was published during the read; with more than `limit` batches the feed falls behind."""
         if self.state is not FeedState.READING:
             raise IllegalTransition(f"hold: a feed holds while READING, not while {self.state.name}")
         self.held.append(batch)
@@ -128,36 +134,39 @@ class Feed:
             self._leave_reading(FeedState.BEHIND)
 
     def hold_change(self, change: Change, *, limit: int) -> None:
-        """Keep a change that was published during the read; above `limit` the next `rev` reveals it."""
+        """Keep a change that was published during the read.
+
+        A change above `limit` is dropped; the client notices it by the next `rev`.
+        """
         if self.state is not FeedState.READING:
             raise IllegalTransition(f"hold_change: a feed holds while READING, not while {self.state.name}")
         if len(self.held_changes) < limit:
             self.held_changes.append(change)
 
     def complete_read(self, slice_: Slice) -> tuple[list[Batch], list[Change]]:
-        """Take the answer of the read; return what was held, which the client gets next if the feed is OPEN now.
+        """Take the answer of the read; return the held batches and changes, to be sent next if the feed is now OPEN.
 
-        The feed is BEHIND where the log has more than the answer, or where it fell behind during the read.
+        The feed is BEHIND if the log has more messages than the answer, or if it fell behind during the read.
         """
         if self.state is FeedState.OPEN:
             raise IllegalTransition("complete_read: no read is under way")
         fell_behind = self.state is FeedState.BEHIND
         self._begin_epoch(slice_.epoch)
         self.last = slice_.upto
-        self.told = (slice_.top, slice_.rev)
-        self._client_knows(slice_.rev)
+        self.position_sent = (slice_.top, slice_.rev)
+        self._raise_rev(slice_.rev)
         held = self.held, self.held_changes
         self._leave_reading(FeedState.BEHIND if slice_.more or fell_behind else FeedState.OPEN)
         return held
 
     def refuse_read(self) -> None:
-        """End the read without an answer that the client can go on from."""
+        """End a read that failed: the client must `sync`."""
         if self.state is FeedState.OPEN:
             raise IllegalTransition("refuse_read: no read is under way")
         self._leave_reading(FeedState.BEHIND)
 
     def end_read(self) -> None:
-        """End a read that was neither completed nor refused; else do nothing."""
+        """End a read that was neither completed nor refused; otherwise do nothing."""
         if self.state is FeedState.READING:
             self._leave_reading(FeedState.BEHIND)
 
@@ -171,71 +180,74 @@ class Feed:
     # Messages
 
     def restart(self, epoch: str, after: int) -> None:
-        """Begin another life of the log, from `after`."""
+        """Begin a new epoch of the log, after seq `after`."""
         self._begin_epoch(epoch)
         self.last = after
 
     def sent(self, seq: int) -> None:
-        """Note that the client was sent everything up to `seq`."""
+        """Record that everything up to `seq` was sent to the client."""
         self.last = seq
 
     def fall_behind(self, top: int, rev: int) -> None:
-        """Drop publications until the client syncs; it is told this position. Legal in every state."""
+        """Drop publications until the client syncs; the caller sends it this position. Legal in every state."""
         self._leave_reading(FeedState.BEHIND)
-        self.told = (top, rev)
+        self.position_sent = (top, rev)
 
     def check_position(self, epoch: str, top: int, rev: int) -> bool:
-        """Compare the feed with the log's position; fall behind where messages are missing. Return whether to tell the client."""
+        """Compare the feed with the log's position; fall behind if messages are missing. Return whether to send the position."""
         if self.state is FeedState.READING:
             return False
         if self.epoch != epoch or self.last < top:
             self.state = FeedState.BEHIND
-        elif self.state is FeedState.OPEN and self.told == (top, rev):
+        elif self.state is FeedState.OPEN and self.position_sent == (top, rev):
             return False
-        self.told = (top, rev)
+        self.position_sent = (top, rev)
         return True
 
     # Changes
 
     def publish_change(self, change: Change) -> bool:
-        """Note a published change; return whether the client is to be sent it: neither old nor sent as an answer."""
+        """Record a published change; return whether to send it to the client.
+
+        Only if the feed is OPEN, the epoch is the same, and the change is new and was not sent as an answer.
+        """
         if self.state is not FeedState.OPEN or change.epoch != self.epoch or change.rev <= self.rev:
             return False
-        answered = change.rev in self.answered
-        self._client_knows(change.rev)
-        if change.rev != self.rev_told + 1:
-            self.told_after = change.rev - 1
-        self.rev_told = change.rev
+        answered = change.rev in self.answered_revs
+        self._raise_rev(change.rev)
+        if change.rev != self.published_upto + 1:
+            self.published_after = change.rev - 1
+        self.published_upto = change.rev
         return not answered
 
     def answer_change(self, change: Change) -> bool:
-        """Note a change as answered to the client that asked for it; return False where its publication was quicker."""
+        """Record the answer to the client that asked for a change; return False if the change was sent when it was published."""
         if change.epoch != self.epoch:
             return True
-        if self.told_after < change.rev <= self.rev_told:
+        if self.published_after < change.rev <= self.published_upto:
             return False
-        if change.rev > self.rev:  # changes before it may still be on their way: they are sent after it
-            self.answered |= {change.rev}
+        if change.rev > self.rev:  # earlier changes that are not yet published are sent after it
+            self.answered_revs |= {change.rev}
         return True
 
-    def _client_knows(self, rev: int) -> None:
-        """Note that the client knows all changes up to `rev`, or is about to."""
+    def _raise_rev(self, rev: int) -> None:
+        """Record that the client has all changes up to `rev`, with those that are sent now."""
         self.rev = rev
-        if self.answered:
-            self.answered = frozenset(answered for answered in self.answered if answered > rev)
+        if self.answered_revs:
+            self.answered_revs = frozenset(answered for answered in self.answered_revs if answered > rev)
 
     # Acknowledgements
 
     def acknowledged(self, seq: int) -> None:
-        """Note an acknowledgement above all before it; it ends the silence."""
+        """Record an acknowledgement higher than all earlier ones; it ends the silence."""
         self.acked = seq
         self.silence = None
 
     def begin_silence(self, due_s: float | None) -> None:
-        """Note that pushed messages are unacknowledged, to be checked at `due_s`."""
+        """Record that pushed messages are unacknowledged, to be checked at `due_s`."""
         self.silence = Silence(due_s)
 
     def end_silence(self, silence: Silence) -> None:
-        """End a silence, unless another one has begun since."""
+        """End a silence, unless a new one has begun since."""
         if self.silence is silence:
             self.silence = None

@@ -109,7 +109,7 @@ class Greeter:
             room = self.registry.rooms[feed.room.key.id]
             room.heard_members(position)
             room.heard_position(position.epoch, position.top, position.rev)
-            feed.locate(position)
+            feed.set_position(position)
             positions[feed] = position
         return positions
 

@@ -1,4 +1,7 @@
-"""Sessions and memberships, read again while connections are open: on a control event, and every 60 s in case it was lost."""
+"""Checks of open connections: their sessions (`directory.still_authorized`) and their memberships.
+
+A control event causes a check at once. Every 60 s everything is checked, because an event may be lost.
+"""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Sender:
             self._committer = asyncio.ensure_future(self._commit())  # the loop keeps only weak references
 
     async def _commit(self) -> None:
-        """Store everything that is queued, until nothing is."""
+        """Store everything that is queued, until the queue is empty."""
         try:
             while self._queue:
                 batch, self._queue = self._queue[:MAX_COMMIT], self._queue[MAX_COMMIT:]
@@ -100,7 +100,7 @@ class Sender:
 
 
 def _count(batch: Sequence[tuple[Connection, Append]], answers: Sequence[Accepted | MessagingError]) -> None:
-    """Count a commit; log each message where the log level asks for it."""
+    """Count a commit; log each message if the log level is DEBUG."""
     accepted = [answer for answer in answers if isinstance(answer, Accepted)]
     fresh = sum(not answer.duplicate for answer in accepted)
     metrics.committed(len(batch))

@@ -5,6 +5,10 @@
 3. While the socket is full, a task waits in the write; frames that are queued in the meantime leave together in the next array.
 4. `close` sets the close code. Queued frames are dropped, `ended` is done, and `finish` sends the code to the peer.
 
+More than `MAX_QUEUE` frames close the connection. There are two other reactions to a slow reader: the hub sets a room's feed BEHIND
+instead of queueing more than `unsent_max` messages, and `stuck_sockets` closes a connection whose socket has taken nothing for
+`stuck_send_s`.
+
 Knows nothing of rooms, users or the store.
 """
 
@@ -19,7 +23,7 @@ from typing import Any, Protocol
 
 from messaging.protocol import Close
 
-MAX_QUEUE = 4_000  # frames of all kinds; a client that lets this many pile up is not reading
+MAX_QUEUE = 4_000  # frames of all kinds: a client with more than that does not read
 CLOSE_TIMEOUT_S = 1.0
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]

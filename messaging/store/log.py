@@ -25,7 +25,7 @@ from .records import (
 )
 
 _ID_REUSED, _NO_REPLIED_TO = -3, -4
-APPEND_BATCH = 100  # messages in one append: no call over 5 ms
+APPEND_BATCH = 100  # messages in one script call, so that no call takes longer than 5 ms
 MAX_BODY_BYTES = 131_072  # bytes of bodies in one read
 
 
@@ -39,8 +39,8 @@ class Log:
     async def append(self, messages: Sequence[Append]) -> list[Accepted | MessagingError]:
         """Accept messages, one script call for up to 100 (in a Cluster, of one partition). Return the answers in order.
 
-        Idempotent by (room, user, id) within `id_life_s`. An error belongs to one message. After `Unavailable`
-        and `BacklogFull` the message may have been stored: repeat it with the same id.
+        Idempotent by (room, user, id) within `id_life_s`. Each message has its own answer. If a script call fails, all its messages
+        get the error. After `Unavailable` and `BacklogFull` the message may have been stored: repeat it with the same id.
         """
         by_slot: defaultdict[int, list[int]] = defaultdict(list)
         for index, message in enumerate(messages):
@@ -67,7 +67,7 @@ class Log:
                 for room in {messages[index].room for index in without_log}:
                     await self._members.create_log(room)
             except Unavailable:
-                return answers  # messages of rooms without a log keep that answer; the others were accepted
+                return answers  # messages of rooms without a log keep `Unavailable`; the others have their own answers
             again = await self.append([messages[index] for index in without_log])
             for index, accepted in zip(without_log, again, strict=True):
                 answers[index] = accepted
@@ -101,9 +101,10 @@ class Log:
         return tuple(args)
 
     async def read_after(self, user: int, reads: Sequence[Read]) -> list[Slice | OtherEpoch | MessagingError]:
-        """Read the messages after a seq that a member may see in logs, in one round trip; with `rev`, also the changes up to the seq.
+        """Read, for one member, the visible messages after `since` in each log; with `rev`, also the changes to messages up to `since`.
 
-        Never returns an expired text. The answer for a room without the user is `NotMember`.
+        One round trip, unless a room has no log. Never returns an expired text. `NotMember` is the answer for a room that the user
+        is not a member of.
         """
         calls = [("read_after", self._read_args(read, [user])) for read in reads]
         answers = await self._calls.scripts.run(calls)
@@ -111,17 +112,18 @@ class Log:
             if answer == NO_LOG:
                 await self._members.create_log(reads[at].room)
                 [answers[at]] = await self._calls.scripts.run([calls[at]])
-        return [found for [found] in (_slices(answer, 1) for answer in answers)]  # type: ignore[misc]
+        return [result for [result] in (_slices(answer, 1) for answer in answers)]  # type: ignore[misc]
 
     async def read_for_many(
-        self, asked: Sequence[tuple[Read, Sequence[int]]]
+        self, requests: Sequence[tuple[Read, Sequence[int]]]
     ) -> list[list[Slice | OtherEpoch | MessagingError | None]]:
-        """Read logs for many users: users who see the same get the same `Slice`, which is read once.
+        """Read logs, each for many users. Users who see the same messages get the same `Slice`, which is read once.
 
-        None for a user who needs a separate `read_after`: they see something else, or the room has no log.
+        None for a user who needs a separate `read_after`: they see other messages, or the room has no log.
         """
-        answers = await self._calls.scripts.run([("read_after", self._read_args(*one)) for one in asked])
-        return [_slices(answer, len(users)) for answer, (_, users) in zip(answers, asked, strict=True)]
+        calls = [("read_after", self._read_args(read, users)) for read, users in requests]
+        answers = await self._calls.scripts.run(calls)
+        return [_slices(answer, len(users)) for answer, (_, users) in zip(answers, requests, strict=True)]
 
     def _read_args(self, read: Read, users: Sequence[int]) -> tuple[Any, ...]:
         return (
@@ -142,21 +144,20 @@ class Log:
         self, room: RoomKey, user: int, *, before: int, limit: int = 50, open_history: bool = False
     ) -> Page:
         """Read the newest `limit` visible messages below `before`, ascending. Raises NotMember."""
-        found: list[Stored] = []
         while True:
             answer = await self._members.run_in_log(
-                "history", room, user, before, limit - len(found), MAX_BODY_BYTES, "0" if open_history else ""
+                "history", room, user, before, limit, MAX_BODY_BYTES, "0" if open_history else ""
             )
             if answer == NOT_MEMBER:
                 raise NotMember()
-            epoch, more, messages, before = answer
-            found += [_message(seq, fields) for seq, fields in messages]
-            # A page of holes only has no message: read on below it, so that a page with `more` has a row to continue from.
-            if found or not more:
-                return Page(text(epoch), found[::-1], bool(more))
+            epoch, more, rows, before = answer
+            # If no message of a page is visible, read the next older page: a page with `more` must contain a message to continue from.
+            if rows or not more:
+                messages = [_message(seq, fields) for seq, fields in reversed(rows)]
+                return Page(text(epoch), messages, bool(more))
 
     async def positions(self, rooms: Sequence[RoomKey]) -> list[Position | None]:
-        """Read the positions of many rooms in one round trip."""
+        """Read the positions of many rooms in one round trip; None for a room without a log."""
         answers = await self._calls.scripts.pipeline(
             [("HMGET", room.key, "epoch", "top", "rev", "members") for room in rooms]
         )
@@ -182,9 +183,9 @@ def _slices(answer: Any, users: int) -> list[Slice | OtherEpoch | MessagingError
         return [answer] * users
     if answer == NO_LOG:
         return [None] * users
-    codes, *rest = answer
-    seen = OtherEpoch(text(rest[0])) if len(rest) == 1 else _slice(*rest)
-    return [NotMember() if code == NOT_MEMBER else None if code == ASK_ALONE else seen for code in codes]
+    codes, *fields = answer
+    shared = OtherEpoch(text(fields[0])) if len(fields) == 1 else _slice(*fields)
+    return [NotMember() if code == NOT_MEMBER else None if code == ASK_ALONE else shared for code in codes]
 
 
 def _slice(

@@ -54,7 +54,7 @@ class TestTransitions:
     ) -> None:
         feed = reading()
         feed.complete_read(slice_of(3, top=5, rev=2, more=more))
-        assert (feed.state, feed.epoch, feed.last, feed.rev, feed.told) == (state, "e", 3, 2, (5, 2))
+        assert (feed.state, feed.epoch, feed.last, feed.rev, feed.position_sent) == (state, "e", 3, 2, (5, 2))
 
     def test_a_completed_read_returns_what_was_held(self) -> None:
         feed = reading()
@@ -102,7 +102,7 @@ class TestTransitions:
     ) -> None:
         feed = feed_of()
         feed.fall_behind(9, 4)
-        assert (feed.state, feed.told) == (FeedState.BEHIND, (9, 4))
+        assert (feed.state, feed.position_sent) == (FeedState.BEHIND, (9, 4))
 
     @pytest.mark.parametrize("feed_of", [opened, behind])
     @pytest.mark.parametrize("hold", ["hold", "hold_change"])
