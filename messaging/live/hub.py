@@ -201,9 +201,9 @@ class Hub:
         """Give a change to a feed that has not had it; a BEHIND one gets it with its `sync`."""
         if not feed.publish_change(change):
             return
-        mine = change.only is None or connection.user in change.only or connection.user == change.sender
+        addressed = change.only is None or connection.user in change.only or connection.user == change.sender
         shown = feed.room.open_history or change.seq > feed.joined
-        connection.writer.push(change.text if mine and shown else change.bare)
+        connection.writer.push(change.text if addressed and shown else change.bare)
 
     def answer_change(self, connection: Connection, feed: Feed, change: Change) -> None:
         """Answer the client that asked for a change, unless the publication was quicker; then nothing is sent again."""

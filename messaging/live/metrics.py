@@ -123,7 +123,7 @@ class _Own(Collector):
 def _buckets() -> list[tuple[str, float]]:
     """Return [(largest size, number of batches)], cumulative as the format requires."""
     names = [*(f"{size}.0" for size in BATCH_SIZES), "+Inf"]
-    return [(name, sum(_batches[: at + 1])) for at, name in enumerate(names)]
+    return [(name, sum(_batches[: i + 1])) for i, name in enumerate(names)]
 
 
 class _Registry(CollectorRegistry):

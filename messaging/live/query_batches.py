@@ -69,4 +69,4 @@ def _answers(query: Query[Any, Any], keys: list[Any]) -> Mapping[Any, Any]:
     except Exception as error:  # noqa: BLE001 -- isolate the key that failed, so that it cannot fail the others
         if len(keys) == 1:
             return {keys[0]: error}
-        return {key: answer for one in keys for key, answer in _answers(query, [one]).items()}
+        return {key: _answers(query, [key])[key] for key in keys}

@@ -1,38 +1,39 @@
 """The message store: the only package that knows Redis, its keys and its Lua scripts.
 
-The store is the truth; messages pushed to sockets are hints. All keys of a room and the indexes of its partition share the hash
-tag `{p}`, so each script touches one slot. Therefore KEYS[1] of a script is the partition's prefix, with which all its keys begin:
-many keys are known only inside the script.
+The store is authoritative: a push to a socket may be lost, and the client then reads the store. All keys of a room and the indexes of
+its partition share the hash tag `{p}`, so the keys of a script are in one slot. KEYS[1] of a script is the partition's prefix, with
+which all these keys begin, because many keys are known only inside the script.
 
 | key (prefix `chat:{p}:`)     | type   | holds                                                                              |
 |------------------------------|--------|------------------------------------------------------------------------------------|
 | `room:<id>`                  | hash   | epoch, top, rev, members (counts joins and leaves), top_life, rev_life; no TTL      |
-| `room:<id>:msg:<seq>`        | hash   | the message; expires at expires_at + grace                                          |
-| `room:<id>:live`             | zset   | `seq|sender|id` (`|u`: nobody owes it) -> seq; removed by finalize and delete only   |
-| `room:<id>:only`             | hash   | seq -> user ids, for a resend to some                                               |
-| `room:<id>:delivered` `:read`| zset   | user -> cumulative cursor; only ever raised                                         |
-| `room:<id>:joined`           | zset   | user -> top when joining; owes the later messages                                   |
-| `room:<id>:outcome`          | zset   | seq -> `seq|user|reason|attempts`: does not hold it, although the cursor passes it  |
-| `room:<id>:left`             | zset   | `user|joined|cursor` -> top when leaving                                            |
+| `room:<id>:msg:<seq>`        | hash   | the message; deleted by Redis at expires_at + grace                                 |
+| `room:<id>:live`             | zset   | `seq|sender|id` (`|u`: nobody owes it) -> seq; removed by finalize and delete only  |
+| `room:<id>:only`             | hash   | seq -> user ids, for a message to some members only (a resend)                      |
+| `room:<id>:delivered` `:read`| zset   | user -> cumulative cursor; never lowered                                            |
+| `room:<id>:joined`           | zset   | user -> top when they joined: they owe the later messages                           |
+| `room:<id>:outcome`          | zset   | `seq|user|reason|attempts` -> seq: not held, even if the cursor is above            |
+| `room:<id>:left`             | zset   | `user|joined|cursor` -> top when they left                                          |
 | `room:<id>:changed`          | zset   | seq -> rev of its last edit, delete or extend                                       |
 | `room:<id>:attempts`         | hash   | user -> `n|first_at|next_at|reason`: lagging members only                           |
 | `sent:<room>:<user>:<id>`    | string | the first answer to a message id, for `id_life_s`; packed (`IdempotencyRecord`)     |
-| `expiring`                   | zset   | `room|seq` -> when the job looks next                                               |
+| `expiring`                   | zset   | `room|seq` -> when the job processes it next                                        |
 | `over`                       | zset   | `room|seq` -> seq: in `expiring` although not live, because screens may show it     |
-| `unacked`                    | zset   | room -> when the sweep looks next                                                   |
+| `unacked`                    | zset   | room -> when the sweep checks it next                                               |
 | `claim:<token>`              | string | the answer to a claim, for one lease                                                |
 | `counts:hour:<hour>`         | hash   | `minute|event`, `all|event` -> count, 49 h; hours and minutes since 1970            |
 | `counts:days:<30 days>`      | hash   | `day|event` -> count, 121 days; `held`, `deleted` by the day of acceptance          |
 
-Outside the partitions: `chat:online` (zset, process -> until when it counts), `chat:online:<process>` (set of users) and
-`chat:jobs` (hash, job -> its last run as JSON).
+Outside the partitions: `chat:online` (zset, process -> the time until which its set is valid), `chat:online:<process>` (set of users)
+and `chat:jobs` (hash, job -> its last run as JSON).
 
 The life of a message: append (number, store, publish) -> read_after, history (members read it) -> acknowledge (cursors rise)
--> after its expiry: claim_expired, read (the members who missed it), finalize_expired. Each operation is one script in `lua/`, called
-by one module of this package. The fields in one value (`seq|sender|id`) are parsed in `entries.py` and `lua/shared/entries.lua` only.
+-> after its expiry: claim_expired, read (the members who missed it), finalize_expired. Most operations are
+one script in `lua/`; lists and counts are read with plain commands. The values with several fields (`seq|sender|id`) are parsed only in
+`entries.py` and `lua/shared/entries.lua`.
 
-The channel of a room has the name of its key. It carries `M` (messages), `C` (edited, deleted), `X` (expired), `A` (cursors moved)
-and `T` (typing); `messaging.live.hub` reads them.
+The pub/sub channel of a room has the name of its key. It carries `M` (messages), `C` (edited, deleted), `X` (expired), `A` (cursors
+moved) and `T` (typing); `messaging.live.hub` receives them.
 
 A sequence number is never given twice. The text of the scripts contains the store's `run_id` as LIFE, so a restarted or promoted
 store answers NOSCRIPT, the loader reads the new run_id, and the first append in each room increases `top` by a large step.
@@ -65,7 +66,7 @@ from .stats import Stats
 
 
 class Store:
-    """One store. Each part has the operations on one subject; each raises `Unavailable` if the store does not answer in time."""
+    """One store. Each attribute has the operations on one subject. They raise `Unavailable` if the store does not answer in time."""
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class Store:
 
     @property
     def life(self) -> str:
-        """Return the server's run_id; empty until a script has run."""
+        """Return the server's run_id; empty until the scripts were loaded."""
         return self._calls.scripts.life
 
     async def now_ms(self) -> int:
@@ -115,7 +116,7 @@ _stores: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Store] = weakref.W
 
 
 def open_store() -> Store:
-    """Return the store of the running loop."""
+    """Return the store of the running event loop."""
     loop = asyncio.get_running_loop()
     if loop not in _stores:
         _stores[loop] = Store(connections.async_client(), policies.current())
@@ -123,7 +124,7 @@ def open_store() -> Store:
 
 
 async def clock_ms() -> int:
-    """Return the store's time, or this machine's without the store: a room can be changed without it."""
+    """Return the store's time; this machine's time if the store does not answer, because a room can be changed without the store."""
     try:
         return await open_store().now_ms()
     except Unavailable:

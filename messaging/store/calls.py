@@ -14,17 +14,17 @@ from .records import RoomKey
 from .scripts import Scripts
 
 NO_LOG, NOT_MEMBER, ASK_ALONE = -1, -2, -3  # answers of scripts
-MAX_ATTEMPTS = 100  # in a row of `outcome`: a member's row is looked up by each possible number
+MAX_ATTEMPTS = 100  # in an outcome row: a member's row is looked up by every possible number
 
 
 class Calls:
-    """Runs scripts and commands. Raises `Unavailable` when the store cannot be reached or does not answer in time."""
+    """Runs scripts and commands. Raises `Unavailable` if the store cannot be reached or does not answer in time."""
 
     def __init__(self, client: redis.asyncio.Redis, policy: policies.Policy) -> None:
         self.client = client
         self.policy = policy
         self.scripts = Scripts(client, deadline_s=policy.verb_deadline_s * 0.95)
-        # In a Cluster a script touches one slot. Elsewhere one call for all partitions costs a third less than one call for each.
+        # In a Cluster the keys of a script are in one slot. Elsewhere one call for all partitions costs a third less than one each.
         self.cluster = isinstance(client, redis.asyncio.RedisCluster)
 
     async def now_ms(self) -> int:
@@ -42,6 +42,7 @@ class Calls:
         return min(self.policy.attempts_max, MAX_ATTEMPTS)
 
     async def run(self, script: str, room: RoomKey, *args: Any) -> Any:
+        """Run one script on a room and return its answer."""
         [answer] = checked(await self.scripts.run([(script, (room.prefix, room.id, *args))]))
         return answer
 

@@ -11,13 +11,14 @@ from .members import Members
 from .records import Changed, RoomKey, Shortened
 
 _REFUSED = {NOT_MEMBER: NotMember, -4: NoSuchMessage, -5: Forbidden, -6: TooLate}
-SHORTEN_BATCH = 100  # messages in one call: no call over 5 ms
+SHORTEN_BATCH = 100  # messages in one script call, so that no call takes longer than 5 ms
 
 
 class Changes:
-    """Changes of live messages. Each raises NotMember, NoSuchMessage, Forbidden for another user's message, TooLate after its expiry.
+    """Changes of live messages. Edit, delete and extend raise NotMember, NoSuchMessage, Forbidden (another user's message) and TooLate
+    (it has expired).
 
-    `staff`: the user need not be a member. `epoch` None is the present one; a seq of another epoch is not found.
+    `staff`: the user need not be a member. `epoch` None is the present epoch; a message of another epoch raises NoSuchMessage.
     """
 
     def __init__(self, calls: Calls, members: Members) -> None:
@@ -27,7 +28,7 @@ class Changes:
     async def edit(
         self, room: RoomKey, user: int, epoch: str | None, seq: int, body: str, *, open_history: bool
     ) -> Changed:
-        """Replace the text of the user's own message; its expiry stays. A repeat is another edit with the same text."""
+        """Replace the text of the user's own message; its expiry does not change. A repeated call is another edit with the same text."""
         return await self._change("edit", room, user, epoch, seq, open_history, body)
 
     async def delete(
@@ -41,7 +42,10 @@ class Changes:
         moderates: bool = False,
         staff: bool = False,
     ) -> Changed:
-        """Delete the user's own message, or as a moderator or staff any message: nobody misses it. A repeat returns the same, without the id."""
+        """Delete the user's own message; moderators and staff delete any message. Nobody is reported to have missed it.
+
+        A repeated call returns the same change, without the message's id.
+        """
         return await self._change("delete", room, user, epoch, seq, open_history, _right(moderates, staff))
 
     async def extend(
@@ -56,7 +60,7 @@ class Changes:
         moderates: bool = False,
         staff: bool = False,
     ) -> Changed:
-        """Extend the life of the user's own message, or as a moderator or staff of any message, to now + `ttl_ms`; never shorten it."""
+        """Extend the life of the user's own message to now + `ttl_ms`; moderators and staff extend any message. Never shorten it."""
         return await self._change(
             "extend",
             room,
@@ -70,24 +74,24 @@ class Changes:
         )
 
     async def shorten(self, room: RoomKey, ttl_s: int, *, dry_run: bool = False) -> Shortened:
-        """Limit the life of the room's live messages to `ttl_s` after they were sent; those that are older end now.
+        """Limit the life of the room's live messages to `ttl_s` after they were sent; older messages end now.
 
-        With `dry_run` only count. Members who miss a message that ends so are reported as usual.
+        With `dry_run` only count. Members who miss a message that ends early are reported as usual.
         """
         looked = shortened = ended = 0
-        last = "0"
+        last_seq = "0"
         while True:
             answer = await self._members.run_in_log(
                 "shorten",
                 room,
                 ttl_s * 1000,
-                last,
+                last_seq,
                 SHORTEN_BATCH,
                 self._calls.policy.grace_s * 1000,
                 "1" if dry_run else "",
             )
             looked, shortened, ended = looked + answer[0], shortened + answer[1], ended + answer[2]
-            last = text(answer[3])
+            last_seq = text(answer[3])
             if answer[0] < SHORTEN_BATCH:
                 return Shortened(looked, shortened, ended)
 
@@ -105,9 +109,9 @@ class Changes:
         answer = await self._members.run_in_log(script, room, user, epoch or "", seq, visible_from, *args)
         if isinstance(answer, int):
             raise _REFUSED[answer]()
-        found_epoch, rev, id_, expires_at, edited_at = map(text, answer)
+        present_epoch, rev, id_, expires_at, edited_at = map(text, answer)
         return Changed(
-            found_epoch, int(float(rev)), seq, id_, int(expires_at), int(edited_at) if edited_at else None
+            present_epoch, int(float(rev)), seq, id_, int(expires_at), int(edited_at) if edited_at else None
         )
 
 

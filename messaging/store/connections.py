@@ -1,7 +1,7 @@
 """Redis connections: one factory for django-redis' synchronous clients and for `redis.asyncio` clients.
 
-django-redis keys its pools by URL alone; an asyncio pool belongs to one event loop, so here the key is (loop, URL). The store
-decides on retries, not the pool: with redis-py's default a script runs up to 11 times.
+django-redis has one pool for each URL. An asyncio pool belongs to one event loop, so here there is one for each loop, URL and
+timeout. The store repeats calls, not the pool: with redis-py's default a script runs up to 11 times.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from messaging.errors import Unavailable
 
 from .transport import Command, RedisProtocol
 
-MESSAGES = "messages"  # the CACHES alias of the message store; never cache.clear() it: that is FLUSHDB
+MESSAGES = "messages"  # the CACHES alias of the message store; never call its cache.clear(): that is FLUSHDB
 
-TIMEOUT_S = 1.8  # two tries take less than the 4 s after which a client receives `unavailable`
+TIMEOUT_S = 1.8  # two attempts take less than the 4 s after which a client receives `unavailable`
 MAX_CONNECTIONS = 32
-MAX_PIPELINES = 16  # at once; the rest of the pool is for other commands
+MAX_PIPELINES = 16  # at the same time; the other connections of the pool are for other commands
 
 _Loop = asyncio.AbstractEventLoop
 _Pools = dict[tuple[str, float | None], redis.asyncio.ConnectionPool]
@@ -38,7 +38,7 @@ class ConnectionFactory(pool.ConnectionFactory):
     """Make synchronous clients as django-redis does, and asynchronous clients for the running loop."""
 
     def async_client(self, url: str, *, timeout_s: float | None = TIMEOUT_S) -> redis.asyncio.Redis:
-        """Return a client over the running loop's pool for `url`; `timeout_s` None waits for replies without limit."""
+        """Return a client of the running loop's pool for `url`; with `timeout_s` None it waits for replies without limit."""
         by_url = _pools.setdefault(asyncio.get_running_loop(), {})
         name = url, timeout_s
         if name not in by_url:
@@ -62,17 +62,15 @@ class ConnectionFactory(pool.ConnectionFactory):
 def async_client(alias: str = MESSAGES, *, timeout_s: float | None = TIMEOUT_S) -> redis.asyncio.Redis:
     """Return an asynchronous client of a cache alias for the running loop."""
     backend: Any = caches[alias]
-    client = backend.client
-    found: redis.asyncio.Redis = client.connection_factory.async_client(
-        client._server[0], timeout_s=timeout_s
-    )
-    return found
+    factory, url = backend.client.connection_factory, backend.client._server[0]
+    client: redis.asyncio.Redis = factory.async_client(url, timeout_s=timeout_s)
+    return client
 
 
 class PipelinePool:
     """Send commands in one write over connections that stay open; return their answers in order.
 
-    redis-py's own pipeline costs 0.2 ms more for each call: the pool's locks, two timers and a task, telemetry.
+    redis-py's own pipeline costs 0.2 ms more for each call: the pool's locks, two timers, a task and telemetry.
     """
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
@@ -81,7 +79,7 @@ class PipelinePool:
         self._turns = asyncio.Semaphore(MAX_PIPELINES)
 
     async def call(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands at once; an error answer of the store is in its place in the list. Propagates errors of a lost connection."""
+        """Send commands in one write. An error answer is in its place in the list. Raises the errors of a lost connection."""
         if not commands:
             return []
         async with self._turns:
@@ -89,7 +87,7 @@ class PipelinePool:
             try:
                 answers = await pipe.call(commands)
             except BaseException:
-                await pipe.close()  # answers are still to come
+                await pipe.close()  # answers may still arrive
                 raise
             self._idle.append(pipe)
             return answers
@@ -111,7 +109,7 @@ class PipelinedConnection:
     def __init__(self) -> None:
         self.alive = True
         self._loop = asyncio.get_running_loop()
-        self._wanted = 0
+        self._expected = 0  # answers
         self._answers: list[Any] = []
         self._done: asyncio.Future[list[Any]] | None = None
 
@@ -120,7 +118,7 @@ class PipelinedConnection:
 
     async def call(self, commands: Sequence[Command]) -> list[Any]:
         """Return an answer for each command, within `TIMEOUT_S`."""
-        self._wanted, self._answers = len(commands), []
+        self._expected, self._answers = len(commands), []
         self._done = self._loop.create_future()
         timer = self._loop.call_later(TIMEOUT_S, self._fail, TimeoutError())
         try:
@@ -134,7 +132,7 @@ class PipelinedConnection:
 
     def _on_reply(self, reply: Any) -> None:
         self._answers.append(reply)
-        if len(self._answers) == self._wanted and self._done is not None and not self._done.done():
+        if len(self._answers) == self._expected and self._done is not None and not self._done.done():
             self._done.set_result(self._answers)
 
     def _on_end(self) -> None:
@@ -147,7 +145,7 @@ class PipelinedConnection:
 
 
 async def subscription(on_reply: Callable[[Any], None], on_end: Callable[[], None]) -> RedisProtocol:
-    """Open a connection for a subscription, on which silence is not an error. Raises Unavailable."""
+    """Open a connection for a subscription, without a timeout for replies. Raises Unavailable."""
     try:
         return await RedisProtocol.open(async_client(timeout_s=None), on_reply, on_end)
     except (RedisError, OSError) as fault:
@@ -155,7 +153,7 @@ async def subscription(on_reply: Callable[[Any], None], on_end: Callable[[], Non
 
 
 def opened() -> bool:
-    """Return whether the running loop has pools already: then a server uses them, and a short call leaves them open."""
+    """Return whether the running loop has pools: then a server uses them, and a short call leaves them open."""
     return bool(_pools.get(asyncio.get_running_loop()))
 
 

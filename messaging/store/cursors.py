@@ -15,8 +15,8 @@ from .members import Members
 from .records import AckRow, Recipient, Recipients, RoomKey
 
 _ASK_ONE_BY_ONE = -1
-SENDER_BATCH = 10  # in one count of receipts: no call over 5 ms
-ACK_BATCH = 200  # cursors in one acknowledge: the same (500 that move take 7 ms)
+SENDER_BATCH = 10  # senders in one call of `receipts`, so that no call takes longer than 5 ms
+ACK_BATCH = 200  # cursors in one call of `acknowledge`, for the same reason (500 that move take 7 ms)
 
 
 class Cursors:
@@ -27,17 +27,18 @@ class Cursors:
         self._members = members
 
     async def acknowledge(self, acks: Sequence[AckRow]) -> list[int]:
-        """Raise cursors, one script call for each partition. Return for each 1 moved, 0 not moved, -5 above top, another code: ignored.
+        """Raise cursors, 200 rows of a partition in one script call. Return for each row 1 moved, 0 not moved, -5 above top;
+        other codes mean that the row was ignored.
 
-        A user has at most one row for each room: of two equal rows both would count as moved.
+        A user may have only one row for each room: two equal rows would both count as moved.
         """
         by_partition: defaultdict[int, list[int]] = defaultdict(list)
         for index, ack in enumerate(acks):
             by_partition[ack.room.partition].append(index)
         calls = [
-            indexes[at : at + ACK_BATCH]
+            indexes[start : start + ACK_BATCH]
             for indexes in by_partition.values()
-            for at in range(0, len(indexes), ACK_BATCH)
+            for start in range(0, len(indexes), ACK_BATCH)
         ]
         grouped = [_alike(acks, call) for call in calls]
         results = await self._calls.scripts.run(
@@ -52,31 +53,31 @@ class Cursors:
         return answers
 
     async def reject(self, room: RoomKey, user: int, epoch: str, seq: int) -> bool:
-        """Record that a client cannot show a message that its user owes; return False for nothing new. Idempotent."""
+        """Record that a client cannot show a message that its user owes; return whether this is new. Idempotent."""
         return bool(await self._calls.run("reject", room, user, epoch, seq, self._calls.max_attempts) == 1)
 
     async def receipts(
-        self, asked: Sequence[tuple[RoomKey, int]], *, above: Sequence[int] | None = None
+        self, requests: Sequence[tuple[RoomKey, int]], *, above: Sequence[int] | None = None
     ) -> list[tuple[str, list[tuple[int, int, int, int]]]]:
-        """Count the holders of senders' newest messages: epoch and [(seq, delivered, read, total)] of each (room, sender).
+        """Count the members who hold the newest messages of senders. `requests` are (room, sender).
 
-        `above` has a seq for each pair: only messages above it count.
+        Return (epoch, [(seq, delivered, read, total)]) for each. `above` has a seq for each: only newer messages are counted.
         """
-        floors = above or [0] * len(asked)
+        floors = above or [0] * len(requests)
         by_room: defaultdict[RoomKey, list[int]] = defaultdict(list)
-        for index, (room, _) in enumerate(asked):
+        for index, (room, _) in enumerate(requests):
             by_room[room].append(index)
         groups = [
-            indexes[at : at + SENDER_BATCH]
+            indexes[start : start + SENDER_BATCH]
             for indexes in by_room.values()
-            for at in range(0, len(indexes), SENDER_BATCH)
+            for start in range(0, len(indexes), SENDER_BATCH)
         ]
-        found: list[tuple[str, list[tuple[int, int, int, int]]]] = [("", [])] * len(asked)
+        counted: list[tuple[str, list[tuple[int, int, int, int]]]] = [("", [])] * len(requests)
         while groups:
             calls = []
             for group in groups:
-                room = asked[group[0]][0]
-                senders = chain.from_iterable((asked[i][1], floors[i]) for i in group)
+                room = requests[group[0]][0]
+                senders = chain.from_iterable((requests[i][1], floors[i]) for i in group)
                 calls.append(("receipts", (room.prefix, room.id, *senders)))
             alone: list[list[int]] = []
             for group, answer in zip(groups, await self._calls.scripts.run(calls), strict=True):
@@ -88,12 +89,12 @@ class Cursors:
                     epoch, *rows = answer
                     for index, flat in zip(group, rows, strict=True):
                         columns = (flat[i::4][::-1] for i in range(4))
-                        found[index] = text(epoch), list(zip(*columns, strict=True))
+                        counted[index] = text(epoch), list(zip(*columns, strict=True))
             groups = alone
-        return found
+        return counted
 
     async def recipients(self, room: RoomKey, seq: int) -> Recipients:
-        """Return the recipients of one live message, those who owe it first, at most 100. Raises NoSuchMessage."""
+        """Return at most 100 recipients of one live message, first those who owe it. Raises NoSuchMessage."""
         answer = await self._members.run_in_log("recipients", room, seq, self._calls.max_attempts)
         if answer == -2:
             raise NoSuchMessage()

@@ -1,8 +1,8 @@
-"""The values in the store that hold several fields in one text, and how to read them. `lua/shared/entries.lua` is the same in Lua.
+"""The values in the store that hold several fields in one text, and their parsers. `lua/shared/entries.lua` is the same in Lua.
 
 | value          | text                                                          |
 |----------------|---------------------------------------------------------------|
-| live entry     | `seq|sender|id`, then `|u` where nobody owes the message       |
+| live entry     | `seq|sender|id`, then `|u` if nobody owes the message         |
 | attempts value | `n|first_at|next_at|reason` (times in epoch ms)               |
 | outcome row    | `seq|user|reason|attempts`                                    |
 | index entry    | `room|seq`                                                    |
@@ -27,7 +27,7 @@ class LiveEntry(NamedTuple):
 
 
 class Attempts(NamedTuple):
-    """Attempts to deliver to one member: their number, when the next is due (epoch ms), and the reason of their state."""
+    """The attempts to deliver to one member: their number, the time of the next (epoch ms), `waiting` or `no_ack`."""
 
     n: int = 0
     next_at_ms: int = 0
@@ -35,7 +35,7 @@ class Attempts(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Attempts:
-        """Return the attempts; an empty text has none."""
+        """Parse an attempts value; an empty text means no attempts."""
         if not text:
             return cls()
         n, _first_at, next_at_ms, reason = text.split("|")
@@ -43,7 +43,7 @@ class Attempts(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A member who does not hold a message, also where their cursor is above it."""
+    """A member who does not hold a message, even if their cursor is above it."""
 
     seq: int
     user: int
@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
 
 
 class Leaver(NamedTuple):
-    """A member who left: owes the messages above `cursor`, up to the top when leaving."""
+    """A member who left the room. They owe the messages above `cursor`, up to `top`, the room's top when they left."""
 
     user: int
     joined: int
@@ -71,6 +71,6 @@ class Leaver(NamedTuple):
 
 
 def parse_index_entry(text: str) -> tuple[str, int]:
-    """Return room id and seq."""
+    """Return (room id, seq)."""
     room, _, seq = text.rpartition("|")
     return room, int(seq)

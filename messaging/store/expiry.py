@@ -1,8 +1,8 @@
 """The operations at the expiry of messages: claim due messages, read the members who missed them, clear them.
 
-A claim removes nothing: it moves the due time forward. The members who missed a message follow from the cursors, read first, and then
-from the exceptions: `left`, written when a member leaves, and `outcome`, written before a cursor passes a message that the member does
-not hold. In this order no member is omitted; a member whose acknowledgement was under way may be named.
+A claim removes nothing: it moves the due time forward. The members who missed a message are computed from the cursors, which are read
+first, and then from the exceptions: `left`, written when a member leaves, and `outcome`, written before a cursor passes a message that
+the member does not hold. This order omits no member. It may name a member whose acknowledgement had not yet arrived.
 """
 
 from __future__ import annotations
@@ -27,23 +27,25 @@ from .records import (
     partition_prefix,
 )
 
-CLAIM_TRIES = 5  # the nodes of a Cluster may count and claim by different clocks
-FINALIZE_BATCH = 100  # rows in one call: no call over 5 ms
-READ_BATCH = 100  # messages or rooms in one round trip
-SCAN_BATCH = 500  # members in one answer
+CLAIM_TRIES = (
+    5  # the clocks of a Cluster's nodes may differ: rows that are counted as due are then not claimed
+)
+FINALIZE_BATCH = 100  # rows in one round trip, so that the store is not busy for longer than 5 ms
+READ_BATCH = 100  # messages in one round trip
+SCAN_BATCH = 500  # rows in one answer
 _FIELDS = ("sender", "name", "body", "sent_at", "expires_at", "reply_to", "resends")
 NOBODY: tuple[Missed, ...] = ()
 _REASONS = ("offline", "no_ack", "client_rejected", "left_room")
 
 
 class Expiry:
-    """Claims of the expiry index, reports, clearing."""
+    """Claims, reports and clearing of expired messages."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
 
     async def overdue(self) -> Overdue:
-        """Return how many rows of the expiry index are due, and the age of the oldest."""
+        """Return the number of due rows of the expiry index, and the age of the oldest."""
         now_ms = await self._calls.now_ms()
         newest_ms = now_ms - self._calls.policy.claim_delay_s * 1000
         commands: list[tuple[Any, ...]] = []
@@ -56,9 +58,9 @@ class Expiry:
         return Overdue(due, (now_ms - oldest) / 1000 if due and oldest is not None else None)
 
     async def claim(self, token: str, *, limit: int = 500, room: RoomKey | None = None) -> list[Due]:
-        """Claim at most `limit` due rows of all partitions or one room. A claim is a lease: after a crash they are due again.
+        """Claim at most `limit` due rows, of all rooms or of one.
 
-        The same token gets the same rows again, because a reply may be lost.
+        A claim is a lease: after a crash the rows are due again. The same token gets the same rows again, because a reply may be lost.
         """
         if room is not None:
             return await self._claim_room(token, limit, room)
@@ -68,17 +70,17 @@ class Expiry:
                 (partition, self._claim_args(partition, token, share, "", 0)) for partition, share in shares
             ]
             answers = checked(await self._calls.scripts.run([("claim_expired", args) for _, args in calls]))
-            found = [
+            dues = [
                 due
                 for (partition, _), answer in zip(calls, answers, strict=True)
                 for due in _dues(partition, answer)
             ]
-            if found or not calls:  # otherwise another worker was faster, and there may be more
-                return found
+            if dues or not calls:  # otherwise another worker claimed these rows, and there may be more
+                return dues
         return []
 
     async def _claimable(self, token: str) -> dict[int, int]:
-        """Return {partition: rows that are due}; where the token has claims already, only their partitions."""
+        """Return {partition: number of due rows}; if the token has claims already, only their partitions, with the number 1."""
         newest_ms = await self._calls.now_ms() - self._calls.policy.claim_delay_s * 1000
         commands: list[tuple[Any, ...]] = []
         for partition in range(PARTITIONS):
@@ -93,14 +95,14 @@ class Expiry:
         return {partition: due for partition, due in enumerate(chosen) if due}
 
     async def due(self, *, limit: int, room: RoomKey | None = None) -> list[Due]:
-        """Return the rows that a claim would take, oldest of each partition first, without claiming them."""
+        """Return the rows that a claim would take, without claiming them. Within a partition the oldest are first."""
         newest_ms = await self._calls.now_ms() - self._calls.policy.claim_delay_s * 1000
         partitions = list(range(PARTITIONS)) if room is None else [room.partition]
-        found: list[Due] = []
+        dues: list[Due] = []
         for partition in partitions:
             key = f"{partition_prefix(partition)}expiring"
             passed = 0
-            while len(found) < limit:
+            while len(dues) < limit:
                 [rows] = await self._calls.scripts.pipeline(
                     [("ZRANGEBYSCORE", key, "-inf", newest_ms, "WITHSCORES", "LIMIT", passed, SCAN_BATCH)]
                 )
@@ -108,34 +110,33 @@ class Expiry:
                 flat = [
                     value for at in range(0, len(rows), 2) for value in (*rows[at : at + 2], rows[at + 1])
                 ]
-                dues = _dues(partition, [0, 0, *flat])
-                found += [due for due in dues if room is None or due.room == room]
+                dues += [due for due in _dues(partition, [0, 0, *flat]) if room is None or due.room == room]
                 if len(rows) < 2 * SCAN_BATCH:
                     break
-        return found[:limit]
+        return dues[:limit]
 
     async def _claim_room(self, token: str, limit: int, room: RoomKey) -> list[Due]:
-        found: list[Due] = []
+        dues: list[Due] = []
         passed, more = 0, 1
-        while more and len(found) < limit:
+        while more and len(dues) < limit:
             args = self._claim_args(
-                room.partition, f"{token}.{len(found)}.{passed}", limit - len(found), room.id, passed
+                room.partition, f"{token}.{len(dues)}.{passed}", limit - len(dues), room.id, passed
             )
             [answer] = checked(await self._calls.scripts.run([("claim_expired", args)]))
-            found += _dues(room.partition, answer)
+            dues += _dues(room.partition, answer)
             passed, more = passed + answer[0], answer[1]
-        return found
+        return dues
 
     def _claim_args(self, partition: int, token: str, limit: int, room: str, passed: int) -> tuple[Any, ...]:
         lease_ms, delay_ms = self._calls.policy.lease_s * 1000, self._calls.policy.claim_delay_s * 1000
         return partition_prefix(partition), token, limit, lease_ms, delay_ms, room, passed
 
     async def read(self, dues: Sequence[Due]) -> list[Expired]:
-        """Return the messages of claimed rows and the members who missed them. Writes nothing."""
-        found: list[Expired] = []
-        for at in range(0, len(dues), READ_BATCH):
-            found += await self._expired(dues[at : at + READ_BATCH])
-        return found
+        """Return the messages of claimed rows, each with the members who missed it. Writes nothing."""
+        reports: list[Expired] = []
+        for start in range(0, len(dues), READ_BATCH):
+            reports += await self._expired(dues[start : start + READ_BATCH])
+        return reports
 
     async def _expired(self, dues: Sequence[Due]) -> list[Expired]:
         commands: list[tuple[Any, ...]] = []
@@ -149,8 +150,8 @@ class Expiry:
             ]
         answers = await self._calls.scripts.pipeline(commands)
         rows = []
-        for due, at in zip(dues, range(0, len(answers), 4), strict=True):
-            epoch, entries, fields, only = answers[at : at + 4]
+        for due, start in zip(dues, range(0, len(answers), 4), strict=True):
+            epoch, entries, fields, only = answers[start : start + 4]
             rows.append(
                 _Row(due, epoch, LiveEntry.parse(text(entries[0])) if entries else None, fields, only)
             )
@@ -172,7 +173,7 @@ class Expiry:
         return reports
 
     async def _calculators(self, rooms: Iterable[RoomKey]) -> dict[str, MissedCalculator]:
-        """Read cursors first, then leavers: a member who leaves in the meantime is among these."""
+        """Read the cursors first and the leavers last, so that a member who leaves in the meantime is among the leavers."""
         keys = list(rooms)
         cursors = await self._scan("ZSCAN", keys, ":delivered")
         joined = await self._scan("ZSCAN", keys, ":joined")
@@ -191,26 +192,26 @@ class Expiry:
     async def _scan(
         self, command: str, rooms: Sequence[RoomKey], part: str
     ) -> dict[str, list[tuple[str, str]]]:
-        """Read a sorted set or a hash of each room as pairs; an element that exists all the time is never omitted."""
-        found: dict[str, list[tuple[str, str]]] = {room.id: [] for room in rooms}
-        todo = [(room, "0") for room in rooms]
-        while todo:
+        """Read a sorted set or a hash of each room as pairs. An element that exists during the whole scan is never omitted."""
+        pairs: dict[str, list[tuple[str, str]]] = {room.id: [] for room in rooms}
+        unread = [(room, "0") for room in rooms]
+        while unread:
             answers = await self._calls.scripts.pipeline(
-                [(command, room.key + part, cursor, "COUNT", SCAN_BATCH) for room, cursor in todo]
+                [(command, room.key + part, cursor, "COUNT", SCAN_BATCH) for room, cursor in unread]
             )
-            again = []
-            for (room, _), (cursor, values) in zip(todo, answers, strict=True):
-                found[room.id] += zip(map(text, values[0::2]), map(text, values[1::2]), strict=True)
+            unfinished = []
+            for (room, _), (cursor, values) in zip(unread, answers, strict=True):
+                pairs[room.id] += zip(map(text, values[0::2]), map(text, values[1::2]), strict=True)
                 if text(cursor) != "0":
-                    again.append((room, text(cursor)))
-            todo = again
-        return found
+                    unfinished.append((room, text(cursor)))
+            unread = unfinished
+        return pairs
 
     async def _outcomes(self, dues: Sequence[Due]) -> dict[Due, list[str]]:
-        """Read the exceptions of messages; rows are only added for a message, so pages by rank omit none."""
-        found: dict[Due, list[str]] = {due: [] for due in dues}
-        todo = list(dues)
-        while todo:
+        """Read the exceptions of messages, in pages by rank. A row added in the meantime may repeat a row, but never hides one."""
+        outcomes: dict[Due, list[str]] = {due: [] for due in dues}
+        unread = list(dues)
+        while unread:
             answers = await self._calls.scripts.pipeline(
                 [
                     (
@@ -219,19 +220,19 @@ class Expiry:
                         due.seq,
                         due.seq,
                         "LIMIT",
-                        len(found[due]),
+                        len(outcomes[due]),
                         SCAN_BATCH,
                     )
-                    for due in todo
+                    for due in unread
                 ]
             )
-            for due, rows in zip(todo, answers, strict=True):
-                found[due] += map(text, rows)
-            todo = [due for due, rows in zip(todo, answers, strict=True) if len(rows) == SCAN_BATCH]
-        return found
+            for due, rows in zip(unread, answers, strict=True):
+                outcomes[due] += map(text, rows)
+            unread = [due for due, rows in zip(unread, answers, strict=True) if len(rows) == SCAN_BATCH]
+        return outcomes
 
     async def _first_answers(self, rows: Sequence[tuple[Due, LiveEntry]]) -> dict[Due, IdempotencyRecord]:
-        """Read the first answers to the ids of messages whose Hash was deleted: they still have the times."""
+        """Read the idempotency records of messages whose Hash was deleted: the records still have the times."""
         if not rows:
             return {}
         keys = [idempotency_key(due.room, entry.sender, entry.id) for due, entry in rows]
@@ -241,31 +242,34 @@ class Expiry:
             for (due, _), answer in zip(rows, answers, strict=True)
             if answer
         }
-        # An id that was used again after a day now has the answer of another message.
+        # An id that was used again after a day has the record of another message.
         return {due: first for due, first in records.items() if first.seq == due.seq}
 
     async def finalize(self, expired: Sequence[Expired]) -> int:
-        """Clear reported messages, count them and tell the rooms' screens; return how many claims were still the caller's."""
-        todo = sorted(expired, key=_partition)
+        """Clear reported messages, count them and publish their end; return how many were cleared.
+
+        Rows that another caller has claimed since are not cleared.
+        """
+        remaining = sorted(expired, key=_partition)
         cleared = 0
-        while todo:
-            # One round trip has no more rows than one call: the store serves no other client between the calls of a round trip.
-            rows, todo = todo[:FINALIZE_BATCH], todo[FINALIZE_BATCH:]
+        while remaining:
+            # All calls of a round trip together have at most FINALIZE_BATCH rows: the store serves no other client between them.
+            rows, remaining = remaining[:FINALIZE_BATCH], remaining[FINALIZE_BATCH:]
             calls = [
-                ("finalize_expired", (partition_prefix(partition), *_finalize_args(some)))
-                for partition, some in groupby(rows, _partition)
+                ("finalize_expired", (partition_prefix(partition), *_finalize_args(chunk)))
+                for partition, chunk in groupby(rows, _partition)
             ]
             codes = list(chain.from_iterable(checked(await self._calls.scripts.run(calls))))
             cleared += codes.count(1)
-            todo = [row for row, code in zip(rows, codes, strict=True) if code == 2] + todo
+            remaining = [row for row, code in zip(rows, codes, strict=True) if code == 2] + remaining
         return cleared
 
 
 def _shares(due: dict[int, int], limit: int) -> list[tuple[int, int]]:
-    """Divide `limit` rows over the partitions, so that no partition waits until a larger one is empty."""
+    """Divide `limit` among the partitions, so that no partition waits until a larger one is empty."""
     shares = []
-    for waiting, (partition, rows) in enumerate(sorted(due.items(), key=lambda item: item[1])):
-        share = min(rows, -(-limit // (len(due) - waiting)))
+    for finished, (partition, rows) in enumerate(sorted(due.items(), key=lambda item: item[1])):
+        share = min(rows, -(-limit // (len(due) - finished)))
         if share > 0:
             shares.append((partition, share))
             limit -= share
@@ -274,21 +278,23 @@ def _shares(due: dict[int, int], limit: int) -> list[tuple[int, int]]:
 
 def _dues(partition: int, answer: list[Any]) -> list[Due]:
     dues = []
-    for at in range(2, len(answer), 3):
-        room, seq = parse_index_entry(text(answer[at]))
-        dues.append(Due(RoomKey(room, partition), seq, int(float(answer[at + 1])), text(answer[at + 2])))
+    for start in range(2, len(answer), 3):
+        room, seq = parse_index_entry(text(answer[start]))
+        dues.append(
+            Due(RoomKey(room, partition), seq, int(float(answer[start + 1])), text(answer[start + 2]))
+        )
     return dues
 
 
-def _partition(one: Expired) -> int:
-    return one.due.room.partition
+def _partition(expired: Expired) -> int:
+    return expired.due.room.partition
 
 
 def _finalize_args(rows: Iterable[Expired]) -> list[Any]:
     args: list[Any] = []
-    for one in rows:
-        reasons = [missed.reason for missed in one.missed]
-        args += (one.due.room.id, one.due.seq, one.due.score, *map(reasons.count, _REASONS))
+    for row in rows:
+        reasons = [missed.reason for missed in row.missed]
+        args += (row.due.room.id, row.due.seq, row.due.score, *map(reasons.count, _REASONS))
     return args
 
 
@@ -303,9 +309,9 @@ class _Row(NamedTuple):
 
 
 def _report(row: _Row, total: int, missed: tuple[Missed, ...], first: IdempotencyRecord | None) -> Expired:
-    """Return the report of one message. Without its Hash, the times are those of the first answer, or the time it was due.
+    """Return the report of one message. Without its Hash, the times are those of its idempotency record, or the time it was due.
 
-    Unreadable fields of a Hash count as missing: one corrupt message must not block the others.
+    Invalid fields of a Hash count as missing: one corrupt message must not block the others.
     """
     due, entry = row.due, row.entry
     _, name, body, sent_at, expires_at, reply_to, resends = row.fields

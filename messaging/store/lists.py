@@ -1,7 +1,8 @@
-"""Lists for staff: pages of the lagging rooms, of the members behind in one room, of live messages.
+"""Lists for staff: pages of lagging rooms, of the members behind in one room, and of live messages.
 
-The cost of a page does not depend on its position: within a room it is found by rank. A list over all rooms is in 64 sorted sets: the
-first and last score of a page are found by counting rows at 15 scores at a time, in a few round trips, and only its rows are read.
+The cost of a page does not depend on its position. Within a room, a page is read by rank. A list over all rooms is in 64 sorted sets,
+one for each partition. There the first and the last score of a page are searched: each round trip counts the rows below 15 scores.
+Then only the rows of the page are read.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .records import (
     partition_prefix,
 )
 
-PIVOTS = 15  # scores in one round trip; two dates a month apart take nine round trips
+PIVOTS = 15  # scores in one round trip; a search between two dates a month apart takes nine round trips
 MAX_ADDRESSED = 500  # recipients of a resend whose cursors are read
 _FIELDS = ("id", "sender", "name", "sent_at", "expires_at", "edited_at", "reply_to", "resends")
 
@@ -65,7 +66,7 @@ class Lists:
             return []
         command = ("ZRANGEBYSCORE", f"{room.key}:delivered", "-inf", f"({newest}", "WITHSCORES", "LIMIT")
         [rows] = await self._calls.scripts.pipeline([(*command, start, stop - start)])
-        cursors = [(int(rows[at]), int(float(rows[at + 1]))) for at in range(0, len(rows), 2)]
+        cursors = [(int(rows[i]), int(float(rows[i + 1]))) for i in range(0, len(rows), 2)]
         return await self._with_attempts(room, cursors)
 
     async def members_behind_by_id(self, room: RoomKey, users: Sequence[int]) -> list[MemberBehind]:
@@ -84,37 +85,38 @@ class Lists:
         return await self._with_attempts(room, cursors)
 
     async def delivery_debts(
-        self, asked: Sequence[tuple[RoomKey, Sequence[MemberBehind | Owing]]], *, limit: int
+        self, requests: Sequence[tuple[RoomKey, Sequence[MemberBehind | Owing]]], *, limit: int
     ) -> list[list[DeliveryDebt]]:
-        """Return the messages that members of rooms owe, among `limit` live messages above the lowest of a room's cursors.
+        """Return, for members of rooms, the messages that they owe, among the first `limit` live messages above the lowest cursor.
 
-        Members owe a message that is for them, tracked, not expired, not their own, and not rejected by them. Three round trips.
+        Members owe a message that is for them, tracked, not expired, not their own, and not rejected by them. Later messages are only
+        counted. Three round trips.
         """
-        windows = await self._windows(asked, limit)
-        rest = [
-            ("ZCOUNT", f"{room.key}:live", f"({max(one.cursor, window.upto)}", "+inf")
-            for (room, members), window in zip(asked, windows, strict=True)
-            for one in members
+        windows = await self._windows(requests, limit)
+        later = [
+            ("ZCOUNT", f"{room.key}:live", f"({max(member.cursor, window.upto)}", "+inf")
+            for (room, members), window in zip(requests, windows, strict=True)
+            for member in members
             if window.is_cut
         ]
-        beyond = iter(await self._calls.scripts.pipeline(rest) if rest else [])
+        later_counts = iter(await self._calls.scripts.pipeline(later) if later else [])
         return [
-            [window.debt_of(one, next(beyond) if window.is_cut else 0) for one in members]
-            for (_, members), window in zip(asked, windows, strict=True)
+            [window.debt_of(member, next(later_counts) if window.is_cut else 0) for member in members]
+            for (_, members), window in zip(requests, windows, strict=True)
         ]
 
     async def _windows(
-        self, asked: Sequence[tuple[RoomKey, Sequence[MemberBehind | Owing]]], limit: int
+        self, requests: Sequence[tuple[RoomKey, Sequence[MemberBehind | Owing]]], limit: int
     ) -> list[_LogWindow]:
-        lowest = [min((one.cursor for one in members), default=0) for _, members in asked]
+        lowest = [min((member.cursor for member in members), default=0) for _, members in requests]
         above = [
             ("ZRANGEBYSCORE", f"{room.key}:live", f"({low}", "+inf", "LIMIT", 0, limit)
-            for (room, _), low in zip(asked, lowest, strict=True)
+            for (room, _), low in zip(requests, lowest, strict=True)
         ]
         answers = await self._calls.scripts.pipeline(above) if above else []
-        found = [[LiveEntry.parse(text(row)) for row in rows] for rows in answers]
+        entries_by_room = [[LiveEntry.parse(text(row)) for row in rows] for rows in answers]
         commands: list[tuple[Any, ...]] = [("TIME",)]
-        for (room, _), entries in zip(asked, found, strict=True):
+        for (room, _), entries in zip(requests, entries_by_room, strict=True):
             seqs = [entry.seq for entry in entries] or [0]
             commands += [
                 ("HMGET", f"{room.key}:only", *seqs),
@@ -124,7 +126,7 @@ class Lists:
         clock, *answers = await self._calls.scripts.pipeline(commands)
         now_ms = time_ms(clock)
         windows = []
-        for entries in found:
+        for entries in entries_by_room:
             share = 2 + max(1, len(entries))
             (only, outcome, *times), answers = answers[:share], answers[share:]
             windows.append(
@@ -142,29 +144,29 @@ class Lists:
         [values] = await self._calls.scripts.pipeline(
             [("HMGET", f"{room.key}:attempts", *(user for user, _ in cursors))]
         )
-        found = []
+        members = []
         for (user, cursor), value in zip(cursors, values, strict=True):
             attempts = Attempts.parse(text(value or ""))
-            found.append(MemberBehind(user, cursor, attempts.n, attempts.next_at_ms))
-        return found
+            members.append(MemberBehind(user, cursor, attempts.n, attempts.next_at_ms))
+        return members
 
     # Live messages
 
     async def count_live(self, room: RoomKey | None = None) -> int:
-        """Count the messages whose expiry was not processed, of one room or all."""
+        """Count the messages whose expiry is not yet processed, in one room or in all rooms."""
         if room is None:
             return await self._count("expiring")
         [count] = await self._calls.scripts.pipeline([("ZCARD", f"{room.key}:live")])
         return int(count)
 
     async def live(self, start: int, stop: int, room: RoomKey | None = None) -> list[Live]:
-        """Return live messages without their texts: newest first for one room, first to expire first for all rooms."""
+        """Return live messages without their texts. In one room the newest are first; over all rooms, those that expire next."""
         return await self.live_by_seq(await self.live_seqs(start, stop, room))
 
     async def live_seqs(
         self, start: int, stop: int, room: RoomKey | None = None
     ) -> list[tuple[RoomKey, int]]:
-        """Return only the positions of these messages: [(room, seq)]."""
+        """Return only the positions of the messages that `live` returns: [(room, seq)]."""
         if room is None:
             rows = await self._page("expiring", start, stop)
             split = [(parse_index_entry(member), partition) for _, partition, member in rows]
@@ -177,7 +179,7 @@ class Lists:
         return [(room, int(float(seq))) for seq in seqs[1::2]]
 
     async def live_by_seq(self, positions: Sequence[tuple[RoomKey, int]]) -> list[Live]:
-        """Return stored messages without their texts, without expired and deleted ones. Two round trips."""
+        """Return messages without their texts; expired and deleted messages are omitted. Two round trips."""
         commands: list[tuple[Any, ...]] = [("TIME",)]
         for room, seq in positions:
             commands += [
@@ -190,28 +192,33 @@ class Lists:
         clock, *answers = await self._calls.scripts.pipeline(commands)
         now_ms = time_ms(clock)
         rows = zip(positions, *(answers[part::5] for part in range(5)), strict=True)
-        found = [_live(room, seq, *row) for (room, seq), *row in rows]
-        return await self._count_owing([one for one in found if one is not None and one.expires_at > now_ms])
+        messages = [_live(room, seq, *row) for (room, seq), *row in rows]
+        live = [message for message in messages if message is not None and message.expires_at > now_ms]
+        return await self._count_owing(live)
 
-    async def _count_owing(self, found: Sequence[Live]) -> list[Live]:
-        """Count only owing members as behind: not the sender, and for a resend only its recipients."""
-        asked = [one for one in found if one.behind and one.tracked]
+    async def _count_owing(self, messages: Sequence[Live]) -> list[Live]:
+        """Correct `behind` to the members who owe the message: without the sender, and for a resend only its recipients."""
+        tracked = [message for message in messages if message.behind and message.tracked]
         commands = [
-            ("ZMSCORE", f"{one.room.key}:delivered", *(one.only or (one.sender,))[:MAX_ADDRESSED])
-            for one in asked
+            ("ZMSCORE", f"{message.room.key}:delivered", *(message.only or (message.sender,))[:MAX_ADDRESSED])
+            for message in tracked
         ]
         answers = await self._calls.scripts.pipeline(commands) if commands else []
         behind = {}
-        for one, cursors in zip(asked, answers, strict=True):
-            below = sum(cursor is not None and float(cursor) < one.seq for cursor in cursors)
-            if one.only:  # never the sender
-                behind[one.room, one.seq] = min(one.behind, below + len(one.only[MAX_ADDRESSED:]))
+        for message, cursors in zip(tracked, answers, strict=True):
+            below = sum(cursor is not None and float(cursor) < message.seq for cursor in cursors)
+            position = message.room, message.seq
+            if message.only:  # the sender is never among the recipients
+                behind[position] = min(message.behind, below + len(message.only[MAX_ADDRESSED:]))
             else:
-                behind[one.room, one.seq] = one.behind - below
-        return [dataclasses.replace(one, behind=behind.get((one.room, one.seq), 0)) for one in found]
+                behind[position] = message.behind - below
+        return [
+            dataclasses.replace(message, behind=behind.get((message.room, message.seq), 0))
+            for message in messages
+        ]
 
     async def body(self, room: RoomKey, seq: int) -> str | None:
-        """Return the text of a live message, None after its expiry."""
+        """Return the text of a live message; None if it has expired or was deleted."""
         clock, [body, expires_at] = await self._calls.scripts.pipeline(
             [("TIME",), ("HMGET", f"{room.key}:msg:{seq}", "body", "expires_at")]
         )
@@ -219,7 +226,7 @@ class Lists:
         return text(body) if body is not None and int(expires_at) > now_ms else None
 
     async def raw_keys(self, room: RoomKey, seq: int) -> list[tuple[str, str]]:
-        """Return the keys with data of a message and a description of each value, never the message's text."""
+        """Return the store's keys for a message, each with a description of its value, never with the message's text."""
         message, entry = f"{room.key}:msg:{seq}", f"{room.id}|{seq}"
         names = ("delivered", "outcome", "changed", "only")
         ttl_ms, fields, due, cursors, outcomes, rev, only = await self._calls.scripts.pipeline(
@@ -233,7 +240,7 @@ class Lists:
                 ("HSTRLEN", f"{room.key}:only", seq),
             ]
         )
-        held = (
+        values = (
             f"{cursors} at or above {seq}",
             f"{outcomes} exceptions",
             "–" if rev is None else f"rev {int(float(rev))}",
@@ -242,13 +249,13 @@ class Lists:
         return [
             (message, f"{', '.join(map(text, fields))}; TTL {ttl_ms // 1000} s"),
             (f"{room.prefix}expiring", "–" if due is None else f"{entry} -> {int(float(due))}"),
-            *((f"{room.key}:{name}", value) for name, value in zip(names, held, strict=True)),
+            *((f"{room.key}:{name}", value) for name, value in zip(names, values, strict=True)),
         ]
 
     async def seq_of(
         self, message: str, senders: Sequence[tuple[RoomKey, int]]
     ) -> tuple[RoomKey, int] | None:
-        """Return the room and seq of a message id, if one of these (room, user) sent it and its idempotency record still exists."""
+        """Return the (room, seq) of a message id if one of `senders`, (room, user), sent it and its idempotency record still exists."""
         commands = [("GET", idempotency_key(room, user, message)) for room, user in senders]
         for (room, _), answer in zip(senders, await self._calls.scripts.pipeline(commands), strict=True):
             if answer is not None:
@@ -264,7 +271,7 @@ class Lists:
         return sum(counts)
 
     async def _page(self, part: str, start: int, stop: int) -> list[tuple[int, int, str]]:
-        """Return the rows from rank `start` below `stop` over all partitions: [(score, partition, member)], ascending."""
+        """Return the rows with ranks `start` to `stop` - 1 over all partitions: [(score, partition, member)], ascending."""
         keys = [f"{partition_prefix(partition)}{part}" for partition in range(PARTITIONS)]
         stop = min(stop, await self._count(part))
         if stop <= start:
@@ -278,9 +285,9 @@ class Lists:
         )
         below = sum(answers[: len(keys)])
         rows = sorted(
-            (int(float(answer[at + 1])), partition, text(answer[at]))
+            (int(float(answer[i + 1])), partition, text(answer[i]))
             for partition, answer in enumerate(answers[len(keys) :])
-            for at in range(0, len(answer), 2)
+            for i in range(0, len(answer), 2)
         )
         return rows[max(0, start - below) : max(0, stop - below)]
 
@@ -295,26 +302,34 @@ class Lists:
         scores = [int(float(rows[1])) for rows in ends if rows]
         spans = [[min(scores, default=0), max(scores, default=0)] for _ in ranks]
         while any(low < high for low, high in spans):
-            pivots = [_pivots(low, high) for low, high in spans]
-            commands = [("ZCOUNT", key, "-inf", pivot) for some in pivots for pivot in some for key in keys]
+            pivots_by_span = [_pivots(low, high) for low, high in spans]
+            commands = [
+                ("ZCOUNT", key, "-inf", pivot)
+                for pivots in pivots_by_span
+                for pivot in pivots
+                for key in keys
+            ]
             counts = await self._calls.scripts.pipeline(commands)
-            sums = [sum(counts[at : at + len(keys)]) for at in range(0, len(counts), len(keys))]
-            for span, some, rank in zip(spans, pivots, ranks, strict=True):
-                mine, sums = sums[: len(some)], sums[len(some) :]
-                _narrow(span, some, mine, rank)
+            sums = iter(
+                [sum(counts[start : start + len(keys)]) for start in range(0, len(counts), len(keys))]
+            )
+            for span, pivots, rank in zip(spans, pivots_by_span, ranks, strict=True):
+                _narrow(span, pivots, [next(sums) for _ in pivots], rank)
         return [low for low, _ in spans]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _LogWindow:
-    """The first live messages above a room's lowest cursor, up to `upto`: [(seq, sender, recipients or None, sent_at, expires_at)]."""
+    """The first live messages above a room's lowest cursor, up to seq `upto`. `is_cut`: there are more above it."""
 
-    rows: list[tuple[int, int, frozenset[int] | None, int, int]]
+    rows: list[
+        tuple[int, int, frozenset[int] | None, int, int]
+    ]  # seq, sender, recipients, sent_at, expires_at
     rejected: frozenset[tuple[int, int]]  # (seq, user)
     upto: int
     is_cut: bool
 
-    def debt_of(self, member: MemberBehind | Owing, beyond: int) -> DeliveryDebt:
+    def debt_of(self, member: MemberBehind | Owing, later: int) -> DeliveryDebt:
         first = bisect.bisect_right(self.rows, member.cursor, key=lambda row: row[0])
         owed = [
             row
@@ -324,7 +339,7 @@ class _LogWindow:
             and (row[0], member.user) not in self.rejected
         ]
         seq, _, _, sent_at, expires_at = owed[0] if owed else (0, 0, None, 0, 0)
-        return DeliveryDebt(len(owed) + beyond, seq, sent_at, expires_at, cut=bool(beyond))
+        return DeliveryDebt(len(owed) + later, seq, sent_at, expires_at, cut=bool(later))
 
 
 def _window(
@@ -340,8 +355,8 @@ def _window(
     for entry, users, (sent_at, expires_at) in zip(entries, only, times, strict=False):
         if not entry.tracked or sent_at is None or expires_at is None or int(expires_at) <= now_ms:
             continue
-        some = None if users is None else frozenset(map(int, text(users).split(",")))
-        rows.append((entry.seq, entry.sender, some, int(sent_at), int(expires_at)))
+        addressed = None if users is None else frozenset(map(int, text(users).split(",")))
+        rows.append((entry.seq, entry.sender, addressed, int(sent_at), int(expires_at)))
     exceptions = (Outcome.parse(text(row)) for row in outcome)
     rejected = frozenset((row.seq, row.user) for row in exceptions)
     return _LogWindow(rows, rejected, entries[-1].seq if entries else 0, is_cut)
@@ -354,8 +369,8 @@ def _pivots(low: int, high: int) -> list[int]:
 
 
 def _narrow(span: list[int], pivots: Sequence[int], counts: Sequence[int], rank: int) -> None:
-    """Narrow [low, high], which contains the rank's score, by the number of rows at or below each pivot."""
-    above = next((at for at, count in enumerate(counts) if count > rank), None)
+    """Narrow the range [low, high] that contains the score of a rank. `counts`: the number of rows at or below each pivot."""
+    above = next((i for i, count in enumerate(counts) if count > rank), None)
     if above is None:
         span[0] = pivots[-1] + 1 if pivots else span[1]
     else:

@@ -47,9 +47,9 @@ class Log:
             by_slot[message.room.partition if self._calls.cluster else 0].append(index)
         answers: list[Accepted | MessagingError] = [Unavailable()] * len(messages)
         calls = [
-            indexes[at : at + APPEND_BATCH]
+            indexes[start : start + APPEND_BATCH]
             for indexes in by_slot.values()
-            for at in range(0, len(indexes), APPEND_BATCH)
+            for start in range(0, len(indexes), APPEND_BATCH)
         ]
         results = await self._calls.scripts.run(
             [("append", self._append_args([messages[i] for i in call])) for call in calls]
@@ -68,8 +68,8 @@ class Log:
                     await self._members.create_log(room)
             except Unavailable:
                 return answers  # messages of rooms without a log keep `Unavailable`; the others have their own answers
-            again = await self.append([messages[index] for index in without_log])
-            for index, accepted in zip(without_log, again, strict=True):
+            retried = await self.append([messages[index] for index in without_log])
+            for index, accepted in zip(without_log, retried, strict=True):
                 answers[index] = accepted
         return answers
 
@@ -108,10 +108,10 @@ class Log:
         """
         calls = [("read_after", self._read_args(read, [user])) for read in reads]
         answers = await self._calls.scripts.run(calls)
-        for at, answer in enumerate(answers):
+        for i, answer in enumerate(answers):
             if answer == NO_LOG:
-                await self._members.create_log(reads[at].room)
-                [answers[at]] = await self._calls.scripts.run([calls[at]])
+                await self._members.create_log(reads[i].room)
+                [answers[i]] = await self._calls.scripts.run([calls[i]])
         return [result for [result] in (_slices(answer, 1) for answer in answers)]  # type: ignore[misc]
 
     async def read_for_many(

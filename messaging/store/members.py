@@ -38,11 +38,11 @@ class Members:
         self.members_of = members_of
 
     async def create_log(self, room: RoomKey) -> str:
-        """Create the room's log with the database's members where it has none; return its epoch. Idempotent."""
+        """Create the room's log, with the members from the database, if it has none; return its epoch. Idempotent."""
         members = await self._members(room)
         epoch = await self._calls.run("create_log", room, secrets.token_hex(4), *members[:MEMBER_BATCH])
-        for at in range(MEMBER_BATCH, len(members), MEMBER_BATCH):
-            await self._calls.run("join", room, *members[at : at + MEMBER_BATCH])
+        for start in range(MEMBER_BATCH, len(members), MEMBER_BATCH):
+            await self._calls.run("join", room, *members[start : start + MEMBER_BATCH])
         await self._leave_again(room, members)
         return text(epoch)
 
@@ -53,55 +53,58 @@ class Members:
             raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from fault
 
     async def _leave_again(self, room: RoomKey, joined: Iterable[int]) -> None:
-        """End the memberships of users who left in the database while they joined here: their own leave came too early."""
+        """Remove users who left in the database while they were joined here: the store's `leave` ran before `join`."""
         for user in set(joined) - set(await self._members(room)):
             await self.leave(room, user)
 
     async def join(self, room: RoomKey, users: Iterable[int]) -> None:
-        """Make `users` members; create the room's log where it is missing. Idempotent."""
+        """Make `users` members; create the room's log if it is missing. Idempotent."""
         members = list(users)
-        for at in range(0, len(members), MEMBER_BATCH):
-            await self.run_in_log("join", room, *members[at : at + MEMBER_BATCH])
+        for start in range(0, len(members), MEMBER_BATCH):
+            await self.run_in_log("join", room, *members[start : start + MEMBER_BATCH])
 
     async def leave(self, room: RoomKey, user: int) -> None:
-        """End a membership; keep the user's position for the report while they owe messages. Idempotent."""
+        """End a membership; keep the user's position for the reports while they owe messages. Idempotent."""
         await self._calls.run("leave", room, user)
 
     async def member_positions(
         self, user: int, rooms: Sequence[tuple[RoomKey, str, int]]
     ) -> list[MemberPosition | None]:
-        """Read the positions of a user in rooms, each (room, epoch, since), in one round trip; None where they are no longer a member.
+        """Read the positions of a user in rooms, each (room, epoch, since). None for a room of which they are no longer a member.
 
-        A `since` of the room's epoch above the cursor counts as an acknowledgement. A room without a log gets one; a member whom
-        the log does not have joins it: this repairs a crash between database and store.
+        One round trip, unless something is missing: a room without a log gets a log, and a member who is not in the log joins it.
+        This repairs a crash between the writes to the database and to the store. A `since` of the room's epoch above the user's
+        cursor counts as an acknowledgement.
         """
         calls = [self._positions_call(room, [(user, epoch, since)]) for room, epoch, since in rooms]
         answers = await self._calls.scripts.run(calls)
-        found = [one for [one] in (_positions(answer, 1) for answer in answers)]
-        for at, one in enumerate(found):
-            if one is None:
-                await self.join(rooms[at][0], [user])
-                await self._leave_again(rooms[at][0], [user])
-                [answer] = await self._calls.scripts.run([calls[at]])
-                [found[at]] = _positions(answer, 1)
-        return checked(found)
+        positions = [position for [position] in (_positions(answer, 1) for answer in answers)]
+        for i, position in enumerate(positions):
+            if position is None:
+                await self.join(rooms[i][0], [user])
+                await self._leave_again(rooms[i][0], [user])
+                [answer] = await self._calls.scripts.run([calls[i]])
+                [positions[i]] = _positions(answer, 1)
+        return checked(positions)
 
     async def member_positions_for_many(
-        self, asked: Sequence[tuple[RoomKey, Sequence[tuple[int, str, int]]]]
+        self, requests: Sequence[tuple[RoomKey, Sequence[tuple[int, str, int]]]]
     ) -> list[list[MemberPosition | Unavailable | None]]:
-        """Read the positions of many users (user, epoch, since) of rooms.
+        """Read the positions of many users in rooms: [(room, [(user, epoch, since), ...]), ...].
 
-        None for a user for whom nothing was done: they need a separate `member_positions`.
+        None for a user who was not handled: they need a separate `member_positions`.
         """
-        answers = await self._calls.scripts.run([self._positions_call(room, users) for room, users in asked])
-        return [_positions(answer, len(users)) for answer, (_, users) in zip(answers, asked, strict=True)]
+        answers = await self._calls.scripts.run(
+            [self._positions_call(room, users) for room, users in requests]
+        )
+        return [_positions(answer, len(users)) for answer, (_, users) in zip(answers, requests, strict=True)]
 
     def _positions_call(self, room: RoomKey, users: Sequence[tuple[int, str, int]]) -> Call:
         max_for_presence = self._calls.policy.presence_members_max
         return "member_positions", (room.prefix, room.id, max_for_presence, *chain(*users))
 
     async def run_in_log(self, script: str, room: RoomKey, *args: Any) -> Any:
-        """Run a script that needs the room's log; create the log where it is missing and run the script again."""
+        """Run a script that needs the room's log; if there is none, create it and run the script again."""
         answer = await self._calls.run(script, room, *args)
         if answer != NO_LOG:
             return answer
@@ -118,11 +121,11 @@ def _positions(answer: Any, users: int) -> list[MemberPosition | Unavailable | N
     [(epoch, top, rev, members, people, rows)] = checked([answer])
     log = text(epoch), int(top), int(rev), int(members)
     known = frozenset(map(int, people))
-    found: list[MemberPosition | Unavailable | None] = []
+    positions: list[MemberPosition | Unavailable | None] = []
     for row in rows:
         if isinstance(row, int):
-            found.append(None)
+            positions.append(None)
         else:
             delivered, read, joined, unread = map(int, row)
-            found.append(MemberPosition(*log, delivered, read, joined, unread, known))
-    return found
+            positions.append(MemberPosition(*log, delivered, read, joined, unread, known))
+    return positions

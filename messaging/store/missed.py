@@ -1,9 +1,8 @@
-"""The members who missed a message: arithmetic over a room's cursors and exceptions, for many of its messages at once. No I/O.
+"""The members who missed a message, computed from a room's cursors and exceptions for many of its messages at once. No I/O.
 
-A member owes a message that is not their own, was accepted after they joined, and is for them. They missed it while their cursor
-is below it. An exception (`outcome`) names a member who does not hold the message, also where their
-cursor is above it. A leaver owes messages up
-to the top at which they left.
+A member owes a message that is not their own, was accepted after they joined, and is for them. They miss it if their cursor is
+below it. An exception (`outcome`) names a member who does not hold the message, even if their cursor is above it. A member who
+left owes the messages up to the room's top at that moment.
 """
 
 from __future__ import annotations
@@ -15,11 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from .entries import Leaver, Outcome
 from .records import Missed
 
-_STRENGTH = {
-    "offline": 0,
-    "no_ack": 1,
-    "client_rejected": 2,
-}  # the strongest of a member's exceptions is reported
+# The order of a member's exceptions: the last one is reported.
+_RANKS = {"offline": 0, "no_ack": 1, "client_rejected": 2}
 
 
 class MissedCalculator:
@@ -39,14 +35,16 @@ class MissedCalculator:
         self._cursors = [cursors.get(user, joined[user]) for user in self._users]
         self._joinings = sorted(joined.values())
         self._shared: dict[tuple[object, ...], tuple[Missed, ...]] = {}
-        self._each: dict[
-            int, Missed
-        ] = {}  # the same for all senders: 500 of them in a room of 10,000 were 350 MB
+        # One object for each user, shared by all senders: without that, 500 senders in a room of 10,000 needed 350 MB.
+        self._by_user: dict[int, Missed] = {}
 
     def for_message(
         self, seq: int, sender: int, *, only: frozenset[int] | None = None, outcome: Iterable[str] = ()
     ) -> tuple[int, tuple[Missed, ...]]:
-        """Return how many members owed a message, and those who missed it: one tuple for messages that the same members missed."""
+        """Return the number of members who owed a message, and those who missed it.
+
+        Messages that the same members missed share one tuple.
+        """
         behind = self._behind(seq, sender)
         total = bisect.bisect_left(self._joinings, seq) - self._owes(sender, seq)
         if only is not None:
@@ -56,32 +54,35 @@ class MissedCalculator:
         if not exceptions:
             return total, behind
         total += sum(not self._owes(user, seq) for user in exceptions)
-        # A member who left a large room is an exception of each of its messages: these share a value too.
-        name = *self._place(seq, sender), only, *exceptions.values()
-        if name not in self._shared:
-            named = {missed.user: missed for missed in behind} | exceptions
-            self._shared[name] = tuple(named.values())
-        return total, self._shared[name]
+        # A member who left a large room is an exception of each of its messages: these share a tuple too.
+        key = *self._place(seq, sender), only, *exceptions.values()
+        if key not in self._shared:
+            by_user = {missed.user: missed for missed in behind} | exceptions
+            self._shared[key] = tuple(by_user.values())
+        return total, self._shared[key]
 
     def _owes(self, user: int, seq: int) -> bool:
         return self._joined.get(user, math.inf) < seq
 
     def _place(self, seq: int, sender: int) -> tuple[int, int, int]:
-        """Return how many cursors and joinings are below a seq, and its sender: these decide which members are behind it."""
+        """Return the number of cursors below a seq, the number of joinings below it, and its sender.
+
+        Messages for which these are equal have the same members behind them.
+        """
         return bisect.bisect_left(self._cursors, seq), bisect.bisect_left(self._joinings, seq), sender
 
     def _behind(self, seq: int, sender: int) -> tuple[Missed, ...]:
-        name = below, *_ = self._place(seq, sender)
-        if name not in self._shared:
+        key = below, *_ = self._place(seq, sender)
+        if key not in self._shared:
             owing = (user for user in self._users[:below] if user != sender and self._joined[user] < seq)
-            self._shared[name] = tuple(self._missed(user) for user in owing)
-        return self._shared[name]
+            self._shared[key] = tuple(self._missed(user) for user in owing)
+        return self._shared[key]
 
     def _missed(self, user: int) -> Missed:
-        if user not in self._each:
+        if user not in self._by_user:
             attempts = self._attempts.get(user, 0)
-            self._each[user] = Missed(user, "no_ack" if attempts else "offline", attempts)
-        return self._each[user]
+            self._by_user[user] = Missed(user, "no_ack" if attempts else "offline", attempts)
+        return self._by_user[user]
 
     def _exceptions(
         self, seq: int, sender: int, only: frozenset[int] | None, outcome: Iterable[str]
@@ -90,6 +91,6 @@ class MissedCalculator:
         for user, joined, cursor, top in self._left:
             if joined < seq <= top and cursor < seq and user != sender and (only is None or user in only):
                 exceptions[user] = Missed(user, "left_room", 0)
-        for row in sorted(map(Outcome.parse, outcome), key=lambda row: _STRENGTH[row.reason]):
+        for row in sorted(map(Outcome.parse, outcome), key=lambda row: _RANKS[row.reason]):
             exceptions[row.user] = Missed(row.user, row.reason, row.attempts)
         return exceptions

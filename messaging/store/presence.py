@@ -1,4 +1,4 @@
-"""Online users of each process, and typing users: hints that may be lost."""
+"""The online users of each process, and hints that a user is typing. Both may be lost."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PRESENCE_CHANNEL = "chat:presence"
 
 
 class Presence:
-    """Sets of users by process, and publications that are not stored."""
+    """The sets of online users, one for each process, and publications that are not stored."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
 
     async def tell_typing(self, room: RoomKey, user: int) -> None:
-        """Publish that `user` types; nothing is stored."""
+        """Publish that `user` is typing; nothing is stored."""
         await self._calls.scripts.pipeline([("PUBLISH", room.key, f"T {user}")])
 
     async def change(self, process: str, user: int, online: bool, rooms: Iterable[str]) -> None:
@@ -32,24 +32,25 @@ class Presence:
         )
 
     async def report(self, process: str, users: Sequence[int], life_s: int) -> None:
-        """Write all users of a process; they count for `life_s`."""
+        """Write the online users of a process; the set is valid for `life_s`."""
         key = f"chat:online:{process}"
         until_ms = await self._calls.now_ms() + life_s * 1000
         commands: list[tuple[Any, ...]] = [("DEL", key)]
         commands += [
-            ("SADD", key, *users[at : at + MEMBER_BATCH]) for at in range(0, len(users), MEMBER_BATCH)
+            ("SADD", key, *users[start : start + MEMBER_BATCH])
+            for start in range(0, len(users), MEMBER_BATCH)
         ]
         commands += [("EXPIRE", key, life_s), ("ZADD", "chat:online", until_ms, process)]
         await self._calls.scripts.pipeline(commands)
 
     async def withdraw(self, process: str) -> None:
-        """Remove a process that ends."""
+        """Remove the set of a process that ends."""
         await self._calls.scripts.pipeline(
             [("DEL", f"chat:online:{process}"), ("ZREM", "chat:online", process)]
         )
 
     async def online(self) -> dict[str, set[int]]:
-        """Return {process: its online users} of the processes that still count."""
+        """Return {process: online users} of the processes whose set is valid."""
         now_ms = await self._calls.now_ms()
         _, processes = await self._calls.scripts.pipeline(
             [

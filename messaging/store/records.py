@@ -20,7 +20,7 @@ def partition_prefix(partition: int) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RoomKey:
-    """The id and the partition of a room: all that the store needs."""
+    """The id and the partition of a room: everything that the store needs of it."""
 
     id: str
     partition: int
@@ -50,7 +50,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
-    """The answer to an append; a repeat gets the first answer. Times in epoch ms."""
+    """The answer to an append; a repeated append gets the first answer. Times in epoch ms."""
 
     epoch: str
     seq: int
@@ -68,8 +68,10 @@ class IdempotencyRecord(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def read(cls, packed: bytes) -> IdempotencyRecord:
-        """Unpack the value of the append script: seq (5 bytes), sent_at (6), ttl in ms (5), checksum (4), then the epoch."""
-        seq, sent_at, ttl_ms = (int.from_bytes(packed[at:to]) for at, to in ((0, 5), (5, 11), (11, 16)))
+        """Parse the value that the append script wrote: seq (5 bytes), sent_at (6), ttl in ms (5), checksum (4), then the epoch."""
+        seq, sent_at, ttl_ms = (
+            int.from_bytes(packed[start:stop]) for start, stop in ((0, 5), (5, 11), (11, 16))
+        )
         return cls(seq, sent_at, sent_at + ttl_ms)
 
 
@@ -111,8 +113,8 @@ class MemberPosition:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """A request to read a room's log. `open_history` (public rooms) includes messages before joining. `again` omits messages that
-    the user rejected, because they are never retried.
+    """A request to read a room's log. With `open_history` (public rooms) it includes messages from before the user joined. With `again`
+    it is for a retry, and omits messages that the user rejected.
     """
 
     room: RoomKey
@@ -141,7 +143,7 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slice:
-    """The part of a log after a seq that a member may see: complete through `upto`. `gone` is [(seq, reason)]."""
+    """The visible part of a log after a seq, complete up to `upto`. `gone` is [(seq, reason)]."""
 
     epoch: str
     top: int
@@ -150,7 +152,7 @@ class Slice:
     more: bool
     messages: list[Stored]
     gone: list[tuple[int, str]]
-    changed: list[tuple[int, Stored]]  # each with the rev of its last change, ascending
+    changed: list[tuple[int, Stored]]  # (rev of the last change, message), ascending
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ class Changed:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shortened:
-    """The number of a room's live messages that were read, got a shorter life, and ended with it."""
+    """The numbers of a room's live messages that were read, that got a shorter life, and that ended at once."""
 
     looked: int
     shortened: int
@@ -176,7 +178,7 @@ class Shortened:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OtherEpoch:
-    """The reader has another epoch of the log; `epoch` is the present one."""
+    """The answer to a reader with another epoch, or with a `since` above the top. `epoch` is the log's present epoch."""
 
     epoch: str
 
@@ -192,7 +194,7 @@ class Page:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Position:
-    """A room's position; None where the room has no log."""
+    """A room's position, and the count of its joins and leaves."""
 
     epoch: str
     top: int
@@ -202,7 +204,7 @@ class Position:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recipient:
-    """A recipient of a message. `state`: waiting, delivered, read. `next_at_ms` of the next attempt while it is retried."""
+    """A recipient of a message. `state`: waiting, delivered or read. `next_at_ms`: time of the next attempt, None if there is none."""
 
     user: int
     state: str
@@ -213,7 +215,7 @@ class Recipient:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Owing:
-    """A member who owes a live message above their cursor. `next_at_ms` 0: no attempt was made."""
+    """A member who owes a live message above their cursor. `next_at_ms`: 0 if no attempt was made."""
 
     user: int
     cursor: int
@@ -223,9 +225,9 @@ class Owing:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DeliveryDebt:
-    """The live messages that a member owes in a room: their number, and the oldest's seq and times (epoch ms; 0 if unknown).
+    """The live messages that a member owes in a room: their number, and the seq and times of the oldest (epoch ms; 0 if unknown).
 
-    `cut`: the member is too far behind for all messages to be read; `count` then includes their own.
+    `cut`: there were too many messages to read them all; `count` then includes the member's own messages.
     """
 
     count: int
@@ -237,7 +239,7 @@ class DeliveryDebt:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recipients:
-    """The recipients of one message. `members` has at most 100, those who owe it first."""
+    """The recipients of one message. `members` has at most 100 of them, first those who owe it."""
 
     id: str
     sender: int
@@ -251,7 +253,9 @@ class Recipients:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Claim:
-    """A room claimed for a sweep. `mark`: the newest seq old enough to be acknowledged. `score` detects a later claim."""
+    """A room claimed for a sweep. `mark`: the newest message that is old enough to be acknowledged (seq). A later claim has another
+    `score`.
+    """
 
     room: RoomKey
     epoch: str
@@ -262,7 +266,7 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Due:
-    """A claimed row of the expiry index. `due_at`: when it was due. `score` detects a later claim."""
+    """A claimed row of the expiry index, which was due at `due_at`. A later claim has another `score`."""
 
     room: RoomKey
     seq: int
@@ -272,7 +276,7 @@ class Due:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Missed:
-    """A member who owed a message and did not have it at its end. `reason`: offline, no_ack, client_rejected, left_room."""
+    """A member who owed a message and did not hold it when it expired. `reason`: offline, no_ack, client_rejected, left_room."""
 
     user: int
     reason: str
@@ -281,10 +285,10 @@ class Missed:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Expired:
-    """A claimed message as stored. `live` False: deleted, so that there is nothing to report.
+    """A claimed message as stored. If `live` is False there is nothing to report: it was deleted or is reported already.
 
-    `body` is None and `name` '' if the Hash was deleted. `total` members owed it; `missed` did not have it: messages that the same
-    members missed share one tuple.
+    `body` is None and `name` '' if the Hash was deleted. `total` members owed it, and the members in `missed` did not hold it.
+    Messages that the same members missed share one tuple.
     """
 
     due: Due
@@ -304,7 +308,7 @@ class Expired:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Overdue:
-    """Rows of the expiry index that are due now, and the age in seconds of the oldest of them."""
+    """The number of rows of the expiry index that are due now, and the age of the oldest in seconds (None without rows)."""
 
     due: int
     oldest_s: float | None
@@ -322,7 +326,7 @@ class MemberBehind:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Lag:
-    """The members behind in a room: their number, and the first of them, furthest behind first. `live` messages are in the room."""
+    """The members behind in a room: their number, and the first of them, furthest behind first. `live` is the number of live messages."""
 
     room: RoomKey
     epoch: str
@@ -334,9 +338,11 @@ class Lag:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """The events of a minute or a day, which began at `at`. `accepted` and `rejected` are messages, `retried` and `gave_up`
-    pushes to a member. `delivered` counts live messages that acknowledged cursors passed, one for each member. Of the `expired`
-    messages, `expired_to_all` reached all members and `expired_missed` did not; `missed_...` are members who missed one.
+    """The events of a period (a minute, a day or 24 hours) that began at `at`.
+
+    `accepted` and `rejected` count messages; `retried` and `gave_up` count pushes to a member. `delivered` counts the live messages
+    that acknowledged cursors passed, once for each member. Of the `expired` messages, `expired_to_all` reached all members and
+    `expired_missed` did not. `missed_...` count members who missed a message, by reason.
     """
 
     at: int
@@ -356,9 +362,10 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MessageTotals:
-    """Totals of the messages accepted since `since` (epoch ms, the beginning of a day), of all rooms at one moment.
+    """The numbers of messages accepted since `since` (epoch ms, the beginning of a day), in all rooms at one moment.
 
-    `held` ended when nobody owed them, `deleted` were deleted by people, `live` have not ended. Missed ones are in the database.
+    `held` expired after every member had them, `deleted` were deleted by people, `live` have not ended. The others were missed: they
+    are in the database.
     """
 
     since: int
@@ -370,9 +377,9 @@ class MessageTotals:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Memory:
-    """How the store keeps messages. Bytes `used`, and their `limit`: 0 is none. `policy`: the maxmemory-policy of a full store.
+    """The store's memory and disk. `used` and `limit` are bytes (limit 0: none); `policy` is the maxmemory-policy.
 
-    `logged`: it writes to disk. `written` is False if the last write failed.
+    `logged`: it has a log on disk. `written`: the last write to disk succeeded.
     """
 
     WRITES: ClassVar = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
@@ -399,7 +406,8 @@ class Memory:
 class Live:
     """A live message without its text. `only`: its recipients, None for all members.
 
-    `behind`: members below it who owe it, 0 if it is not tracked. `unshown`: members who could not show it, also above it.
+    `behind`: the number of members who owe it and whose cursor is below it, 0 if it is not tracked. `unshown`: the number of members
+    whose clients could not show it, with a cursor below or above it.
     """
 
     room: RoomKey

@@ -1,4 +1,4 @@
-"""The operations of retries: owing members, attempts, the sweep's claims."""
+"""The operations for retries: owing members, attempts, and the sweep's claims."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Retries:
     async def owing(
         self, room: RoomKey, epoch: str, users: Sequence[int], *, mark: int | None = None
     ) -> list[Owing]:
-        """Return those of `users` who owe a live message, at or below `mark` if given."""
+        """Return those of `users` who owe a live message; with `mark`, a live message at or below this seq."""
         answer = await self._calls.run(
             "who_owes", room, epoch, "" if mark is None else mark, self._calls.max_attempts, *users
         )
@@ -48,16 +48,16 @@ class Retries:
         return [_owing(answer) for answer in checked(await self._calls.scripts.run(calls))]
 
     async def count_undelivered(self, rooms: Sequence[RoomKey]) -> list[int]:
-        """Count the live messages of each room that are above the cursor of a member who did not write them."""
+        """Count in each room the live messages that are above the cursor of a member who is not their sender."""
         answers = checked(
             await self._calls.scripts.run([("count_undelivered", (room.prefix, room.id)) for room in rooms])
         )
         return [int(answer) for answer in answers]
 
     async def record_attempt(self, room: RoomKey, user: int, expected: int, next_s: float) -> bool:
-        """Count one push, if `expected` is still the count; return False if another process counted first.
+        """Count one push if the member has `expected` attempts so far; return False if another process counted it first.
 
-        Never sent twice: the second answer would be False although the first counted.
+        The call is never repeated: the second answer would be False although the first call counted.
         """
         max_attempts = self._calls.policy.attempts_max
         args = (room.prefix, room.id, user, expected, int(next_s * 1000), max_attempts)
@@ -67,22 +67,22 @@ class Retries:
         return bool(answer == 1)
 
     async def retry_now(self, room: RoomKey, users: Sequence[int]) -> int:
-        """Make the next attempts of `users` due now; return how many had an attempt counted. Idempotent."""
+        """Make the next attempts of `users` due now; return how many users have attempts. Idempotent."""
         return int(await self._calls.run("retry_now", room, *users))
 
     async def reset_attempts(self, room: RoomKey, users: Sequence[int]) -> list[bool]:
-        """Start the attempts of `users` again, also after the last one; return for each whether any was counted."""
+        """Delete the attempts of `users`, so that they start again, even after the last one; return for each whether there were any."""
         return [
-            bool(one)
-            for one in await self._calls.scripts.pipeline(
+            bool(deleted)
+            for deleted in await self._calls.scripts.pipeline(
                 [("HDEL", f"{room.key}:attempts", user) for user in users]
             )
         ]
 
     async def claim(self, token: str, *, limit: int = 50, room: RoomKey | None = None) -> list[Claim]:
-        """Claim the rooms whose sweep is due, in all partitions or only `room`. A claim is a lease: after a crash they are due again.
+        """Claim the rooms whose sweep is due, at most `limit` of each partition; or claim `room`.
 
-        The same token gets the same rows again, because a reply may be lost.
+        A claim is a lease: after a crash the rooms are due again. The same token gets the same rows again, because a reply may be lost.
         """
         policy = self._calls.policy
         numbers = (limit, policy.lease_s * 1000, int(policy.ack_timeout_s * 1000))
@@ -95,10 +95,10 @@ class Retries:
             ]
             answers = dict(zip(partitions, checked(await self._calls.scripts.run(calls)), strict=True))
             for partition, (_, *rows) in answers.items():
-                for at in range(0, len(rows), 5):
-                    name, epoch, mark, oldest, score = map(text, rows[at : at + 5])
+                for i in range(0, len(rows), 5):
+                    name, epoch, mark, oldest, score = map(text, rows[i : i + 5])
                     claims.append(Claim(RoomKey(name, partition), epoch, int(mark), int(oldest), score))
-            # If no member lagged in the rooms that were read, they are no longer in the index, and the next rooms are due.
+            # A partition with `limit` rooms of which none has lagging members: they were removed from the index, so read the next ones.
             partitions = [
                 partition
                 for partition, answer in answers.items()
@@ -107,7 +107,7 @@ class Retries:
         return claims
 
     async def release(self, claims: Sequence[Claim]) -> int:
-        """Set the next sweep of claimed rooms; return how many were still these claims'."""
+        """Set the time of the next sweep of claimed rooms; return how many were not claimed by another caller since."""
         by_partition: defaultdict[int, list[str]] = defaultdict(list)
         for claim in claims:
             by_partition[claim.room.partition] += (claim.room.id, claim.score)
@@ -121,17 +121,17 @@ class Retries:
     async def active_rooms(self, *, limit: int | None = None) -> list[tuple[RoomKey, int]]:
         """Return the rooms with unacknowledged messages and the time of the next sweep (epoch ms), soonest first.
 
-        With `limit`, twice its share of each partition: about `limit` rooms or more.
+        With `limit`, only the first rooms of each partition: twice its share of `limit`.
         """
-        last = -1 if limit is None else -(-2 * limit // PARTITIONS) - 1
+        last_rank = -1 if limit is None else -(-2 * limit // PARTITIONS) - 1
         commands = [
-            ("ZRANGE", f"{partition_prefix(partition)}unacked", 0, last, "WITHSCORES")
+            ("ZRANGE", f"{partition_prefix(partition)}unacked", 0, last_rank, "WITHSCORES")
             for partition in range(PARTITIONS)
         ]
         rooms = [
-            (RoomKey(text(answer[at]), partition), int(float(answer[at + 1])))
+            (RoomKey(text(answer[i]), partition), int(float(answer[i + 1])))
             for partition, answer in enumerate(await self._calls.scripts.pipeline(commands))
-            for at in range(0, len(answer), 2)
+            for i in range(0, len(answer), 2)
         ]
         return sorted(rooms, key=lambda row: row[1])
 
@@ -141,7 +141,7 @@ class Retries:
         return int(sum(await self._calls.scripts.pipeline(commands)))
 
     async def members_behind(self, rooms: Sequence[RoomKey], *, limit: int = 100) -> list[Lag | None]:
-        """Return at most `limit` members behind in each room; None for a room without a log."""
+        """Return the members behind in each room, at most `limit` by name; None for a room without a log."""
         answers = checked(
             await self._calls.scripts.run(
                 [("members_behind", (room.prefix, room.id, limit)) for room in rooms]
@@ -152,14 +152,14 @@ class Retries:
 
 def _owing(answer: list[Any]) -> list[Owing]:
     return [
-        Owing(int(answer[at]), int(answer[at + 1]), *Attempts.parse(text(answer[at + 2]))[:2])
-        for at in range(0, len(answer), 3)
+        Owing(int(answer[i]), int(answer[i + 1]), *Attempts.parse(text(answer[i + 2]))[:2])
+        for i in range(0, len(answer), 3)
     ]
 
 
 def _lag(room: RoomKey, answer: list[Any]) -> Lag:
     members = [
-        MemberBehind(int(answer[at]), int(answer[at + 1]), *Attempts.parse(text(answer[at + 2]))[:2])
-        for at in range(4, len(answer), 3)
+        MemberBehind(int(answer[i]), int(answer[i + 1]), *Attempts.parse(text(answer[i + 2]))[:2])
+        for i in range(4, len(answer), 3)
     ]
     return Lag(room, text(answer[0]), answer[1], answer[2], int(answer[3] or 0), members)

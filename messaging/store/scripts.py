@@ -1,8 +1,8 @@
-"""The store's Lua scripts: load them with the store's life in their text, run them in one round trip, translate errors.
+"""The store's Lua scripts: load them, run several of them in one round trip, translate their errors.
 
-A script begins with LIFE, the server's run_id. A restarted or promoted store has other scripts: it answers NOSCRIPT, and the
-caller learns of the new life before anything is written. After it come the files of `lua/shared/` that the script names in its
-line `-- Uses`. Knows no key and no operation.
+Each script begins with LIFE, the run_id of the Redis server. A restarted or promoted server does not have these scripts: it answers
+NOSCRIPT, and the scripts are loaded with the new run_id before anything is written. After LIFE come the files of `lua/shared/` that
+the script names in its line `-- Uses`. Knows no key and no operation.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ RETRY_AFTER_MS = 1_000
 
 Call = tuple[str, tuple[Any, ...]]  # script, (partition prefix, arguments ...)
 
-_LOST = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError)
+_CONNECTION_ERRORS = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError)
 _FOLDER = Path(__file__).parent / "lua"
 _USES = re.compile(r"^-- Uses (.+)$", re.MULTILINE)
 
 
 def _shared(text: str, included: set[str]) -> str:
-    """Return the shared files that a script uses, each once and after those that it uses itself."""
+    """Return the text of the shared files that a script uses: each file once, after the files that it uses itself."""
     parts = []
     for uses in _USES.findall(text):
         for name in uses.split(", "):
@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 
 
 class Scripts:
-    """Runs scripts and plain commands on one store, each call within `deadline_s`."""
+    """Runs scripts and commands on one store. Each call takes at most `deadline_s`."""
 
     def __init__(self, client: redis.asyncio.Redis, *, deadline_s: float) -> None:
         self.life = ""  # the server's run_id, once known
@@ -67,29 +67,29 @@ class Scripts:
         self._loading = asyncio.Lock()
 
     async def run(self, calls: Sequence[Call], *, idempotent: bool = True) -> list[Any]:
-        """Run scripts in one round trip; an error is in its place in the list, `Unavailable` where the result is unknown.
+        """Run scripts in one round trip. An error is in its place in the list: `Unavailable` if the result is unknown.
 
-        An idempotent call is repeated once, within the deadline, if the connection is lost.
+        Idempotent calls are repeated once, within the deadline, if the connection is lost.
         """
         answers: list[Any] = [Unavailable(retry_after_ms=RETRY_AFTER_MS)] * len(calls)
-        todo = list(range(len(calls)))
+        pending = list(range(len(calls)))
         try:
             async with asyncio.timeout(self._deadline_s):
                 for _ in range(3):
-                    todo = await self._try(calls, todo, answers, again=idempotent)
-                    if not todo:
+                    pending = await self._run_pending(calls, pending, answers, repeat=idempotent)
+                    if not pending:
                         break
                     await self._load()
-        except (*_LOST, RedisError):
+        except (*_CONNECTION_ERRORS, RedisError):
             pass  # RedisError: the store refused the scripts, for example while it loads its file
         return answers
 
     async def pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Run plain commands in one round trip. Raises Unavailable."""
+        """Run commands in one round trip. Raises Unavailable, and BacklogFull if the store is full."""
         try:
             async with asyncio.timeout(self._deadline_s):
                 results = await self._execute(commands)
-        except _LOST as fault:
+        except _CONNECTION_ERRORS as fault:
             raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from fault
         for result in results:
             if isinstance(result, Exception):
@@ -102,34 +102,34 @@ class Scripts:
             return
         try:
             await self._load()
-        except (*_LOST, RedisError) as fault:
+        except (*_CONNECTION_ERRORS, RedisError) as fault:
             raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from fault
 
-    async def _try(
-        self, calls: Sequence[Call], todo: list[int], answers: list[Any], *, again: bool
+    async def _run_pending(
+        self, calls: Sequence[Call], pending: list[int], answers: list[Any], *, repeat: bool
     ) -> list[int]:
-        """Run the calls in `todo`; return those whose script the store does not have."""
+        """Run the calls with these indexes and set their answers; return the indexes of calls whose script the store does not have."""
         if not self._shas:
-            return todo
-        commands = [("EVALSHA", self._shas[calls[i][0]], 1, *calls[i][1]) for i in todo]
+            return pending
+        commands = [("EVALSHA", self._shas[calls[i][0]], 1, *calls[i][1]) for i in pending]
         unknown = []
-        for index, result in zip(todo, await self._execute(commands, again=again), strict=True):
+        for index, result in zip(pending, await self._execute(commands, repeat=repeat), strict=True):
             if isinstance(result, NoScriptError):
                 unknown.append(index)
             else:
                 answers[index] = _fault(result) if isinstance(result, Exception) else result
         return unknown
 
-    async def _execute(self, commands: Sequence[tuple[Any, ...]], *, again: bool = True) -> list[Any]:
+    async def _execute(self, commands: Sequence[tuple[Any, ...]], *, repeat: bool = True) -> list[Any]:
         try:
             return await self._pipelines.call(commands)
-        except _LOST:
-            if not again:
+        except _CONNECTION_ERRORS:
+            if not repeat:
                 raise
             return await self._pipelines.call(commands)
 
     async def _load(self) -> None:
-        """Read the store's life and load the scripts that carry it."""
+        """Read the server's run_id and load the scripts with it."""
         async with self._loading:
             info = await self._client.info("server")
             life = str(info["run_id"])

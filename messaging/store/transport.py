@@ -1,7 +1,7 @@
 """A connection to the store that passes each reply to a callback when it arrives.
 
-redis-py opens and authenticates it, with TLS, users, Unix sockets and the pool's limit. Then its transport gets this protocol
-instead of a stream with a reader task. In rooms of two this halved the server's cost of calls and publications.
+redis-py opens and authenticates the connection, with TLS, users, Unix sockets and the pool's limit. Then this protocol replaces the
+stream and its reader task. In rooms of two members this halved the server's cost of calls and publications.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _REFUSALS = {"NOSCRIPT": NoScriptError, "OOM": OutOfMemoryError}
 
 
 class RedisProtocol(asyncio.Protocol):
-    """One connection. It calls `take(reply)` for each reply, also for error replies, and `ended()` after it is lost or closed."""
+    """One connection. It calls `on_reply(reply)` for each reply, also for an error, and `on_end()` after it is lost or closed."""
 
     def __init__(
         self,
         pool: redis.asyncio.ConnectionPool,
         connection: Any,
-        take: Callable[[Any], None],
-        ended: Callable[[], None],
+        on_reply: Callable[[Any], None],
+        on_end: Callable[[], None],
     ) -> None:
         self._pool = pool
         self._connection = connection
-        self._take = take
-        self._ended = ended
+        self._on_reply = on_reply
+        self._on_end = on_end
         self._reader = hiredis.Reader(replyError=_refusal)
         self._transport: asyncio.Transport = connection._writer.transport
         self._stream: Any = self._transport.get_protocol()  # redis-py writes and closes through it
@@ -40,14 +40,14 @@ class RedisProtocol(asyncio.Protocol):
 
     @classmethod
     async def open(
-        cls, client: redis.asyncio.Redis, take: Callable[[Any], None], ended: Callable[[], None]
+        cls, client: redis.asyncio.Redis, on_reply: Callable[[Any], None], on_end: Callable[[], None]
     ) -> RedisProtocol:
-        """Take a connection of the client's pool. Propagates errors of redis-py."""
+        """Take a connection from the client's pool. Raises the errors of redis-py."""
         pool = client.connection_pool
-        return cls(pool, await pool.get_connection(), take, ended)  # type: ignore[no-untyped-call]
+        return cls(pool, await pool.get_connection(), on_reply, on_end)  # type: ignore[no-untyped-call]
 
     def write(self, commands: Sequence[Command]) -> None:
-        """Send commands at once."""
+        """Send commands in one write."""
         self._transport.write(b"".join(map(hiredis.pack_command, commands)))
 
     def abort(self) -> None:
@@ -59,19 +59,19 @@ class RedisProtocol(asyncio.Protocol):
         await self._connection.disconnect(nowait=True)
         await self._pool.release(self._connection)
 
-    # asyncio's calls
+    # Called by asyncio
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not False:
-                self._take(reply)
+                self._on_reply(reply)
         except hiredis.ProtocolError:
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stream.connection_lost(exc)
-        self._ended()
+        self._on_end()
 
     def pause_writing(self) -> None:
         self._stream.pause_writing()
