@@ -39,7 +39,7 @@ class Mode(enum.Enum):
 
     FIRST = enum.auto()  # before them; legal before the greeting
     NOW = enum.auto()  # at once, where the text arrives: the handler waits for nothing
-    BESIDE = enum.auto()  # in a task; a read of the log takes its turn in the connection's lane of reads
+    CONCURRENT = enum.auto()  # in a task; a read of the log takes its turn in the connection's lane of reads
     CHANGE = enum.auto()  # in a task, in the connection's lane of changes
 
 
@@ -49,9 +49,9 @@ FRAMES: dict[type[protocol.ClientFrame], tuple[Callable[[Server], Handler], Mode
     protocol.Send: (lambda server: server.sender.send, Mode.NOW),
     protocol.Ack: (lambda server: server.acknowledger.acknowledge, Mode.NOW),
     protocol.Ping: (lambda server: server.ephemeral.ping, Mode.NOW),
-    protocol.Sync: (lambda server: server.reader.sync, Mode.BESIDE),
-    protocol.History: (lambda server: server.reader.history, Mode.BESIDE),
-    protocol.Typing: (lambda server: server.ephemeral.typing, Mode.BESIDE),
+    protocol.Sync: (lambda server: server.reader.sync, Mode.CONCURRENT),
+    protocol.History: (lambda server: server.reader.history, Mode.CONCURRENT),
+    protocol.Typing: (lambda server: server.ephemeral.typing, Mode.CONCURRENT),
     protocol.Edit: (lambda server: server.changes.edit, Mode.CHANGE),
     protocol.Delete: (lambda server: server.changes.delete, Mode.CHANGE),
     protocol.Extend: (lambda server: server.changes.extend, Mode.CHANGE),
@@ -67,13 +67,13 @@ class ChatConsumer(AsyncConsumer):
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
-        connection = await self._shake_hands(scope, send)
+        connection = await self._accept(scope, send)
         if connection is None:
             return
         server = current_server()
         direct = connection.writer.direct
         if direct is not None:
-            direct.on_text = lambda text: self._take_at_once(server, connection, text)
+            direct.on_text = lambda text: self._handle_at_once(server, connection, text)
         receiving = asyncio.ensure_future(self._receive_frames(server, connection, receive))
         hello_due = asyncio.get_running_loop().call_later(
             server.policy.hello_timeout_s, _close_ungreeted, connection
@@ -94,7 +94,7 @@ class ChatConsumer(AsyncConsumer):
 
     # Handshake
 
-    async def _shake_hands(self, scope: dict[str, Any], send: Send) -> Connection | None:
+    async def _accept(self, scope: dict[str, Any], send: Send) -> Connection | None:
         headers = scope["headers"]
         origin = next((value for name, value in headers if name == b"origin"), None)
         if not origin_allowed(origin, frozenset(settings.SITE_ORIGINS)):
@@ -124,7 +124,7 @@ class ChatConsumer(AsyncConsumer):
 
     # Frames
 
-    def _take_at_once(self, server: Server, connection: Connection, text: str) -> bool:
+    def _handle_at_once(self, server: Server, connection: Connection, text: str) -> bool:
         """Take a text where it arrives, if all its frames have the mode NOW; False leaves it to `_receive_frames`."""
         policy = server.policy
         if not connection.greeted or connection.writer.closed is not None or len(text) * 3 > policy.frame_max:
@@ -160,9 +160,9 @@ class ChatConsumer(AsyncConsumer):
             frames = protocol.parse(text, frames_max=policy.frames_in_array_max, body_max=policy.body_max)
             metrics.done.frames += len(frames)
             for frame in frames:
-                await self._take(server, connection, frame)
+                await self._handle_or_refuse(server, connection, frame)
 
-    async def _take(
+    async def _handle_or_refuse(
         self, server: Server, connection: Connection, frame: protocol.AnyClientFrame | protocol.Refused
     ) -> None:
         if isinstance(frame, protocol.Refused):
@@ -183,9 +183,9 @@ class ChatConsumer(AsyncConsumer):
         elif mode is Mode.NOW:
             handler(connection, frame)
         else:
-            await self._beside(server, connection, frame, handler, in_lane=mode is Mode.CHANGE)
+            await self._handle_concurrently(server, connection, frame, handler, in_lane=mode is Mode.CHANGE)
 
-    async def _beside(
+    async def _handle_concurrently(
         self, server: Server, connection: Connection, frame: Any, handler: Handler, *, in_lane: bool
     ) -> None:
         """Handle a frame in a task while others are received; with many tasks the peer waits."""

@@ -1,4 +1,4 @@
-"""Acknowledgements from clients into the store: merged for each user and room, settled together."""
+"""Acknowledgements from clients: merged for each user and room, and stored together."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Acknowledger:
         return self._settling
 
     def acknowledge(self, connection: Connection, frame: protocol.Ack) -> None:
-        """Take cumulative acks. Unknown rooms and other epochs are ignored; an ack above the log's top is refused alone."""
+        """Handle cumulative acks. Unknown rooms and other epochs are ignored. An ack above the log's top does not affect the others."""
         for ack in frame.rooms:
             feed = connection.feeds.get(ack.room)
             if feed is None or ack.epoch != feed.epoch:
@@ -49,11 +49,11 @@ class Acknowledger:
             if delivered is not None and delivered > feed.acked:
                 feed.acknowledged(delivered)
                 if delivered < feed.last:
-                    self.hub.watch(connection, feed)
+                    self.hub.report_pushed(connection, feed)
             self._put(AckRow(feed.room.key, ack.epoch, connection.user, delivered, read))
 
     async def _acknowledge_alone(self, connection: Connection, room: RoomKey, ack: protocol.RoomAck) -> None:
-        """Ask the store about an ack above the top that this process knows."""
+        """Store an ack that is above the top that this process knows; refuse it if it is above the store's top too."""
         row = AckRow(room, ack.epoch, connection.user, ack.delivered, ack.read)
         try:
             [answer] = await self.store.cursors.acknowledge([row])
@@ -64,7 +64,7 @@ class Acknowledger:
             connection.refuse(protocol.Refused(AckTooHigh(), "ack", room=room.id))
 
     def _put(self, row: AckRow) -> None:
-        """Queue an ack, merged with the one of the same user and room."""
+        """Queue an ack, merged with a queued ack of the same user and room."""
         key = row.room.id, row.user
         queued = self._queue.get(key)
         if queued is not None and queued.epoch == row.epoch:
@@ -77,7 +77,7 @@ class Acknowledger:
             self._settler = asyncio.ensure_future(self._settle())  # the loop keeps only weak references
 
     async def _settle(self) -> None:
-        """Store all acks of the process together, after a moment in which more may come."""
+        """Store the acks of all connections together, until the queue is empty; before each call wait `ack_flush_s` for more of them."""
         try:
             while self._queue:
                 await asyncio.sleep(self.policy.ack_flush_s)

@@ -13,23 +13,23 @@ log = logging.getLogger(__name__)
 
 
 class Background:
-    """The tasks that run; one that fails is logged."""
+    """The running tasks. The failure of a task is logged."""
 
     def __init__(self) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, work: Any) -> None:
-        """Run a coroutine once. After a failure the next check does its work."""
+        """Run a coroutine once. If it fails, the next periodic check does its work."""
         task = asyncio.ensure_future(work)
         self.tasks.add(task)
         task.add_done_callback(self._done)
 
     def keep_running(self, part: Callable[[], Awaitable[None]]) -> None:
-        """Run a part of the server, and start it again when it fails: without it the process would only look healthy."""
+        """Run a part of the server and start it again if it fails: a process without this part would seem healthy."""
         self.spawn(_keep_running(part))
 
     async def stop(self) -> None:
-        """Cancel every task and wait for its end."""
+        """Cancel all tasks and wait until they have ended."""
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)

@@ -1,8 +1,8 @@
-"""Changes of existing messages: edit, delete, extend, resend, reject; and dismiss, for a notice about one.
+"""Changes of existing messages: edit, delete, extend, resend, reject; and dismiss, for a notice about a message.
 
-Authorize -> store -> answer, and the fan-out to the other connections. A change leaves an audit row without text; when the
-database is away, the change is valid without it. A refused frame raises a `MessagingError`, which the consumer turns into one
-`error` frame.
+Authorize -> change the store -> answer the client; the store publishes the change for the other connections. Edit, delete and extend
+write an audit row without text; if the database does not answer, the change is valid without it. A refused frame raises a
+`MessagingError`, for which the consumer sends one `error` frame.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class Changes:
-    """The changes that one process's clients ask for."""
+    """The changes that one process's clients request."""
 
     def __init__(self, store: Store, hub: Hub, limits: Limits, notifier: Notifier, policy: Policy) -> None:
         self.store = store
@@ -54,7 +54,7 @@ class Changes:
         await self._audit("edit", connection, feed, changed)
 
     async def delete(self, connection: Connection, frame: protocol.Delete) -> None:
-        """Delete the user's own message, as a moderator any message; answered by `deleted`."""
+        """Delete the user's own message; a moderator deletes any message. Answered by `deleted`."""
         feed = self._authorize(connection, frame.room)
         room = feed.room
         changed = await self.store.changes.delete(
@@ -73,7 +73,7 @@ class Changes:
         await self._audit("delete", connection, feed, changed)
 
     async def extend(self, connection: Connection, frame: protocol.Extend) -> None:
-        """Extend the life of the user's own message, as a moderator of any message; answered by `edited`."""
+        """Extend the life of the user's own message; a moderator extends any message. Answered by `edited`."""
         feed = self._authorize(connection, frame.room)
         room = feed.room
         ttl_s = self.policy.ttl(frame.ttl, room_s=room.ttl_s, room_max_s=room.ttl_max_s)
@@ -123,7 +123,7 @@ class Changes:
         return letter
 
     async def reject(self, connection: Connection, frame: protocol.Reject) -> None:
-        """Note that the client cannot show a message. Not answered; ignored in a room that the user is not in."""
+        """Record that the client cannot show a message. Not answered; ignored if the user is not a member of the room."""
         feed = connection.feeds.get(frame.room)
         if feed is None:
             return
@@ -143,7 +143,7 @@ class Changes:
         )
 
     async def dismiss(self, connection: Connection, frame: protocol.Dismiss) -> None:
-        """Dismiss a notice; answered by it, on all of the user's connections."""
+        """Dismiss a notice; the `notice` is sent again to all of the user's connections."""
         self.limits.take("change", connection)
         try:
             await self.notifier.dismiss(connection.user, frame.notice)

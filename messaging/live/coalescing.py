@@ -1,8 +1,8 @@
-"""Coalesced calls: many requests for the same thing at the same moment become one call.
+"""Coalesced calls: many requests with the same key at the same moment become one call.
 
-A request for a key joins the next call about that key, never one under way: a read must begin after its client has begun to hold
-publications. So the return of a room's thousand clients costs some dozens of scripts, not thousands. Calls about different keys
-do not wait for each other. Those that begin in the same turn of the event loop share a round trip.
+A request for a key joins the next call for that key, never a call that has begun: a read must begin after the client's feed has begun
+to hold publications. So when a room's thousand clients reconnect, this costs some dozens of scripts, not thousands. Calls for
+different keys do not wait for each other. Calls that begin in the same turn of the event loop share a round trip.
 
 `reading` and `greeting` coalesce calls of the store, `query_batches` those of the database.
 """
@@ -18,10 +18,10 @@ from messaging.errors import Unavailable
 from messaging.store.scripts import RETRY_AFTER_MS
 
 MAX_KEYS = 20  # in one round trip
-MAX_MEMBERS = 50  # for one key of it: the script's time grows with them
+MAX_MEMBERS = 50  # for one key of a round trip: the script's time grows with them
 
-K = TypeVar("K")  # what is requested
-M = TypeVar("M")  # whom or what for
+K = TypeVar("K")  # the key: requests with the same key share a call
+M = TypeVar("M")  # the member: the part in which these requests differ, for example a user
 A = TypeVar("A")  # the answer
 _Waiting = tuple[M, "asyncio.Future[A | Unavailable | None]"]
 
@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 class Coalescer(Generic[K, M, A]):
     """One kind of call in one event loop.
 
-    `batch` takes [(key, members)] and returns for each key an answer for each member, None where it has none. Those are
-    requested from `fallback`, which takes the [(key, member)] of one `load_many` and returns the answers.
-    After a call for more than one member of a key, the next call about this key begins `window_s` later.
+    `batch` receives [(key, members)] and returns for each key an answer for each member, or None. Requests answered with None are
+    passed to `fallback`: it receives the [(key, member)] of one `load_many` and returns their answers.
+    After a call for more than one member of a key, the next call for this key begins `window_s` later.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Coalescer(Generic[K, M, A]):
         self._waiting: dict[K, list[_Waiting[M, A]]] = {}
         self._under_way: set[K] = set()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop keeps only weak references
-        self._beginning = False
+        self._begin_scheduled = False
 
     async def load_many(self, requests: Sequence[tuple[K, M]]) -> list[A]:
-        """Return the answers in order. Raises Unavailable where one is that or comes too late, and the errors of the call."""
+        """Return the answers in order. Raises Unavailable if an answer is Unavailable or comes too late, and the errors of the call."""
         futures = [self._request(key, member) for key, member in requests]
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -71,7 +71,7 @@ class Coalescer(Generic[K, M, A]):
             raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from late
         finally:
             for future in futures:
-                future.cancel()  # after a failure nothing waits for the others
+                future.cancel()  # after a failure the other answers are not needed
         for answer in answers:
             if isinstance(answer, Unavailable):
                 raise answer
@@ -81,14 +81,14 @@ class Coalescer(Generic[K, M, A]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[A | Unavailable | None] = loop.create_future()
         self._waiting.setdefault(key, []).append((member, future))
-        if key not in self._under_way and not self._beginning:
-            self._beginning = True
+        if key not in self._under_way and not self._begin_scheduled:
+            self._begin_scheduled = True
             loop.call_soon(self._begin)
         return future
 
     def _begin(self) -> None:
-        """Begin calls for all keys that wait and are not under way."""
-        self._beginning = False
+        """Begin calls for all waiting keys for which no call is under way."""
+        self._begin_scheduled = False
         ready = [key for key in self._waiting if key not in self._under_way]
         for start in range(0, len(ready), MAX_KEYS):
             calls = [(key, self._take(key)) for key in ready[start : start + MAX_KEYS]]
@@ -100,7 +100,7 @@ class Coalescer(Generic[K, M, A]):
                 task.add_done_callback(self._tasks.discard)
 
     def _take(self, key: K) -> list[_Waiting[M, A]]:
-        """Take the requests for a key that have waited longest and were not cancelled."""
+        """Remove and return the first requests for a key that were not cancelled, at most `max_members`."""
         waiting = [(member, future) for member, future in self._waiting.pop(key) if not future.done()]
         if len(waiting) > self._max_members:
             self._waiting[key] = waiting[self._max_members :]
@@ -113,8 +113,8 @@ class Coalescer(Generic[K, M, A]):
                 await asyncio.sleep(self._window_s)
         finally:
             self._under_way.difference_update(key for key, _ in calls)
-            if self._waiting and not self._beginning:
-                self._beginning = True
+            if self._waiting and not self._begin_scheduled:
+                self._begin_scheduled = True
                 asyncio.get_running_loop().call_soon(self._begin)
 
     async def _answer(self, calls: Sequence[tuple[K, Sequence[_Waiting[M, A]]]]) -> None:
@@ -134,13 +134,13 @@ class Coalescer(Generic[K, M, A]):
             return
         for (key, waiting), row in zip(calls, rows, strict=True):
             for (_, future), answer in zip(waiting, row, strict=True):
-                if not future.done():  # else the request was cancelled
+                if not future.done():  # otherwise the request was cancelled
                     future.set_result(answer)
             if all(isinstance(answer, Unavailable) for answer in row):
                 self._give_up(key, row[0])
 
     def _give_up(self, key: K, answer: A | Unavailable | None) -> None:
-        """Answer the requests that waited for a call that was unavailable: they have waited long enough."""
+        """Give this answer to the requests that waited for the end of an unavailable call: they have waited long enough."""
         for _, future in self._waiting.pop(key, ()):
             if not future.done():
                 future.set_result(answer)

@@ -1,8 +1,8 @@
 """One open socket of one user.
 
-Made by the consumer after the handshake -> `hello` gives it feeds, one for each room -> frames are queued on its `writer` ->
-`close` sets the close code, `finish` cleans up. Reads of the store and changes of messages run in one lane each. Knows nothing
-of the store.
+The consumer makes it after the handshake -> `hello` adds a feed for each room -> frames are queued on its `writer` -> `close` sets the
+close code, and `finish` cleans up. Reads of the store run one after another, and so do changes of messages. Knows nothing of the
+store.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Connection:
         self.policy = policy
         self.feeds: dict[str, Feed] = {}
         self.greeted = False
-        self.welcomed = False  # `welcome` is the first answer: hints about rooms wait for it
+        self.welcomed = False  # `welcome` is the first answer: hints about rooms are sent only after it
         self.reads = Lane()
         self.changes = Lane()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -73,7 +73,7 @@ class Connection:
 
     @property
     def closed(self) -> Close | None:
-        """The code that the server closes the connection with."""
+        """The close code, once the server has closed the connection."""
         return self.writer.closed
 
     def feed(self, room: str) -> Feed:
@@ -88,21 +88,21 @@ class Connection:
         self.writer.push(protocol.encode(frame).decode())
 
     def refuse(self, refused: protocol.Refused) -> None:
-        """Queue the `error` that answers a frame."""
+        """Queue the `error` frame that answers a refused frame."""
         metrics.refused[refused.error.code] += 1
         self.push_frame(protocol.error_frame(refused))
 
     def fall_behind(self, feed: Feed, top: int, rev: int) -> None:
-        """Send no more messages of the room until the client syncs; tell it the room's position."""
+        """Send the client the room's position, and no more messages of the room until it syncs."""
         feed.fall_behind(top, rev)
         self.push_frame(protocol.Position(room=feed.room.key.id, epoch=feed.epoch, top=top, rev=rev))
 
-    async def wait_for_room(self) -> None:
-        """Wait until the socket has taken enough for the answer of another read."""
+    async def wait_until_writable(self) -> None:
+        """Wait until few enough messages are unsent to add the answer of another read."""
         await self.writer.below(self.policy.unsent_max)
 
     def spawn(self, work: Awaitable[None]) -> None:
-        """Run `work` while frames are received; it ends with the connection."""
+        """Run `work` in a task while other frames are received; it is cancelled when the connection ends."""
         task = asyncio.ensure_future(work)
         self.tasks.add(task)
         task.add_done_callback(self._done)
@@ -121,7 +121,7 @@ class Connection:
         self.writer.close(code)
 
     def close_when_written(self, code: Close) -> None:
-        """End the connection with `code` once the socket has taken everything that is queued."""
+        """End the connection with `code` when all queued frames are written."""
         self.spawn(self._close_when_written(code))
 
     async def _close_when_written(self, code: Close) -> None:
@@ -129,7 +129,7 @@ class Connection:
         self.close(code)
 
     async def finish(self) -> None:
-        """Stop everything that runs for this connection, then tell the peer the close code."""
+        """Cancel this connection's tasks, then send the close code to the peer."""
         for task in self.tasks:
             task.cancel()
         await self.writer.finish()

@@ -1,6 +1,6 @@
-"""Control events: news for every server process, over the channel layer. `messaging.control` lists them.
+"""Control events: hints to every server process, over the channel layer. `messaging.control` lists them.
 
-An event is a hint. After the channel layer was away everything is checked again, because the events of that time are lost.
+After an error of the channel layer everything is checked, because events may have been lost.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ControlEvents:
                 self.background.spawn(self.rechecks.check_all())
 
     async def handle(self, event: Event) -> None:
-        """Handle one event; an unknown one comes from a newer version."""
+        """Handle one event. An unknown event is ignored: it comes from a newer version."""
         handler = self._handlers.get(event["type"])
         if handler is None:
             return

@@ -1,7 +1,8 @@
 """Sessions, users and memberships from the database, as plain data for the sockets.
 
-Read when a connection begins, when a control event reports a change, and every 60 s in case that event was lost. Each read is one
-hop to a thread, or a share of one. A `DatabaseError` is propagated, because "cannot be checked" is not "no".
+They are read when a connection begins, when a control event reports a change, and every 60 s in case an event was lost. Each read is
+a call in the database thread, and many sockets may share one. A `DatabaseError` is raised to the caller: a session that cannot be
+checked is not an invalid session.
 """
 
 from __future__ import annotations
@@ -31,21 +32,24 @@ QUERY_BATCH = 500  # users or sessions in one query
 
 
 def session_key(headers: Collection[tuple[bytes, bytes]]) -> str:
-    """Return the session key of a handshake's cookies, '' without one."""
+    """Return the session key in a handshake's cookies, or ''."""
     # Django's parser, as for pages: the standard one stops at the first invalid cookie, of any site on this host.
     cookies = "; ".join(value.decode("latin-1") for name, value in headers if name == b"cookie")
     return str(parse_cookie(cookies).get(settings.SESSION_COOKIE_NAME, ""))
 
 
 async def authenticate(key: str) -> Visitor | None:
-    """Return the user of a session, None when there is no such session or its user is not active."""
-    return (
-        await batch_query(_visitors, key) if key and "\0" not in key else None
-    )  # a database cannot store a NUL
+    """Return the user of a session; None if there is no such session or its user is not active."""
+    if not key or "\0" in key:  # a database cannot store a NUL
+        return None
+    return await batch_query(_visitors, key)
 
 
 def _visitors(keys: Collection[str]) -> dict[str, Visitor | None]:
-    """As `django.contrib.auth.get_user`, but two queries for all: with two for each, a reconnect of 1,000 took a second."""
+    """Do what `django.contrib.auth.get_user` does, but with two queries for all keys.
+
+    With two queries for each key, a reconnect of 1,000 sockets took a second.
+    """
     rows = Session.objects.filter(session_key__in=keys, expire_date__gt=timezone.now())
     sessions = {row.session_key: row.get_decoded() for row in rows}
     people = get_user_model()._default_manager
@@ -54,7 +58,7 @@ def _visitors(keys: Collection[str]) -> dict[str, Visitor | None]:
 
 
 def _pk(session: Mapping[str, Any]) -> int:
-    """Return the user id of a session, 0 where it has none or an invalid one."""
+    """Return the user id in a session, or 0 if there is no valid one."""
     value = str(session.get(SESSION_KEY, ""))
     return int(value) if value.isascii() and value.isdecimal() and len(value) < 19 else 0
 
@@ -71,7 +75,10 @@ def _visitor(key: str, session: Mapping[str, Any], users: Mapping[int, Any]) -> 
 
 @database_sync_to_async
 def still_authorized(visitors: Collection[Visitor]) -> set[Visitor]:
-    """Return those whose session exists, whose user is active and whose password is the same: two queries for each batch."""
+    """Return the visitors whose session exists, whose user is active and whose password has not changed.
+
+    Two queries for each batch.
+    """
     remaining = list(visitors)
     authorized: set[Visitor] = set()
     for start in range(0, len(remaining), QUERY_BATCH):
@@ -96,12 +103,12 @@ def still_authorized(visitors: Collection[Visitor]) -> set[Visitor]:
 
 
 async def rooms_of(user: int) -> list[MemberRoom]:
-    """Return the rooms a user is in, by name. A direct room has the other member's name."""
+    """Return the rooms of a user, sorted by name. A direct room has the name of the other member."""
     return await batch_query(_rooms, user)
 
 
 async def room_of(user: int, room: str) -> MemberRoom | None:
-    """Return a room that a user is in, None when they are not."""
+    """Return a room of a user, None if they are not a member."""
     rooms = await in_db_thread(_rooms, [user], room)
     return next(iter(rooms[user]), None)
 
@@ -163,5 +170,5 @@ def _member_room(row: Membership, other: str | None) -> MemberRoom:
 
 
 def _credential(password: str) -> str:
-    """Return a digest of a password hash: this one stays in the memory of the process."""
+    """Return a digest of a password hash, so that the hash itself does not stay in the memory of the process."""
     return hashlib.sha256(password.encode()).hexdigest()

@@ -11,13 +11,13 @@ from messaging.store.records import Page, Slice, Stored
 
 MAX_GONE = 500  # rows in one answer
 
-Encoded = tuple[str, Slice]  # a text, and the part of the slice that is in it
+Encoded = tuple[str, Slice]  # a frame, and the part of the slice that it contains
 
 
 def message_frame(
     room_id: str, epoch: str, stored: Stored, *, attempt: int | None = None
 ) -> protocol.Message:
-    """Return a stored message as a frame; with `attempt` when it is pushed again."""
+    """Return a stored message as a frame. `attempt`: the number of the push, if it is pushed again."""
     return protocol.Message(
         room=room_id,
         epoch=epoch,
@@ -35,7 +35,7 @@ def message_frame(
 
 
 def encode_resumed(room_id: str, since: int, slice_: Slice, *, max_bytes: int) -> Encoded:
-    """Return the `resumed` of a slice; messages are cut off its end where it would be too large."""
+    """Return the `resumed` frame of a slice; if it would be too large, without the newest messages."""
     while True:
         encoded = protocol.encode(
             protocol.Resumed(
@@ -58,7 +58,7 @@ def encode_resumed(room_id: str, since: int, slice_: Slice, *, max_bytes: int) -
 
 
 def _shorter(slice_: Slice, since: int) -> Slice:
-    """Cut off the newest half of the messages; once at most one is left, that one and the newest half of the changes."""
+    """Omit the newest half of the messages. If there is at most one message, omit it and the newest half of the changes."""
     if len(slice_.messages) > 1 or not slice_.changed:
         kept = slice_.messages[: len(slice_.messages) // 2]
         upto = kept[-1].seq
@@ -74,7 +74,7 @@ def _shorter(slice_: Slice, since: int) -> Slice:
 def refused_read(
     room_id: str, epoch: str | None, since: int, *, why: str, top: int = 0, rev: int = 0
 ) -> protocol.Resumed:
-    """Return the `resumed` of a read that cannot be answered."""
+    """Return the `resumed` frame for a read that cannot be answered."""
     return protocol.Resumed(
         room=room_id,
         epoch=epoch,
@@ -92,7 +92,7 @@ def refused_read(
 
 
 def encode_history(room_id: str, before: int, page: Page, *, max_bytes: int) -> str:
-    """Return the `history` of a page; the oldest messages are left out where it would be too large."""
+    """Return the `history` frame of a page; if it would be too large, without the oldest messages."""
     messages, more = page.messages, page.more
     while True:
         encoded = protocol.encode(

@@ -1,4 +1,4 @@
-"""Frames of which nothing is stored: `typing` and `ping`."""
+"""The frames `typing` and `ping`, which store nothing."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from .limits import Limits
 
 
 class Ephemeral:
-    """These frames of one process's clients."""
+    """The handlers of these frames for one process's clients."""
 
     def __init__(self, store: Store, limits: Limits) -> None:
         self.store = store
         self.limits = limits
 
     async def typing(self, connection: Connection, frame: protocol.Typing) -> None:
-        """Tell the room that the user is typing; more frequent hints are dropped."""
+        """Publish to the room that the user is typing, at most once every `typing_interval_s`."""
         feed = connection.feed(frame.room)
         if self.limits.take_typing(connection, frame.room):
-            await self.store.presence.tell_typing(feed.room.key, connection.user)
+            await self.store.presence.publish_typing(feed.room.key, connection.user)
 
     def ping(self, connection: Connection, frame: protocol.Ping) -> None:
         """Answer with `pong`."""

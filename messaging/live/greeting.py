@@ -1,7 +1,7 @@
-"""The rooms of a connection: given by `hello`, changed while it is open.
+"""The rooms of a connection: read at `hello`, changed while it is open.
 
 `hello`: the user's rooms from the database -> a feed for each -> the member's position in each from the store -> `welcome` -> one
-`resumed` for each room. Later, a room that the user joins, leaves or sees changed is a `room` frame.
+`resumed` for each room. Later a `room` frame reports a room that the user joined or left, or that changed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from .hub import Hub
 from .presence import Presence
 from .reading import LogReader
 
-# Connections that are greeted at once; in a reconnect storm, clients that are already connected are served in between.
+# Connections that are greeted at the same time. When many clients reconnect, the others are served in between.
 MAX_GREETINGS = 24
 
-Holding = tuple[int, str, int]  # what a user's client holds of a room: user, epoch, since
+Holding = tuple[int, str, int]  # user, and the part of the log that their client holds: epoch, since
 
 
 class Greeter:
-    """The greeting of one process's connections. `greeted` is called with each connection after its last `resumed`."""
+    """Greets the connections of one process. `greeted` is called with each connection after its last `resumed`."""
 
     def __init__(
         self,
@@ -63,14 +63,17 @@ class Greeter:
     # Hello
 
     async def hello(self, connection: Connection, frame: protocol.Hello) -> None:
-        """Answer with `welcome`, then one `resumed` for each room. Closes 4504 on another version, 1013 while a part is away."""
+        """Answer with `welcome`, then one `resumed` for each room.
+
+        Closes the connection with 4504 for another protocol version, with 1013 if the store or the database does not answer.
+        """
         if connection.greeted:
             raise BadFrame("A connection sends hello only once.")
         if frame.v != protocol.VERSION:
             connection.close(Close.VERSION)
             return
         try:
-            # `admit` waits for the end of this, so that no room is begun twice.
+            # `admit` waits for this lock, so that no room is added twice.
             async with self._greetings, connection.reads.lock:
                 await self._greet(connection, frame)
         except (Unavailable, BacklogFull, DatabaseError):
@@ -81,7 +84,7 @@ class Greeter:
         named = {since.room: since for since in frame.rooms}
         rooms = await directory.rooms_of(connection.user)
         feeds = await asyncio.gather(*(self.hub.add_feed(connection, room) for room in rooms))
-        positions = await self._locate(connection, feeds, named)
+        positions = await self._read_positions(connection, feeds, named)
         now_ms = await self.store.now_ms()
         await self.presence.enter(connection, self._presence_rooms(positions))
         connection.push_frame(self._welcome(connection, positions, now_ms))
@@ -94,10 +97,10 @@ class Greeter:
             await self.reader.resume(connection, resumed[start : start + MAX_KEYS])
         self._greeted(connection)
 
-    async def _locate(
+    async def _read_positions(
         self, connection: Connection, feeds: Sequence[Feed], named: Mapping[str, protocol.Since]
     ) -> dict[Feed, MemberPosition]:
-        """Read the user's position in each room; drop the feeds of rooms that the user has left in the meantime."""
+        """Read the user's position in each room; remove the feeds of rooms that the user left in the meantime."""
         requests = [
             (feed.room.key, (connection.user, *_holding(named.get(feed.room.key.id)))) for feed in feeds
         ]
@@ -107,8 +110,8 @@ class Greeter:
                 self.registry.drop_feed(connection, feed.room.key.id)
                 continue
             room = self.registry.rooms[feed.room.key.id]
-            room.heard_members(position)
-            room.heard_position(position.epoch, position.top, position.rev)
+            room.update_members(position)
+            room.update_position(position.epoch, position.top, position.rev)
             feed.set_position(position)
             positions[feed] = position
         return positions
@@ -170,13 +173,13 @@ class Greeter:
     # While the connection is open
 
     async def admit(self, connection: Connection, room: MemberRoom) -> None:
-        """Give an open connection a room that its user has joined: its `room` frame, then its `resumed`."""
+        """Add a room that the user has joined to an open connection: its `room` frame, then its `resumed`."""
         async with connection.reads.lock:
             if room.key.id in connection.feeds or connection not in self.registry.connections:
                 return
             try:
                 feed = await self.hub.add_feed(connection, room)
-                positions = await self._locate(connection, [feed], {})
+                positions = await self._read_positions(connection, [feed], {})
             except Unavailable:
                 self.registry.drop_feed(connection, room.key.id)  # the next check admits it
                 raise
@@ -188,7 +191,7 @@ class Greeter:
             await self.reader.resume(connection, [(feed, position, None)])
 
     async def update(self, connection: Connection, room: MemberRoom) -> None:
-        """Tell an open connection what changed in its room or in its user's role."""
+        """Send a `room` frame to an open connection if the room or the user's role has changed."""
         feed = connection.feeds[room.key.id]
         if feed.room == room:
             return
@@ -199,7 +202,7 @@ class Greeter:
         connection.push_frame(protocol.Room(**self.room_fields(room, position)))  # type: ignore[arg-type]
 
     def expel(self, connection: Connection, room_id: str) -> None:
-        """Take a room from an open connection: nothing of it is sent any more."""
+        """Remove a room from an open connection: a `room` frame, and then no more frames of this room."""
         feed = connection.feeds.get(room_id)
         if feed is None:
             return

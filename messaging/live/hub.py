@@ -1,8 +1,8 @@
-"""Fan-out: subscribe once for each room, and give every publication to the feeds of the room.
+"""Fan-out: subscribe once for each room, and pass every publication to the feeds of the room.
 
-A batch's way: the append script publishes it -> the subscription receives it -> `on_message` cuts it -> `_give` gives it to each
-feed: an OPEN one passes it on, a READING one holds it until `merge`, a BEHIND one drops it, because its client will `sync`.
-`positions` reveals publications that were lost. Encodes nothing for a message. Knows no SQL and no permissions.
+The path of a message: the append script publishes it -> the subscription receives it -> `on_message` parses it into batches -> an
+OPEN feed sends each batch, a READING feed holds it until `merge`, a BEHIND feed drops it, because its client will `sync`. `positions`
+detects publications that were lost. Messages are not encoded here: the script publishes their frames. Knows no SQL and no permissions.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from messaging.store.records import Slice
 
 from .connection import Connection
 from .feed import Feed, FeedState, MemberRoom
-from .publications import Batch, Change, cut, cut_change
+from .publications import Batch, Change, parse_batches, parse_change
 from .registry import HubRoom, Registry
 from .subscription import Subscription
 
-FORGET_AFTER_S = 10.0  # a room without connections stays subscribed this long
+FORGET_AFTER_S = 10.0  # a room without connections stays subscribed for this time
 
 
 def _ignore(*_: object) -> None:
@@ -37,13 +37,17 @@ async def _ignore_restored() -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HubListener:
-    """Receives the reports of the hub. Callables instead of methods: one that only forwards would cost a call for each message."""
+    """The callbacks of the hub. They are fields, not methods: a method that only forwards costs a call for each message."""
 
-    accepted: Callable[[str, int, int], None] = _ignore  # room, sender, after: a connected user's message
-    pushed: Callable[[Connection, Feed], None] = _ignore  # messages, while no silence was open
-    cursors_moved: Callable[[str, int], None] = _ignore  # room, above
-    presence_changed: Callable[[str], None] = _ignore  # the payload
-    restored: Callable[[], Awaitable[None]] = _ignore_restored  # the subscription: publications were lost
+    accepted: Callable[[str, int, int], None] = (
+        _ignore  # room, sender (connected here), after (seq): new messages
+    )
+    pushed: Callable[[Connection, Feed], None] = _ignore  # messages were pushed, and the feed had no silence
+    cursors_moved: Callable[[str, int], None] = (
+        _ignore  # room, above (seq): no cursor that moved was below it
+    )
+    presence_changed: Callable[[str], None] = _ignore  # the publication of a process
+    restored: Callable[[], Awaitable[None]] = _ignore_restored  # the subscription was lost and is restored
 
 
 class Hub:
@@ -57,7 +61,7 @@ class Hub:
 
     async def run(self) -> None:
         """Receive publications until cancelled."""
-        self._subscription.want(PRESENCE_CHANNEL)
+        self._subscription.register(PRESENCE_CHANNEL)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._subscription.run())
             tasks.create_task(self._forget_empty_rooms_for_ever())
@@ -91,7 +95,7 @@ class Hub:
 
     @contextlib.contextmanager
     def reading(self, feed: Feed) -> Iterator[None]:
-        """Hold the room's publications while the store is read for `feed`. A read without `merge` leaves the feed BEHIND."""
+        """Hold the room's publications while the store is read for `feed`. Without a `merge` the feed is then BEHIND."""
         feed.begin_read()
         try:
             yield
@@ -99,27 +103,29 @@ class Hub:
             feed.end_read()
 
     def merge(self, connection: Connection, feed: Feed, slice_: Slice) -> None:
-        """Continue after a read that was answered: newer held publications follow, unless the client must sync again first."""
+        """Complete a read that was answered: send the held publications, unless the client must sync again first."""
         room = self.registry.rooms[feed.room.key.id]
-        room.heard_position(slice_.epoch, slice_.top, slice_.rev)
+        room.update_position(slice_.epoch, slice_.top, slice_.rev)
         batches, changes = feed.complete_read(slice_)
         if feed.state is FeedState.OPEN:
             for batch in batches:
-                if feed.state is FeedState.OPEN:  # else it fell behind: no message may follow the position
-                    self._give(connection, feed, batch)
+                if (
+                    feed.state is FeedState.OPEN
+                ):  # otherwise it fell behind: no message may follow the position
+                    self._send_batch(connection, feed, batch)
             for change in changes:
-                self._give_change(connection, feed, change)
+                self._send_change(connection, feed, change)
         elif not slice_.more:  # more was published during the read than may be held
             connection.fall_behind(feed, room.top, room.rev)
 
-    def watch(self, connection: Connection, feed: Feed) -> None:
+    def report_pushed(self, connection: Connection, feed: Feed) -> None:
         """Report that messages were pushed and are unacknowledged."""
         self.listener.pushed(connection, feed)
 
     # Publications
 
     def on_message(self, channel: str, payload: bytes) -> None:
-        """Take one publication of the subscription."""
+        """Handle one publication of the subscription."""
         text = payload.decode()
         if channel == PRESENCE_CHANNEL:
             self.listener.presence_changed(text)
@@ -135,23 +141,23 @@ class Hub:
         elif kind == "T":
             self._on_typing(room, int(text[2:]))
         elif kind == "C":
-            self._on_change(room, cut_change(room.key.id, text))
+            self._on_change(room, parse_change(room.key.id, text))
         elif kind == "X":
             self._on_expired(room, text)
 
     def _on_messages(self, room: HubRoom, text: str) -> None:
-        for batch in cut(text):
-            room.heard(batch.epoch, batch.last)
+        for batch in parse_batches(text):
+            room.update_top(batch.epoch, batch.last)
             for connection, feed in room.feeds.items():
                 if feed.state is FeedState.OPEN:
-                    self._give(connection, feed, batch)
+                    self._send_batch(connection, feed, batch)
                 elif feed.state is FeedState.READING:
                     feed.hold(batch, limit=self.policy.unsent_max)
             for sender in batch.senders & self.registry.by_user.keys():
                 self.listener.accepted(room.key.id, sender, batch.after)
 
-    def _give(self, connection: Connection, feed: Feed, batch: Batch) -> None:
-        """Give a batch to an OPEN feed."""
+    def _send_batch(self, connection: Connection, feed: Feed, batch: Batch) -> None:
+        """Send a batch to a connection whose feed is OPEN, unless it has it already."""
         if batch.epoch != feed.epoch:
             feed.restart(batch.epoch, batch.after)
         elif batch.last <= feed.last:
@@ -170,7 +176,7 @@ class Hub:
             self.listener.pushed(connection, feed)
 
     def _skip(self, connection: Connection, feed: Feed, batch: Batch) -> None:
-        """Send, in place of a message, that it is not for this user."""
+        """Send, instead of a message, that it is not for this user."""
         feed.sent(batch.last)
         room = self.registry.rooms[feed.room.key.id]
         connection.push_frame(
@@ -195,10 +201,10 @@ class Hub:
             if feed.state is FeedState.READING:
                 feed.hold_change(change, limit=self.policy.unsent_max)
             else:
-                self._give_change(connection, feed, change)
+                self._send_change(connection, feed, change)
 
-    def _give_change(self, connection: Connection, feed: Feed, change: Change) -> None:
-        """Give a change to a feed that has not had it; a BEHIND one gets it with its `sync`."""
+    def _send_change(self, connection: Connection, feed: Feed, change: Change) -> None:
+        """Send a change to a connection that does not have it. If the feed is BEHIND, its `sync` brings the change."""
         if not feed.publish_change(change):
             return
         addressed = change.only is None or connection.user in change.only or connection.user == change.sender
@@ -206,7 +212,7 @@ class Hub:
         connection.writer.push(change.text if addressed and shown else change.bare)
 
     def answer_change(self, connection: Connection, feed: Feed, change: Change) -> None:
-        """Answer the client that asked for a change, unless the publication was quicker; then nothing is sent again."""
+        """Answer the client that requested a change, unless the publication of the change was already sent to it."""
         if feed.answer_change(change):
             connection.writer.push(change.text)
 

@@ -1,4 +1,4 @@
-"""Work of one connection that runs one after another, in the order in which it was asked for."""
+"""A queue for the work of one connection: the pieces of work run one after another, in the order of their requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from messaging.errors import Unavailable
 
 
 class Lane:
-    """One such queue. `lock` is for work that neither fails others nor fails with them."""
+    """One queue. Work that uses only `lock` waits its turn, but does not share the failures of the other work."""
 
     __slots__ = ("_failures", "lock")
 
@@ -20,7 +20,7 @@ class Lane:
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for the work before this one. Raises Unavailable if that was unavailable: this one has waited long enough."""
+        """Wait for the earlier work. Raises Unavailable if that was unavailable: this work has waited long enough."""
         failures = self._failures
         async with self.lock:
             if self._failures != failures:

@@ -1,4 +1,4 @@
-"""How often a connection and its user may do something: token buckets, bad frames, typing hints."""
+"""The rate limits of connections and users: token buckets, bad frames, typing hints."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from messaging.protocol import Close
 
 from .connection import Connection
 
-USER_SHARE = 4  # the bucket of a user over all connections, in buckets of one connection
-MAX_REFUSED = 1_000  # frames refused in a row for their rate: that is flooding
+USER_SHARE = 4  # the bucket of a user's connections together is that many times the bucket of one
+MAX_REFUSED = 1_000  # frames refused in a row for their rate; then the connection is closed
 MINUTE_S = 60
 
 
@@ -26,7 +26,7 @@ class Bucket:
         self.updated_s = now_s
 
     def take(self, now_s: float) -> float:
-        """Take a token; return 0, or the seconds until there is one."""
+        """Take a token and return 0; without a token, return the seconds until there is one."""
         self.tokens = min(self.rate.burst, self.tokens + (now_s - self.updated_s) * self.rate.per_s)
         self.updated_s = now_s
         if self.tokens >= 1:
@@ -41,10 +41,12 @@ class _Usage:
     __slots__ = ("bad_frames_s", "buckets", "refused", "typed_s")
 
     def __init__(self) -> None:
-        self.buckets: dict[str, tuple[Bucket, Bucket]] = {}  # kind -> the connection's, its user's
-        self.refused = 0  # frames refused for their rate since one was taken
-        self.typed_s: dict[str, float] = {}  # room -> when the newest hint was taken
-        self.bad_frames_s: list[float] = []  # when the newest came
+        self.buckets: dict[
+            str, tuple[Bucket, Bucket]
+        ] = {}  # kind -> the connection's bucket, its user's bucket
+        self.refused = 0  # frames refused for their rate since the last accepted one
+        self.typed_s: dict[str, float] = {}  # room -> time of the last accepted hint
+        self.bad_frames_s: list[float] = []  # times of the last bad frames
 
 
 class Limits:
@@ -62,7 +64,7 @@ class Limits:
         self._user_buckets: dict[tuple[int, str], Bucket] = {}
 
     def take(self, kind: str, connection: Connection) -> None:
-        """Take a token of the connection and one of its user; raise RateLimited when there is none."""
+        """Take a token of the connection and a token of its user. Raises RateLimited if there is none."""
         now_s = time.monotonic()
         usage = self._usage.get(connection) or self._new_usage(connection)
         own, shared = usage.buckets.get(kind) or self._new_buckets(usage, kind, connection.user, now_s)
@@ -89,7 +91,7 @@ class Limits:
         return buckets
 
     def take_typing(self, connection: Connection, room: str) -> bool:
-        """Return whether a typing hint may be passed on: one for each room in `Policy.typing_interval_s`."""
+        """Return whether a typing hint may be published: one in `Policy.typing_interval_s`, separately for every room."""
         now_s = time.monotonic()
         usage = self._usage.get(connection) or self._new_usage(connection)
         if now_s - usage.typed_s.get(room, -1e9) < self.policy.typing_interval_s:
@@ -98,7 +100,7 @@ class Limits:
         return True
 
     def bad_frame(self, connection: Connection) -> bool:
-        """Count a bad frame; return whether there were too many within a minute."""
+        """Count a bad frame; return whether the connection has reached the limit within a minute."""
         now_s = time.monotonic()
         usage = self._usage.get(connection) or self._new_usage(connection)
         limit = self.policy.bad_frames_per_minute_max
@@ -106,10 +108,10 @@ class Limits:
         return len(usage.bad_frames_s) == limit and now_s - usage.bad_frames_s[0] < MINUTE_S
 
     def forget(self, connection: Connection) -> None:
-        """Drop what a connection has used. Idempotent."""
+        """Delete the usage of a connection. Idempotent."""
         self._usage.pop(connection, None)
 
     def forget_user(self, user: int) -> None:
-        """Drop the shared buckets of a user who has no connection left."""
+        """Delete the shared buckets of a user without connections."""
         for kind in self._rates:
             self._user_buckets.pop((user, kind), None)

@@ -1,8 +1,8 @@
-"""The counters of this process, in Prometheus's format. No room, no person, no text.
+"""The counters of this process, in Prometheus's format. They name no room and no person and contain no text.
 
-Plain numbers, raised where the thing is done, on the hot path once for a whole batch: a counter of prometheus-client takes a
-microsecond, its histogram five. They become metrics only on request. Every process of a site has its own, with the label
-`process`. Figures of the jobs belong to the whole site: they are counted in the store, and the page adds them as `Site`.
+They are plain numbers, because a counter of prometheus-client takes a microsecond and its histogram five; frequent events are added
+once for a whole batch. They become metrics only on request. Every process of a site has its own, with the label `process`. The figures
+of the jobs are about the whole site: they are counted in the store, and the page adds them as `Site`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from prometheus_client.registry import Collector
 BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 400)
 
 
-def _total(what: str) -> int:
-    number: int = dataclasses.field(default=0, metadata={"what": what})
+def _total(text: str) -> int:
+    number: int = dataclasses.field(default=0, metadata={"help": text})
     return number
 
 
-def _gauge(what: str) -> Any:
-    return dataclasses.field(metadata={"what": what})
+def _gauge(text: str) -> Any:
+    return dataclasses.field(metadata={"help": text})
 
 
 @dataclasses.dataclass(slots=True)
 class Done:
-    """Totals that only rise, in the order in which they are shown."""
+    """Totals that never fall, in the order of the page."""
 
     frames: int = _total("Frames received from clients")
     accepted: int = _total("Messages accepted: stored, and given a seq")
@@ -53,13 +53,13 @@ _in_batches = 0
 
 
 def connected(change: int) -> None:
-    """Note that a connection opened (1) or ended (-1)."""
+    """Count a connection that opened (1) or ended (-1)."""
     global _connections
     _connections += change
 
 
 def committed(size: int) -> None:
-    """Note how many messages the store was given in one round trip."""
+    """Count the messages that were sent to the store in one round trip."""
     global _in_batches
     _batches[bisect.bisect_left(BATCH_SIZES, size)] += 1
     _in_batches += size
@@ -67,7 +67,7 @@ def committed(size: int) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """The state of expiry for the whole site, the same in every process; `missed` are members, by reason."""
+    """The state of expiry for the whole site, the same in every process. `missed` is {reason: members}."""
 
     expired_due: int = _gauge("Messages that have expired and are not yet reported")
     expired_due_seconds: float = _gauge("Age of the oldest of them: how late the job runs")
@@ -78,7 +78,7 @@ class Site:
 
 
 def page(site: Site | None = None) -> bytes:
-    """Return everything in Prometheus's text format; without the site's numbers while the store does not answer."""
+    """Return all metrics in Prometheus's text format; `site` is None while the store does not answer."""
     own = generate_latest(_registry)
     if site is None:
         return own
@@ -93,9 +93,9 @@ class _Whole(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for field in dataclasses.fields(Site):
-            if "what" in field.metadata:
+            if "help" in field.metadata:
                 value = getattr(self._site, field.name)
-                yield GaugeMetricFamily(f"chat_{field.name}", field.metadata["what"], value=value)
+                yield GaugeMetricFamily(f"chat_{field.name}", field.metadata["help"], value=value)
         missed = GaugeMetricFamily(
             "chat_missed_last_hour", "Members who missed a message, in the last hour", labels=["reason"]
         )
@@ -108,7 +108,7 @@ class _Own(Collector):
     def collect(self) -> Iterator[Metric]:
         for field in dataclasses.fields(Done):
             yield CounterMetricFamily(
-                f"chat_{field.name}", field.metadata["what"], value=getattr(done, field.name)
+                f"chat_{field.name}", field.metadata["help"], value=getattr(done, field.name)
             )
         by_code = CounterMetricFamily("chat_refused", "Frames answered with an error", labels=["code"])
         for code, number in sorted(refused.items()):
@@ -127,7 +127,7 @@ def _buckets() -> list[tuple[str, float]]:
 
 
 class _Registry(CollectorRegistry):
-    """Adds the process's number to every sample."""
+    """Adds the label `process`, the process id, to every sample."""
 
     def collect(self) -> Iterator[Metric]:
         process = str(os.getpid())

@@ -1,4 +1,4 @@
-"""Notices on open sockets: the newest ones at every connect, a new or dismissed one at once. `expiry.notices` has the rows."""
+"""Notices on open sockets: the newest notices at every connect, a new or dismissed notice at once. `expiry.notices` has the rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .connection import Connection
 from .query_batches import batch_query
 from .registry import Registry
 
-RETRY_AFTER_S = 5.0  # when the database did not answer
+RETRY_AFTER_S = 5.0  # after the database did not answer
 
 
 class Notifier:
@@ -29,19 +29,19 @@ class Notifier:
         self.registry = registry
         self.id = secrets.token_hex(4)
 
-    async def repeat(self, connection: Connection) -> None:
-        """Send a new connection its user's notices, as soon as the database answers: messages do not wait for it."""
+    async def send_newest(self, connection: Connection) -> None:
+        """Send a new connection its user's newest notices as soon as the database answers; messages do not wait for them."""
         while True:
             try:
-                waiting = await batch_query(notices.newest, connection.user)
+                rows = await batch_query(notices.newest, connection.user)
                 break
             except DatabaseError:
                 await asyncio.sleep(RETRY_AFTER_S)
-        for fields in waiting:
+        for fields in rows:
             connection.push_frame(protocol.Notice(**fields))
 
-    async def tell(self, user: int, ids: Collection[str]) -> None:
-        """Send notices to the connections that a user has here."""
+    async def send(self, user: int, ids: Collection[str]) -> None:
+        """Send notices to the connections of a user in this process."""
         if not self.registry.connections_of(user):
             return
         for fields in await in_db_thread(notices.notices_by_id, user, list(ids)):
@@ -51,13 +51,13 @@ class Notifier:
                     connection.writer.push(frame)
 
     async def dismiss(self, user: int, notice: str) -> None:
-        """Dismiss a notice on all of a user's connections. Idempotent. Raises NoSuchMessage when the user has no such notice."""
+        """Dismiss a notice on all of a user's connections. Idempotent. Raises NoSuchMessage if the user has no such notice."""
         if not await in_db_thread(notices.dismiss, user, notice, await self.store.now_ms()):
             raise NoSuchMessage("You have no such notice.")
-        await self.tell(user, [notice])
+        await self.send(user, [notice])
         await control.announce("noticed", user=user, notices=[notice], by=self.id)
 
     async def on_noticed(self, user: int, ids: Collection[str], by: str) -> None:
-        """Handle the control event of a notice, unless this process has sent it."""
+        """Handle the control event about notices, unless this process has sent it."""
         if by != self.id:
-            await self.tell(user, ids)
+            await self.send(user, ids)

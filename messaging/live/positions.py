@@ -1,7 +1,7 @@
-"""The check of positions: it reveals what pub/sub lost, for the client to `sync`.
+"""The check of positions: it detects publications that pub/sub lost, so that clients `sync`.
 
-Every `position_interval_s`, and whenever the subscription was restored, the rooms here are compared with the store. A client
-that lacks something, or has not heard the present position yet, is sent a `position`.
+Every `position_interval_s`, and when the subscription is restored, the rooms of this process are compared with the store. A client
+with missing messages, or to which the present position was not sent yet, gets a `position` frame.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from messaging.store.records import Position
 
 from .registry import HubRoom, Registry
 
-PUBLISH_LATENCY_S = 1.0  # a publication that the store's position includes may still be on its way here
+PUBLISH_LATENCY_S = 1.0  # a publication that the store's position includes may arrive this much later
 
 
 class Positions:
-    """The check of one process. `members_changed` is called with a room whose joins and leaves were not noticed here."""
+    """The check of one process. `members_changed` is called with a room of which this process missed joins or leaves."""
 
     def __init__(
         self, store: Store, registry: Registry, policy: Policy, *, members_changed: Callable[[str], None]
@@ -39,7 +39,7 @@ class Positions:
                 await self.check()
 
     async def check(self) -> None:
-        """Compare every room here with the store, and send positions."""
+        """Compare every room of this process with the store, and send positions."""
         rooms = list(self.registry.rooms.values())
         try:
             positions = await self.store.log.positions([room.key for room in rooms]) if rooms else []
@@ -51,11 +51,11 @@ class Positions:
                 continue
             if position.members != room.members:
                 self._members_changed(room.key.id)
-            self._tell(room, position)
+            self._send(room, position)
 
-    def _tell(self, room: HubRoom, position: Position) -> None:
+    def _send(self, room: HubRoom, position: Position) -> None:
         epoch, top, rev = position.epoch, position.top, position.rev
-        room.heard_position(epoch, top, rev)
+        room.update_position(epoch, top, rev)
         frame = protocol.encode(protocol.Position(room=room.key.id, epoch=epoch, top=top, rev=rev)).decode()
         for connection, feed in room.feeds.items():
             if feed.check_position(epoch, top, rev):

@@ -1,7 +1,8 @@
-"""Presence: the users who are online, told in rooms of at most 100 members.
+"""Presence: the users who are online, shown in rooms of at most 100 members.
 
-Every process writes the set of its users to the store, and publishes each change with the rooms that may be told. The others keep
-copies and read them again every 20 s. The set of a process killed with -9 expires within 60 s; its users are offline then.
+Every process writes the set of its online users to the store, and publishes each change with the rooms in which it may be shown. The
+other processes keep copies of the set and read it again every 20 s. The set of a killed process expires within 60 s; then its users
+are offline.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from .registry import Registry
 
 REFRESH_INTERVAL_S = 20.0
 SET_LIFE_S = 60
-OFFLINE_DELAY_S = 2.0  # a page that reloads does not go offline
+OFFLINE_DELAY_S = 2.0  # a user who reloads the page stays online
 
 
 class Presence:
-    """The users who are online here, and a copy of the others' sets."""
+    """The users who are online in this process, and copies of the sets of other processes."""
 
     def __init__(self, store: Store, registry: Registry) -> None:
         self.store = store
         self.registry = registry
         self.process = secrets.token_hex(4)
-        self._elsewhere: dict[str, set[int]] = {}
-        self._here: dict[int, set[str]] = {}  # user -> the rooms that may be told
-        self._leaving: dict[int, asyncio.Task[None]] = {}
+        self._elsewhere: dict[str, set[int]] = {}  # other process -> its online users
+        self._here: dict[int, set[str]] = {}  # user -> the rooms in which they may be shown
+        self._leaving: dict[int, asyncio.Task[None]] = {}  # user -> the task that will report them offline
 
     def online(self, user: int) -> bool:
         return user in self._here or any(user in users for users in self._elsewhere.values())
@@ -45,7 +46,7 @@ class Presence:
         return any(user in users for users in self._elsewhere.values())
 
     async def enter(self, connection: Connection, rooms: set[str]) -> None:
-        """Note a user's connection. The first one is told to the rooms; a later one only to rooms that are new."""
+        """Record a user's connection. The first one is reported to the rooms; a later one only to rooms that are new."""
         user = connection.user
         leaving = self._leaving.pop(user, None)
         if leaving is not None:
@@ -56,12 +57,12 @@ class Presence:
         if known is not None and not new:
             return
         if known is not None or not self.connections_elsewhere(user):
-            self._tell(user, True, new)
+            self._send_change(user, True, new)
         with contextlib.suppress(Unavailable):
             await self.store.presence.change(self.process, user, True, new)
 
     def leave(self, user: int) -> None:
-        """Note that a connection ended. The last one is told after a moment, unless another one opens."""
+        """Record the end of a connection. The end of the last one is reported after a moment, unless another one opens."""
         if user not in self._here or user in self._leaving or self.registry.by_user.get(user):
             return
         self._leaving[user] = asyncio.create_task(self._leave_later(user))
@@ -73,27 +74,25 @@ class Presence:
             return
         rooms = self._here.pop(user, set())
         if not self.connections_elsewhere(user):
-            self._tell(user, False, rooms)
+            self._send_change(user, False, rooms)
         with contextlib.suppress(Unavailable):
             await self.store.presence.change(self.process, user, False, rooms)
 
     def on_change(self, payload: str) -> None:
-        """Take a change that a process published: `<process> <user> <+|-> <room,room ...>`."""
+        """Handle a change that a process published: `<process> <user> <+|-> <room,room,...>`."""
         process, user_text, sign, rooms_text = payload.split(" ")
         if process == self.process:
             return
         user, rooms = int(user_text), set(rooms_text.split(",")) - {""}
-        was = self.online(user)
+        online, was_online = sign == "+", self.online(user)
         users = self._elsewhere.setdefault(process, set())
-        joined = (
-            sign == "+" and user in users
-        )  # again by the same process: for rooms that are new to the user
-        users.add(user) if sign == "+" else users.discard(user)
-        if joined or was != self.online(user):
-            self._tell(user, sign == "+", rooms)
+        has_new_rooms = online and user in users  # then the same process publishes the user's new rooms
+        users.add(user) if online else users.discard(user)
+        if has_new_rooms or was_online != self.online(user):
+            self._send_change(user, online, rooms)
 
     async def run(self) -> None:
-        """Refresh this process's set and the mirror until cancelled."""
+        """Refresh this process's set and the copies of the others until cancelled."""
         while True:
             with contextlib.suppress(Unavailable):
                 await self._refresh()
@@ -103,18 +102,18 @@ class Presence:
         await self.store.presence.report(self.process, list(self._here), SET_LIFE_S)
         online = await self.store.presence.online()
         online.pop(self.process, None)
-        before = set().union(*self._elsewhere.values()) if self._elsewhere else set()
+        before = set().union(*self._elsewhere.values())
         self._elsewhere = online
-        after = set().union(*online.values()) if online else set()
+        after = set().union(*online.values())
         changed = before ^ after
         if not changed:
             return
         for room in self.registry.rooms.values():
             for user in changed & room.people:
                 if user not in self._here:
-                    self._tell(user, user in after, {room.key.id})
+                    self._send_change(user, user in after, {room.key.id})
 
-    def _tell(self, user: int, online: bool, rooms: Collection[str]) -> None:
+    def _send_change(self, user: int, online: bool, rooms: Collection[str]) -> None:
         for room_id in rooms:
             room = self.registry.rooms.get(room_id)
             if room is None:
@@ -125,7 +124,7 @@ class Presence:
                     connection.writer.push(frame)
 
     async def shutdown(self) -> None:
-        """Delete this process's set, so that the others need not wait until it expires."""
+        """Delete this process's set, so that its users are not shown as online until it expires."""
         for task in self._leaving.values():
             task.cancel()
         with contextlib.suppress(Unavailable):

@@ -1,8 +1,11 @@
 """Publications of a room's channel, parsed once for all sockets of the process.
 
-Lines of a publication: `M <epoch>` then for each message `<seq> <after> <sender> <only|->` and its frame; `C <epoch>`, then
-`<rev> <seq> <sender> <only|->` and a frame; `X <epoch> <seq,...>`: expired; `A <seq>`: cursors moved, none from below that
-seq; `A`: any may have moved; `T <user>`: is typing.
+A publication is one of:
+- messages: `M <epoch>`, then two lines for each message: `<seq> <after> <sender> <only|->` and its frame;
+- a change: `C <epoch>`, then `<rev> <seq> <sender> <only|->` and its frame;
+- expired messages: `X <epoch> <seq,...>`;
+- cursors that moved: `A <seq>` if each of them was at this seq or above, `A` if they may have been anywhere;
+- a user who is typing: `T <user>`.
 """
 
 from __future__ import annotations
@@ -14,13 +17,13 @@ import msgspec
 
 from messaging import protocol
 
-MAX_BATCH_CHARACTERS = 32_768  # a part of what one array may hold
+MAX_BATCH_CHARACTERS = 32_768  # a batch is a part of one array, which is limited in bytes
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False):
-    """Consecutive `message` frames of one room, already joined by commas.
+    """Consecutive `message` frames of one room, joined by commas in `text`.
 
-    `only` is None when every member may have them, else the recipients besides the senders.
+    They are for all members if `only` is None, otherwise for the users in `only` and the sender.
     """
 
     epoch: str
@@ -34,7 +37,7 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Change:
-    """An `edited` or `deleted` frame. `bare` has only its rev, for members who are no recipients of the message."""
+    """An `edited` or `deleted` frame as `text`. `bare` is the frame with only seq and rev, for members who cannot see the message."""
 
     epoch: str
     rev: int
@@ -45,7 +48,7 @@ class Change:
     only: frozenset[int] | None = None
 
 
-def cut_change(room: str, text: str) -> Change:
+def parse_change(room: str, text: str) -> Change:
     """Parse a `C` publication."""
     first, header, frame = text.split("\n", 2)
     epoch = first[2:]
@@ -55,8 +58,8 @@ def cut_change(room: str, text: str) -> Change:
     return Change(epoch, int(rev), int(seq), int(sender), frame, bare, recipients)
 
 
-def cut(text: str) -> Iterator[Batch]:
-    """Parse an `M` publication into batches: neighbours for every member together, a message to some members alone."""
+def parse_batches(text: str) -> Iterator[Batch]:
+    """Parse an `M` publication into batches. Consecutive messages for all members share a batch; one for some members is separate."""
     lines = text.split("\n")
     epoch = lines[0][2:]
     frames: list[str] = []

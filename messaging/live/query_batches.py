@@ -1,8 +1,8 @@
-"""Database queries that many sockets issue at once, batched into one hop to the database thread.
+"""Database queries that many sockets make at the same moment, batched into one call in the database thread.
 
-A query that is issued while a hop is under way joins the next one; the same query for many keys is one call. So the return of a
-thousand sockets costs a few hops and queries instead of thousands. For sockets only: an answer to synchronous code must return to
-its own thread (`bridge.run_async`).
+A query that is made while a call is under way joins the next call; the same query for many keys is run once. So when a thousand sockets
+reconnect, this costs a few calls and queries instead of thousands. For sockets only: an answer to synchronous code must return to the
+thread of that code (`bridge.run_async`).
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ K = TypeVar("K")
 V = TypeVar("V")
 Query = Callable[[Sequence[K]], Mapping[K, V]]
 
-MAX_BATCH = 100  # keys in one hop: other work of the thread waits for it
-BATCH_WINDOW_S = 0.03  # after a hop with several keys: more are coming, and a larger hop is cheaper
-THREAD = "database"  # all queries wait for the one thread
+MAX_BATCH = 100  # keys in one call: other work of the thread waits for it
+BATCH_WINDOW_S = (
+    0.03  # wait after a call with several keys: more queries will come, and a larger call is cheaper
+)
+THREAD = "database"  # the only key of the coalescer, because all queries share the thread
 
 _Key = tuple[Query[Any, Any], Any]
 
 
 async def batch_query(query: Query[K, V], key: K) -> V:
-    """Return the answer for `key` of `query`, a function of many keys that runs in the thread. Propagates its exceptions."""
+    """Return the answer of `query` for `key`. `query` is a function of many keys and runs in the thread. Raises its exceptions."""
     loop = asyncio.get_running_loop()
     batches = _batches.get(loop)
     if batches is None:
-        batches = _batches[loop] = Coalescer(_hop, max_members=MAX_BATCH, window_s=BATCH_WINDOW_S)
+        batches = _batches[loop] = Coalescer(_call, max_members=MAX_BATCH, window_s=BATCH_WINDOW_S)
     [answer] = await batches.load_many([(THREAD, (query, key))])
     if isinstance(answer, Exception):
         raise answer
@@ -47,13 +49,13 @@ _batches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Coalescer[str, _K
 )
 
 
-async def _hop(requests: Sequence[tuple[str, Sequence[_Key]]]) -> list[list[Any]]:
+async def _call(requests: Sequence[tuple[str, Sequence[_Key]]]) -> list[list[Any]]:
     [(_, keys)] = requests
     return [await in_db_thread(_answer_all, keys)]
 
 
 def _answer_all(requests: Sequence[_Key]) -> list[Any]:
-    """Return an answer, or its exception, for each."""
+    """Return an answer or an exception for each request."""
     keys: defaultdict[Query[Any, Any], list[Any]] = defaultdict(list)
     for query, key in requests:
         keys[query].append(key)

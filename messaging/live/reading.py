@@ -1,7 +1,7 @@
 """Reads of the log for clients: `resumed` for a `hello` or a `sync`, and `history`.
 
-While the store is read for a feed, the room's publications are held; they follow the answer. Identical reads of many sockets are
-coalesced, and encoded once.
+While the store is read for a feed, the room's publications are held; they are sent after the answer. Identical reads of many sockets
+are coalesced, and encoded once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .hub import Hub
 from .limits import Limits
 
 MAX_RESUMED = 500  # messages in one `resumed`
-MAX_HISTORY, HISTORY = 100, 50  # messages in one `history`; where the client names no limit
+MAX_HISTORY, DEFAULT_HISTORY = 100, 50  # messages in one `history`; the default if the client sends no limit
 
 Answer = Encoded | OtherEpoch | MessagingError
 
@@ -40,9 +40,9 @@ class LogReader:
         )
 
     async def sync(self, connection: Connection, frame: protocol.Sync) -> None:
-        """Answer with `resumed`; the room's publications follow it."""
+        """Answer with `resumed`; the held publications of the room follow it."""
         async with connection.reads.turn():
-            await connection.wait_for_room()
+            await connection.wait_until_writable()
             feed = connection.feeds.get(frame.room)
             if feed is None:
                 connection.push_frame(refused_read(frame.room, None, frame.since, why="not_member"))
@@ -56,14 +56,14 @@ class LogReader:
     async def resume(
         self, connection: Connection, rooms: Sequence[tuple[Feed, MemberPosition, protocol.Since | None]]
     ) -> None:
-        """Answer with a `resumed` for each room; the store is read only where it has more than the client."""
+        """Answer with a `resumed` for each room; the store is read only for rooms in which the client is not up to date."""
         reads: list[tuple[Feed, Read]] = []
         for feed, position, since in rooms:
             epoch, from_ = (since.epoch, since.since) if since else (position.epoch, position.delivered)
             rev = since.rev if since else None
             if epoch == position.epoch and from_ == position.top and rev in (None, position.rev):
-                nothing = Slice(epoch, position.top, position.rev, from_, False, [], [], [])
-                self._answer(connection, feed, from_, self._encode(feed.room.key.id, from_, nothing))
+                empty = Slice(epoch, position.top, position.rev, from_, False, [], [], [])
+                self._answer(connection, feed, from_, self._encode(feed.room.key.id, from_, empty))
                 continue
             reads.append((feed, _read(feed.room, epoch, from_, rev, MAX_RESUMED)))
         if not reads:
@@ -73,7 +73,7 @@ class LogReader:
             self._answer(connection, feed, read.since, answer)
 
     def _answer(self, connection: Connection, feed: Feed, since: int, answer: Answer) -> None:
-        """Push the `resumed` that answers a read, then let the room's publications follow."""
+        """Push the `resumed` that answers a read, then the held publications of the room."""
         room_id = feed.room.key.id
         if connection.feeds.get(room_id) is not feed:  # removed while the store was read
             connection.push_frame(refused_read(room_id, None, since, why="not_member"))
@@ -93,12 +93,12 @@ class LogReader:
         connection.writer.push(text, len(slice_.messages))
         self.hub.merge(connection, feed, slice_)
         if slice_.messages and feed.silence is None:
-            self.hub.watch(connection, feed)
+            self.hub.report_pushed(connection, feed)
 
     async def _read_for_many(
         self, requests: Sequence[tuple[Read, Sequence[int]]]
     ) -> list[list[Answer | Unavailable | None]]:
-        """Read logs for many users; encode once what several of them get."""
+        """Read logs for many users; an answer that several of them get is encoded once."""
         rows: list[list[Answer | Unavailable | None]] = []
         for (read, _), row in zip(requests, await self.store.log.read_for_many(requests), strict=True):
             distinct = {id(answer): answer for answer in row if answer is not None}
@@ -124,12 +124,12 @@ class LogReader:
         feed = connection.feed(frame.room)
         self.limits.take("history", connection)
         async with connection.reads.turn():
-            await connection.wait_for_room()
+            await connection.wait_until_writable()
             page = await self.store.log.history(
                 feed.room.key,
                 connection.user,
                 before=frame.before,
-                limit=min(frame.limit or HISTORY, MAX_HISTORY),
+                limit=min(frame.limit or DEFAULT_HISTORY, MAX_HISTORY),
                 open_history=feed.room.open_history,
             )
         text = encode_history(frame.room, frame.before, page, max_bytes=self.policy.answer_max)

@@ -36,13 +36,13 @@ class Rechecks:
         self.policy = policy
 
     async def run(self) -> None:
-        """Check everything every 60 s until cancelled."""
+        """Check everything every `recheck_interval_s` until cancelled."""
         while True:
             await asyncio.sleep(self.policy.recheck_interval_s)
             await self.check_all()
 
     async def check_all(self) -> None:
-        """Check the sessions and memberships of all connections; the next check repeats what could not be read."""
+        """Check the sessions and memberships of all connections; if they cannot be read, the next check does it."""
         try:
             await self.check_sessions(self.registry.connections)
             users = set(self.registry.by_user)
@@ -57,14 +57,14 @@ class Rechecks:
 
     async def check_sessions(self, connections: Iterable[Connection]) -> None:
         """Close the connections whose session has ended."""
-        checked = list(connections)  # a connection that opens during the query was not part of it
+        checked = list(connections)  # not those that open during the query
         authorized = await directory.still_authorized({connection.visitor for connection in checked})
         for connection in checked:
             if connection.visitor not in authorized:
                 connection.close(Close.NO_SESSION)
 
     async def check_membership(self, room: str, user: int) -> None:
-        """Give, change or take a room of a user's connections, as the database has it now."""
+        """Add, update or remove a room on a user's connections, according to the database."""
         connections = self.registry.connections_of(user)
         if not connections:
             return
@@ -76,7 +76,7 @@ class Rechecks:
                 self.greeter.expel(connection, room)
             elif room in connection.feeds:
                 await self.greeter.update(connection, member_room)
-            else:  # in a task: it waits for the connection's reads, which a slow client can delay
+            else:  # in a task, because it waits for the connection's reads, which a slow client can delay
                 connection.spawn(self._admit(connection, member_room))
 
     async def _admit(self, connection: Connection, room: MemberRoom) -> None:
@@ -92,7 +92,7 @@ class Rechecks:
             await self.check_membership(room_id, user)
 
     async def check_members(self, room_id: str) -> None:
-        """Check a room whose count of joins and leaves changed in the store without an event that this process received."""
+        """Check a room whose count of joins and leaves in the store differs from the count that this process has."""
         room = self.registry.rooms.get(room_id)
         if room is None:
             return
@@ -103,4 +103,4 @@ class Rechecks:
         with contextlib.suppress(MessagingError):
             [position] = await self.store.members.member_positions(connection.user, [(room.key, "", 0)])
             if position is not None:
-                room.heard_members(position)
+                room.update_members(position)

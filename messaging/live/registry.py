@@ -1,4 +1,4 @@
-"""The connections and rooms of one server process: plain tables, without any I/O."""
+"""The connections and rooms of one server process, as plain tables. No I/O."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ class HubRoom:
         self.epoch = ""
         self.top = 0
         self.rev = 0
-        self.members = -1  # the store's count of joins and leaves when the memberships were last read
-        self.people: frozenset[int] = frozenset()  # the members, while they are few enough for presence
+        self.members = -1  # the store's count of joins and leaves when a position was last read
+        self.people: frozenset[int] = frozenset()  # the members, if the room is small enough for presence
         self.empty_since_s: float | None = None  # the loop's clock
 
-    def heard(self, epoch: str, top: int) -> None:
-        """Note the newest message of the log."""
+    def update_top(self, epoch: str, top: int) -> None:
+        """Record the newest message of the log."""
         if epoch != self.epoch:
             self.epoch, self.top, self.rev = epoch, top, 0
         else:
             self.top = max(self.top, top)
 
-    def heard_position(self, epoch: str, top: int, rev: int) -> None:
-        """Note the position of the log: its newest message and its newest change."""
-        self.heard(epoch, top)
+    def update_position(self, epoch: str, top: int, rev: int) -> None:
+        """Record the position of the log: its newest message and its newest change."""
+        self.update_top(epoch, top)
         self.rev = max(self.rev, rev)
 
-    def heard_members(self, position: MemberPosition) -> None:
-        """Note the members, as the store knows them."""
+    def update_members(self, position: MemberPosition) -> None:
+        """Record the members that a position read from the store contains."""
         self.members, self.people = position.members, position.people
 
 
@@ -59,14 +59,14 @@ class Registry:
         self.by_user[connection.user].add(connection)
 
     def leave(self, connection: Connection) -> None:
-        """Forget a connection and its feeds. Idempotent."""
+        """Remove a connection and its feeds. Idempotent."""
         if connection in self.connections:
             self.connections.remove(connection)
             metrics.connected(-1)
-        own = self.by_user.get(connection.user)
-        if own is not None:
-            own.discard(connection)
-            if not own:
+        connections = self.by_user.get(connection.user)
+        if connections is not None:
+            connections.discard(connection)
+            if not connections:
                 del self.by_user[connection.user]
         for room in list(connection.feeds):
             self.drop_feed(connection, room)
@@ -75,7 +75,7 @@ class Registry:
         return tuple(self.by_user.get(user, ()))
 
     def add_feed(self, connection: Connection, feed: Feed) -> None:
-        """Put a connection into a room."""
+        """Add a connection to a room."""
         key = feed.room.key
         room = self.rooms.get(key.id)
         if room is None:
@@ -85,7 +85,7 @@ class Registry:
         room.feeds[connection] = feed
 
     def drop_feed(self, connection: Connection, room_id: str) -> None:
-        """Take a connection out of a room. Idempotent."""
+        """Remove a connection from a room. Idempotent."""
         connection.feeds.pop(room_id, None)
         room = self.rooms.get(room_id)
         if room is None:
@@ -95,7 +95,7 @@ class Registry:
             room.empty_since_s = asyncio.get_running_loop().time()
 
     def forget_empty_rooms(self, after_s: float) -> list[HubRoom]:
-        """Forget the rooms that have had no connection for `after_s`; return them."""
+        """Remove and return the rooms that have had no connection for `after_s`."""
         before_s = asyncio.get_running_loop().time() - after_s
         empty = [
             room

@@ -1,8 +1,8 @@
-"""Messages from clients into the store: group commit.
+"""Messages from clients: stored in groups.
 
-`send` checks the membership from memory and queues the message -> `_commit` gives everything that is queued to the store in one
-round trip (natural batching: no timer) -> the append script stores and publishes -> `sent` answers each sender, and the hub
-fans out.
+`send` checks the membership in memory and queues the message -> `_commit` sends the queued messages to the store in one round trip; no
+timer is needed, because messages queue during the round trip before -> the append script stores and publishes them -> `sent` answers
+each sender, and the hub sends the publication to the members.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ class Sender:
             self._committing = False
 
     def _refuse_queued(self) -> None:
-        """Refuse the messages that waited while the store did not answer: they have waited long enough."""
-        waiting, self._queue = self._queue, []
-        for connection, append in waiting:
+        """Refuse the messages that were queued while the store did not answer: they have waited long enough."""
+        queued, self._queue = self._queue, []
+        for connection, append in queued:
             self._answer(connection, append, Unavailable(retry_after_ms=1_000))
 
     def _answer(self, connection: Connection, append: Append, answer: Accepted | MessagingError) -> None:
@@ -102,10 +102,10 @@ class Sender:
 def _count(batch: Sequence[tuple[Connection, Append]], answers: Sequence[Accepted | MessagingError]) -> None:
     """Count a commit; log each message if the log level is DEBUG."""
     accepted = [answer for answer in answers if isinstance(answer, Accepted)]
-    fresh = sum(not answer.duplicate for answer in accepted)
+    new = sum(not answer.duplicate for answer in accepted)
     metrics.committed(len(batch))
-    metrics.done.accepted += fresh
-    metrics.done.repeated += len(accepted) - fresh
+    metrics.done.accepted += new
+    metrics.done.repeated += len(accepted) - new
     if not log.isEnabledFor(logging.DEBUG):
         return
     for (connection, append), answer in zip(batch, answers, strict=True):

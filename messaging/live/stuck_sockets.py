@@ -1,6 +1,6 @@
-"""The end of sockets whose peers do not read: uvicorn keeps them open without limit.
+"""Closes sockets whose peers do not read: uvicorn keeps them open without limit.
 
-Closing frees what they hold here; the kernel's own timeout frees the socket.
+This frees the connection's memory; the timeout of the kernel frees the socket.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class StuckSockets:
             self.check()
 
     def check(self) -> None:
-        """Close each connection whose socket has taken nothing for `Policy.stuck_send_s`."""
+        """Close each connection with a send that has taken longer than `Policy.stuck_send_s`."""
         stuck_before_s = time.monotonic() - self.policy.stuck_send_s
         for connection in list(self.registry.connections):
             since_s = connection.writer.sending_since_s

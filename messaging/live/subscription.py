@@ -1,8 +1,8 @@
-"""The subscription of one process to the channels of its rooms. It notices a lost connection and reconnects automatically.
+"""The subscription of one process to the channels of its rooms. It detects a lost connection and reconnects automatically.
 
-Redis confirms each subscribe; only after that is a read of the store complete. An idle subscription sends nothing, so a half-open
-one looks healthy: it is pinged, and dropped when no pong arrives. Publications of the time without a subscription are lost here;
-`on_restored` repairs that from the store. Knows nothing of frames.
+Redis confirms each subscribe; a read of the store is complete only if it begins after that. An idle subscription receives nothing, so
+a half-open connection is not noticed: it is pinged, and dropped if no pong arrives. Publications during the time without a
+subscription are lost; `on_restored` then checks the positions in the store. Knows nothing of frames.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ class Subscription:
     ) -> None:
         self._on_message = on_message
         self._on_restored = on_restored
-        self._channels: dict[str, asyncio.Event] = {}  # set once the store has confirmed it
-        self._replies: RedisProtocol | None = None  # while it listens
-        self._heard = asyncio.Event()
+        self._channels: dict[str, asyncio.Event] = {}  # the event is set when Redis has confirmed the channel
+        self._replies: RedisProtocol | None = None  # the connection, while there is one
+        self._reply_arrived = asyncio.Event()
 
-    def want(self, channel: str) -> None:
-        """Add a channel that is subscribed to from the start."""
+    def register(self, channel: str) -> None:
+        """Add a channel before `run`, without waiting for its confirmation."""
         self._channels.setdefault(channel, asyncio.Event())
 
     async def add(self, channel: str) -> None:
-        """Subscribe and wait for the confirmation, at most 3 s. Raises TimeoutError; the subscribe is then still tried."""
+        """Subscribe and wait at most 3 s for the confirmation. Raises TimeoutError; the channel stays registered and is tried again."""
         confirmed = self._channels.get(channel)
         if confirmed is None:
             confirmed = self._channels[channel] = asyncio.Event()
@@ -55,7 +55,7 @@ class Subscription:
                 await confirmed.wait()
 
     def remove(self, channel: str) -> None:
-        """Unsubscribe from a channel; no publication of it is passed on any more."""
+        """Unsubscribe from a channel; later publications of it are ignored."""
         if self._channels.pop(channel, None) is not None and self._replies is not None:
             self._replies.write([("UNSUBSCRIBE", channel)])
 
@@ -93,14 +93,14 @@ class Subscription:
             await replies.close()
 
     def _on_reply(self, reply: Any) -> None:
-        self._heard.set()
+        self._reply_arrived.set()
         if isinstance(reply, Exception):
             log.error("the store refuses the subscription: %s", str(reply).split(" ")[0])
             return
         kind = reply[0]
         if kind == b"message":
             channel = reply[1].decode()
-            if channel in self._channels:  # else it was on its way when the channel was removed
+            if channel in self._channels:  # otherwise it was published before the channel was removed
                 self._on_message(channel, reply[2])
         elif kind == b"subscribe":
             confirmed = self._channels.get(reply[1].decode())
@@ -115,11 +115,11 @@ class Subscription:
     async def _ping(self, replies: RedisProtocol) -> None:
         while True:
             await asyncio.sleep(PING_INTERVAL_S)
-            self._heard.clear()
+            self._reply_arrived.clear()
             replies.write([("PING",)])
             try:
                 async with asyncio.timeout(PONG_TIMEOUT_S):
-                    await self._heard.wait()
+                    await self._reply_arrived.wait()
             except TimeoutError:
                 log.warning("subscription does not answer; it is started again")
                 replies.abort()

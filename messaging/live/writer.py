@@ -1,9 +1,9 @@
-"""The outgoing side of one socket: a queue of frames, written as fast as the socket takes them.
+"""The outgoing frames of one socket: a queue, written as fast as the socket accepts them.
 
 1. `push` queues frames; the first one schedules a write for the next turn of the event loop.
-2. Everything that is queued by then is written as one text: a single frame as an object, several as an array.
-3. While the socket is full, a task waits in the write; frames that are queued in the meantime leave together in the next array.
-4. `close` sets the close code. Queued frames are dropped, `ended` is done, and `finish` sends the code to the peer.
+2. All frames that are queued by then are written as one text: a single frame as an object, several as an array.
+3. While the socket is full, a task waits for the write; frames that are queued in the meantime are written together as the next array.
+4. `close` sets the close code. Queued frames are dropped, the future `ended` is done, and `finish` sends the code to the peer.
 
 More than `MAX_QUEUE` frames close the connection. There are two other reactions to a slow reader: the hub sets a room's feed BEHIND
 instead of queueing more than `unsent_max` messages, and `stuck_sockets` closes a connection whose socket has taken nothing for
@@ -30,9 +30,9 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Direct(Protocol):
-    """A socket of a server that offers more than ASGI: synchronous writes, and each incoming text as it arrives.
+    """A socket of a server that offers more than ASGI: synchronous writes, and a callback for each incoming text.
 
-    `on_text` returns whether it took the text; a text that it did not take arrives through ASGI.
+    `on_text` returns whether it has handled the text; otherwise the text is received through ASGI.
     """
 
     on_text: Callable[[str], bool] | None
@@ -44,7 +44,7 @@ class Direct(Protocol):
 
 
 class Writer:
-    """The queue of one socket. `send` is ASGI's; a text has at most `max_bytes`, unless a single frame is larger."""
+    """The queue of one socket. `send` is ASGI's. A text has at most `max_bytes`, unless a single frame is larger."""
 
     __slots__ = (
         "_loop",
@@ -69,11 +69,11 @@ class Writer:
         self.closed: Close | None = None
         self.ended = self._loop.create_future()  # done once nothing more is written
         self.unsent = 0  # messages in the queue
-        self.sending_since_s: float | None = None  # monotonic, while the socket is full
+        self.sending_since_s: float | None = None  # begin of the present ASGI send (monotonic)
         self._queue: list[tuple[str, int]] = []  # (text, messages in it)
         self._writing = False  # a write is scheduled or under way
         self._task: asyncio.Task[None] | None = None  # while the socket is full
-        self._written: asyncio.Event | None = None  # made when something waits for a write
+        self._written: asyncio.Event | None = None  # made when `drained` or `below` first waits for a write
 
     def push(self, text: str, messages: int = 0) -> None:
         """Queue one frame, or several joined by commas, of which `messages` are messages."""
@@ -88,13 +88,13 @@ class Writer:
             self.close(Close.TOO_MUCH)
 
     def close(self, code: Close) -> None:
-        """Write no more; `finish` sends `code`. Only the first code counts."""
+        """Stop writing; `finish` will send `code`. Only the first code counts."""
         if self.closed is None:
             self.closed = code
             self._end()
 
     async def finish(self) -> None:
-        """Stop writing and send the close code, if the socket still takes it."""
+        """Stop writing and send the close code if there is one and the socket accepts it."""
         if self._task is not None:
             self._task.cancel()
         self._queue.clear()
@@ -104,15 +104,15 @@ class Writer:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._send({"type": "websocket.close", "code": int(self.closed)})
         except (TimeoutError, OSError, RuntimeError):
-            pass  # the peer is away or does not read: the transport's own timeout ends it
+            pass  # the peer has disconnected or does not read: a timeout of the transport ends the socket
 
     async def drained(self) -> None:
-        """Wait until the socket has taken everything that is queued."""
+        """Wait until all queued frames are written, or the connection has ended."""
         while self._writing and not self.ended.done():
             await self._next_write()
 
     async def below(self, messages: int) -> None:
-        """Wait until fewer than `messages` are queued."""
+        """Wait until fewer than `messages` messages are queued, or the connection has ended."""
         while self.unsent >= messages and not self.ended.done():
             await self._next_write()
 
@@ -122,7 +122,7 @@ class Writer:
         return self._writing
 
     def _write(self) -> None:
-        """Write the queue without a task: only a full socket needs one, to wait in."""
+        """Write the queue without a task, if possible: only a full socket needs a task, in which to wait."""
         direct = self.direct
         while self._queue and self.closed is None and direct is not None and direct.writable_now:
             text, messages = self._next_text()
@@ -141,7 +141,7 @@ class Writer:
         self._task = asyncio.ensure_future(_continue(writing, full))
 
     async def _write_all(self) -> None:
-        """Write through ASGI while anything is queued: one array for everything queued during the last write."""
+        """Write through ASGI until the queue is empty: the frames that are queued during a write are the next array."""
         try:
             while self._queue:
                 text, messages = self._next_text()
@@ -173,7 +173,7 @@ class Writer:
         await self._written.wait()
 
     def _next_text(self) -> tuple[str, int]:
-        """Take as many frames from the queue as one array may hold; return the text and how many messages it has."""
+        """Remove as many frames from the queue as one array may hold; return their text and its number of messages."""
         texts: list[str] = []
         size = messages = 0
         for text, count in self._queue:
@@ -186,8 +186,8 @@ class Writer:
         return (texts[0] if len(texts) == 1 and messages <= 1 else _array(texts)), messages
 
 
-# The last array of this process, with its frames. The sockets of a room are written to one after another, mostly with the same
-# frames: those are joined once. Compared by content, so it is right for every caller and every event loop.
+# The last array of this process, with its frames. The sockets of a room are written one after another, mostly with the same frames,
+# which are then joined only once. The frames are compared by content, so the array is correct for every caller and event loop.
 _last: tuple[list[str], str] = [], ""
 
 
@@ -203,7 +203,7 @@ def _array(texts: list[str]) -> str:
 
 @types.coroutine
 def _continue(begun: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
-    """Continue, in a task, a coroutine that was begun outside of one and now waits for a future."""
+    """Continue in a task a coroutine that was begun outside a task and now waits for a future."""
     try:
         with contextlib.suppress(Exception):  # `begun` gets it from the future itself
             yield waits_for

@@ -18,7 +18,7 @@ class Presence:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
 
-    async def tell_typing(self, room: RoomKey, user: int) -> None:
+    async def publish_typing(self, room: RoomKey, user: int) -> None:
         """Publish that `user` is typing; nothing is stored."""
         await self._calls.scripts.pipeline([("PUBLISH", room.key, f"T {user}")])
 

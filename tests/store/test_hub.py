@@ -16,7 +16,7 @@ from messaging.live import positions as live_positions
 from messaging.live.feed import FeedState
 from messaging.live.hub import Hub, HubListener
 from messaging.live.positions import Positions
-from messaging.live.publications import MAX_BATCH_CHARACTERS, Batch, cut
+from messaging.live.publications import MAX_BATCH_CHARACTERS, Batch, parse_batches
 from messaging.live.registry import Registry
 from messaging.policy import Policy
 from messaging.store import Store
@@ -71,12 +71,12 @@ def published(*rows: tuple[int, int, int, str]) -> str:
 
 class TestCut:
     def test_adjacent_messages_for_everybody_are_one_batch(self) -> None:
-        [batch] = cut(published((1, 0, ADA, "-"), (2, 1, GRACE, "-"), (3, 2, ADA, "-")))
+        [batch] = parse_batches(published((1, 0, ADA, "-"), (2, 1, GRACE, "-"), (3, 2, ADA, "-")))
         text = ",".join(FRAME % seq for seq in (1, 2, 3))
         assert batch == Batch("e1", 0, 3, 3, text, frozenset({ADA, GRACE}))
 
     def test_a_resend_to_some_is_a_separate_batch_in_its_place(self) -> None:
-        batches = list(cut(published((1, 0, ADA, "-"), (2, 1, ADA, "2,3"), (3, 2, ADA, "-"))))
+        batches = list(parse_batches(published((1, 0, ADA, "-"), (2, 1, ADA, "2,3"), (3, 2, ADA, "-"))))
         assert [(batch.after, batch.last, batch.only) for batch in batches] == [
             (0, 1, None),
             (1, 2, frozenset({2, 3})),
@@ -84,7 +84,7 @@ class TestCut:
         ]
 
     def test_a_skip_begins_a_new_batch(self) -> None:
-        batches = list(cut(published((5, 4, ADA, "-"), (900, 5, ADA, "-"), (902, 901, ADA, "-"))))
+        batches = list(parse_batches(published((5, 4, ADA, "-"), (900, 5, ADA, "-"), (902, 901, ADA, "-"))))
         assert [(batch.after, batch.last) for batch in batches] == [(4, 900), (901, 902)]
 
     def test_a_batch_is_smaller_than_the_limit_of_one_array(self) -> None:
@@ -92,7 +92,7 @@ class TestCut:
         lines = ["M e1"]
         for seq in range(1, 51):
             lines += [f"{seq} {seq - 1} {ADA} -", f'{{"body":"{body}"}}']
-        batches = list(cut("\n".join(lines)))
+        batches = list(parse_batches("\n".join(lines)))
         assert [batches[0].after, batches[-1].last] == [0, 50]
         assert all(len(batch.text) <= MAX_BATCH_CHARACTERS + batch.count for batch in batches)
 
@@ -106,7 +106,7 @@ class TestCut:
         for step, sender, only in steps:
             rows.append((top + step, top, sender, only))
             top += step
-        batches = list(cut(published(*rows)))
+        batches = list(parse_batches(published(*rows)))
         assert ",".join(batch.text for batch in batches) == ",".join(FRAME % row[0] for row in rows)
         assert [batch.after for batch in batches] == [0, *(batch.last for batch in batches[:-1])]
         assert sum(batch.count for batch in batches) == len(rows)
@@ -174,7 +174,7 @@ class TestFanOut:
         await store.members.create_log(ROOM)
         _, _, own = await open_feed(store, hub, ADA)
         _, _, other = await open_feed(store, hub, GRACE)
-        await store.presence.tell_typing(ROOM, ADA)
+        await store.presence.publish_typing(ROOM, ADA)
         assert await other.until("typing") == [{"type": "typing", "room": ROOM.id, "user": ADA}]
         assert own.frames == []
 

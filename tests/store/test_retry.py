@@ -191,7 +191,7 @@ class TestSilence:
         late.pushed(connection, feed)
         assert late._timers[connection].when() == feed.silence.due_s
         feed.silence.due_s += 60
-        late._arm(connection)
+        late._set_timer(connection)
         second = Feed(dataclasses.replace(feed.room, key=RoomKey("second", 7)))
         connection.feeds["second"] = second
         late.pushed(connection, second)
@@ -218,7 +218,7 @@ class TestThirdAndLast:
         await asyncio.wait_for(asyncio.shield(first.ended), 5)
         process.end(first)
         connection, feed, socket = await process.open(GRACE)
-        process.hub.watch(connection, feed)  # as after the `resumed` that contained the message
+        process.hub.report_pushed(connection, feed)  # as after the `resumed` that contained the message
         await until(lambda: len(attempts(socket)) >= 2)
         assert attempts(socket)[:2] == [4, 5]
         assert connection.closed is None
@@ -236,7 +236,7 @@ class TestThirdAndLast:
         process.end(connection)
 
         again, feed, socket = await process.open(GRACE)
-        process.hub.watch(again, feed)
+        process.hub.report_pushed(again, feed)
         await until(lambda: feed.silence is not None and feed.silence.due_s is None)
         assert attempts(socket) == []
         await ack(process, again, feed, 2)

@@ -114,7 +114,7 @@ class World(RuleBasedStateMachine):
             assert device.process is not None
             assert device.connection is not None
             for parsed in protocol.parse(json.dumps(frame), frames_max=100, body_max=4_000):
-                await ChatConsumer()._take(device.process.server, device.connection, parsed)
+                await ChatConsumer()._handle_or_refuse(device.process.server, device.connection, parsed)
 
     async def _cut(self, device: Device) -> None:
         if device.connection is None or device.process is None:

@@ -38,7 +38,7 @@ class Process:
         listening = self.server.hub._subscription
         self._hear = listening._on_message
         listening._on_message = self._gate
-        listening.want(PRESENCE_CHANNEL)
+        listening.register(PRESENCE_CHANNEL)
         self.task = asyncio.ensure_future(listening.run())
 
     def _gate(self, channel: str, payload: bytes) -> None:

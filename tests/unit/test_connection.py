@@ -44,7 +44,7 @@ class TestRooms:
         connection, socket = connect(ADA, policy)
         socket.reads.clear()
         connection.writer.push(f"{pong(1)},{pong(2)}", 2)
-        waiting = asyncio.ensure_future(connection.wait_for_room())
+        waiting = asyncio.ensure_future(connection.wait_until_writable())
         await until(lambda: connection.writer.sending_since_s is not None)
         assert not waiting.done()
         socket.reads.set()
