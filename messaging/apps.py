@@ -1,4 +1,4 @@
-"""The Django application: registers system checks and signals, and installs the schedules after every migrate."""
+"""The Django application: registers system checks and signals, and installs the schedules of the jobs after every `migrate`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Write the audit trail: every change, its time and who made it. Numbers only, never a text; part of the caller's transaction."""
+"""Write the audit entries: each change, its time and its user. No text of messages; part of the caller's transaction."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def note(
     rev: int | None = None,
     detail: Mapping[str, int | None] | None = None,
 ) -> None:
-    """Write one audit entry. `user` None: a job or a command made the change. `detail`: further numbers."""
+    """Write one audit entry. `user` is None if a job or a command made the change. `detail`: further numbers."""
     AuditEntry.objects.create(
         **_common_fields(verb, now_ms, user),
         room_key=room_key,
@@ -37,7 +37,7 @@ def note(
 
 
 def note_letters(verb: str, letters: Iterable[DeadLetter], *, now_ms: int, user: int | None) -> None:
-    """Write an audit entry for each of these dead letters."""
+    """Write an audit entry for each dead letter."""
     fields = _common_fields(verb, now_ms, user)
     entries = [
         AuditEntry(**fields, room_key=letter.room_key, seq=letter.seq, message_id=letter.message_id)
@@ -47,11 +47,11 @@ def note_letters(verb: str, letters: Iterable[DeadLetter], *, now_ms: int, user:
 
 
 def _common_fields(verb: str, now_ms: int, user: int | None) -> dict[str, Any]:
-    person = None if user is None else get_user_model().objects.filter(pk=user).first()
+    row = None if user is None else get_user_model().objects.filter(pk=user).first()
     return {
         "verb": Verb(verb),
         "at": moment(now_ms),
-        "user": person,
+        "user": row,
         "user_key": user,
-        "user_name": person.get_username() if person else "",
+        "user_name": row.get_username() if row else "",
     }

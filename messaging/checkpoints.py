@@ -1,6 +1,6 @@
-"""Named places between two writes of a job. Nothing happens there in production.
+"""Named places between two writes of a job. In production they have no effect.
 
-A test replaces `reach` to stop or kill a worker at one of them.
+A test replaces `reach` to stop or kill a worker at such a place.
 """
 
 

@@ -1,4 +1,4 @@
-"""System checks: faults that the settings alone show. Faults of the store are found by `manage.py doctor`."""
+"""System checks of the settings. `manage.py doctor` checks the store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CACHED_SESSIONS = "django.contrib.sessions.backends.cache"
 
 @register(Tags.compatibility)
 def check_settings(**_: Any) -> list[CheckMessage]:
-    """Return an error for each setting that would lose messages or log users out."""
+    """Return an error for each setting that is invalid, would lose messages or would log users out."""
     return [*_numbers(), *_channel_layer(), *_sessions(), *_aliases()]
 
 

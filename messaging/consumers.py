@@ -1,9 +1,9 @@
-"""The chat's WebSocket: the handshake, a handler for each type of frame, and an end that always cleans up.
+"""The chat's WebSocket: the handshake, the dispatch of frames to their handlers, and the cleanup.
 
-Origin (403) -> session (503 when it cannot be checked, 4501 when there is none) -> at most 20 connections for each user (4429) ->
-`hello` within 10 s (4402) -> frames until either side ends. Channels would hop to a thread for every event and, when a handler
-raises, end without a log line. So `__call__` has its own loop: after a handler that raises, the connection is forgotten everywhere
-and closed with 1011.
+Origin (403) -> session (503 if it cannot be checked, 4501 if there is none) -> at most 20 connections for each user (4429) -> `hello`
+within 10 s (4402) -> frames until either side closes. Channels would use a thread for every event, and would end without a log line if
+a handler raises. Therefore `__call__` has its own loop. If a handler raises, the connection is removed from all parts of the server and
+closed with 1011.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ Handler = Callable[[Connection, Any], Any]
 
 
 class Mode(enum.Enum):
-    """When a frame is handled, seen from the frames after it."""
+    """The order in which a frame is handled, relative to the frames after it."""
 
-    FIRST = enum.auto()  # before them; legal before the greeting
-    NOW = enum.auto()  # at once, where the text arrives: the handler waits for nothing
-    CONCURRENT = enum.auto()  # in a task; a read of the log takes its turn in the connection's lane of reads
-    CHANGE = enum.auto()  # in a task, in the connection's lane of changes
+    FIRST = enum.auto()  # completely before them; the only mode that is legal before the greeting
+    NOW = enum.auto()  # at once, when the text arrives: the handler does not wait
+    CONCURRENT = enum.auto()  # in a task; reads of the log wait for one another in the connection's `reads`
+    CHANGE = enum.auto()  # in a task; changes wait for one another in the connection's `changes`
 
 
-# {type of frame: (its handler, its mode)}
+# {type of frame: (handler, mode)}
 FRAMES: dict[type[protocol.ClientFrame], tuple[Callable[[Server], Handler], Mode]] = {
     protocol.Hello: (lambda server: server.greeter.hello, Mode.FIRST),
     protocol.Send: (lambda server: server.sender.send, Mode.NOW),
@@ -82,7 +82,7 @@ class ChatConsumer(AsyncConsumer):
             await asyncio.wait({receiving, connection.ended}, return_when=asyncio.FIRST_COMPLETED)
             if receiving.done():
                 receiving.result()
-        except Exception:  # noqa: BLE001 -- after any error the connection ends with 1011 and is forgotten
+        except Exception:  # noqa: BLE001 -- after any error the connection is closed with 1011 and removed
             _fail(connection)
         finally:
             if direct is not None:
@@ -125,7 +125,7 @@ class ChatConsumer(AsyncConsumer):
     # Frames
 
     def _handle_at_once(self, server: Server, connection: Connection, text: str) -> bool:
-        """Take a text where it arrives, if all its frames have the mode NOW; False leaves it to `_receive_frames`."""
+        """Handle a text when it arrives, if all its frames have the mode NOW; otherwise return False: `_receive_frames` handles it."""
         policy = server.policy
         if not connection.greeted or connection.writer.closed is not None or len(text) * 3 > policy.frame_max:
             return False
@@ -188,10 +188,10 @@ class ChatConsumer(AsyncConsumer):
     async def _handle_concurrently(
         self, server: Server, connection: Connection, frame: Any, handler: Handler, *, in_lane: bool
     ) -> None:
-        """Handle a frame in a task while others are received; with many tasks the peer waits."""
+        """Handle a frame in a task while others are received. With too many tasks, receive no more frames until it is handled."""
         work = _answer(server, connection, frame, handler, in_lane=in_lane)
         if len(connection.tasks) >= connection.policy.reads_waiting_max:
-            await asyncio.sleep(0)  # frames before it whose task has not begun yet are first
+            await asyncio.sleep(0)  # so that the tasks of earlier frames begin first
             await work
         else:
             connection.spawn(work)
@@ -211,14 +211,14 @@ async def _answer(
 
 
 def _refuse(server: Server, connection: Connection, refused: protocol.Refused) -> None:
-    """Answer with one `error`; the tenth bad frame in a minute closes with 4400."""
+    """Answer with one `error`; the tenth bad frame in a minute closes the connection with 4400."""
     connection.refuse(refused)
     if isinstance(refused.error, BadFrame) and server.limits.bad_frame(connection):
         connection.close_when_written(Close.TOO_MANY_BAD_FRAMES)
 
 
 def _fail(connection: Connection) -> None:
-    """End a connection whose handler raised: an error of the server."""
+    """Log the error of a handler and close its connection."""
     metrics.done.handler_failures += 1
     log.exception("a handler failed", extra={"connection": connection.id, "user": connection.user})
     connection.close(Close.HANDLER_FAILED)

@@ -1,18 +1,18 @@
-"""Control events: infrequent events broadcast to every server process, over the channel layer.
+"""Control events: infrequent events for every server process, over the channel layer.
 
-There is one group, and one layer channel for each process, on which its hub listens. An event is a hint. The announced change is
+There is one group, and one channel for each process, which `live.control_events` receives. An event is a hint. The announced change is
 in the database or the store, and is read again every 60 s and after every reconnect. So a lost event causes a delay, never wrong
 data. Knows nothing of sockets.
 
 | type                         | fields              | meaning                                                       |
 |------------------------------|---------------------|---------------------------------------------------------------|
 | control.membership_changed   | room, user          | a member joined, left or has another role: read the row again |
-| control.room_changed         | room                | name, topic or lifetimes: read the row again                  |
-| control.session_ended        | session (digest)    | logged out: its connections close with 4501                   |
-| control.user_ended           | user                | deactivated, deleted, password changed: check their sessions  |
+| control.room_changed         | room                | name, topic or lifetimes changed: read the row again          |
+| control.session_ended        | session (digest)    | logged out: close its connections with 4501                   |
+| control.user_ended           | user                | deactivated, deleted, password changed: check the sessions    |
 | control.close_user           | user                | staff closes the user's connections; they may reconnect       |
-| control.sweep                | room, epoch, mark   | push to lagging members who owe something up to the mark      |
-| control.noticed              | user, notices, by   | notices were made or dismissed: show them, but not to `by`    |
+| control.sweep                | room, epoch, mark   | push to members who owe a message at or below the mark        |
+| control.noticed              | user, notices, by   | notices were made or dismissed: send them, except process `by`|
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def session_digest(session_key: str) -> str:
-    """Return the name of a session on the channel layer. The session key itself is a credential."""
+    """Return a digest that names a session on the channel layer, because the session key itself is a credential."""
     return hashlib.sha256(session_key.encode()).hexdigest()
 
 
@@ -72,7 +72,7 @@ async def receive(channel: str) -> dict[str, Any]:
 
 
 async def announce(kind: str, **fields: Any) -> bool:
-    """Send a control event as a hint; return whether it was sent. A lost event is harmless: receivers read again within 60 s."""
+    """Send a control event; return whether it was sent. A lost event is harmless: every process reads the data again within 60 s."""
     try:
         async with asyncio.timeout(ANNOUNCE_TIMEOUT_S):
             await publish(kind, **fields)

@@ -1,6 +1,6 @@
-"""Every error of the product: a stable wire code and, as docstring, the default sentence.
+"""The errors of the product. Each has a stable wire code; its docstring is the default text for the user.
 
-Raised where the error is known. Converted once, at the edge: into an `error` frame, a JSON answer or a line on stderr.
+They are raised where the error is detected. The outermost layer converts them into an `error` frame, a JSON answer or a line on stderr.
 Knows nothing of frames, Redis or HTTP.
 """
 

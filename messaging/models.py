@@ -1,11 +1,11 @@
-"""The database: rooms, memberships, messages that expired before everyone received them, and what the staff did.
+"""The database: rooms, memberships, dead letters with their notices, audit entries, and bulk actions of the staff.
 
 Live messages are in the store, never here. A message that expired before everyone received it becomes a `DeadLetter`. Its text is kept
-for the time that the policy sets; `reports` writes dead letters, `retention` deletes them. Columns with `_key` hold ids that outlive
-the rows they refer to.
+for the time that the policy sets; `reports` writes dead letters, `retention` deletes them. Columns with `_key` contain ids that are kept
+after the rows to which they refer are deleted.
 
-A membership is written first here and then in the store (`join`). Leaving marks the row, then calls the store's `leave`, then
-deletes the row. A crash between two of these steps is repaired at the next `hello` or by the sweep. Knows nothing of Redis.
+A membership is first written here and then to the store (`join`). To leave, the row is marked, the store's `leave` is called, and the
+row is deleted. After a crash between two of these steps, the next `hello` or the sweep completes them. Knows nothing of Redis.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Room(models.Model):
         help_text=_("If off, acknowledgements are not expected, and missed messages are not reported."),
     )
     partition = models.PositiveSmallIntegerField(editable=False)
-    # The two members of a direct room, "low:high", so that each pair has one room.
+    # The user ids of a direct room's members, "low:high", so that each pair has only one room.
     pair = models.CharField(max_length=50, null=True, blank=True, unique=True, editable=False)
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
 
@@ -139,7 +139,7 @@ def epoch_ms(at: datetime) -> int:
 
 
 class FormerUser(models.Model):
-    """The name of a deleted user, so that reports can still show it."""
+    """The name of a deleted user, for the reports that name them."""
 
     user_key = models.BigIntegerField(_("user ID"), unique=True)
     name = models.CharField(_("user name"), max_length=150)
@@ -154,7 +154,7 @@ class FormerUser(models.Model):
 
 
 class DeadLetter(models.Model):
-    """A message that expired before every recipient acknowledged it. Also has the names, because room and users may be deleted before it."""
+    """A message that expired before every recipient acknowledged it. It contains the names, because its room and users may be deleted."""
 
     class State(models.TextChoices):
         OPEN = "open", _("open")
@@ -191,9 +191,8 @@ class DeadLetter(models.Model):
     )
     resend_started_at = models.DateTimeField(_("resend started"), null=True)
     answer = models.JSONField(_("sent again as"), null=True)  # {epoch, seq, sent_at, expires_at}
-    fault = models.CharField(
-        _("quarantined because of"), max_length=100, blank=True
-    )  # the class of an exception, never its message
+    # The class of an exception, never its message.
+    fault = models.CharField(_("quarantined because of"), max_length=100, blank=True)
 
     class Meta:
         verbose_name = _("dead letter")
@@ -274,9 +273,8 @@ class Notice(models.Model):
     dead_letter = models.OneToOneField(
         DeadLetter, models.SET_NULL, null=True, related_name="notice", verbose_name=_("dead letter")
     )
-    data = models.JSONField(
-        _("data")
-    )  # as in docs/protocol.md; for a summary {messages, from_at, to_at, rooms: {room: n}}
+    # As in docs/protocol.md; for a summary {messages, from_at, to_at, rooms: {room: n}}.
+    data = models.JSONField(_("data"))
     dismissed_at = models.DateTimeField(_("dismissed"), null=True)
 
     class Meta:
@@ -302,7 +300,7 @@ class Notice(models.Model):
 
 
 class AuditEntry(models.Model):
-    """A change and who made it: times and numbers, never a text."""
+    """A change, its user, and times and numbers, never the text of a message."""
 
     class Verb(models.TextChoices):
         EDIT = "edit", _("edited a message")
@@ -360,15 +358,15 @@ class BulkAction(models.Model):
     verb = models.CharField(_("action"), max_length=16)
     query = models.TextField(_("filter"), blank=True)  # the query of the list's address
     given = models.JSONField(_("form data"), default=dict)
-    noted = models.CharField(
-        max_length=200, blank=True
-    )  # the log entry of each row, in the language of its starter
+    # The log entry of each row, in the language of the user who started the action.
+    noted = models.CharField(max_length=200, blank=True)
     state = models.CharField(_("state"), max_length=8, choices=State, default=State.ASKED)
-    # Why it is paused (`unavailable`, `backlog_full`, `database_away`) or was stopped (`by_hand`, `no_right`, `no_deed`).
+    # The reason why it is paused (`unavailable`, `backlog_full`, `database_away`) or was stopped (`by_hand`, `no_right`, `no_deed`).
     why = models.CharField(_("why"), max_length=20, blank=True)
     stopped_by = models.CharField(_("stopped by"), max_length=150, blank=True)
     total = models.PositiveIntegerField(_("rows"))
-    # Rows before `at` have a result. Rows from `at` up to `begun` are reserved, and in doubt once their worker lost the claim.
+    # Rows before `at` have a result. Rows from `at` to `begun` - 1 are reserved by a worker; if it loses the claim, their result is
+    # unknown.
     at = models.PositiveIntegerField(default=0)
     begun = models.PositiveIntegerField(default=0)
     done = models.PositiveIntegerField(_("done"), default=0)

@@ -1,7 +1,7 @@
-"""The product's numbers and the arithmetic over them: lifetimes, limits, backoff. Pure: no clock, no I/O.
+"""The numbers of the product and their arithmetic: lifetimes, limits, backoff. No clock and no I/O.
 
-`settings.MESSAGING` overrides any field of `Policy` by its name; only this module reads it, once. `problems` returns a
-sentence for each invalid value, for the system check. Defaults that the wire contract (docs/protocol.md) fixes are marked so.
+`settings.MESSAGING` overrides fields of `Policy` by their names. `problems` returns a sentence for each invalid value, for the system
+check. docs/protocol.md states many of the defaults; a test compares them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Number = Annotated[float, Meta(gt=0, lt=1e12)]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rate:
-    """A token bucket: `per_s` tokens a second, at most `burst` of them saved."""
+    """A token bucket: it gets `per_s` tokens a second and holds at most `burst` tokens."""
 
     per_s: Number
     burst: Count
@@ -36,13 +36,13 @@ class Rate:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Each number with its unit in its name and its bounds in its type."""
+    """The numbers, each with its unit in its name and its bounds in its type."""
 
     # Lifetimes
     ttl_default_s: Count = 3_600
     ttl_min_s: Count = 10
     ttl_max_s: Ttl = 28 * DAY_S
-    grace_s: Count = DAY_S  # a fallback: the Hash is deleted so long after the message's end
+    grace_s: Count = DAY_S  # a fallback: Redis deletes the Hash this long after the message's expiry
     dead_letter_retention_s: CountOrZero = 7 * DAY_S  # 0 keeps metadata only
     dead_letter_days: Count = 90
     dead_letter_count: Count = 100_000
@@ -62,7 +62,7 @@ class Policy:
     reads_waiting_max: Count = 32  # reads of one connection that may wait for one another
 
     # Retry
-    ack_timeout_s: Number = 5.0  # silence: a pushed message is unacknowledged for this long
+    ack_timeout_s: Number = 5.0  # how long a pushed message may be unacknowledged before it is checked
     backoff_cap_s: Number = 60.0
     attempts_max: Count = 8
     silences_to_close: Count = 3
@@ -70,10 +70,12 @@ class Policy:
     recheck_interval_s: Number = 60.0  # memberships and sessions are read again after this
     sweep_interval_s: Count = 60
     lease_s: Count = 30
-    claim_delay_s: Count = 5  # acknowledgements may be in flight at expiry
+    claim_delay_s: Count = 5  # between expiry and its processing: acknowledgements may arrive late
     claim_max: Count = 500  # rows of one claim or read
     job_deadline_s: Number = 40.0
-    recovery: bool = True  # repair of lost messages; the drill switches it off to prove that it sees a loss
+    recovery: bool = (
+        True  # the repair of lost messages; without it the drill must report a loss, which tests the drill
+    )
 
     # Pace
     ack_flush_s: Number = 0.1  # the acknowledgements of a process are written together
@@ -81,7 +83,8 @@ class Policy:
     verb_deadline_s: Number = 4.0
     stuck_send_s: Number = 15.0  # a socket is closed when one send takes longer
 
-    # Rates per connection; for a user four times that. The wire contract grants every user for `send` at least 50/s, burst 300.
+    # Rates of one connection; a user's connections together have four times as much. The wire contract guarantees for `send` at least
+    # 50/s and a burst of 300.
     rate_limit_scale: Number = 1.0
     send_rate: Rate = Rate(50, 300)
     history_rate: Rate = Rate(20, 100)
@@ -90,7 +93,7 @@ class Policy:
     typing_interval_s: Number = 3.0
 
     def ttl(self, asked_s: int | None, *, room_s: int, room_max_s: int) -> int:
-        """Return the lifetime of a message in seconds. Raises `BadTtl`, which names the bounds."""
+        """Return the lifetime of a message in seconds; `asked_s` None gets the room's default. Raises BadTtl with the bounds."""
         longest_s = min(room_max_s, self.ttl_max_s)
         if asked_s is None:
             return max(self.ttl_min_s, min(room_s, longest_s))
@@ -99,14 +102,14 @@ class Policy:
         return asked_s
 
     def bound_s(self, attempt: int) -> float:
-        """Return the longest wait in seconds before the silence after attempt number `attempt` counts (from 1).
+        """Return the longest wait in seconds before attempt number `attempt` (from 1).
 
         With the defaults: 5, 10, 20, 40, 60, 60, 60, 60.
         """
         return float(min(self.backoff_cap_s, self.ack_timeout_s * 2.0 ** (attempt - 1)))
 
     def wait_s(self, attempt: int, jitter: float) -> float:
-        """Return the wait drawn from the upper half of the bound; `jitter` in [0, 1).
+        """Return a wait between half the bound and the bound; `jitter` is in [0, 1).
 
         With the defaults and jitter 0: 5, 5, 10, 20, 30, 30 ...; none is under `ack_timeout_s`.
         """
@@ -114,7 +117,7 @@ class Policy:
         return max(self.ack_timeout_s, bound_s * (0.5 + 0.5 * jitter))
 
     def rate(self, rate: Rate) -> Rate:
-        """Return `rate` as this installation scales it."""
+        """Return `rate` multiplied by `rate_limit_scale`."""
         return Rate(rate.per_s * self.rate_limit_scale, max(1, int(rate.burst * self.rate_limit_scale)))
 
 
@@ -149,9 +152,8 @@ def _validate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
                 f"MESSAGING[{name!r}] is not a setting; the fields of messaging.policy.Policy are."
             )
             continue
-        plain = (
-            dataclasses.asdict(value) if isinstance(value, Rate) else value
-        )  # else its bounds are not checked
+        # A `Rate` as a dict: msgspec does not check the bounds of an existing object.
+        plain = dataclasses.asdict(value) if isinstance(value, Rate) else value
         try:
             fields[name] = msgspec.convert(plain, types[name])
         except msgspec.ValidationError as error:

@@ -1,8 +1,8 @@
 """The frames of the wire contract (docs/protocol.md): parse, validate, encode; close codes.
 
-Frames from a client become the structs below `ClientFrame`, or a `Refused` that answers with one `error` frame: nothing escapes
-`parse`. Frames to a client are the structs below `ServerFrame`; a field that is UNSET is not on the wire. `message` frames
-that fan out are written by the store's append script and pass through as bytes. Knows nothing of Redis, rooms or sockets.
+`parse` never raises: it returns subclasses of `ClientFrame`, or a `Refused`, which is answered with one `error` frame. Frames to a
+client are subclasses of `ServerFrame`; a field that is UNSET is omitted. The `message` frames of publications are written by the
+store's append script and sent unchanged. Knows nothing of Redis, rooms or sockets.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from .errors import BadFrame, BodyEmpty, BodyTooLong, MessagingError, UnknownTyp
 
 VERSION = 1
 
-Count = Annotated[
-    int, Meta(ge=0, le=2**53 - 1)
-]  # seq, rev, cursor, epoch ms, seconds: the numbers that JSON carries exactly
-# Not `$`, which allows a newline at the end: publications have the id in one line.
+# A seq, rev, cursor, time in epoch ms or number of seconds: integers that JSON represents exactly.
+Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+# `\Z` instead of `$`, which allows a newline at the end: in a publication a frame is one line.
 MessageId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
 Limit = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 
 
 class Close(enum.IntEnum):
-    """Why the server closed a connection; after 4000 to 4499 a client may reconnect, after 4500 and above it must not."""
+    """The close codes of the server. After 4500 and above a client must not reconnect; after all others it may."""
 
     TOO_BIG = 1009
     HANDLER_FAILED = 1011
@@ -47,11 +46,11 @@ class Close(enum.IntEnum):
 
 
 class ClientFrame(Struct, frozen=True, tag_field="type"):
-    """A frame from a client. Unknown fields are ignored; null stands for an absent optional field."""
+    """A frame from a client. Unknown fields are ignored; null in an optional field means that it is absent."""
 
 
 class Since(Struct, frozen=True):
-    """How much of a room's log a client holds: everything up to `since`, changes up to `rev`."""
+    """The part of a room's log that a client holds: all messages up to `since`, all changes up to `rev`."""
 
     room: str
     epoch: str
@@ -149,7 +148,7 @@ AnyClientFrame = Hello | Send | Ack | Sync | History | Typing | Ping | AnyChange
 
 
 class Refused(Struct, frozen=True):
-    """A frame that was refused: the error, and the fields that could be read."""
+    """A refused frame: the error, and the frame's fields that could be read."""
 
     error: MessagingError
     of: str | None = None
@@ -165,9 +164,9 @@ _MALFORMED = (msgspec.DecodeError, RecursionError, UnicodeError, ValueError)
 
 
 def parse(text: str, *, frames_max: int, body_max: int) -> Sequence[AnyClientFrame | Refused]:
-    """Return the frames of one WebSocket text message, in order; each malformed one as a `Refused`.
+    """Return the frames of one WebSocket text message, in order. A malformed frame becomes a `Refused`.
 
-    An array of more than `frames_max` frames is refused whole. `body_max` is in code points.
+    An array of more than `frames_max` frames is refused as a whole. `body_max` is in code points.
     """
     try:
         decoded = _decoder.decode(text)
@@ -198,7 +197,7 @@ def _checked(frame: AnyClientFrame, body_max: int) -> AnyClientFrame | Refused:
 
 
 def refused(frame: ClientFrame, error: MessagingError) -> Refused:
-    """Return the refusal of a frame that could be parsed, with the fields that identify it for its sender."""
+    """Return the refusal of a parsed frame, with the fields by which its sender identifies it."""
     fields = {name: getattr(frame, name, None) for name in ("id", "room", "seq")}
     return Refused(error, str(frame.__struct_config__.tag), **fields)
 
@@ -215,32 +214,33 @@ def body_error(body: str, body_max: int) -> MessagingError | None:
 
 
 def _refused(text: str, fault: Exception) -> AnyClientFrame | Refused:
-    """Return the refusal of a malformed text, with the fields that an outbox needs to find its message.
+    """Return the refusal of a malformed text, with the fields by which the client's outbox finds its message.
 
-    The standard parser also reads texts that are nearly JSON (lone surrogates, NaN), so that the answer can still name the message.
+    The parser of the standard library also reads texts that are almost JSON (lone surrogates, NaN), so that the answer can identify
+    the message. A `hello` of another version is returned as such.
     """
     try:
-        loose = json.loads(text)
+        parsed = json.loads(text)
     except _MALFORMED:
         return Refused(BadFrame(f"This is not JSON that can be read: {_reason(fault)}."))
-    if not isinstance(loose, dict):
+    if not isinstance(parsed, dict):
         return Refused(BadFrame("A frame is a JSON object with a type."))
-    kind = _text(loose.get("type"))
+    kind = _text(parsed.get("type"))
     if kind is None:
         return Refused(BadFrame("A frame needs a type, which is a string."))
-    seq = loose.get("seq")
-    known = {
+    seq = parsed.get("seq")
+    fields = {
         "of": kind,
-        "id": _text(loose.get("id")),
-        "room": _text(loose.get("room")),
+        "id": _text(parsed.get("id")),
+        "room": _text(parsed.get("room")),
         "seq": seq if type(seq) is int and 0 <= seq < 2**53 else None,
     }
-    version = loose.get("v")
+    version = parsed.get("v")
     if kind == "hello" and type(version) is int and version != VERSION:
         return Hello(version, [])  # another version of the contract: its other fields may differ
     if kind not in _types:
-        return Refused(UnknownType(), **known)  # type: ignore[arg-type]
-    return Refused(BadFrame(f"The frame does not follow the contract: {_reason(fault)}."), **known)  # type: ignore[arg-type]
+        return Refused(UnknownType(), **fields)  # type: ignore[arg-type]
+    return Refused(BadFrame(f"The frame does not follow the contract: {_reason(fault)}."), **fields)  # type: ignore[arg-type]
 
 
 def _reason(fault: Exception) -> str:
@@ -252,7 +252,7 @@ def _reason(fault: Exception) -> str:
 
 
 def _text(value: Any) -> str | None:
-    """Return `value` when it is a string that can be sent back unchanged."""
+    """Return `value` if it is a string of at most 64 characters that can be sent back unchanged, otherwise None."""
     if not isinstance(value, str) or len(value) > 64:
         return None
     return None if any("\ud800" <= character <= "\udfff" for character in value) else value
@@ -420,7 +420,7 @@ class Error(ServerFrame, frozen=True, tag="error"):
     code: str
     detail: str
     retryable: bool
-    of: str  # '' where it could not be read
+    of: str  # '' if the type could not be read
     id: str | UnsetType = UNSET
     room: str | UnsetType = UNSET
     seq: int | UnsetType = UNSET

@@ -1,4 +1,4 @@
-"""The addresses of the chat. An address with an invalid room, seq or user does not exist."""
+"""The URLs of the chat. A URL with an invalid room, seq or user is answered with 404."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RoomId:
 
 
 class Number:
-    """A seq or a user id: at most 2^53-1, which JSON carries exactly."""
+    """A seq or a user id: at most 2^53-1, the largest integer that JSON represents exactly."""
 
     regex = "[0-9]{1,16}"
 
