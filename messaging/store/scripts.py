@@ -2,7 +2,8 @@
 
 Each script begins with LIFE, the run_id of the Redis server. A restarted or promoted server does not have these scripts: it answers
 NOSCRIPT, and the scripts are loaded with the new run_id before anything is written. After LIFE come the files of `lua/shared/` that
-the script names in its line `-- Uses`. Knows no key and no operation.
+the script names in its lines `-- Uses`. `-- Uses FILE: FUNCTION, ...` includes only these functions: each call of a script creates all of
+its functions, which takes time. Knows no key and no operation.
 """
 
 from __future__ import annotations
@@ -29,19 +30,29 @@ Call = tuple[str, tuple[Any, ...]]  # script, (partition prefix, arguments ...)
 
 _CONNECTION_ERRORS = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError)
 _FOLDER = Path(__file__).parent / "lua"
-_USES = re.compile(r"^-- Uses (.+)$", re.MULTILINE)
+_USES = re.compile(r"^-- Uses (?:(\w+): )?(.+)$", re.MULTILINE)  # the file of the functions, or ''; names
 
 
 def _shared(text: str, included: set[str]) -> str:
-    """Return the text of the shared files that a script uses: each file once, after the files that it uses itself."""
+    """Return the shared files and functions that a script uses, each once and after those that it uses itself."""
     parts = []
-    for uses in _USES.findall(text):
-        for name in uses.split(", "):
-            if name not in included:
-                included.add(name)
-                shared = (_FOLDER / "shared" / f"{name}.lua").read_text()
-                parts.append(_shared(shared, included) + shared)
+    for file, names in _USES.findall(text):
+        for name in names.split(", "):
+            part = _function(file, name) if file else _shared_file(name)
+            if part not in included:
+                included.add(part)
+                parts.append(_shared(part, included) + part)
     return "".join(parts)
+
+
+def _shared_file(name: str) -> str:
+    return (_FOLDER / "shared" / f"{name}.lua").read_text()
+
+
+def _function(file: str, name: str) -> str:
+    """Return one function of a shared file, in which blank lines separate the functions."""
+    [function] = [part for part in _shared_file(file).split("\n\n") if f"local function {name}(" in part]
+    return f"{function}\n"
 
 
 def _whole_text(path: Path) -> str:

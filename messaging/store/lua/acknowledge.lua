@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Raise cursors, never lower them; `read` is limited to `delivered`. An acknowledgement that moves a cursor clears the attempts.
--- A group is one command of each kind, because most members of a room have just received the same message.
+-- Raise cursors, never lower them; a read cursor is at most the delivered cursor. A raised delivered cursor clears the attempts.
+-- Equal acknowledgements are a group, with one command of each kind, because most members of a room receive the same message at once.
 -- Publishes 'A <seq>' for each room: no cursor that moved was below that seq.
 -- Returns for each acknowledgement 1 moved, 0 not moved, -1 the room has no log, -2 not a member, -3 another epoch, -5 above top
 -- Uses clock, count
@@ -25,7 +25,7 @@ local function raise(key, first, last, delivered, read)
     if not cursor then answer = -2
     else
       if delivered and delivered > cursor then
-        -- The live messages that a cursor passes. Many cursors move alike: each stretch is counted once.
+        -- Count the live messages that the cursor passes. Cursors of a group often begin at the same seq: then they are counted once.
         if cursor ~= counted_from then
           live, counted_from = call('ZCOUNT', key .. ':live', string.format('(%.0f', cursor), delivered), cursor
         end

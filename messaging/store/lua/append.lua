@@ -1,9 +1,10 @@
 #!lua
 -- Accept a batch of messages: number, store and index them, keep the answers for their ids, publish them. A repeated id gets its
--- first answer. Everything is checked before the first write, because a script has no rollback.
+-- first answer. All messages are checked before the first write, because a script has no rollback.
 -- Returns for each message an answer 'epoch|seq|sent_at|expires_at', with '=' before it for a repeat, or a code:
 --   -1 the room has no log, -2 not a member, -3 the id was used for other content, -4 reply_to is not a message
--- Uses clock, count, entries
+-- Uses clock, count
+-- Uses entries: index_entry, live_entry
 local first_prefix      = KEYS[1]           -- of the first message's partition; in a Cluster all messages are of that partition
 local grace_ms          = tonumber(ARGV[1])
 local id_life_ms        = ARGV[2]
@@ -89,7 +90,7 @@ for _, message in ipairs(accepted) do
   room.tracked = room.tracked or tracked
   call('ZADD', room.prefix .. 'expiring', expires_at, index_entry(room.id, seq))
   call('SET', record_key, records[record_key], 'PX', id_life_ms)
-  -- Another cursor than seq-1 would skip messages that this sender does not have yet.
+  -- A cursor below seq - 1 stays: raising it would skip messages that this sender does not have yet.
   if room.cursors[user] == message.seq - 1 then
     room.cursors[user] = message.seq
     room.moved[user] = seq

@@ -1,15 +1,16 @@
 #!lua flags=allow-oom
--- Claim due rows of the expiry index. A claim is a lease, so that a crash makes a row due again.
--- Returns {rows looked at and passed over, more after them (0|1), room|seq, when it was due, score claimed, ...}; the same token
--- gets the same rows
--- Uses clock, entries
+-- Claim due rows of the expiry index. A claim is a lease: after a crash the rows are due again.
+-- Returns {rows read but not claimed, more rows after them (0|1), room|seq, time it was due, score claimed, ...}. The same token gets
+-- the same rows.
+-- Uses clock
+-- Uses entries: index_entry
 local prefix   = KEYS[1]           -- of the partition's keys
 local token    = ARGV[1]           -- of the claim
 local limit    = tonumber(ARGV[2]) -- rows
 local lease_ms = tonumber(ARGV[3])
-local delay_ms = tonumber(ARGV[4]) -- acknowledgements may be under way
+local delay_ms = tonumber(ARGV[4]) -- after the expiry: acknowledgements may arrive late
 local room_id  = ARGV[5]           -- '' all rooms
-local skip     = tonumber(ARGV[6]) -- due rows of other rooms to pass over
+local skip     = tonumber(ARGV[6]) -- due rows that an earlier call has read
 
 local LOOK_ROWS = 500
 local expiring, claim_key = prefix .. 'expiring', prefix .. 'claim:' .. token

@@ -1,13 +1,14 @@
 #!lua flags=allow-oom
--- Claim rooms of a partition whose next look is due. A claim is a lease: the room is due again after it. Rooms in which nobody can
--- lag are removed from the index.
--- Returns {rooms looked at, room, epoch, mark, oldest accepted (epoch ms), score claimed, ...}; the same token gets the same rows
--- Uses clock, entries
+-- Claim rooms of a partition that are due for the sweep. A claim is a lease: after it the room is due again. Rooms in which nobody
+-- can lag are removed from the index.
+-- Returns {rooms read, room, epoch, mark, time of the oldest message (epoch ms), score claimed, ...}. The same token gets the same rows.
+-- Uses clock
+-- Uses entries: seq_of
 local prefix         = KEYS[1]           -- of the partition's keys
 local token          = ARGV[1]           -- of the claim
 local limit          = tonumber(ARGV[2]) -- rooms
 local lease_ms       = tonumber(ARGV[3])
-local ack_timeout_ms = tonumber(ARGV[4]) -- least age of the mark
+local ack_timeout_ms = tonumber(ARGV[4]) -- minimum age of the mark
 local only_room      = ARGV[5]           -- id of one room, '' all that are due
 
 local unacked, claim_key = prefix .. 'unacked', prefix .. 'claim:' .. token
@@ -15,7 +16,7 @@ local answered = redis.call('GET', claim_key)
 if answered then return cjson.decode(answered) end
 local now = now_ms()
 
--- Return the newest message that has had time to be acknowledged, '0' where there is none. By halving: sent_at rises with seq.
+-- Return the seq of the newest message that is old enough to be acknowledged, or '0'. A binary search: sent_at rises with seq.
 local function mark_of(key)
   local low, high = 0, redis.call('ZCARD', key .. ':live')
   local mark = '0'

@@ -1,8 +1,9 @@
 #!lua flags=no-writes
--- Count the live messages of a room that are above the cursor of a member who did not write them: those under way. Messages after
--- the first LOOK_ROWS, and after MAX_NAMES names or MAX_NAME_BYTES of names of the users whom resends are for, all count.
+-- Count the live messages of a room that are above the cursor of a member who is not their sender. A check of all messages could take
+-- too long: messages after the first LOOK_ROWS are counted without a check, and so are all after MAX_NAMES user ids or MAX_NAME_BYTES
+-- of ids in resends.
 -- Returns the count
--- Uses entries
+-- Uses entries: is_tracked, parse_live_entry, seq_of
 local prefix  = KEYS[1] -- of the partition's keys
 local room_id = ARGV[1]
 
@@ -13,7 +14,7 @@ if not lowest then return 0 end
 second = tonumber(second or 'inf')
 local only_some, names, bytes = redis.call('EXISTS', key .. ':only') == 1, 0, 0
 
--- Of two members below it, one did not write it.
+-- The message is above the lowest cursor. If it is above the second cursor too, one of these two members is not its sender.
 local function is_undelivered(entry)
   local seq, sender = parse_live_entry(entry)
   if not is_tracked(entry) then return false end

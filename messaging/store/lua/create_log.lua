@@ -1,7 +1,7 @@
 #!lua
--- Make a room's log where it has none: a new epoch, and every given user owes messages from here on. Idempotent.
--- Returns the epoch that holds now
--- Uses entries
+-- Create a room's log, if it has none, with a new epoch and the given users as members. Idempotent.
+-- Returns the epoch of the log
+-- Uses entries: index_entry, seq_of
 local prefix     = KEYS[1] -- of the partition's keys
 local room_id    = ARGV[1]
 local new_epoch  = ARGV[2]

@@ -1,14 +1,15 @@
 #!lua flags=allow-oom
--- Delete a live message: nobody misses it. Its row in `expiring` stays, so that finalize_expired clears `changed` when no screen can
--- show the message any more.
--- Returns {epoch, rev, id, expires_at, ''}, the same again for one that was deleted before, or a code as in `authorize_change`
--- Uses clock, count, entries, publish_change, authorize_change
+-- Delete a live message; nobody is reported to have missed it. Its row in `expiring` stays, so that finalize_expired clears `changed`
+-- when no screen can show the message any more.
+-- Returns {epoch, rev, id, expires_at, ''}, with id '' and expires_at '0' if it was deleted before, or a code as in `authorize_change`
+-- Uses clock, count, publish_change, authorize_change
+-- Uses entries: index_entry, live_entry_at
 local prefix       = KEYS[1] -- of the partition's keys
 local room_id      = ARGV[1]
 local user         = ARGV[2] -- user id
-local epoch        = ARGV[3] -- '' the present one
+local epoch        = ARGV[3] -- '' the present epoch
 local seq          = ARGV[4]
-local visible_from = ARGV[5] -- seq, '' joining
+local visible_from = ARGV[5] -- seq; '': the user's joining
 local moderates    = ARGV[6] -- '1', 'staff' or ''
 
 local key = prefix .. 'room:' .. room_id

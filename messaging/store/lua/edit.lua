@@ -1,13 +1,13 @@
 #!lua
--- Give a live message another text; it expires when it did.
+-- Replace the text of a live message; its expiry does not change.
 -- Returns {epoch, rev, id, expires_at, edited_at} or a code as in `authorize_change`
 -- Uses clock, publish_change, authorize_change
 local prefix       = KEYS[1] -- of the partition's keys
 local room_id      = ARGV[1]
 local user         = ARGV[2] -- user id
-local epoch        = ARGV[3] -- '' the present one
+local epoch        = ARGV[3] -- '' the present epoch
 local seq          = ARGV[4]
-local visible_from = ARGV[5] -- seq, '' joining
+local visible_from = ARGV[5] -- seq; '': the user's joining
 local body         = ARGV[6]
 
 local key = prefix .. 'room:' .. room_id

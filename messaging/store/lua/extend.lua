@@ -1,13 +1,14 @@
 #!lua
 -- Extend the life of a live message to now + TTL; it is never shortened.
 -- Returns {epoch, rev, id, expires_at, ''} or a code as in `authorize_change`
--- Uses clock, entries, publish_change, authorize_change
+-- Uses clock, publish_change, authorize_change
+-- Uses entries: index_entry
 local prefix       = KEYS[1]           -- of the partition's keys
 local room_id      = ARGV[1]
 local user         = ARGV[2]           -- user id
-local epoch        = ARGV[3]           -- '' the present one
+local epoch        = ARGV[3]           -- '' the present epoch
 local seq          = ARGV[4]
-local visible_from = ARGV[5]           -- seq, '' joining
+local visible_from = ARGV[5]           -- seq; '': the user's joining
 local moderates    = ARGV[6]           -- '1', 'staff' or ''
 local ttl_ms       = tonumber(ARGV[7])
 local grace_ms     = tonumber(ARGV[8])

@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
--- Clear reported messages, where the claim is still the caller's; count them and tell the screens.
--- Returns for each row 1 cleared, 0 claimed by another caller since, 2 cleared in part: call again
--- Uses clock, count, entries
+-- Clear reported messages, if the caller's claim is still valid; count them and publish their end.
+-- Returns for each row 1: cleared; 0: claimed by another caller since, or cleared before; 2: cleared in part, call again
+-- Uses clock, count
+-- Uses entries: index_entry
 local prefix = KEYS[1] -- of the partition's keys
-local STRIDE = 7       -- ARGV: 7 values for each row: room id, seq, score claimed, then the number of members who missed it as
-                       --   offline, no_ack, client_rejected, left_room
+local STRIDE = 7       -- ARGV: 7 values for each row: room id, seq, score claimed, then the number of members who missed it for each
+                       --   reason: offline, no_ack, client_rejected, left_room
 
 local MAX_OUTCOMES, MAX_LEFT = 1000, 500
 local REASONS = {'offline', 'no_ack', 'client_rejected', 'left_room'}
@@ -13,7 +14,7 @@ local budget, answers, ended, ended_rooms, counts, cleared_rooms, held = MAX_OUT
 
 local function add(event, n) counts[event] = (counts[event] or 0) + n end
 
--- Return whether all were removed: one message may have as many exceptions as the room has members.
+-- Remove the exceptions of a message, as far as the budget allows; return whether all were removed. There may be one for each member.
 local function clear_outcome(key, seq)
   local rows = redis.call('ZRANGEBYSCORE', key .. ':outcome', seq, seq, 'LIMIT', 0, budget + 1)
   local is_cut = #rows > budget
@@ -50,7 +51,8 @@ local function clear(room_id, seq, claimed_score, ...)
   redis.call('HDEL', key .. ':only', seq)
   if redis.call('ZREMRANGEBYSCORE', key .. ':live', seq, seq) > 0 then add_ended(key, seq, tonumber(sent_at) or now, {...}) end
   if shown_until and tonumber(shown_until) > now then
-    -- It stays known that the message is over while a screen may show it; the rest of the Hash tells it from a deleted one.
+    -- Until `shown_until` a screen may show the message. Until then `changed` is kept, and the rest of the Hash shows that the message
+    -- has expired and was not deleted.
     redis.call('ZADD', expiring, shown_until, entry)
     redis.call('ZADD', over, seq, entry)
     redis.call('HSET', message_key, 'ended', '1')
@@ -70,7 +72,7 @@ for _, key in ipairs(ended_rooms) do
   if epoch then redis.call('PUBLISH', key, 'X ' .. epoch .. ' ' .. table.concat(ended[key], ',')) end
 end
 for key in pairs(cleared_rooms) do
-  -- Members who left owe nothing any more once every live message is newer than their leaving.
+  -- A member who left owes nothing when all live messages were accepted after they left.
   local oldest = redis.call('ZRANGE', key .. ':live', 0, 0, 'WITHSCORES')[2]
   local settled = redis.call('ZRANGEBYSCORE', key .. ':left', '-inf', oldest and '(' .. oldest or '+inf', 'LIMIT', 0, MAX_LEFT)
   if #settled > 0 then redis.call('ZREM', key .. ':left', unpack(settled)) end

@@ -1,14 +1,15 @@
 #!lua flags=no-writes
 -- Read the newest messages below `before` that a member may see, newest first.
 -- Returns {epoch, more (0|1), messages, `before` for the next call} or a code: -1 the room has no log, -2 not a member
--- Uses clock, entries, messages
+-- Uses clock, messages
+-- Uses entries: is_among, parse_live_entry
 local prefix       = KEYS[1]           -- of the partition's keys
 local room_id      = ARGV[1]
 local user         = ARGV[2]           -- user id
 local before       = ARGV[3]           -- seq
 local limit        = tonumber(ARGV[4]) -- messages
 local max_bytes    = tonumber(ARGV[5]) -- of bodies
-local visible_from = ARGV[6]           -- seq: everything after it; '' joining
+local visible_from = ARGV[6]           -- seq; '': the user's joining
 
 local LOOK_ROWS = 500
 local key = prefix .. 'room:' .. room_id

@@ -1,5 +1,5 @@
 #!lua
--- Make users members: each owes the messages that are accepted from now on. Idempotent; hides nothing from a user who left and returns.
+-- Make users members: each owes the messages that are accepted from now on. Idempotent.
 -- Returns the number of new members, or -1: the room has no log
 local prefix     = KEYS[1] -- of the partition's keys
 local room_id    = ARGV[1]

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- End a membership. The user's position is kept for the report while they owe messages (reason left_room). Idempotent.
--- Returns 1 where there was a membership, else 0
+-- End a membership. If the user owes messages, their position is kept for the reports (reason left_room). Idempotent.
+-- Returns 1 if there was a membership, otherwise 0
 local prefix  = KEYS[1] -- of the partition's keys
 local room_id = ARGV[1]
 local user    = ARGV[2] -- user id

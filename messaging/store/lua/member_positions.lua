@@ -1,9 +1,11 @@
 #!lua flags=allow-oom
 -- Read the positions of members in a room; a `since` of the room's epoch above the cursor counts as an acknowledgement.
 -- Publishes 'A <seq>': no cursor that moved was below that seq.
--- Returns {epoch, top, rev, members, {user, ...} or {} where they are more, {row, ...}} or -1: the room has no log. The row of a user
---   is {delivered, read, joined, unread (at most 100)} or a code: -2 not a member, -3 nothing was done: ask for this user alone
--- Uses clock, count, entries, has_expired
+-- Returns {epoch, top, rev, members (counts joins and leaves), users, {row, ...}} or -1: the room has no log. `users` are the members,
+--   {} if there are more than max_listed. The row of a user is {delivered, read, joined, unread (at most 100)} or a code:
+--   -2 not a member, -3 not handled: ask for this user alone
+-- Uses clock, count, has_expired
+-- Uses entries: is_among, parse_live_entry
 local prefix        = KEYS[1]           -- of the partition's keys
 local room_id       = ARGV[1]
 local max_listed    = tonumber(ARGV[2]) -- members, for presence
@@ -16,7 +18,7 @@ if not present_epoch then return -1 end
 local now = now_ms()
 local only_some = call('EXISTS', key .. ':only') == 1
 
--- Return the unread messages above a seq: how many in all and by sender, and those that are for some only.
+-- Return the messages above a seq: the number of those for all members, in total and by sender, and the messages for some members only.
 local function unread_above(seq)
   local window = {above = seq, total = 0, by_sender = {}, only = {}}
   for _, entry in ipairs(call('ZRANGEBYSCORE', key .. ':live', string.format('(%.0f', seq), '+inf', 'LIMIT', 0, MAX_UNREAD)) do
@@ -48,7 +50,7 @@ local function row_of(user, epoch, since)
   if not joined then return -2 end
   local read = call('ZSCORE', key .. ':read', user) or joined
   local above = math.max(tonumber(read), tonumber(joined))
-  if window and (window.above ~= above or #window.only > 0) then return -3 end -- a call looks once at the log
+  if window and (window.above ~= above or #window.only > 0) then return -3 end -- one call reads the messages once
   window = window or unread_above(above)
   if epoch == present_epoch and tonumber(since) <= tonumber(top) then
     local cursor = call('ZSCORE', key .. ':delivered', user)

@@ -1,7 +1,8 @@
 #!lua flags=no-writes
--- Read the members of a room whose cursor is below the newest live message: how many, and the first of them, furthest behind first.
--- Returns {epoch, live messages, members behind, oldest accepted (epoch ms), user, cursor, attempts value or '', ...}; {} no log
--- Uses entries
+-- Read the members of a room whose cursor is below the newest live message: their number, and the first of them, furthest behind first.
+-- Returns {epoch, live messages, members behind, time of the oldest of their messages (epoch ms), user, cursor, attempts value or '',
+--   ...}; {}: the room has no log
+-- Uses entries: seq_of
 local prefix  = KEYS[1]           -- of the partition's keys
 local room_id = ARGV[1]
 local limit   = tonumber(ARGV[2]) -- members

@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
--- Read the part of a room's log that members may see after `since`, and the changes before it: for the first member among the
--- users, and for all other users who see the same. A live message that expired before the member held it is passed over and
--- recorded in `outcome`, because the cursor will rise above it.
--- Returns {codes, epoch, top, rev, upto, more (0|1), messages, gone, changed}. A message is {seq, fields}; a changed one has its rev
---   as third; gone is {seq, reason, ...}. codes has one for each user: 0 sees this, -2 not a member, -3 sees something else: ask for
---   this user alone.
+-- Read the visible part of a room's log after `since`, and the changes of messages up to `since`: for the first member among the users,
+-- and for all other users who see the same. A live message that expired before the member held it is omitted, and recorded in
+-- `outcome`, because the cursor will rise above it.
+-- Returns {codes, epoch, top, rev, upto, more (0|1), messages, gone, changed}. A message is {seq, fields}, a changed message is
+--   {seq, fields, rev}; gone is {seq, reason, ...}. codes has a code for each user: 0 this answer is theirs, -2 not a member, -3 they
+--   see other messages: ask for this user alone.
 --   Or {codes, epoch}: another epoch, `since` above top, or no user is a member. Or -1: the room has no log.
--- Uses clock, entries, messages, rejecters
+-- Uses clock, messages, rejecters
+-- Uses entries: is_among, is_tracked, live_entry_at, outcome_row, parse_attempts, parse_live_entry, sender_and_id
 local prefix            = KEYS[1]           -- of the partition's keys
 local room_id           = ARGV[1]
 local epoch             = ARGV[2]
@@ -14,9 +15,9 @@ local since             = tonumber(ARGV[3]) -- seq
 local since_rev         = ARGV[4]           -- rev, '' without changes
 local limit             = tonumber(ARGV[5]) -- messages
 local max_bytes         = tonumber(ARGV[6]) -- of bodies
-local visible_from      = tonumber(ARGV[7]) -- seq: every message after it; nil: from joining
+local visible_from      = tonumber(ARGV[7]) -- seq; nil: each user's joining
 local sweep_interval_ms = tonumber(ARGV[8])
-local max_attempts      = tonumber(ARGV[9]) -- leave out messages that the user rejected, as in a retry; nil: keep them
+local max_attempts      = tonumber(ARGV[9]) -- for a retry, which omits messages that the user rejected; nil: keep them
 local FIRST_USER        = 10                -- ARGV: then user ids
 
 local call, key = redis.call, prefix .. 'room:' .. room_id
@@ -33,7 +34,7 @@ end
 if not user or epoch ~= present_epoch or since > top then return {codes, present_epoch} end
 
 local from = visible_from or joined
-local own = false -- whether other users see something else: a message is for some only, or is recorded as unheld
+local own = false -- whether the answer is only for this user: a message is for some members, or was recorded in `outcome`
 local now = now_ms()
 local cursor = tonumber(call('ZSCORE', key .. ':delivered', user) or joined)
 local only_some = call('EXISTS', key .. ':only') == 1
@@ -50,7 +51,7 @@ local function is_addressed(seq, sender)
   local only = call('HGET', key .. ':only', seq)
   if not only then return true end
   own = true
-  bytes = bytes + #only / 8 -- a resend to thousands: the search through the names takes time too
+  bytes = bytes + #only / 8 -- a resend to thousands of users: the search through their ids takes time too
   return is_among(only, user)
 end
 
@@ -88,7 +89,7 @@ local function add_message(seq, sender, tracked)
   end
 end
 
--- The changes at or below `since`, in the order of change.
+-- The changes of messages up to `since`, in the order of the changes.
 local upto, more = since, 0
 local has_changes = since_rev ~= '' and tonumber(since_rev) < rev
 if has_changes then
@@ -103,7 +104,7 @@ if has_changes then
   end
 end
 
--- The messages after it.
+-- The messages after `since`.
 local start = math.max(since, from)
 local entries = call('ZRANGEBYSCORE', key .. ':live', string.format('(%.0f', start), '+inf', 'LIMIT', 0, limit + 1)
 local is_cut = #entries > limit
@@ -120,7 +121,7 @@ end
 if is_cut then more = 1 else upto = top end
 if has_tracked then call('ZADD', prefix .. 'unacked', 'NX', now + sweep_interval_ms, room_id) end
 
--- Other users see the same where they may look as far back, or where that makes no difference.
+-- Another user sees the same messages if their history begins at the same seq, or if that makes no difference.
 for i, code in ipairs(codes) do
   local other_from = visible_from or joined_at[i]
   local same = other_from == from or not has_changes and math.max(since, other_from) == start

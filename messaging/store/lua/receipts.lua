@@ -1,8 +1,8 @@
 #!lua flags=no-writes
--- Count the members who hold some senders' messages, among a room's newest LOOK_ROWS live ones, for at most MAX_ROWS of each sender.
--- Returns {epoch, then for each sender {seq, delivered, read, total, ...} descending}, without messages that nobody owes; -1 where
---   the counts for several senders would be cut short: ask for each alone, so that no count depends on the other senders
--- Uses entries
+-- Count the members who hold the messages of some senders: among a room's newest LOOK_ROWS live messages, at most MAX_ROWS of each sender.
+-- Returns {epoch, then for each sender {seq, delivered, read, total, ...} descending}, without messages that nobody owes. Or {}: the room
+--   has no log. Or -1: the counts for these senders would be incomplete: ask for each alone, so that they do not affect one another
+-- Uses entries: is_tracked, parse_live_entry, parse_outcome
 local prefix        = KEYS[1] -- of the partition's keys
 local room_id       = ARGV[1]
 local FIRST, STRIDE = 2, 2    -- ARGV: then 2 values for each sender: user id, above (seq: messages at or below it are not counted)
@@ -30,8 +30,8 @@ end
 
 local members = redis.call('ZCARD', key .. ':joined')
 
--- Return a function that counts the members of a sorted set at or above a seq; it is called with falling seqs. For the first rows
--- the store counts. For more rows in a small room the set is read once: 200 rows in a room of two then cost 0.2 ms, not 2.
+-- Return a function that counts the members of a sorted set at or above a seq. It must be called with falling seqs. The first rows are
+-- counted by ZCOUNT. For more rows in a small room the set is read once: 200 rows in a room of two members then take 0.2 ms, not 2.
 local function counter(name)
   local calls, scores, last, n = 0, nil, 0, 0
   return function(seq)
@@ -48,7 +48,8 @@ end
 
 local joined_later, delivered_by, read_by = counter('joined'), counter('delivered'), counter('read')
 
--- Return the cursors at or above a seq of members who joined before it. Members who joined later are above it too, and owe nothing.
+-- Return delivered, read and total of the members who joined before a seq. The cursors of members who joined later are above it too, and
+-- are subtracted: these members owe nothing.
 local function count_all(seq, sender)
   local after = joined_later(seq)
   local own = sender.joined < seq and 1 or 0
@@ -80,8 +81,9 @@ local function count_addressed(seq, sender, only)
   return delivered, read, total
 end
 
--- A member may have several rows: passed over once before and once after an attempt. A member who left and joined again owes
--- nothing. After MAX_CHECKS rows each counts as a member above the seq, who soon will be: the counts may be too low, never too high.
+-- Return the members above a seq who do not hold the message, to subtract them: delivered, read. A member may have several rows, one from
+-- before and one from after an attempt. A member who left and joined again owes nothing. After MAX_CHECKS rows every row counts as a
+-- member above the seq: then the counts may be too low, but never too high.
 local checks = 0
 local function count_unheld(seq)
   local delivered, read, known = 0, 0, {}

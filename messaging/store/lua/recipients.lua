@@ -1,8 +1,9 @@
 #!lua flags=no-writes
--- Read the recipients of one live message, those who owe it first, at most 100 in all.
+-- Read at most 100 recipients of one live message, first those who owe it.
 -- Returns {{id, sender, sent_at, expires_at}, owing, holding} or a code: -1 no log, -2 no such live message. owing is {user, attempts
---   value or '', attempts before the user rejected it or '', ...}, holding is {user, read cursor, ...}
--- Uses clock, entries, rejecters
+--   value or '', attempts before the user rejected it or '', ...}; holding is {user, read cursor, ...}
+-- Uses clock, rejecters
+-- Uses entries: is_among, is_tracked, live_entry_at, parse_outcome
 local prefix       = KEYS[1]           -- of the partition's keys
 local room_id      = ARGV[1]
 local seq          = ARGV[2]
@@ -38,7 +39,7 @@ local function members_between(low, high)
   return users, #users > 0 and rejecters(key, seq, users, max_attempts) or {}
 end
 
--- A message that has not expired has only rejections in `outcome`.
+-- Before a message expires, `outcome` has only rejections of it.
 local users_below, rejections = members_between('-inf', '(' .. seq)
 for _, user in ipairs(users_below) do add_owing(user, rejections[user]) end
 for _, row in ipairs(redis.call('ZRANGEBYSCORE', key .. ':outcome', seq, seq, 'LIMIT', 0, MAX_RECIPIENTS)) do

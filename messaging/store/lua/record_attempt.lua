@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Count one push to a lagging member, unless another process counted it first: compare-and-set on the count.
--- Returns 1 where this caller may push, else 0
--- Uses clock, count, entries
+-- Returns 1 if this caller may push, otherwise 0
+-- Uses clock, count
+-- Uses entries: attempts_value, parse_attempts
 local prefix       = KEYS[1]           -- of the partition's keys
 local room_id      = ARGV[1]
 local user         = ARGV[2]           -- user id

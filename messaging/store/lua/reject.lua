@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- Record that a member's client cannot show a live message that the member owes: an outcome, also below the cursor. Idempotent.
--- Returns 1 where it was recorded, 0 where it was recorded before or there is nothing to record
--- Uses clock, count, entries, rejecters
+-- Record in `outcome` that a member's client cannot show a live message, even if the member's cursor is above it. Idempotent.
+-- Returns 1 if it was recorded, 0 if it was recorded before or is not a message for this member
+-- Uses clock, count, rejecters
+-- Uses entries: is_among, is_tracked, live_entry_at, outcome_row, parse_attempts, parse_live_entry
 local prefix       = KEYS[1]           -- of the partition's keys
 local room_id      = ARGV[1]
 local user         = ARGV[2]           -- user id

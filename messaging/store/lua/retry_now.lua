@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- Make the next attempts of some members due now; the count of attempts stays.
--- Returns how many had an attempt counted
--- Uses clock, entries
+-- Make the next attempts of some members due now; the count of attempts does not change.
+-- Returns the number of members with attempts
+-- Uses clock
+-- Uses entries: attempts_value, parse_attempts
 local prefix     = KEYS[1] -- of the partition's keys
 local room_id    = ARGV[1]
 local FIRST_USER = 2       -- ARGV: then user ids

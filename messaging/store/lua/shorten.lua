@@ -1,8 +1,9 @@
 #!lua
--- Limit the life of a room's live messages to a TTL after they were sent; those whose TTL is over end now. Screens that do not hear
--- of it show a message until its former end: `shown_until` keeps the change known until then.
--- Returns {looked at, shortened, ended, last seq looked at}, or -1: the room has no log
--- Uses clock, entries, publish_change
+-- Limit the life of a room's live messages to a TTL after they were sent; older messages end now. A screen that is offline shows a
+-- message until its former end (`shown_until`), so the change is kept until then.
+-- Returns {messages read, shortened, ended, last seq read}, or -1: the room has no log
+-- Uses clock, publish_change
+-- Uses entries: index_entry, sender_and_id, seq_of
 local prefix     = KEYS[1]           -- of the partition's keys
 local room_id    = ARGV[1]
 local ttl_ms     = tonumber(ARGV[2])

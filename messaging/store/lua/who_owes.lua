@@ -1,13 +1,14 @@
 #!lua flags=no-writes
--- Find which of some members owe a live message, at or below a mark or any. One walk for all members, from the newest message down:
--- usually its first row decides. Members below the last of MAX_ROWS rows owe for certain: they are that far behind. A member does not
--- owe a message that they rejected, as far as MAX_CHECKS look-ups show.
+-- Find the members, of those given, who owe a live message at or below a mark. The messages are read once for all members, from the
+-- newest down: usually the first row decides. Members whose cursor is below the last of MAX_ROWS rows count as owing, because they are
+-- far behind. A member does not owe a message that they rejected; at most MAX_CHECKS rejections are looked up.
 -- Returns {user, cursor, attempts value or '', ...} of the members who owe; {} for another epoch
--- Uses clock, entries, has_expired, rejecters
+-- Uses clock, has_expired, rejecters
+-- Uses entries: is_tracked, parse_live_entry
 local prefix       = KEYS[1]           -- of the partition's keys
 local room_id      = ARGV[1]
 local epoch        = ARGV[2]
-local mark         = ARGV[3]           -- seq, '' top
+local mark         = ARGV[3]           -- seq; '': no limit
 local max_attempts = tonumber(ARGV[4])
 local FIRST_USER   = 5                 -- ARGV: then at most 500 user ids
 
@@ -28,7 +29,7 @@ for i, cursor in ipairs(redis.call('ZMSCORE', key .. ':delivered', unpack(users)
   end
 end
 
--- Return which of the undecided members rejected a message.
+-- Return the undecided members who rejected a message: {user = attempts}.
 local function rejected_by(seq)
   local below = {}
   if some_rejected and checks < MAX_CHECKS then
@@ -46,7 +47,7 @@ local function decide(user, seq, rejected)
   if owes[user] then undecided[user] = nil end
 end
 
--- For the sender, and for members who rejected the message, an older row decides.
+-- Decide for all members except the sender and those who rejected the message: for them an older row decides.
 local function decide_all(seq, sender, rejected)
   lowest = math.huge
   for user, cursor in pairs(undecided) do
@@ -68,7 +69,7 @@ local function look(entry)
     local rejected = rejected_by(seq)
     if not only then decide_all(tonumber(seq), sender, rejected)
     else
-      looked = looked + #only / 32 -- thousands of names are as much work as many rows: 10,000 take 3 ms
+      looked = looked + #only / 32 -- thousands of user ids are as much work as many rows: 10,000 take 3 ms
       for user in string.gmatch(only, '%d+') do
         if user ~= sender then decide(user, tonumber(seq), rejected) end
       end

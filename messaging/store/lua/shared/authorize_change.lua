@@ -1,8 +1,9 @@
--- Decide whether a user may change a live message: the part that edit, delete and extend share. `moderates` is '' for no, '1' for a
--- member who moderates, 'staff' for staff, who need not be members; `visible_from` is a seq, or '' for the user's joining.
--- Return a code: -1 the room has no log, -2 not a member, -4 no such live message, -5 another user's, -6 expired; or nil and the
+-- Check whether a user may change a live message, for edit, delete and extend. `moderates` is '1' for a moderator, 'staff' for staff,
+-- who need not be members, otherwise ''. `visible_from` is a seq, or '' for the user's joining.
+-- Return a code: -1 the room has no log, -2 not a member, -4 no such live message, -5 another user's message, -6 expired; or nil and the
 -- message as {epoch, sender, id, only, expires_at, rev}.
--- Uses entries, publish_change
+-- Uses publish_change
+-- Uses entries: is_among, live_entry_at, sender_and_id
 local function authorize_change(key, user, epoch, seq, moderates, visible_from, now)
   local room = redis.call('HMGET', key, 'epoch', 'rev', 'rev_life')
   if not room[1] then return -1 end

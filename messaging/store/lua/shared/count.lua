@@ -1,7 +1,7 @@
--- Count events in the partition in which they happen: by the minute and the hour for 48 hours, by the day for 90 days. The minutes
--- of an hour share a Hash, and so do 30 days, so that 64 partitions keep at most a few thousand small keys.
+-- Count events in their partition: by the minute and the hour for 48 hours, by the day for 90 days. The minutes of an hour share a
+-- Hash, and so do 30 days, so that 64 partitions have at most a few thousand small keys.
 
--- Count by the day only: the totals of messages belong to the day on which they were accepted.
+-- Count only by the day: for the totals of messages, which belong to the day on which they were accepted.
 local function count_day(prefix, at_ms, event, n)
   local day = math.floor(at_ms / 86400000)
   local key = prefix .. 'counts:days:' .. math.floor(day / 30)

@@ -1,6 +1,6 @@
--- Return which of some members rejected a message: {user = attempts}. The rows of one seq may be as many as the members; where they
--- are, a member's own row is asked for by name, one name for each count of attempts.
--- Uses entries
+-- Return the users, of those given, who rejected a message: {user = attempts}. A message may have as many rows as the room has members.
+-- If it has more than twice as many as users are given, each user's row is looked up, once for every possible number of attempts.
+-- Uses entries: outcome_row, parse_outcome
 local function rejecters(key, seq, users, max_attempts)
   local attempts_of, unknown, outcome = {}, users, key .. ':outcome'
   if redis.call('ZCOUNT', outcome, seq, seq) <= 2 * #users then
