@@ -1,7 +1,7 @@
 """The frames of the wire contract (docs/protocol.md): parse, validate, encode; close codes.
 
 `parse` never raises: it returns subclasses of `ClientFrame`, or a `Refused`, which is answered with one `error` frame. Frames to a
-client are subclasses of `ServerFrame`; a field that is UNSET is omitted. The `message` frames of publications are written by the
+client are the structs after `ServerFrame`; a field that is UNSET is omitted. The `message` frames of publications are written by the
 store's append script and sent unchanged. Knows nothing of Redis, rooms or sockets.
 """
 

@@ -66,7 +66,7 @@ def _answer_all(requests: Sequence[_Key]) -> list[Any]:
 def _answers(query: Query[Any, Any], keys: list[Any]) -> Mapping[Any, Any]:
     try:
         return query(keys)
-    except (InterfaceError, OperationalError) as error:  # the database is away
+    except (InterfaceError, OperationalError) as error:  # the database does not answer
         return dict.fromkeys(keys, error)
     except Exception as error:  # noqa: BLE001 -- isolate the key that failed, so that it cannot fail the others
         if len(keys) == 1:
