@@ -45,6 +45,18 @@ function world({ store = new MemoryStore(), clock = new FakeClock(), leads = tru
   };
 }
 
+/** Make the store wait before each write until stored() is called. */
+function gated(store) {
+  const put = store.put.bind(store);
+  let stored;
+  const gate = new Promise((resolve) => (stored = resolve));
+  store.put = async (item) => {
+    await gate;
+    await put(item);
+  };
+  return { stored };
+}
+
 test("a message is on the device before it is sent", async () => {
   const w = world();
   w.outbox.connected(LIMITS);
@@ -57,6 +69,67 @@ test("a message is on the device before it is sent", async () => {
   await w.write("one");
   assert.equal(kept_first, true);
   assert.equal(w.sent.length, 1);
+});
+
+test("a message that the device is storing is not sent by another event, and the room's order is kept", async () => {
+  const w = world();
+  const { stored } = gated(w.store);
+  w.write("one");
+  w.write("two");
+  w.outbox.connected(LIMITS);
+  w.outbox.pump();
+  assert.deepEqual(w.bodies, []);
+  stored();
+  await settle();
+  w.accept("id1");
+  assert.deepEqual(w.bodies, ["one", "two"]);
+});
+
+test("a device that does not answer delays a message by five seconds", async () => {
+  const w = world();
+  gated(w.store);
+  w.outbox.connected(LIMITS);
+  w.write("one");
+  await settle();
+  w.clock.advance(4999);
+  assert.deepEqual(w.bodies, []);
+  w.clock.advance(1);
+  assert.deepEqual(w.bodies, ["one"]);
+});
+
+test("a message that the device refuses is sent from memory", async () => {
+  const w = world();
+  w.store.put = async () => {
+    throw new Error("full");
+  };
+  await w.write("one");
+  await w.outbox.reload();
+  w.outbox.connected(LIMITS);
+  assert.deepEqual(w.bodies, ["one"]);
+});
+
+test("a tab that does not send rejects a message that the device refuses", async () => {
+  const w = world({ leads: false });
+  w.store.put = async () => {
+    throw new Error("full");
+  };
+  await assert.rejects(w.write("one"), /full/);
+  assert.equal(w.outbox.items.size, 0);
+});
+
+test("a retry that the device refuses leaves the message failed in a tab that does not send", async () => {
+  const w = world({ leads: false });
+  const failed = { id: "id0", room: "r", body: "one", life_s: HOUR, created_at: w.clock.now(), order: 1, closes: 0, not_before: 0 };
+  await w.store.put({ ...failed, state: "failed", reason: "id_reused" });
+  await w.outbox.load();
+  w.store.put = async () => {
+    throw new Error("full");
+  };
+  await assert.rejects(w.outbox.retry("id0"), /full/);
+  assert.deepEqual(
+    w.outbox.failed.map(({ id }) => id),
+    ["id0"],
+  );
 });
 
 test("one unanswered send per room keeps the room's order", async () => {
@@ -241,16 +314,10 @@ test("the sending tab sends the messages of another tab", async () => {
 
 test("a reload for another tab does not remove a message that is being stored", async () => {
   const w = world();
-  const put = w.store.put.bind(w.store);
-  let release;
-  const gate = new Promise((resolve) => (release = resolve));
-  w.store.put = async (item) => {
-    await gate;
-    await put(item);
-  };
+  const { stored } = gated(w.store);
   const writing = w.write("one");
   await w.outbox.reload();
-  release();
+  stored();
   await writing;
   assert.equal(w.outbox.items.size, 1);
 });

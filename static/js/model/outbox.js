@@ -1,14 +1,15 @@
 /**
  * This user's messages that the server has not accepted yet. A message waits here from the key press until `sent`.
  *
- *   1. add      written to the device first, then shown, then sent
+ *   1. add      shown at once, then written to the device, then sent
  *   2. pump     the first message of each room is sent, one unanswered per room, so a room keeps its order after any failure
- *   3. settled  `sent` arrives, or the message itself: deleted from the device
+ *   3. sent     the server has accepted it: deleted from the device
  *   4. delayed  a retryable error: sent again with the same id after the server's wait, in the room's order
- *   5. failed   a final error, too old to be sent without asking, or in flight at three closes in a row: its user can retry,
- *               edit or delete it; it no longer holds up the room
+ *   5. failed   a final error, a message that is too big or too old to be sent without asking, or three closes in a row while it
+ *               was in flight. The user can retry, edit or delete it; it no longer holds up the room.
  *
- * All tabs write to the same device store; the tab that holds the lock sends. Knows no socket and no DOM.
+ * All tabs write to the same device store; the tab that holds the lock sends. When the device refuses a message, that tab sends it
+ * from memory; in another tab it is not added. Knows no socket and no DOM.
  */
 import { CLOSE } from "./protocol.js";
 
@@ -16,7 +17,7 @@ import { CLOSE } from "./protocol.js";
 
 /**
  * A message in the outbox, as it is stored on the device. ttl: its own lifetime in seconds, null for the room's. life_s: the
- * lifetime it will have. order: ascending as written. not_before: epoch ms. closes: closes in a row while it was in flight.
+ * lifetime it will have. order: higher for each later message. not_before: epoch ms. closes: closes in a row while in flight.
  *
  * @typedef {{
  *   id: string, room: string, body: string, ttl: number | null, reply_to: number | null, life_s: number, created_at: number,
@@ -30,7 +31,8 @@ import { CLOSE } from "./protocol.js";
 
 const MAX_CLOSES = 3;
 const RETRY_MS = 1000;
-const JITTER = 0.25; // of the wait, added to it: many pages were given the same moment
+const JITTER = 0.25; // at most this share of the wait is added, because many pages get the same wait
+const DEVICE_TIMEOUT_MS = 5000; // a device that does not answer delays a message by at most this time
 const OWN_REASONS = Object.freeze({ OLD: "too_old", STUCK: "cannot_be_sent", BIG: "body_too_long" });
 
 export class Outbox {
@@ -51,6 +53,8 @@ export class Outbox {
   #timer = null;
   /** @type {Set<string>} */
   #beingStored = new Set(); // ids that a reload must not remove
+  /** @type {Set<string>} */
+  #heldBack = new Set(); // ids of new messages that wait for the device before they are sent
 
   /**
    * @param {{
@@ -101,7 +105,7 @@ export class Outbox {
     return [...this.#inFlight.values()].includes(id);
   }
 
-  /** Resolves when the device holds it. @param {NewMessage} message @returns {Promise<OutboxItem>} */
+  /** Resolves when the device has stored it. Rejects when it was not added. @param {NewMessage} message @returns {Promise<OutboxItem>} */
   async add({ room, body, ttl, reply_to, life_s }) {
     const now = this.#clock.now();
     const order = Math.max(now, ...[...this.items.values()].map((item) => item.order + 1));
@@ -122,8 +126,7 @@ export class Outbox {
     };
     this.items.set(item.id, item);
     this.#on.changed(room);
-    await this.#put(item);
-    this.pump();
+    await this.#putBeforeSending(item);
     return item;
   }
 
@@ -139,7 +142,12 @@ export class Outbox {
     this.pump();
   }
 
-  /** The messages in flight are in doubt and are sent again with the same id. @param {number} code  of the close */
+  /**
+   * The messages in flight are in doubt. They are sent again with the same id, or fail after three closes in a row or a `TOO_BIG`
+   * close.
+   *
+   * @param {number} code  of the close
+   */
   disconnected(code) {
     this./** @type {{id_s: number} | null} */ #limits = null;
     const inDoubt = [...this.#inFlight.values()].map((id) => this.items.get(id)).filter((item) => item !== undefined);
@@ -173,7 +181,11 @@ export class Outbox {
     return true;
   }
 
-  /** The user retries. A message that is too old, or whose id may be stored already, gets a new id. @param {string} id */
+  /**
+   * The user retries. A message that is too old, or whose id the server refused as used (`id_reused`), gets a new id.
+   *
+   * @param {string} id
+   */
   async retry(id) {
     const item = this.items.get(id);
     if (item?.state !== "failed") return;
@@ -184,9 +196,8 @@ export class Outbox {
     if (needsNewId) this.items.delete(id);
     this.items.set(again.id, again);
     this.#on.changed(item.room);
-    await this.#put(again);
+    await this.#putBeforeSending(again);
     if (needsNewId) await this.#store.delete(id);
-    this.pump();
   }
 
   /** @param {string} id */
@@ -213,6 +224,7 @@ export class Outbox {
     const now = this.#clock.now();
     for (const item of this.inRoom(room)) {
       if (item.state !== "waiting") continue;
+      if (this.#heldBack.has(item.id)) return Infinity;
       if (item.not_before > now) return item.not_before;
       if (this.#tooOld(item, now)) {
         this.#fail(item, OWN_REASONS.OLD);
@@ -256,6 +268,29 @@ export class Outbox {
   #save(item) {
     this.#put(item);
     this.#on.changed(item.room);
+  }
+
+  /** Store a message before it is sent. Rejects when it can never be sent from here. @param {OutboxItem} item */
+  async #putBeforeSending(item) {
+    const release = () => {
+      this.#clock.clear(timer);
+      this.#heldBack.delete(item.id);
+      this.pump();
+    };
+    const timer = this.#clock.set(release, DEVICE_TIMEOUT_MS);
+    this.#heldBack.add(item.id);
+    try {
+      await this.#put(item);
+    } catch (error) {
+      if (!this.#isSender) {
+        // The tab that sends reads only the device.
+        this.#beingStored.delete(item.id);
+        await this.reload();
+        throw error;
+      }
+    } finally {
+      release();
+    }
   }
 
   /** @param {OutboxItem} item */

@@ -1,5 +1,5 @@
 /**
- * The message box: keys, drafts, length, reply and edit. The draft is deleted only when the device's outbox holds the message.
+ * The message box: keys, drafts, length, reply and edit. The draft is deleted only when the outbox has stored the message.
  */
 import { find, announce, setAttribute, setIcon, setText } from "./dom.js";
 import { fill, gettext, ngettext } from "../i18n.js";
@@ -37,7 +37,7 @@ export class Composer {
   #closed = find("[data-closed]");
 
   /**
-   * send(message): resolves when the device holds it.
+   * send(message): resolves when the outbox has stored it.
    *
    * @param {{chat: Chat, lifetime: LifetimePicker, preferences: Preferences, send: (message: NewMessage) => Promise<any>}} parts
    */
@@ -243,8 +243,8 @@ export class Composer {
     try {
       await this.#sendMessage(message);
     } catch {
-      // The device refused to store it: the text is put back.
-      if (!this.#text.value) this.#text.value = body;
+      // The outbox did not add it: the text is put back. In another room the draft remains.
+      if (room === this.#room && !this.#text.value) this.#text.value = body;
       this.#renderCount();
       return;
     }
