@@ -41,7 +41,7 @@ REASON_TEXTS: dict[str, str | Promise] = {
     "deleted": _("account deleted"),
     "nothing_due": _("nothing is due yet"),
     "caught_up": _("nothing left to deliver"),
-    "away": _("not connected: messages are sent when they reconnect"),
+    "away": _("not connected: messages are sent when the member reconnects"),
     "gave_up": _("gave up: reset the attempts first"),
     "no_attempts": _("no attempts counted"),
     "bad_ttl": _("outside the room's limits"),

@@ -1,11 +1,11 @@
 """The job that runs bulk actions in chunks. It runs every minute and continues each one until it is done or stopped.
 
-1. Claim a bulk action, a lease.
-2. Check that its starter still has the permission, and reserve the next chunk.
+1. Claim a bulk action for the time of a lease.
+2. Check that the user who started it still has the permission, and reserve the next chunk.
 3. Run the action on the chunk.
 4. Record the results and the log entries in one transaction. Continue with 2, for at most 40 s; then the job queues itself again.
 
-A tick carries no data and may be lost: the next minute's tick continues. If the worker is killed between 3 and 4, the rows of the
+A queued run carries no data and may be lost: the next minute's run continues. If the worker is killed between 3 and 4, the rows of the
 chunk are in doubt. What happens to them depends on the action (`Action.safe_to_repeat`, `Action.transactional`):
 
 | action | rows in a chunk | killed between 3 and 4 |
@@ -18,7 +18,8 @@ chunk are in doubt. What happens to them depends on the action (`Action.safe_to_
 | `reset` | 100 | repeated: the attempts are reset already; `no_attempts` counts as done |
 | `retry` of members, `extend`, `close` | 100, 1, 1 | not repeated: failed with `cut_off`, because the outcome is unknown |
 
-A store that is away or full pauses a bulk action: its rows wait, and the next minute's tick tries again.
+While the store or the database does not answer, or the store is full, a bulk action is paused: its rows wait. Its state stays
+`RUNNING`, and `why` has the reason. The next minute's run tries again: `bulk_rows.claim` clears `why`.
 """
 
 from __future__ import annotations
@@ -46,8 +47,12 @@ from .action_admin import ActionAdmin, find_action
 from .actions import Action, log_each
 from .bulk_rows import ChunkResult
 
-TEMPORARY = (Unavailable.code, BacklogFull.code, "database_away")  # failures that end without any help
-REST_SHARE = 0.5  # of the time a chunk took, before the next one: the chat shares the machine
+TEMPORARY = (
+    Unavailable.code,
+    BacklogFull.code,
+    "database_away",
+)  # the action continues automatically after these failures
+REST_SHARE = 0.5  # the pause after a chunk, as a share of its time, because the chat shares the machine
 
 State = BulkAction.State
 

@@ -191,8 +191,8 @@ def _bar_parts(bulk_action: BulkAction) -> list[dict[str, Any]]:
     parts, x = [], 0
     for key, label, count in (
         ("all", gettext("done"), bulk_action.done),
-        ("way", gettext("skipped"), bulk_action.skipped),
-        ("told", gettext("failed"), bulk_action.failed),
+        ("on_the_way", gettext("skipped"), bulk_action.skipped),
+        ("missed", gettext("failed"), bulk_action.failed),
         ("deleted", gettext("not processed"), bulk_action.total - bulk_action.at),
     ):
         width = BAR_WIDTH * count // max(1, bulk_action.total)

@@ -1,9 +1,10 @@
 """Bulk actions as rows of the database: every selected row is processed once, by one worker at a time.
 
     asked (its keys are fixed) --start--> running --every row has a result--> done
-                                             |--stop, or its starter lost the permission--> stopped
+                                             |--stop, or its user lost the permission--> stopped
 
-The keys are stored in portions of 500, in processing order. A worker claims a bulk action, a lease, and processes it in chunks:
+The keys are stored in portions of 500, in processing order. A worker claims a bulk action for the time of a lease, and processes it
+in chunks:
 
     reserve: `begun` = end of the chunk --> the action runs --> record: results are counted, `at` = end of the chunk
 

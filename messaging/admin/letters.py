@@ -63,7 +63,7 @@ class QuarantinedFilter(admin.SimpleListFilter):
 @admin.register(DeadLetter)
 class DeadLetterAdmin(ReadOnly, ActionAdmin):
     row_actions = (SEND_AGAIN, DISCARD, UNDO_DISCARD)
-    empty_text = _("No dead letters. Every expired message had reached everyone.")
+    empty_text = _("No dead letters. No expired message is recorded as missed.")
     list_display = ("sign", "room_link", "seq", "sender_name", "expired", "missed_by")
     list_filter = ("state", "missed_recipients__reason", RoomKeyFilter, "expired_at", QuarantinedFilter)
     search_help_text = _("A sender's or room's name, a room ID, a message ID or a seq")

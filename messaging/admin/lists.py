@@ -94,7 +94,7 @@ class StoreAdmin(ReadOnly, ActionAdmin):
 
 
 class RoomFilter(admin.SimpleListFilter):
-    """The room whose rows are listed. A link or a search chooses it, because a site has too many rooms to list."""
+    """The room whose rows are listed. It is chosen by a link or a search, because a site may have too many rooms to list."""
 
     title = _("room")
     parameter_name = "room"
@@ -109,7 +109,7 @@ class RoomFilter(admin.SimpleListFilter):
 
 
 class RoomKeyFilter(RoomFilter):
-    """The same for rows that outlive their room."""
+    """The room of rows that outlive it."""
 
     field = "room_key"
 

@@ -1,7 +1,7 @@
 """Live messages for the staff: a list by room, a search by ROOM:SEQ or message id, and a page for each message.
 
-The page shows the delivery of one message: accepted, changed, received by whom, missing for whom and why, when it expires. It shows
-the text only to staff with a separate permission, who must give a reason, which is logged.
+The page shows the delivery of one message: its times and changes, the state of each recipient with the reason, its expiry. The text
+needs a separate permission and a reason, which is logged.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from .lists import RoomFilter, StoreAdmin, room_key, room_names
 from .message_details import context_of, read_details
 from .store_actions import DELETE_MESSAGES, EXTEND_MESSAGES
 
-KEYS_BATCH = 10_000  # messages in one read, of which a partition has a 64th part
-MAX_SENDERS = 20_000  # memberships among which the sender of a message id is searched
+KEYS_BATCH = 10_000  # messages in one read, about a 64th of them from each partition
+MAX_SENDERS = 20_000  # newest memberships that are searched for the sender of a message id
 
 _ROOM_SEQ = re.compile(r"([^:]{1,32}):(\d{1,16})")
 _MESSAGE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -115,7 +115,7 @@ class StoredMessageAdmin(StoreAdmin):
     list_filter = (RoomFilter,)
     search_fields = ("place",)
     search_help_text = _("A message ID or ROOM:SEQ opens the message; a room's name or ID lists its messages")
-    empty_text = _("No live messages. All have been delivered, reported or deleted.")
+    empty_text = _("No live messages.")
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         """Find a message by ROOM:SEQ or its id, else the messages of a room by its id or name."""

@@ -1,4 +1,4 @@
-"""Notices for the staff: read-only, because each is a promise that its user will be told."""
+"""Notices for the staff: read-only, because every notice must reach its user."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DismissedFilter(admin.SimpleListFilter):
 
 @admin.register(Notice)
 class NoticeAdmin(ReadOnly, admin.ModelAdmin[Notice]):
-    empty_text = _("No notices. No sender had to be told about a missed message.")
+    empty_text = _("No notices. No missed message has been reported to its sender.")
     list_display = ("age", "user", "kind", "about", "dismissed")
     list_filter = ("kind", DismissedFilter, "at")
     list_select_related = ("user",)

@@ -1,7 +1,7 @@
 """Operations of the staff on many rows of the store, one row after the other, with an outcome for each.
 
-Rows have the keys of the staff's lists: ROOM, ROOM:USER, ROOM:SEQ. A row that is blocked does not delay the next one. If the store
-is away, the run ends, and the remaining rows are unchanged. The lists check the permissions.
+Rows have the keys of the staff's lists: ROOM, ROOM:USER, ROOM:SEQ. A blocked row does not delay the next one. If the store does not
+answer, the operation ends, and the remaining rows are unchanged. The lists check the permissions.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ async def retry_members(keys: Sequence[str]) -> list[Outcome]:
 
 
 async def _blocked_by(store: Store, room: RoomKey, users: Sequence[int]) -> dict[int, str]:
-    """Return {user: why nothing would be pushed to them now}, '' if something would."""
+    """Return {user: reason why nothing can be pushed to them now}, '' if something can."""
     [position] = await store.log.positions([room])
     online: set[int] = set().union(*(await store.presence.online()).values())
     attempts: dict[int, int] = {}

@@ -1,6 +1,6 @@
 """The staff's front page: banners, cards, the account line and charts, all from the figures of `site_figures`.
 
-The page is complete without a script. `static/js/admin/overview.js` requests the part that changes every 5 s.
+The page is complete without a script. Every 5 s `static/js/admin/overview.js` requests the part that changes.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ LISTS: dict[str, tuple[str, str, str]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Card:
-    """One figure. `look`: it needs attention. `at`: the exact moment of a relative time, shown as a tooltip."""
+    """One figure. `at`: the exact moment of a relative time, shown as a tooltip."""
 
     key: str
     label: str
     value: str
     note: str = ""
-    look: bool = False
+    needs_attention: bool = False
     at: str = ""
     href: str = ""
 
@@ -111,19 +111,19 @@ def _linked(card: Card, request: HttpRequest) -> Card:
 
 def _title(account: Account) -> str:
     return ngettext(
-        "%(n)s message accepted in the last %(days)s days. Where it is now",
-        "%(n)s messages accepted in the last %(days)s days. Where they are now",
+        "Current state of the %(n)s message accepted in the last %(days)s days",
+        "Current state of the %(n)s messages accepted in the last %(days)s days",
         account.accepted,
     ) % {"n": number(account.accepted), "days": account.days}
 
 
 def account_parts(account: Account) -> list[AccountPart]:
-    """Return the parts of the account in their order. The last one must be 0."""
-    way = _("on the way, at least: some rooms were not counted") if account.cut else _("on the way")
+    """Return the parts of the account in their order. The last one must be 0, unless dead letters were dropped."""
+    minimum = _("on the way (a minimum: some rooms were not counted)")
     counted = [
-        ("all", account.with_everyone, _("with everyone")),
-        ("way", account.on_the_way, way),
-        ("told", account.missed, _("missed by someone, sender told")),
+        ("all", account.with_everyone, _("nothing left to deliver")),
+        ("on_the_way", account.on_the_way, minimum if account.cut else _("on the way")),
+        ("missed", account.missed, _("missed by someone, reported")),
         ("deleted", account.deleted, _("deleted by people")),
     ]
     counts = [count for _key, count, _label in counted]
@@ -135,8 +135,9 @@ def account_parts(account: Account) -> list[AccountPart]:
     if account.unaccounted < 0:
         twice = _("being reported (counted twice for now)")
         parts.append(AccountPart("twice", number(-account.unaccounted), twice))
-    lost = _("unaccounted for (old dead letters were dropped)") if account.dropped else _("unaccounted for")
-    return [*parts, AccountPart("lost", number(max(0, account.unaccounted)), lost)]
+    dropped = _("unaccounted for (old dead letters were dropped)")
+    label = dropped if account.dropped else _("unaccounted for")
+    return [*parts, AccountPart("unaccounted", number(max(0, account.unaccounted)), label)]
 
 
 # ── Cards ──
@@ -157,20 +158,26 @@ def cards(figures: Figures) -> list[Card]:
 
 def _debt_cards(store: StoreFigures) -> list[Card]:
     debt = store.debt
-    cut = _("at least: %(n)s rooms not counted") % {"n": number(debt.rooms_left_out)}
-    cut = cut if debt.rooms_left_out else ""
+    minimum = _("a minimum: %(n)s rooms not counted") % {"n": number(debt.rooms_left_out)}
+    minimum = minimum if debt.rooms_left_out else ""
     attempts = _("after %(n)s attempts") % {"n": policies.current().attempts_max}
-    next_attempt = _("when they are back") if debt.retrying else _("nothing to retry")
+    next_attempt = _("when the members reconnect") if debt.retrying else _("nothing to retry")
     if debt.next_at:
         next_attempt = _("next in %(age)s") % {"age": age(max(0, debt.next_at - store.now_ms) / 1000)}
     oldest, at = _ago(store, debt.oldest_at) if debt.oldest_at else ("–", "")
     return [
         Card("stored", _("Stored"), number(store.totals.live), _("live messages")),
-        Card("lagging", _("Lagging"), number(debt.lagging), cut or _("connected and behind")),
-        Card("parked", _("Parked"), number(debt.parked), cut or _("until they are back")),
-        Card("retrying", _("Retrying"), number(debt.retrying), cut or next_attempt),
-        Card("gave_up", _("Gave up"), number(debt.gave_up), cut or attempts, look=debt.gave_up > 0),
-        Card("oldest", _("Oldest undelivered"), oldest, cut or _("since it was accepted"), at=at),
+        Card("lagging", _("Lagging"), number(debt.lagging), minimum or _("connected and behind")),
+        Card("parked", _("Parked"), number(debt.parked), minimum or _("until the members reconnect")),
+        Card("retrying", _("Retrying"), number(debt.retrying), minimum or next_attempt),
+        Card(
+            "gave_up",
+            _("Gave up"),
+            number(debt.gave_up),
+            minimum or attempts,
+            needs_attention=debt.gave_up > 0,
+        ),
+        Card("oldest", _("Oldest undelivered"), oldest, minimum or _("since it was accepted"), at=at),
     ]
 
 
@@ -186,8 +193,8 @@ def _site_cards(store: StoreFigures, wrong: Set[str]) -> list[Card]:
     silent, full = not wrong.isdisjoint({"worker_never", "worker_silent"}), "store_full" in wrong
     return [
         Card("connections", _("Users connected"), number(store.online), processes % {"n": store.processes}),
-        Card("workers", _("Worker heartbeat"), last_run, expected, look=silent, at=at),
-        Card("memory", _("Store memory"), filesizeformat(memory.used), limit, look=full),
+        Card("workers", _("Worker heartbeat"), last_run, expected, needs_attention=silent, at=at),
+        Card("memory", _("Store memory"), filesizeformat(memory.used), limit, needs_attention=full),
     ]
 
 
@@ -198,13 +205,16 @@ def _ago(store: StoreFigures, at_ms: int) -> tuple[str, str]:
 
 def _letters(database: DatabaseFigures) -> Card:
     count = database.letters_open
-    return Card("letters", _("Dead letters open"), number(count), _("senders told"), look=count > 0)
+    note = _("neither sent again nor discarded")
+    return Card("letters", _("Dead letters open"), number(count), note, needs_attention=count > 0)
 
 
 def _database_cards(database: DatabaseFigures) -> list[Card]:
     return [
         _letters(database),
-        Card("missed", _("Missed in 24 h"), number(database.missed_last_day), _("senders told")),
+        Card(
+            "missed", _("Missed in 24 h"), number(database.missed_last_day), _("missed by someone, reported")
+        ),
         Card("rooms", _("Rooms"), number(database.rooms)),
         Card("memberships", _("Memberships"), number(database.memberships)),
     ]
@@ -232,7 +242,7 @@ def _chart(key: str, title: str, unit: str, counts: list[Counts], date_form: str
         for row in counts
     ]
     summary = _(
-        "%(accepted)s accepted, %(delivered)s deliveries, %(missed)s expired before everyone had them."
+        "%(accepted)s accepted, %(delivered)s deliveries, %(missed)s expired before everyone received them."
     ) % {
         "accepted": number(sum(point.line for point in points)),
         "delivered": number(sum(point.bars for point in points)),

@@ -1,4 +1,4 @@
-"""The members of one room who have not received everything, for the staff: what they have not received, and why."""
+"""The members of one room who have not received everything, for the staff: their undelivered messages, and the reasons."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from .formatting import ago, ahead, ends, number
 from .lists import RoomFilter, StoreAdmin, room_key, room_names, user_names
 from .store_actions import RESET_ATTEMPTS, RETRY_MEMBERS
 
-MAX_CHECKED_MEMBERS = 1_000  # up to here a list has only owing members; a longer one is paged in the store
+MAX_CHECKED_MEMBERS = (
+    1_000  # a longer list also has members who are behind and owe nothing: the store pages it
+)
 MEMBERS_BATCH = 500  # in one script
 CHECKED_MESSAGES = 500  # above the lowest cursor of a page of members
 
@@ -63,7 +65,7 @@ def _users_by_room(keys: Sequence[str]) -> dict[str, list[int]]:
 
 _MemberState = tuple[
     MemberBehind | Owing, DeliveryDebt, bool
-]  # the member, what they have not received, are they connected
+]  # the member, their undelivered messages, whether they are connected
 
 
 async def _owing(room: RoomKey) -> list[Owing] | None:
@@ -150,7 +152,7 @@ class UndeliveredMemberAdmin(StoreAdmin):
     list_display = ("name", "waiting", "oldest_waits", "attempts", "oldest_ends", "next_attempt")
     list_display_links = None
     list_filter = (OneRoomFilter,)
-    empty_text = _("No undelivered messages in this room. Everyone has received everything.")
+    empty_text = _("No undelivered messages in this room.")
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return request.user.has_perm("messaging.view_undeliveredroom")

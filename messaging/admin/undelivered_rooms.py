@@ -1,6 +1,7 @@
 """Rooms with undelivered messages for the staff, in the order of their next sweep.
 
-A row shows the store's current state: a room whose members caught up after the last sweep shows nobody, and disappears with the next.
+A row shows the store's current state: a room whose members caught up after the last sweep shows "nobody", and
+disappears after the next one.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class UndeliveredRoomAdmin(StoreAdmin):
     list_display_links = None
     search_fields = ("room",)
     search_help_text = _("A room's ID or name, or user:NAME for the rooms of a user")
-    empty_text = _("No undelivered messages. Everyone has received everything.")
+    empty_text = _("No undelivered messages.")
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         """Find rooms by id or name, or the rooms of a user, through the database."""

@@ -1,14 +1,16 @@
 """One message in each state, so that the staff pages of a new site show all of them.
 
 This process runs a server. The people of the demo open pages in it, and send, acknowledge or stay silent through the operations of
-every connection. The job and the staff process the expired messages. The policy of this server is fast: an acknowledgement is late
-after 50 ms and a message can live for 2 s, so that eight attempts and an expiry take seconds. The other messages live for a day.
+every connection. The job and the staff process the expired messages. The times of this server's policy are short: an
+acknowledgement is late after 50 ms and a message can live for 2 s, so that eight attempts and an expiry take seconds. The other
+messages live for a day.
 
 1. Three messages expire, because carol acknowledges none and bob is offline: one stays, one is sent again, one is discarded.
 2. All members get one message. Grace rejects another. Bob and carol do not acknowledge a third (two and eight attempts).
 3. One message in another room waits for carol, who is offline.
 
-The ids of the messages are derived from the room, so that an interrupted run can be repeated. `demo.json` records the end.
+The ids of the messages are derived from the room, so that an interrupted run can be repeated. `demo.json` records that all of
+them exist.
 """
 
 from __future__ import annotations
@@ -126,7 +128,7 @@ def _fast_policy() -> Policy:
 
 
 async def _make_expired(key: RoomKey, pages: _Pages) -> None:
-    """Create three messages that expire before bob, carol and 小林 have them; send one again and discard one."""
+    """Create three messages that expire before bob, carol and 小林 receive them; send one again and discard one."""
     ada, grace, _, carol, _ = demo.PEOPLE
     async with pages.open(ada) as sender, pages.open(grace) as recipient, pages.open(carol):
         seqs = [await sender.send(key, name, ttl=SHORT_LIFE_S) for name in (MISSED, AGAIN, DROPPED)]

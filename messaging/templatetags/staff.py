@@ -25,7 +25,7 @@ def overview(context: Context) -> dict[str, Any]:
 
 @register.simple_tag
 def staff_range(cl: Any) -> str:
-    """Show which rows of how many this page has."""
+    """Show the range of rows on this page, and the number of all rows."""
     if not cl.multi_page:
         return ""
     last = min(cl.page_num * cl.list_per_page, cl.result_count)

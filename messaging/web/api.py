@@ -69,7 +69,7 @@ class PersonName(Struct, frozen=True):
 
 
 async def list_public(user: User, request: HttpRequest) -> Answer:
-    """{rooms: [{room, name, topic, members, joined}]}: public rooms whose name or topic has `q`."""
+    """{rooms: [{room, name, topic, members, joined}]}: public rooms whose name or topic contains `q`."""
     return HTTPStatus.OK, {"rooms": await in_db_thread(_public_rooms, user.pk, text_of(request, "q"))}
 
 
@@ -109,8 +109,8 @@ async def list_lifetimes(user: User, request: HttpRequest, room: str) -> Answer:
 async def shorten(user: User, request: HttpRequest, room: str) -> Answer:
     """{looked, shortened, ended}: messages in the room, those that end sooner, and those of them that end now."""
     body = body_of(request, Shortening)
-    done = await rooms.shorten(user.pk, room, body.ttl, dry_run=body.dry_run)
-    return HTTPStatus.OK, {"looked": done.looked, "shortened": done.shortened, "ended": done.ended}
+    result = await rooms.shorten(user.pk, room, body.ttl, dry_run=body.dry_run)
+    return HTTPStatus.OK, {"looked": result.looked, "shortened": result.shortened, "ended": result.ended}
 
 
 async def open_direct(user: User, request: HttpRequest) -> Answer:
@@ -192,12 +192,12 @@ async def list_recipients(user: User, request: HttpRequest, room: str, seq: int)
 
 
 def _public_rooms(user: int, text: str) -> list[dict[str, Any]]:
-    mine = Membership.objects.filter(room=OuterRef("pk"), user_id=user, leaving_at=None)
+    own = Membership.objects.filter(room=OuterRef("pk"), user_id=user, leaving_at=None)
     matching = Room.objects.filter(kind=Room.Kind.PUBLIC).filter(
         Q(name__icontains=text) | Q(topic__icontains=text)
     )
     counted = matching.annotate(
-        members=Count("memberships", filter=Q(memberships__leaving_at=None)), joined=Exists(mine)
+        members=Count("memberships", filter=Q(memberships__leaving_at=None)), joined=Exists(own)
     )
     rows = counted.order_by(Lower("name"), "pk").values_list("pk", "name", "topic", "members", "joined")
     keys = ("room", "name", "topic", "members", "joined")

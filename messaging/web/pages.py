@@ -42,7 +42,10 @@ async def chat(request: HttpRequest, room: str | None = None, seq: int | None = 
 @require_safe
 @never_cache
 async def check(request: HttpRequest) -> HttpResponse:
-    """Return the status that a socket's handshake would have: a browser cannot see that of a refused one. Does not use the store."""
+    """Return the status that a socket's handshake would have, because browsers hide the status of a refused one.
+
+    Does not use the store.
+    """
     allowed = frozenset(settings.SITE_ORIGINS)
     if not origin_allowed(request.headers.get("Origin"), allowed, may_be_missing=True):
         return HttpResponse(status=HTTPStatus.FORBIDDEN)

@@ -1,4 +1,4 @@
-"""Health and metrics for machines, and the rule of who may read the metrics."""
+"""Health and metrics for machines, and the check of the right to read the metrics."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def readyz(request: HttpRequest) -> HttpResponse:
 async def metrics(request: HttpRequest) -> HttpResponse:
     """Return the counters of this process and the state of expiry. Readable from this machine, or with the token.
 
-    Other clients get 404.
+    A client with a wrong token gets 403, other clients get 404.
     """
     authorization = request.headers.get("Authorization")
     if authorization is not None and not _has_token(authorization):

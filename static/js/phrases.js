@@ -221,7 +221,7 @@ export function wouldShorten({ looked, shortened, ended }) {
     : all;
 }
 
-/** The effect that it had. @param {{shortened: number, ended: number}} counts */
+/** The effect that shortening had. @param {{shortened: number, ended: number}} counts */
 export function hasShortened({ shortened: n, ended }) {
   const all = fill(ngettext("%(n)s message expires sooner.", "%(n)s messages expire sooner.", n), { n: number(n) });
   return ended

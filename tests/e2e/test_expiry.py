@@ -186,7 +186,7 @@ def test_many_missed_in_one_room_are_one_group_by_name(
     expect(bell(hers, 2)).to_have_count(1)
     expect(told.locator(".notice .notice")).to_have_count(2)
     told.get_by_role("button", name="Dismiss all").click()
-    expect(told).to_contain_text("Nothing undelivered")
+    expect(told).to_contain_text("No notices")
     expect(bell(hers, 2)).to_have_count(0)
 
 
@@ -276,7 +276,7 @@ def test_extend_is_offered_while_somebody_lacks_it_and_every_screen_learns_the_n
     hers.say("wait for me")
     theirs.sees("wait for me")
     offer = hers.message("wait for me").locator(".aside")
-    expect(offer).to_contain_text(f"not with {demo.people[2].name} yet", timeout=20_000)
+    expect(offer).to_contain_text(f"not yet received by {demo.people[2].name}", timeout=20_000)
     expect(bell(hers, 1)).to_have_count(1)
     offer.get_by_role("button", name="Extend").click()
     expect(offer).to_contain_text("Extended by 20 seconds, until ")
@@ -296,10 +296,10 @@ def test_bell_offers_to_extend_a_message_in_another_room(open_screen: OpenScreen
     expect(hers.page.locator("#room-name")).to_have_text(demo.rooms[1]["name"])
     expect(bell(hers, 1)).to_have_count(1, timeout=20_000)
     told = open_bell(hers)
-    expect(told.locator(".notice h3")).to_contain_text(f"not with {demo.people[1].name} yet")
+    expect(told.locator(".notice h3")).to_contain_text(f"not yet received by {demo.people[1].name}")
     expect(told.locator(".notice li")).to_contain_text("offline, will be sent when they reconnect")
     told.get_by_role("button", name="Extend by 20 seconds").click()
-    expect(told).to_contain_text("Nothing undelivered")
+    expect(told).to_contain_text("No notices")
 
 
 def test_a_direct_room_has_a_lifetime_that_either_of_the_two_may_change(
@@ -499,7 +499,7 @@ def test_summed_notices_are_one_row_that_can_be_dismissed(
     expect(told.locator("li", has_text=demo.rooms[0]["name"])).to_contain_text("200")
     expect(told.locator("li", has_text="A room you have left")).to_contain_text("40")
     told.get_by_role("button", name="Dismiss").click()
-    expect(told).to_contain_text("Nothing undelivered")
+    expect(told).to_contain_text("No notices")
     hers.page.reload()
     hers.wait_ready()
     expect(bell(hers, 1)).to_have_count(0)
@@ -557,7 +557,7 @@ def test_the_tombstone_and_the_notices_work_from_the_keyboard_alone(
     expect(notices(hers)).to_be_visible()
     tab_to(hers, "#notices .notice-actions button:last-child")
     keys.press("Enter")
-    expect(notices(hers)).to_contain_text("Nothing undelivered")
+    expect(notices(hers)).to_contain_text("No notices")
     assert hers.page.evaluate("document.activeElement.closest('#notices') !== null")
     keys.press("Escape")
     expect(notices(hers)).to_be_hidden()
@@ -613,6 +613,6 @@ def test_axe_finds_nothing_serious_on_the_screens_of_expiry(
     look(hers, "extend", rules)
     hers.page.locator("#about").evaluate("(sheet) => sheet.showPopover()")
     hers.page.locator("#about-shorten").select_option("30")
-    hers.page.locator("[data-look]").click()
+    hers.page.locator("[data-count-shortened]").click()
     expect(hers.page.locator("[data-found]")).to_be_visible()
     look(hers, "shorten", rules)

@@ -593,13 +593,13 @@ test("an extension is offered after four fifths of a life while the message is u
   assert.equal(lines(w).at(-1).shown.aside, null);
   w.clock.advance(1);
   const aside = (...names) => lines(w, { undelivered: () => names.map((name) => ({ name })) }).at(-1).shown.aside.text;
-  assert.equal(aside("bob", "carol"), "Expires in 12 min, not with bob and carol yet");
-  assert.equal(aside("bob"), "Expires in 12 min, not with bob and 1 more yet", "one who lacks it is counted where he is not named");
+  assert.equal(aside("bob", "carol"), "Expires in 12 min, not yet received by bob and carol");
+  assert.equal(aside("bob"), "Expires in 12 min, not yet received by bob and 1 more", "one who lacks it is counted where he is not named");
   w.chat.receive({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 3]] });
   assert.deepEqual(lines(w, { undelivered: () => [{ name: "bob" }] }).at(-1).shown.aside, {
     kind: "expiring",
     icon: "warning",
-    text: "Expires in 12 min, not with bob yet",
+    text: "Expires in 12 min, not yet received by bob",
     actions: ["extend"],
   });
   w.chat.receive({ type: "receipt", room: "r", epoch: "e", receipts: [[1, 2, 0, 2]] });

@@ -266,12 +266,12 @@ async def compare(here: Everybody) -> None:
     assert (account.accepted, rows["all"]) == (ledger.accepted, ledger.missed)
     assert parts == {
         "all": str(ledger.held + found.stored - found.on_the_way),
-        "way": str(found.on_the_way),
-        "told": str(rows["all"]),
+        "on_the_way": str(found.on_the_way),
+        "missed": str(rows["all"]),
         "deleted": str(ledger.deleted),
-        "lost": "0",
+        "unaccounted": "0",
     }
-    assert all(number != "0" for key, number in parts.items() if key != "lost"), "each part is there"
+    assert all(number != "0" for key, number in parts.items() if key != "unaccounted"), "each part is there"
     [hour, days] = store.minutes, store.days
     assert sum(one.accepted for one in days) == ledger.accepted
     assert sum(one.expired_missed for one in days) == ledger.missed

@@ -248,7 +248,7 @@ class TestAccount:
         assert "messages_unaccounted" not in await banners()
         with override("en"):
             last = {part.key: part.number for part in overview.account_parts(result)}
-        assert (last["twice"], last["lost"]) == ("1", "0")
+        assert (last["twice"], last["unaccounted"]) == ("1", "0")
 
 
 @pytest.mark.usefixtures("verbs")
@@ -305,9 +305,9 @@ class TestCards:
         assert result["oldest"].value == "2 h"
         assert re.fullmatch(r"next in (29|30) s", result["retrying"].note)
         assert (result["connections"].value, result["connections"].note) == ("2", "on 1 server process")
-        assert not result["gave_up"].look
+        assert not result["gave_up"].needs_attention
         await store.presence.report("p1", [ada.pk], 60)
-        assert (await cards())["retrying"].note == "when they are back", (
+        assert (await cards())["retrying"].note == "when the members reconnect", (
             "nothing is pushed to offline members"
         )
         await store.presence.report("p1", [ada.pk, grace.pk], 60)
@@ -319,10 +319,10 @@ class TestCards:
         for attempt in range(8):
             await store.retries.record_attempt(atlas.room, grace.pk, attempt, 30.0)
         result = await cards()
-        assert (result["letters"].value, result["letters"].look) == ("1", True)
+        assert (result["letters"].value, result["letters"].needs_attention) == ("1", True)
         assert (result["expired"].value, result["expired"].note) == ("1", "1 missed by someone")
         assert result["gave_up"].value == "1"
-        assert result["gave_up"].look
+        assert result["gave_up"].needs_attention
         await atlas.ack(seq, ada, grace)
         assert (await cards())["gave_up"].value == "0"
 
@@ -355,11 +355,14 @@ class TestBanners:
     async def test_missing_worker_has_a_banner(self) -> None:
         store = open_store()
         assert "worker_never" in await banners()
+        never = (await cards())["workers"]
+        assert (never.value, never.note) == ("never", "expected every minute")
         for age_s, silent in ((MAX_JOB_GAP_S - 5, False), (MAX_JOB_GAP_S + 5, True)):
             at = await store.now_ms() - int(age_s * 1000)
             await store.client.hset(JOBS_KEY, "retry_undelivered", f'{{"at": {at}}}')
             assert ("worker_silent" in await banners()) is silent
-            assert (await cards())["workers"].look is silent
+            workers = (await cards())["workers"]
+            assert (workers.needs_attention, workers.note) == (silent, "ago (expected every minute)")
         await in_db_thread(jobs.retry_undelivered)
         assert await banners() == {"expiry_never"}, "its job stopped although another one runs"
         await in_db_thread(jobs.process_expired)
@@ -388,7 +391,7 @@ class TestBanners:
             for share, full in ((0.5, False), (0.9, True)):
                 await client.config_set("maxmemory", int(used / share))
                 assert ("store_full" in await banners()) is full
-                assert (await cards())["memory"].look is full
+                assert (await cards())["memory"].needs_attention is full
         finally:
             await client.config_set("maxmemory", 0)
         assert "store_full" not in await banners()
@@ -615,7 +618,7 @@ class TestCost:
         assert debt.rooms_left_out == 6 - debt.parked >= 3
         assert result.account.cut
         assert result.account.unaccounted == 0
-        assert (await cards())["parked"].note == f"at least: {debt.rooms_left_out} rooms not counted"
+        assert (await cards())["parked"].note == f"a minimum: {debt.rooms_left_out} rooms not counted"
 
     async def test_the_account_holds_the_store_for_less_than_5_ms(self) -> None:
         store = open_store()
@@ -661,6 +664,6 @@ def test_every_class_of_the_staffs_pages_has_a_rule_and_every_rule_a_use(sheet: 
     pages = [*(ROOT / "templates" / "admin").rglob("*.html"), *(ROOT / "messaging").rglob("*.py")]
     texts = "".join(path.read_text() for path in pages)
     used = set(re.findall(r"\b(ops-[\w-]*[\w])", texts))
-    parts = {f"ops-fill-{key}" for key in ("all", "way", "told", "deleted")}
+    parts = {f"ops-fill-{key}" for key in ("all", "on_the_way", "missed", "deleted")}
     assert used - {"ops-fill"} <= ruled | {"ops-banners"}
     assert ruled <= used | parts

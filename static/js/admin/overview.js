@@ -1,7 +1,7 @@
 /**
- * Keeps the staff's front page, and the page of a bulk action, up to date. Every 5 s the changing part is loaded and merged into
- * the page, so that focus, an open table and a selection stay. It stops while it is paused or the page is hidden, and when the
- * action has ended.
+ * Keeps the staff's front page and the page of a bulk action up to date. Every 5 s the part that changes is loaded and merged into
+ * the page: focus, an open table and a selection stay. Nothing is loaded while the page is paused or hidden, after the bulk action
+ * has ended, or when the user may no longer see the page.
  */
 
 const EVERY_MS = 5000;
@@ -11,13 +11,13 @@ export class Refresh {
   #timer = 0;
   /** @type {AbortController | null} */
   #request = null;
-  #isOver = false;
+  #isOver = false; // nothing is loaded again
   #isPaused = false;
 
   /**
    * page, fetch: replaced in tests.
    *
-   * @param {any} section  of the template: [data-overview] is the changing part, [data-pace] the status, [data-pause] the button
+   * @param {any} section  with the part that changes [data-overview], the status [data-pace] and the button [data-pause]
    * @param {{page?: Document, fetch?: typeof globalThis.fetch, everyMs?: number}} options
    */
   constructor(section, { page = document, fetch = globalThis.fetch.bind(globalThis), everyMs = EVERY_MS } = {}) {
@@ -31,7 +31,7 @@ export class Refresh {
 
   start() {
     this.status.hidden = false;
-    if (this.#hasEnded()) return this.#end();
+    if (this.#hasEnded()) return this.#end("ended");
     this.button.hidden = false;
     this.button.addEventListener("click", () => this.#pause(!this.#isPaused));
     this.page.addEventListener("visibilitychange", () => this.#resume());
@@ -47,7 +47,7 @@ export class Refresh {
     this.#resume();
   }
 
-  /** Load at once if it may run: the content is as old as the pause. */
+  /** Load at once unless paused or hidden: the content is as old as the pause. */
   #resume() {
     clearTimeout(this.#timer);
     this.#request?.abort();
@@ -68,7 +68,7 @@ export class Refresh {
     this.#request = request;
     const timeout = setTimeout(() => request.abort(), TIMEOUT_MS);
     try {
-      const response = await this.fetch(this.content.dataset.overview, { signal: request.signal, redirect: "error" });
+      const response = await this.fetch(this.content.dataset.overview, { signal: request.signal, redirect: "manual" });
       const text = response.ok ? await response.text() : "";
       if (this.#request !== request || !this.#mayRun()) return;
       this.#show(response, text);
@@ -80,25 +80,31 @@ export class Refresh {
     if (this.#request === request) this.#wait();
   }
 
-  /** @param {Response} response @param {string} text */
+  /**
+   * A user who is logged out is redirected to the login; a user without the permission gets 403.
+   *
+   * @param {Response} response
+   * @param {string} text
+   */
   #show(response, text) {
-    this.#isOver = response.status === 403;
-    this.#showStatus(this.#isOver ? "over" : response.ok ? "live" : "silent");
+    if (response.status === 403 || response.type === "opaqueredirect") return this.#end("over");
+    this.#showStatus(response.ok ? "live" : "silent");
     if (response.ok)
       merge(this.content, /** @type {Node} */ (new DOMParser().parseFromString(`<div>${text}</div>`, "text/html").body.firstChild));
-    if (this.#hasEnded()) this.#end();
+    if (this.#hasEnded()) this.#end("ended");
   }
 
   #hasEnded() {
     return this.content.querySelector("[data-ended]") !== null;
   }
 
-  #end() {
+  /** @param {"ended" | "over"} name  of the status */
+  #end(name) {
     this.#isOver = this.button.hidden = true;
-    this.#showStatus("ended");
+    this.#showStatus(name);
   }
 
-  /** Screen readers read a status out when it is written, so write it only when it changes. @param {string} name */
+  /** Write the status only when it changes, because screen readers read it aloud every time. @param {string} name */
   #showStatus(name) {
     const text = this.status.dataset[name];
     if (this.status.textContent !== text) this.status.textContent = text;
@@ -106,7 +112,7 @@ export class Refresh {
 }
 
 /**
- * Make the children of `old` equal to those of `fresh`, and touch only those that differ.
+ * Make the children of `old` equal to those of `fresh`. Children that are equal already stay untouched.
  *
  * @param {Node} old
  * @param {Node} fresh
@@ -126,7 +132,7 @@ export function merge(old, fresh) {
   before.slice(after.length).forEach((node) => node.remove());
 }
 
-/** Keeps `open`, so that a table which the reader opened stays open. @param {Element} old @param {Element} fresh */
+/** Keeps `open`: a table that the user opened stays open. @param {Element} old @param {Element} fresh */
 function mergeAttributes(old, fresh) {
   for (const { name } of [...old.attributes]) {
     if (name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);

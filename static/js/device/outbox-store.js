@@ -70,7 +70,7 @@ export class MemoryStore {
 }
 
 /**
- * Open the user's outbox. A private window may refuse: then it lasts as long as the page.
+ * Open the user's outbox. A private window may refuse: then the outbox lasts as long as the page.
  *
  * @param {number} user
  * @param {IDBFactory} indexedDB

@@ -1,4 +1,4 @@
-/** Small values that this browser stores for a user: drafts, muted rooms, what the Enter key does. No messages. */
+/** Small values that this browser stores for a user: drafts, muted rooms, the setting of the Enter key. No messages. */
 
 export class Preferences {
   #storage;
@@ -53,7 +53,7 @@ export class Preferences {
     this.set(`muted.${room}`, muted ? "yes" : "");
   }
 
-  /** "" or "newline": what the Enter key does. */
+  /** The setting of the Enter key: "" sends, "newline" starts a new line. */
   get enterKey() {
     return this.get("enter") ?? "";
   }

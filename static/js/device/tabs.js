@@ -20,12 +20,12 @@ export class Tabs {
     this.#channel.postMessage({ changed: true });
   }
 
-  /** The server accepted a message. Only the sender's word counts. @param {Frame} sent */
+  /** The server accepted a message. Only the tab that sends informs the others. @param {Frame} sent */
   tellSent(sent) {
     if (this.#isSender) this.#channel.postMessage({ sent });
   }
 
-  /** @param {{changed: () => void, sent: (sent: Frame) => void}} on  what another tab did */
+  /** @param {{changed: () => void, sent: (sent: Frame) => void}} on  handlers for the changes of another tab */
   listen(on) {
     this.#channel.onmessage = ({ data }) => (data.sent ? on.sent(data.sent) : on.changed());
   }

@@ -13,7 +13,7 @@
  * @typedef {{room: string, name: string, topic: string, members: number, joined: boolean}} PublicRoom
  * @typedef {{user: number, name: string}} FoundPerson
  *
- * looked: the messages that are there. shortened: those that end sooner. ended: those of them that end at once.
+ * looked: the messages in the room. shortened: those that end sooner. ended: those that end at once.
  * @typedef {{looked: number, shortened: number, ended: number}} Shortening
  */
 

@@ -1,7 +1,6 @@
 /**
- * What the socket does not send and the page loads over HTTP: a room's members, the changes of its lifetime, the recipients to
- * whom a message is undelivered, and the receipts of completely delivered messages (the server sends only incomplete ones at
- * once).
+ * Data that the page loads over HTTP, because the socket does not send it: a room's members, the changes of its lifetime, the
+ * recipients to whom a message is undelivered, and the receipts of completely delivered messages after a reload.
  */
 import * as api from "./api.js";
 
@@ -9,7 +8,7 @@ import * as api from "./api.js";
 /** @import { Room } from "../model/room.js" */
 /** @import { Recipient } from "./api.js" */
 
-const RECEIPTS_AFTER_MS = 2000; // the server collects the receipts that it sends for a second
+const RECEIPTS_AFTER_MS = 2000; // the server collects receipts for a second before it sends them
 const MAX_RECEIPTS = 20;
 const MAX_DIRECT_ROOMS = 30;
 const MAX_NAMES = 3;
@@ -65,7 +64,7 @@ export class RoomDetails {
     return this.#undelivered.get(`${room.id}|${seq}`)?.people ?? null;
   }
 
-  /** Load them, once for each count of deliveries. @param {Room} room @param {number} seq */
+  /** Load these recipients, once for each count of deliveries. @param {Room} room @param {number} seq */
   async loadUndelivered(room, seq) {
     const key = `${room.id}|${seq}`;
     const known = this.#undelivered.get(key);

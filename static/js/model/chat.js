@@ -1,6 +1,6 @@
 /**
  * The page's one model: frames in, changes out. Owns the rooms, the notices and the requests that are not answered yet.
- * Tells the views by events and never touches the DOM.
+ * Informs the views by events and never touches the DOM.
  */
 import { Acks } from "./acks.js";
 import { Dismissals } from "./dismissals.js";
@@ -125,7 +125,7 @@ export class Chat extends Emitter {
   /** The rooms of `hello`. */
   greeting() {
     const present = [...this.rooms.values()].filter((room) => !room.left);
-    // A room that does not fit into `hello` is made again from `welcome`: resumed from the user's cursor it would miss changes.
+    // A room that does not fit into `hello` is made again from `welcome`: resumed from the user's cursor, it would miss changes.
     for (const room of present.slice(protocol.ROOMS_PER_HELLO)) this.rooms.delete(room.id);
     return present.slice(0, protocol.ROOMS_PER_HELLO).map((room) => room.log.greet());
   }

@@ -1,5 +1,5 @@
 /**
- * How far an own message has come: sending -> sent -> delivering -> delivered -> read, never backwards. Failed replaces
+ * The progress of an own message: sending -> sent -> delivering -> delivered -> read, never backwards. Failed replaces
  * only sending. Pure functions: receipts in, the name of the state and the segments of the reach line out.
  */
 
@@ -30,7 +30,7 @@ export function outboxState(item, inFlight, online) {
 }
 
 /**
- * Merge a row [seq, delivered, read, total]. Cumulative counts only grow, so a late row never takes a tick back.
+ * Merge a row [seq, delivered, read, total]. Cumulative counts only grow, so a late row never removes a tick.
  *
  * @param {Receipt | undefined} old
  * @param {number[]} row

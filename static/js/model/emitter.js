@@ -1,7 +1,7 @@
 /**
  * Named events between the parts of the page.
  *
- * @template {Record<string, any>} Events  name of an event -> what its listeners are given
+ * @template {Record<string, any>} Events  name of an event -> the detail that its listeners get
  */
 export class Emitter {
   /** @type {Map<keyof Events, ((detail: any) => void)[]>} */

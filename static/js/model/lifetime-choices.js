@@ -25,7 +25,7 @@ export function presetsUpTo({ current, longest }) {
 }
 
 /**
- * An extension by the length of the message's own life, within the longest allowed. by: what the user is shown. ttl: the new
+ * An extension by the length of the message's own life, within the longest allowed. by: the time that the user sees. ttl: the new
  * lifetime from now on.
  *
  * @param {{sent_at: number, expires_at: number}} message  epoch ms

@@ -10,7 +10,7 @@
 /** @import { Frame, Message } from "./protocol.js" */
 
 /**
- * What one frame changed. reason: "expired", "deleted", or "epoch" for another life of the log. left: the user is no longer a
+ * The changes by one frame. reason: "expired", "deleted", or "epoch" for another life of the log. left: the user is no longer a
  * member.
  *
  * @typedef {{
@@ -251,7 +251,7 @@ export class RoomLog {
   }
 
   /**
-   * Another life of the log: the messages of the old one mean nothing in it.
+   * The log has a new epoch: the messages of the old one are not part of it.
    *
    * @param {string} epoch
    * @param {LogChanges} changes
@@ -346,12 +346,12 @@ export class RoomLog {
 
   /** @param {number} seq @param {Partial<Message>} fields @param {LogChanges} changes */
   #change(seq, fields, changes) {
-    const given = Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined && value !== null));
-    if (this.paging && this.paging.late.get(seq) !== null) this.paging.late.set(seq, { ...this.paging.late.get(seq), ...given });
+    const values = Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined && value !== null));
+    if (this.paging && this.paging.late.get(seq) !== null) this.paging.late.set(seq, { ...this.paging.late.get(seq), ...values });
     const home = this.messages.has(seq) ? this.messages : this.#held;
     const old = home.get(seq);
     if (!old) return;
-    const message = { ...old, ...given };
+    const message = { ...old, ...values };
     home.set(seq, message);
     this.#sorted = null;
     if (home === this.messages) changes.changed.push(message);

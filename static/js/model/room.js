@@ -29,7 +29,7 @@ export class Room {
   accepted = new Map(); // id -> an own message that has its seq but has not come back yet
   /** @type {LifetimeChange[]} */
   lifetimes = []; // shown as lines between the messages
-  lifetimesKnown = false; // up to now
+  lifetimesKnown = false; // whether `lifetimes` is up to date
   /** @type {Set<number>} */
   online = new Set();
   /** @type {Member[] | null} */

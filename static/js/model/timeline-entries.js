@@ -57,7 +57,7 @@ function logEntries(context) {
 }
 
 /**
- * Each change stands where its time falls. A change from before the loaded messages comes with the page that it belongs to.
+ * Each change is placed by its time. A change from before the loaded messages comes with the page that it belongs to.
  *
  * @param {Entry[]} entries
  * @param {Room} room
@@ -226,13 +226,13 @@ export function expiringText(message, receipt, people, now) {
   if (others)
     return fill(
       ngettext(
-        "Expires in %(left)s, not with %(names)s and %(n)s more yet",
-        "Expires in %(left)s, not with %(names)s and %(n)s more yet",
+        "Expires in %(left)s, not yet received by %(names)s and %(n)s more",
+        "Expires in %(left)s, not yet received by %(names)s and %(n)s more",
         others,
       ),
       values,
     );
-  if (people?.length) return fill(gettext("Expires in %(left)s, not with %(names)s yet"), values);
+  if (people?.length) return fill(gettext("Expires in %(left)s, not yet received by %(names)s"), values);
   return fill(gettext("Expires in %(left)s, delivered %(delivered)s/%(total)s"), { left, ...receipt });
 }
 

@@ -94,7 +94,7 @@ export class Tombstones {
     }
   }
 
-  /** Merge with what other tabs have written. */
+  /** Write the tombstones, merged with those that other tabs have written. */
   #write() {
     this.#tombstones = new Map([...this.#tombstones, ...this.#read(), ...this.#unsaved]);
     this.#unsaved.clear();

@@ -2,7 +2,7 @@
 import { find, setText } from "./dom.js";
 
 /**
- * Resolves to true only if the user confirms; Esc does not. yes: the text of the button.
+ * Resolves to true if the user confirms, else to false. yes: the text of the button.
  *
  * @param {{title: string, effect?: string, yes: string}} question
  * @returns {Promise<boolean>}

@@ -27,7 +27,7 @@ import { UserSettings } from "./user-settings.js";
 /** @import { Socket } from "../model/socket.js" */
 
 /**
- * wanted: what the page's address asks for. retentionS: how long the text of a missed message is kept.
+ * wanted: the room and the message in the page's address. retentionS: how long the text of a missed message is kept.
  *
  * @param {{
  *   chat: Chat, outbox: Outbox, socket: Socket, clock: Clock, serverClock: ServerClock, preferences: Preferences,

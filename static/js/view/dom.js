@@ -137,5 +137,5 @@ export function fillWith(element, ...children) {
   element.replaceChildren(...nodesOf(children));
 }
 
-/** Let screen readers read a text out. @param {string} text */
+/** Let screen readers read a text aloud. @param {string} text */
 export const announce = (text) => setText(find("[data-announce]"), text);

@@ -1,4 +1,4 @@
-/** Removes what has expired and updates what shows a remaining time, at the moment when it changes. */
+/** Removes expired messages and updates remaining times, at the moment when they change. */
 import { offerAt } from "../model/delivery-state.js";
 import { Ticker } from "../model/ticker.js";
 

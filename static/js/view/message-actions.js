@@ -1,4 +1,4 @@
-/** The actions on a message: what happens when the user chooses one of them. */
+/** The actions on a message, run when the user chooses one of them. */
 import { confirmAction } from "./confirm.js";
 import { announce } from "./dom.js";
 import { gettext } from "../i18n.js";

@@ -22,7 +22,7 @@ export class OpenRoom {
   #draw;
 
   /**
-   * wanted: what the page's address asks for. draw(): the open room changed.
+   * wanted: the room and the message in the page's address. draw(): the open room changed.
    *
    * @param {{chat: Chat, timeline: Timeline, composer: Composer, roomDetails: RoomDetails, wanted: Place, draw: () => void}} parts
    */
@@ -103,7 +103,7 @@ export class OpenRoom {
     if (this.#id !== null) return;
     find("[data-no-room]").hidden = false;
     find("[data-room]").hidden = true;
-    // Two panes with an empty one look broken: open the newest room.
+    // An empty second pane looks broken: open the newest room.
     if (this.#chat.rooms.size === 0 || this.#wanted.room !== null || !matchMedia(TWO_PANES).matches) return;
     const newest = find("[data-rooms] a.room-link[href^='/r/']");
     this.#wanted = { room: newest ? roomOf(newest.pathname) : [...this.#chat.rooms.keys()][0], seq: null };

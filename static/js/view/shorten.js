@@ -14,7 +14,7 @@ import * as phrases from "../phrases.js";
 export class Shorten {
   #form = find("[data-shorten]");
   #result = find("[data-found]", this.#form);
-  #countButton = find("[data-look]", this.#form);
+  #countButton = find("[data-count-shortened]", this.#form);
   #confirmButton = find("[data-yes]", this.#form);
   #cancelButton = find("[data-no]", this.#form);
   #failed;
@@ -67,7 +67,7 @@ export class Shorten {
       phrases.sentences(phrases.wouldShorten(counts), gettext("If someone misses a message because of this, its sender is told.")),
     );
     this.#offer(counts.shortened);
-    this.#cancelButton.focus(); // so that a second Enter does not start what cannot be undone
+    this.#cancelButton.focus(); // so that a second Enter does not start an action that cannot be undone
   }
 
   async #shorten() {

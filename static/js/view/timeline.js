@@ -1,6 +1,6 @@
 /**
  * The open room's timeline: keeps the elements equal to the entries, keeps the scroll position, and marks messages as read. It
- * draws with the frames of the screen; timeline-entries.js decides what is drawn.
+ * draws with the frames of the screen; timeline-entries.js makes the entries.
  */
 import { el, find, ring, setAttribute, setText } from "./dom.js";
 import { entriesOf, expiringText, waitingText } from "../model/timeline-entries.js";
@@ -307,7 +307,7 @@ export class Timeline {
   }
 
   /**
-   * Screen readers read out only new messages of others: not own messages, not earlier pages, not the first screen.
+   * Screen readers read aloud only new messages of others: not own messages, not earlier pages, not the first screen.
    *
    * @param {Room} room
    * @param {Set<string>} before  the keys of the entries that were on the screen
@@ -319,7 +319,7 @@ export class Timeline {
     this.#lastAnnounced = Math.max(this.#lastAnnounced, room.log.last);
   }
 
-  /** Make the elements equal to the entries, and touch only those that differ. @param {number} now */
+  /** Make the elements equal to the entries. Equal elements stay untouched. @param {number} now */
   #updateElements(now) {
     const keys = new Set(this.#entries.map(({ key }) => key));
     let next = this.#log.firstChild;

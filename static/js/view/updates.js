@@ -1,4 +1,4 @@
-/** Which views are drawn again when the model, the connection, the outbox or the details of a room change. */
+/** Draws the views again that are affected by a change of the model, the connection, the outbox or the details of a room. */
 import { announce } from "./dom.js";
 import * as phrases from "../phrases.js";
 
