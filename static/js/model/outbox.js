@@ -105,7 +105,12 @@ export class Outbox {
     return [...this.#inFlight.values()].includes(id);
   }
 
-  /** Resolves when the device has stored it. Rejects when it was not added. @param {NewMessage} message @returns {Promise<OutboxItem>} */
+  /**
+   * Resolves when the device has stored it. Rejects when it was not added.
+   *
+   * @param {NewMessage} message
+   * @returns {Promise<OutboxItem>}
+   */
   async add({ room, body, ttl, reply_to, life_s }) {
     const now = this.#clock.now();
     const order = Math.max(now, ...[...this.items.values()].map((item) => item.order + 1));
