@@ -1,4 +1,4 @@
-"""What axe finds on a screen."""
+"""Accessibility checks with axe."""
 
 from __future__ import annotations
 

@@ -564,6 +564,7 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.proof
 def test_injured_site_loses_no_message_and_leaves_no_process_behind(folder: Path) -> None:
     """Another site's addresses in the environment are not used: they could not even be connected to."""
     shape = ("--clients", "4", "--messages", "80", "--rooms", "2", "--seconds", "3", "--seed", "7")
