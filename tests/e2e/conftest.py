@@ -18,8 +18,8 @@ OpenScreen = Callable[..., Screen]
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    one = Site(tmp_path_factory.mktemp("site"))
+def site(tmp_path_factory: pytest.TempPathFactory, site_data: Path) -> Iterator[Site]:
+    one = Site(tmp_path_factory.mktemp("site"), site_data)
     one.start()
     yield one
     one.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -64,8 +65,11 @@ def wait_for(what: str, condition: Callable[[], T], deadline_s: float = 20.0) ->
 class Site:
     """Start, seed, wound and stop one installation."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, data: Path | None = None) -> None:
+        """`folder` is empty. `data`: the data folder of a site that has run, to be copied, which saves six seconds."""
         self.folder = folder
+        if data:
+            shutil.copytree(data, folder / "data")
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "serve.log"

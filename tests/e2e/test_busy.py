@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,9 +51,11 @@ class Operator:
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, dict[str, Any]]]:
+def filled(
+    tmp_path_factory: pytest.TempPathFactory, site_data: Path
+) -> Iterator[tuple[Site, dict[str, Any]]]:
     """Start a separate site and fill it."""
-    site = Site(tmp_path_factory.mktemp("busy"))
+    site = Site(tmp_path_factory.mktemp("busy"), site_data)
     site.start()
     command = [sys.executable, "-m", "bench.fill.messages", "--rooms", str(ROOMS), "--each", str(EACH)]
     done = subprocess.run(

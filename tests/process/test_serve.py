@@ -123,10 +123,19 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def served(folder: Path, migrated_database: Path) -> Iterator[Served]:
-    """Run `serve` on the database of an earlier run."""
-    folder.mkdir(mode=0o700)
-    shutil.copy(migrated_database, folder / "db.sqlite3")
+def served(folder: Path, site_data: Path) -> Iterator[Served]:
+    """Run `serve` on the data of an earlier run."""
+    yield from _serve(folder, site_data)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, site_data: Path) -> Iterator[Served]:
+    """Run one `serve` for the tests that leave it running."""
+    yield from _serve(tmp_path_factory.mktemp("shared") / "data", site_data)
+
+
+def _serve(folder: Path, data: Path) -> Iterator[Served]:
+    shutil.copytree(data, folder)
     served = Served(folder)
     try:
         yield served.wait_until_ready()
@@ -203,9 +212,10 @@ def _check_what_runs(served: Served) -> None:
             assert store.config_get(name)[name] == value
 
 
-def test_every_command_takes_the_key_and_the_store_of_the_running_site(served: Served) -> None:
-    ran = manage(served.folder, "shell", "--no-imports", "-c", _LOOK)
-    assert ran.stdout.split() == [(served.folder / "secret-key").read_text().strip(), "True"], ran.stderr
+@pytest.mark.xdist_group("shared")
+def test_every_command_takes_the_key_and_the_store_of_the_running_site(shared: Served) -> None:
+    ran = manage(shared.folder, "shell", "--no-imports", "-c", _LOOK)
+    assert ran.stdout.split() == [(shared.folder / "secret-key").read_text().strip(), "True"], ran.stderr
 
 
 _LOOK = """
@@ -247,16 +257,17 @@ def run_serve(folder: Path, *arguments: str, **more: str) -> subprocess.Complete
     return manage(folder, "serve", "--no-seed", *arguments, **more)
 
 
+@pytest.mark.xdist_group("shared")
 def test_a_second_serve_on_the_same_data_is_refused_in_one_sentence_and_disturbs_nothing(
-    served: Served,
+    shared: Served,
 ) -> None:
-    before = set(served.pids())
-    ran = run_serve(served.folder, "--port", "0")
+    before = set(shared.pids())
+    ran = run_serve(shared.folder, "--port", "0")
     assert ran.returncode == 1
     assert len((ran.stdout + ran.stderr).splitlines()) == 1
-    assert str(served.process.pid) in ran.stderr
-    assert before <= set(served.pids())
-    assert served.status() == 200
+    assert str(shared.process.pid) in ran.stderr
+    assert before <= set(shared.pids())
+    assert shared.status() == 200
 
 
 def test_a_taken_port_is_refused_in_one_sentence(folder: Path) -> None:
@@ -305,24 +316,25 @@ def test_a_nonsense_argument_is_a_usage_error(folder: Path, arguments: tuple[str
 # ── What dies is started again ──
 
 
-def test_a_killed_child_is_started_again_and_a_line_reports_it(served: Served) -> None:
-    with served.store() as store:
+@pytest.mark.xdist_group("shared")
+def test_a_killed_child_is_started_again_and_a_line_reports_it(shared: Served) -> None:
+    with shared.store() as store:
         store.set("kept", "before the kill")
     for name in ("server", "worker", "store"):
-        old = served.child(name)
+        old = shared.child(name)
         kill(old)
         wait_for(
-            lambda name=name, old=old: served.child(name) not in (0, old),  # type: ignore[misc]
+            lambda name=name, old=old: shared.child(name) not in (0, old),  # type: ignore[misc]
             deadline_s=1.5,  # within 1 s, and what it takes to see it
             wanted=f"a new {name}",
         )
-        assert f"{name} was ended by SIGKILL; starting it again" in served.output
-    wait_for(lambda: served.status() == 200, deadline_s=RESTART_DEADLINE_S, wanted="the server")
-    with served.store() as store:
+        assert f"{name} was ended by SIGKILL; starting it again" in shared.output
+    wait_for(lambda: shared.status() == 200, deadline_s=RESTART_DEADLINE_S, wanted="the server")
+    with shared.store() as store:
         assert children.wait_for(lambda: _holds(store), deadline_s=RESTART_DEADLINE_S), (
             "the store lost what it answered"
         )
-    wait_for(lambda: _clusters(served) == 1, deadline_s=RESTART_DEADLINE_S, wanted="one job cluster")
+    wait_for(lambda: _clusters(shared) == 1, deadline_s=RESTART_DEADLINE_S, wanted="one job cluster")
 
 
 def _holds(store: redis.Redis) -> bool:
