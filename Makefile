@@ -32,7 +32,8 @@ proof: $(VENV)/.ready-dev ## the tests that need minutes of real time
 	$(IN_VENV)python -m pytest -m alone $(ARGS)
 
 e2e: $(VENV)/.ready-dev ## the browser tests; they need chromium
-	@command -v chromium >/dev/null || { echo "The browser tests need chromium: apt-get install chromium"; exit 1; }
+	@command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null \
+		|| { echo "The browser tests need chromium: apt-get install chromium-headless-shell"; exit 1; }
 	$(PYTEST) tests/e2e $(ARGS)
 
 coverage: $(VENV)/.ready-dev ## the lines and branches that the tests of make test run, in all processes

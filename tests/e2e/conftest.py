@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.e2e.screen import Screen
+from tests.e2e.screen import Screen, launch
 from tests.e2e.site import Demo, Person, Site
 
 OpenScreen = Callable[..., Screen]
@@ -27,10 +26,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, site_data: Path) -> Iterator[
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert path, "no chromium: apt-get install chromium"
     with sync_playwright() as playwright:
-        one = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        one = launch(playwright)
         yield one
         one.close()
 

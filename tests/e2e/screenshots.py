@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.e2e.screen import Screen
+from tests.e2e.screen import Screen, launch
 from tests.e2e.site import ROOT, Demo, Person, Site, wait_for
 from tests.e2e.test_overview import make_staff
 
@@ -65,9 +64,8 @@ CHINESE = [
 
 def main(folder: Path, which: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = launch(playwright)
         for name, shooting in (("chat", chat_pages), ("staff", staff_pages)):
             if which not in (name, "all"):
                 continue
