@@ -109,7 +109,7 @@ class Site:
     def manage(self, *words: str) -> str:
         """Run a management command and return its output."""
         with self._one_command:
-            if self._commands is None or self._commands.poll() is not None:
+            if self._commands is None:
                 self._commands = subprocess.Popen(
                     [sys.executable, "-m", "tests.e2e.commands"],
                     cwd=ROOT,
@@ -122,10 +122,8 @@ class Site:
             assert self._commands.stdout is not None
             self._commands.stdin.write(json.dumps(words) + "\n")
             self._commands.stdin.flush()
-            line = self._commands.stdout.readline()
-        assert line, f"an exception ended {words}: see stderr"
-        done = json.loads(line)
-        assert not done["error"], done["error"]
+            done = json.loads(self._commands.stdout.readline())
+        assert not done["error"], f"{words}: {done['error']}"
         return str(done["output"])
 
     def process_expired(self) -> None:
