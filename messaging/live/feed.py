@@ -11,7 +11,8 @@
 READING: the store is read for the client; publications are held until the answer. A new feed is in READING, before any call of
 `begin_read`. OPEN: publications are sent. BEHIND: publications are dropped; the client must `sync` first.
 
-Only the methods of this class assign its fields. A transition that is not in the diagram raises `IllegalTransition`.
+Only the methods of this class assign its fields. `hold` and `hold_change` outside READING raise
+`IllegalTransition`, as do `complete_read` and `refuse_read` in OPEN.
 Knows nothing of sockets or of the store.
 """
 
@@ -57,7 +58,7 @@ class MemberRoom:
 class Silence:
     """The client has not acknowledged messages that were pushed. They are checked at `due_s` (the loop's clock).
 
-    If `due_s` is None, they are not checked again.
+    If `due_s` is None, no timer checks them; only a sweep does.
     """
 
     due_s: float | None
@@ -87,12 +88,12 @@ class Feed:
         self.room = room
         self.state = FeedState.READING
         self.epoch = ""
-        self.joined = 0  # the seq at which the user's own history begins
+        self.joined = 0  # the seq after which the user's own history begins
         self.last = 0  # the newest seq sent
         self.acked = 0  # the newest seq acknowledged over this connection
         self.position_sent = (0, 0)  # the last position that was sent to the client: (top, rev)
         self.rev = 0  # the newest change that the client knows
-        # Changes with `published_after` < rev <= `published_upto` were sent when they were published.
+        # Changes with `published_after` < rev <= `published_upto` were published to this client, or sent before as an answer.
         self.published_after = 0
         self.published_upto = 0
         self.answered_revs: frozenset[int] = (
@@ -100,7 +101,7 @@ class Feed:
         )  # changes sent as an answer, before their publication
         self.held: list[Batch] = []
         self.held_changes: list[Change] = []
-        self.silence: Silence | None = None  # None while nothing is unacknowledged
+        self.silence: Silence | None = None  # None: no acknowledgement is awaited
 
     # Membership and log
 
@@ -109,7 +110,7 @@ class Feed:
         self.room = room
 
     def set_position(self, position: MemberPosition) -> None:
-        """Set the epoch and the seq where the user's history begins, as read from the store."""
+        """Set the epoch and the seq after which the user's history begins, as read from the store."""
         self._begin_epoch(position.epoch)
         self.joined = position.joined
 
@@ -136,7 +137,7 @@ class Feed:
     def hold_change(self, change: Change, *, limit: int) -> None:
         """Keep a change that was published during the read.
 
-        A change above `limit` is dropped; the client notices it by the next `rev`.
+        If `limit` changes are held already, it is dropped. The client then sees a gap in `rev` and syncs.
         """
         if self.state is not FeedState.READING:
             raise IllegalTransition(f"hold_change: a feed holds while READING, not while {self.state.name}")
@@ -146,7 +147,7 @@ class Feed:
     def complete_read(self, slice_: Slice) -> tuple[list[Batch], list[Change]]:
         """Take the answer of the read; return the held batches and changes, to be sent next if the feed is now OPEN.
 
-        The feed is BEHIND if the log has more messages than the answer, or if it fell behind during the read.
+        The feed is BEHIND if the log has more messages or changes than the answer, or if it fell behind during the read.
         """
         if self.state is FeedState.OPEN:
             raise IllegalTransition("complete_read: no read is under way")
@@ -209,7 +210,7 @@ class Feed:
     def publish_change(self, change: Change) -> bool:
         """Record a published change; return whether to send it to the client.
 
-        Only if the feed is OPEN, the epoch is the same, and the change is new and was not sent as an answer.
+        It is sent only if the feed is OPEN, the epoch is the same, and the change is new and was not sent as an answer.
         """
         if self.state is not FeedState.OPEN or change.epoch != self.epoch or change.rev <= self.rev:
             return False
@@ -226,12 +227,13 @@ class Feed:
             return True
         if self.published_after < change.rev <= self.published_upto:
             return False
-        if change.rev > self.rev:  # earlier changes that are not yet published are sent after it
+        if change.rev > self.rev:
+            # `self.rev` stays as it is: changes with a lower rev may still be published and must then be sent.
             self.answered_revs |= {change.rev}
         return True
 
     def _raise_rev(self, rev: int) -> None:
-        """Record that the client has all changes up to `rev`, with those that are sent now."""
+        """Record that the client has, or is now being sent, all changes up to `rev`."""
         self.rev = rev
         if self.answered_revs:
             self.answered_revs = frozenset(answered for answered in self.answered_revs if answered > rev)

@@ -1,4 +1,4 @@
-"""The texts and checks of all faults; `manage.py doctor`, `serve`, `messaging_status` and the staff's front page each use a part.
+"""The texts and checks of all faults. `manage.py doctor` uses all; `serve`, `messaging_status` and the front page use a part.
 
 1. `health` and `site_figures` collect facts.
 2. The functions here derive the faults from the facts. They have no I/O and no clock.
@@ -37,20 +37,22 @@ MAX_MEMORY_SHARE = 0.8
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Texts:
-    """The fault, its fix and its meaning. They contain the fault's facts by name."""
+    """The fault, its fix and its meaning. Placeholders `%(name)s` are replaced by the fault's facts."""
 
     sentence: _StrPromise
     remedy: _StrPromise
     meaning: _StrPromise | str = ""
 
 
-_SET = _("Run `CONFIG SET %(setting)s` in the store, and add it to its configuration file.")
+_SET = _(
+    "Run `CONFIG SET %(setting)s` in the store, and add the line `%(setting)s` to its configuration file."
+)
 _START_CACHE = _("Start the store. Its server must have at least three databases.")
 _START_WORKER = _("Start a worker: `manage.py worker`. `manage.py serve` starts one automatically.")
-_JOBS_STOPPED = _("Retries and expiry reports have stopped. No message is lost.")
+_JOBS_STOPPED = _("The sweep, expiry reports and bulk actions have stopped. No message is lost.")
 _RUN_EXPIRY = _("Read the worker's log, or run the job to see its error: `manage.py process_expired --once`.")
 
-# The worst faults. `serve` does not start with those of the store.
+# The worst faults. `serve` refuses to start if the store has one of them.
 FATAL = {
     "store_unreachable": Texts(
         _("The store cannot be reached."),

@@ -6,10 +6,10 @@
 | add people | owners and moderators |
 | remove people | members with a higher rank |
 | leave a room | every member |
-| change a room, shorten its messages | owners and moderators; the staff |
+| change a room, shorten the lifetimes of its messages | owners and moderators; the staff |
 
-Ranks: owner, moderator, member. A direct room belongs to its two members: both may change its lifetimes and shorten its
-messages. Nobody can join it, leave it or be removed from it.
+Ranks: owner, moderator, member. A direct room belongs to its two members: both may change its lifetimes and shorten those
+of its messages. Nobody can join it, leave it or be removed from it.
 
 Every function is synchronous. `memberships` writes the rows.
 """
@@ -69,7 +69,7 @@ def leavable_membership(user: int, room: str) -> Membership:
 
 
 def removable_membership(by: int, room: str, user: int) -> Membership:
-    """Return the membership of `user` if `by` may end it: their rank is higher, or it is their own membership.
+    """Return the membership of `user` if `by` may end it: `by` has a higher rank than `user`, or is `user`.
 
     Raises NotMember, Forbidden, Conflict for a direct room, NoSuchUser.
     """

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from messaging.errors import IdReused, MessagingError, NoSuchMessage, NotMember, Unavailable
+from messaging.errors import BacklogFull, IdReused, MessagingError, NoSuchMessage, NotMember, Unavailable
 
 from .calls import ASK_ALONE, NO_LOG, NOT_MEMBER, Calls, text
 from .members import Members
@@ -37,7 +37,7 @@ class Log:
         self._members = members
 
     async def append(self, messages: Sequence[Append]) -> list[Accepted | MessagingError]:
-        """Accept messages, one script call for up to 100 (in a Cluster, of one partition). Return the answers in order.
+        """Accept messages, at most 100 in each script call. Return the answers in order. In a Cluster, a call has messages of one partition.
 
         Idempotent by (room, user, id) within `id_life_s`. Each message has its own answer. If a script call fails, all its messages
         get the error. After `Unavailable` and `BacklogFull` the message may have been stored: repeat it with the same id.
@@ -66,8 +66,10 @@ class Log:
             try:
                 for room in {messages[index].room for index in without_log}:
                     await self._members.create_log(room)
-            except Unavailable:
-                return answers  # messages of rooms without a log keep `Unavailable`; the others have their own answers
+            except (Unavailable, BacklogFull) as error:
+                for index in without_log:
+                    answers[index] = error
+                return answers
             retried = await self.append([messages[index] for index in without_log])
             for index, accepted in zip(without_log, retried, strict=True):
                 answers[index] = accepted
@@ -143,7 +145,7 @@ class Log:
     async def history(
         self, room: RoomKey, user: int, *, before: int, limit: int = 50, open_history: bool = False
     ) -> Page:
-        """Read the newest `limit` visible messages below `before`, ascending. Raises NotMember."""
+        """Read the newest visible messages below `before`, at most `limit`, ascending. Raises NotMember."""
         while True:
             answer = await self._members.run_in_log(
                 "history", room, user, before, limit, MAX_BODY_BYTES, "0" if open_history else ""

@@ -281,6 +281,26 @@ class TestFull:
         finally:
             await store.client.config_set("maxmemory", 0)
 
+    async def test_a_log_that_cannot_be_created_fails_only_the_messages_of_its_room(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await accept(store, message("a"))
+        create_log = store.members.create_log
+
+        async def fill_and_create(room: RoomKey) -> None:
+            await store.client.config_set("maxmemory", 1)
+            await create_log(room)
+
+        monkeypatch.setattr(store.members, "create_log", fill_and_create)
+        try:
+            stored, refused = await store.log.append(
+                [message("b"), message("c", room=RoomKey("without-log", ROOM.partition))]
+            )
+        finally:
+            await store.client.config_set("maxmemory", 0)
+        assert isinstance(stored, Accepted)
+        assert isinstance(refused, BacklogFull)
+
     async def test_append_is_refused_for_now_and_stores_nothing(self, full: Store) -> None:
         before = await dump(full)
         answers = await full.log.append([message("c"), message("d", user=GRACE)])
