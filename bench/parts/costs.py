@@ -148,7 +148,7 @@ def _fixed_work_us(store: redis.Redis, rate: float = 0) -> float:
         if rate:
             time.sleep(1 / rate)
     stats: Any = store.info("commandstats")
-    store.changes.delete(*FIXED_KEYS)
+    store.delete(*FIXED_KEYS)
     return float(stats["cmdstat_eval"]["usec_per_call"])
 
 
