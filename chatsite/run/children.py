@@ -20,6 +20,7 @@ MARK = "CHAT_CHILD"
 POLL_S = 0.02
 FIRST_WAIT_S = 0.2  # the first restart must be within a second
 MAX_WAIT_S = 30.0
+MAX_ROUNDS = 10
 HEALTHY_S = 60.0  # after a longer run, the wait is FIRST_WAIT_S again
 # With its prefix, a line is shorter than PIPE_BUF: a pipe with free space takes it whole and without waiting.
 MAX_LINE_BYTES = 4_000
@@ -53,7 +54,7 @@ class Child:
         self._unfinished = b""
 
     def start(self) -> None:
-        end(marked(self._folder, self.name), patience_s=0)  # processes that a killed child left
+        end_marked(self._folder, self.name, patience_s=0)  # processes that a killed child left
         self.due_mono_s = None
         self._started_mono_s = time.monotonic()
         self._unfinished = b""
@@ -89,7 +90,7 @@ class Child:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        end(marked(self._folder, self.name), patience_s=0)
+        end_marked(self._folder, self.name, patience_s=0)
 
     def restart_later(self) -> float:
         """Set the time of the next start. Return the wait in seconds: 0.2, 0.4, 0.8 ... 30, and 0.2 again after a run of a minute."""
@@ -136,6 +137,16 @@ def marked(folder: Path, name: str = "") -> list[int]:
         if value == wanted if name else value.startswith(wanted):
             pids.append(process.pid)
     return [pid for pid in pids if pid != os.getpid()]
+
+
+def end_marked(folder: Path, name: str = "", *, patience_s: float) -> None:
+    """Stop all processes with the mark, and those that they start in the meantime."""
+    for _ in range(MAX_ROUNDS):
+        pids = marked(folder, name)
+        if not pids:
+            return
+        end(pids, patience_s=patience_s)
+        patience_s = 0
 
 
 def end(pids: Iterable[int], *, patience_s: float) -> None:

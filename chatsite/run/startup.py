@@ -31,7 +31,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from chatsite import environment
 from chatsite.run import assets, embedded_store, server
-from chatsite.run.children import Child, end, marked
+from chatsite.run.children import Child, end, end_marked, marked
 from chatsite.run.supervisor import Interrupt, Supervisor
 from messaging import demo, jobs
 from messaging.monitoring import health
@@ -134,7 +134,7 @@ def _end_orphans(supervisor: Supervisor, folder: Path) -> None:
             f"An earlier `serve` was killed; ending the {len(store) + len(others)} processes that it left."
         )
     end(others, patience_s=ORPHAN_PATIENCE_S)
-    end(store, patience_s=ORPHAN_PATIENCE_S)
+    end_marked(folder, patience_s=ORPHAN_PATIENCE_S)
     if not os.environ.get("REDIS_URL"):
         _end_store_on(environment.socket_path(folder))
 

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from chatsite.run.children import Child, end, marked
+from chatsite.run.children import Child, end_marked
 
 TURN_S = 0.1
 NAME_WIDTH = 8
@@ -63,7 +63,7 @@ class Supervisor:
             started_mono_s = time.monotonic()
             for child in stage:
                 self._await_end(child, deadline_mono_s=started_mono_s + child.patience_s)
-        end(marked(self._folder), patience_s=0)
+        end_marked(self._folder, patience_s=0)
 
     def say(self, text: str, *, name: str = "serve") -> None:
         """Write one line with a prefix for the user. The line is dropped if the output is not read."""

@@ -560,7 +560,7 @@ def folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="drills-"))
     yield folder
     for data in folder.glob("*/data"):
-        children.end(children.marked(data), patience_s=0)
+        children.end_marked(data, patience_s=0)
     shutil.rmtree(folder)
 
 

@@ -112,14 +112,14 @@ class Served:
     def clean_up(self) -> None:
         if self.process.poll() is None:
             self.stop()
-        children.end(self.pids(), patience_s=0)
+        children.end_marked(self.folder, patience_s=0)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "data"
     yield folder
-    children.end(children.marked(folder), patience_s=0)
+    children.end_marked(folder, patience_s=0)
 
 
 @pytest.fixture

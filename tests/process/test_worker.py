@@ -15,7 +15,7 @@ import pytest
 from django_q.status import Stat
 
 from chatsite.environment import BASE_DIR
-from chatsite.run.children import MARK, end, mark, marked, wait_for
+from chatsite.run.children import MARK, end, end_marked, mark, marked, wait_for
 from messaging.jobs import schedules as jobs
 from messaging.management.commands import worker
 
@@ -38,7 +38,7 @@ def process(tmp_path: Path, migrated_database: Path) -> Iterator[subprocess.Pope
     try:
         yield process
     finally:
-        end(marked(tmp_path), patience_s=0)
+        end_marked(tmp_path, patience_s=0)
         process.wait()
 
 
@@ -50,7 +50,7 @@ def cluster_of(process: subprocess.Popen[bytes], folder: Path) -> list[int]:
 
 def wait_until_up(process: subprocess.Popen[bytes], folder: Path) -> None:
     # Guard, sentinel, two workers, monitor, pusher.
-    assert wait_for(lambda: len(cluster_of(process, folder)) >= 5, deadline_s=DEADLINE_S)
+    assert wait_for(lambda: len(cluster_of(process, folder)) >= 6, deadline_s=DEADLINE_S)
 
 
 def test_a_stop_reaches_the_cluster_and_nothing_is_left(
@@ -79,7 +79,7 @@ def test_a_killed_cluster_is_replaced(process: subprocess.Popen[bytes], tmp_path
     wait_until_up(process, tmp_path)
     old = cluster_of(process, tmp_path)
     end(old, patience_s=0)
-    assert wait_for(lambda: len(cluster_of(process, tmp_path)) >= 5, deadline_s=DEADLINE_S)
+    assert wait_for(lambda: len(cluster_of(process, tmp_path)) >= 6, deadline_s=DEADLINE_S)
     assert not set(old) & set(cluster_of(process, tmp_path))
     assert b"starting it again" in (tmp_path / "log").read_bytes()
 

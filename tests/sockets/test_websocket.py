@@ -13,7 +13,7 @@ from websockets.frames import Frame, Opcode
 
 from chatsite.websocket import HttpProtocol, framed
 from tests.support.clients import new_id
-from tests.support.sites import Site, later, person, room
+from tests.support.sites import Site, later, person, room, until
 
 Open = Callable[..., Any]
 
@@ -151,7 +151,6 @@ async def test_a_text_in_fragments_is_one_text(site: Site, open_wire: Open) -> N
         {"type": "send", "id": message_id, "room": atlas, "body": "消息" * 500}, ensure_ascii=False
     )
     await wire.socket.send([text[:40], text[40:700], text[700:]])
-    await wire.fence()
-    await wire.next("sent", id=message_id)
-    await wire.fence()
+    await until(lambda: wire.heard("message") and wire.heard("sent"))
     assert [frame["body"] for frame in wire.heard("message")] == ["消息" * 500]
+    assert [frame["id"] for frame in wire.heard("sent")] == [message_id]

@@ -10,7 +10,7 @@ from django_q.brokers.redis_broker import Redis
 from django_q.tasks import async_task
 
 from chatsite.environment import BASE_DIR
-from chatsite.run.children import MARK, end, mark, marked
+from chatsite.run.children import MARK, end_marked, mark
 from tests.support.sites import Site
 
 WITHIN_S = 30.0
@@ -38,7 +38,7 @@ class Worker:
 
     def end(self) -> None:
         """Kill it and all its child processes."""
-        end(marked(self.site.folder, "worker"), patience_s=0)
+        end_marked(self.site.folder, "worker", patience_s=0)
         if self.process is not None:
             self.process.wait()
 
