@@ -189,12 +189,11 @@ class ChatConsumer(AsyncConsumer):
         self, server: Server, connection: Connection, frame: Any, handler: Handler, *, in_lane: bool
     ) -> None:
         """Handle a frame in a task while others are received. With too many tasks, receive no more frames until it is handled."""
-        work = _answer(server, connection, frame, handler, in_lane=in_lane)
         if len(connection.tasks) >= connection.policy.reads_waiting_max:
             await asyncio.sleep(0)  # so that the tasks of earlier frames begin first
-            await work
+            await _answer(server, connection, frame, handler, in_lane=in_lane)
         else:
-            connection.spawn(work)
+            connection.spawn(_answer(server, connection, frame, handler, in_lane=in_lane))
 
 
 async def _answer(

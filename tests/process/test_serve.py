@@ -123,19 +123,27 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def served(folder: Path, site_data: Path) -> Iterator[Served]:
+def used_folder(folder: Path, site_data: Path) -> Path:
+    """Return the data folder of an earlier run: nothing is to be migrated or collected."""
+    shutil.copytree(site_data, folder)
+    return folder
+
+
+@pytest.fixture
+def served(used_folder: Path) -> Iterator[Served]:
     """Run `serve` on the data of an earlier run."""
-    yield from _serve(folder, site_data)
+    yield from _serve(used_folder)
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, site_data: Path) -> Iterator[Served]:
     """Run one `serve` for the tests that leave it running."""
-    yield from _serve(tmp_path_factory.mktemp("shared") / "data", site_data)
+    folder = tmp_path_factory.mktemp("shared") / "data"
+    shutil.copytree(site_data, folder)
+    yield from _serve(folder)
 
 
-def _serve(folder: Path, data: Path) -> Iterator[Served]:
-    shutil.copytree(data, folder)
+def _serve(folder: Path) -> Iterator[Served]:
     served = Served(folder)
     try:
         yield served.wait_until_ready()
@@ -226,8 +234,8 @@ print(settings.SECRET_KEY, get_redis_connection("messages").ping())
 
 
 @pytest.mark.proof
-def test_processes_share_one_listening_socket(folder: Path) -> None:
-    served = Served(folder, "--processes", "2", "--no-worker")
+def test_processes_share_one_listening_socket(used_folder: Path) -> None:
+    served = Served(used_folder, "--processes", "2", "--no-worker")
     try:
         served.wait_until_ready()
         servers = served.pids("server-1") + served.pids("server-2")
@@ -434,13 +442,13 @@ def test_a_second_ctrl_c_does_not_break_off_the_ordered_stop(served: Served) -> 
     assert served.pids() == []
 
 
-def test_serve_stops_although_nobody_reads_its_output(folder: Path) -> None:
+def test_serve_stops_although_nobody_reads_its_output(used_folder: Path) -> None:
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as unread, os.fdopen(writer, "wb") as end:
         process = subprocess.Popen(
             [sys.executable, "manage.py", "serve", "--port", "0", "--no-seed", "--no-worker"],
             cwd=BASE_DIR,
-            env=environment(folder),
+            env=environment(used_folder),
             stdout=end,
             stderr=end,
         )
@@ -449,18 +457,22 @@ def test_serve_stops_although_nobody_reads_its_output(folder: Path) -> None:
             while True:
                 os.write(end.fileno(), b"x" * 4096)  # the pipe is full
         wait_for(
-            lambda: bool(children.marked(folder, "server")), deadline_s=START_DEADLINE_S, wanted="the server"
+            lambda: bool(children.marked(used_folder, "server")),
+            deadline_s=START_DEADLINE_S,
+            wanted="the server",
         )
         process.terminate()
         process.wait(3 * STOP_DEADLINE_S)  # that it stops is the rule here; how fast is another test's
         assert unread
     assert process.returncode == 0
-    assert children.marked(folder) == []
+    assert children.marked(used_folder) == []
 
 
 @pytest.mark.proof
-def test_next_serve_takes_over_after_a_kill_of_the_supervisor_and_no_message_is_lost(folder: Path) -> None:
-    first = Served(folder)
+def test_next_serve_takes_over_after_a_kill_of_the_supervisor_and_no_message_is_lost(
+    used_folder: Path,
+) -> None:
+    first = Served(used_folder)
     second = None
     try:
         first.wait_until_ready()
@@ -470,7 +482,7 @@ def test_next_serve_takes_over_after_a_kill_of_the_supervisor_and_no_message_is_
         first.process.wait()
         orphans = set(first.pids())
         assert orphans, "this test is about what a kill leaves behind"
-        second = Served(folder).wait_until_ready()
+        second = Served(used_folder).wait_until_ready()
         assert not orphans & set(second.pids())
         assert second.status() == 200
         assert _clusters(second) == 1
@@ -482,20 +494,20 @@ def test_next_serve_takes_over_after_a_kill_of_the_supervisor_and_no_message_is_
 
 
 @pytest.mark.proof
-def test_a_live_store_of_unknown_origin_on_the_socket_is_ended_before_ours_starts(folder: Path) -> None:
-    first = Served(folder, "--no-worker").wait_until_ready()
+def test_a_live_store_of_unknown_origin_on_the_socket_is_ended_before_ours_starts(used_folder: Path) -> None:
+    first = Served(used_folder, "--no-worker").wait_until_ready()
     assert first.stop() < STOP_DEADLINE_S
-    files = folder / "store"
+    files = used_folder / "store"
     stranger = subprocess.Popen(
         embedded_store.command(
-            embedded_store.find_server() or Path(), folder=files, socket=folder / "valkey.sock"
+            embedded_store.find_server() or Path(), folder=files, socket=used_folder / "valkey.sock"
         ),
         stdout=subprocess.DEVNULL,
     )
     second = None
     try:
-        wait_for((folder / "valkey.sock").exists, deadline_s=10, wanted="the stranger's socket")
-        second = Served(folder, "--no-worker").wait_until_ready()
+        wait_for((used_folder / "valkey.sock").exists, deadline_s=10, wanted="the stranger's socket")
+        second = Served(used_folder, "--no-worker").wait_until_ready()
         assert stranger.wait(1) == 0
         assert second.status() == 200
     finally:

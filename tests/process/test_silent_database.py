@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 import http.client
+import shutil
 import socket
-import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
 
 import pytest
 
 from chatsite.concurrency import MAX_REQUESTS
-from chatsite.environment import BASE_DIR, POSTGRES_PATIENCE
-from chatsite.run import server
+from chatsite.environment import POSTGRES_PATIENCE
 from tests.support.sites import Site, shake_hands
+
+pytestmark = pytest.mark.xdist_group("silent")  # they share a site
 
 GIVEN_UP_S = POSTGRES_PATIENCE["connect_timeout"] + 1.5  # on a busy machine
 COOKIE = ("Cookie", "sessionid=abcdefghijklmnopqrstuvwxyz012345")
 
 
-@pytest.fixture
-def site(new_site: Any) -> Iterator[Site]:
-    """A site that is served; its server is replaced by one with a silent database."""
-    site: Site = new_site()
-    site.kill_server()
+@pytest.fixture(scope="module")
+def site(django_db_setup: None) -> Iterator[Site]:
+    """Return a site with a silent database."""
+    folder = Path(tempfile.mkdtemp(prefix="chat-site-"))
     with socket.create_server(("127.0.0.1", 0), backlog=1_000) as silent:
         url = f"postgres://ada:secret@127.0.0.1:{silent.getsockname()[1]}/chat"
-        with (site.folder / "log").open("ab") as log:
-            site.process = subprocess.Popen(
-                server.command(fd=site.listener.fileno()),
-                stdout=log,
-                stderr=log,
-                env={**site._environment(), "DATABASE_URL": url},
-                cwd=BASE_DIR,
-                pass_fds=(site.listener.fileno(),),
-            )
-        site.wait_until_served()
+        site = Site(folder, database_url=url).start()
         yield site
-        site.forgive()
+        site.end()
+    shutil.rmtree(folder)
 
 
 def get(site: Site, path: str) -> tuple[int, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -29,6 +29,16 @@ SLACK_S = 0.3  # of a busy machine, on top of a promise
 SKIP = 1_048_576
 
 
+@pytest.fixture
+async def site(pooled_site: Open) -> AsyncIterator[Site]:
+    """Return a site whose store the test can take away. It is there again afterwards."""
+    site: Site = pooled_site()
+    yield site
+    site.store.thaw()
+    if site.store.process is None or site.store.process.poll() is not None:
+        await site.restart_store()
+
+
 async def away(site: Site, how: str) -> None:
     await asyncio.to_thread(site.store.kill) if how == "gone" else site.store.freeze()
 
@@ -47,9 +57,8 @@ async def greeted(site: Site, open_wire: Open, *members: Person) -> list[Wire]:
 
 @pytest.mark.parametrize("how", ["gone", "frozen"])
 async def test_a_send_is_answered_unavailable_within_four_seconds_and_the_socket_stays(
-    new_site: Open, open_wire: Open, how: str
+    site: Site, open_wire: Open, how: str
 ) -> None:
-    site = new_site()
     ada, grace = await later(people)("ada", "grace")
     atlas = await later(room)(ada, grace)
     [wire, other] = await greeted(site, open_wire, ada, grace)
@@ -74,19 +83,16 @@ async def test_a_send_is_answered_unavailable_within_four_seconds_and_the_socket
             assert answer["retry_after_ms"] > 0
     assert not asked_s
     await back(site, how)
-    for message_id in asked_s:
-        await wire.send(
-            {"type": "send", "id": message_id, "room": atlas, "body": f"m{list(asked_s).index(message_id)}"}
-        )
+    for n, message_id in enumerate(ids):
+        await wire.send({"type": "send", "id": message_id, "room": atlas, "body": f"m{n}"})
         await wire.next("sent", id=message_id)
     assert wire.closed is other.closed is None
 
 
 @pytest.mark.parametrize("how", ["gone", "frozen"])
 async def test_everything_drains_in_order_within_two_seconds_of_the_return(
-    new_site: Open, open_client: Open, how: str
+    site: Site, open_client: Open, how: str
 ) -> None:
-    site = new_site()
     members = await later(people)("ada", "grace", "bob")
     atlas = await later(room)(*members)
     clients: list[Client] = [open_client(site, member) for member in members]
@@ -143,9 +149,8 @@ async def test_an_ack_that_failed_is_not_lost_behind_a_lower_one(
 
 
 async def test_subscription_is_restored_after_a_restart_and_the_position_sent_at_once(
-    new_site: Open, open_wire: Open
+    site: Site, open_wire: Open
 ) -> None:
-    site = new_site()
     ada, grace = await later(people)("ada", "grace")
     atlas, comet = [await later(room)(ada, grace, name=name) for name in ("atlas", "comet")]
     [wire, other] = await greeted(site, open_wire, ada, grace)
@@ -180,9 +185,8 @@ def _append_elsewhere(site: Site, room_id: str, who: Person) -> None:
 
 
 async def test_seq_is_never_assigned_twice_over_a_restart_and_nobody_syncs_for_the_jump(
-    new_site: Open, open_client: Open
+    site: Site, open_client: Open
 ) -> None:
-    site = new_site()
     ada, grace = await later(people)("ada", "grace")
     atlas = await later(room)(ada, grace)
     writer, reader = (open_client(site, who) for who in (ada, grace))
@@ -198,9 +202,8 @@ async def test_seq_is_never_assigned_twice_over_a_restart_and_nobody_syncs_for_t
 
 @pytest.mark.parametrize("how", ["gone", "frozen"])
 async def test_a_hello_is_closed_with_1013_and_the_page_reconnects_automatically(
-    new_site: Open, open_wire: Open, open_client: Open, how: str
+    site: Site, open_wire: Open, open_client: Open, how: str
 ) -> None:
-    site = new_site()
     ada, grace = await later(people)("ada", "grace")
     atlas = await later(room)(ada, grace)
     await away(site, how)
@@ -237,8 +240,7 @@ async def test_a_store_that_lost_everything_begins_a_new_epoch_and_the_page_foll
     assert writer.connections == reader.connections == 1
 
 
-async def test_scripts_that_were_flushed_are_loaded_again_unseen(new_site: Open, open_wire: Open) -> None:
-    site = new_site()
+async def test_scripts_that_were_flushed_are_loaded_again_unseen(site: Site, open_wire: Open) -> None:
     ada = await later(person)("ada")
     atlas = await later(room)(ada)
     [wire] = await greeted(site, open_wire, ada)
@@ -248,10 +250,7 @@ async def test_scripts_that_were_flushed_are_loaded_again_unseen(new_site: Open,
     assert (sent["seq"], wire.heard("error")) == (1, [])
 
 
-async def test_a_full_store_answers_backlog_full_and_still_takes_acks(
-    new_site: Open, open_wire: Open
-) -> None:
-    site = new_site()
+async def test_a_full_store_answers_backlog_full_and_still_takes_acks(site: Site, open_wire: Open) -> None:
     ada, grace = await later(people)("ada", "grace")
     atlas = await later(room)(ada, grace)
     [wire, other] = await greeted(site, open_wire, ada, grace)

@@ -93,7 +93,7 @@ async def test_the_groups_have_what_the_migration_gives_them_and_keep_what_else_
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_every_cell_matches_the_table(groups: None, role: str) -> None:
+async def test_every_cell_matches_the_table(role: str) -> None:
     ada, grace = await person("ada"), await person("grace")
     rows = await rows_of(ada, grace)
     user = await person("staff", is_staff=True, is_superuser=role == "superuser")

@@ -177,7 +177,7 @@ def finish(monkeypatch: pytest.MonkeyPatch, *, left: int = 1, **policy: Any) -> 
     while run_async(_rows_left) > left:
         assert time.monotonic() < ends_s, "claimed rows are not due again"
         run_async(expiry.process, ExpiryOptions())
-        time.sleep(POLL_S)
+        time.sleep(10 * POLL_S)
 
 
 async def _rows_left() -> int:

@@ -100,7 +100,7 @@ class StoreProcess:
 class Site:
     """One server process, its store and its address."""
 
-    def __init__(self, folder: Path, *, application: str = "", **policy: Any) -> None:
+    def __init__(self, folder: Path, *, application: str = "", database_url: str = "", **policy: Any) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.store = StoreProcess(folder)
@@ -113,6 +113,7 @@ class Site:
         self._policy = policy
         self._application = application
         self._database = folder / _database_file()
+        self._database_url = database_url or _database_url(self._database)
 
     # Processes
 
@@ -140,7 +141,7 @@ class Site:
         return {
             **plain,
             "DATA_DIR": str(self.folder),
-            "DATABASE_URL": _database_url(self._database),
+            "DATABASE_URL": self._database_url,
             "REDIS_URL": self.store.url,
             "SITE_URL": f"{self.origin},http://localhost:{self.port}",
             "DJANGO_SECRET_KEY": settings.SECRET_KEY,
