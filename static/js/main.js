@@ -85,7 +85,7 @@ listenToBrowser({
   focus: () => expiryTimer.run(),
   leave: () => chat.leaving(),
   online: () => socket.wake(),
-  offline: () => socket.probe(),
+  offline: () => socket.networkLost(),
 });
 
 tabs.listen({ changed: () => outbox.reload(), sent: (sent) => outbox.sent(sent) });

@@ -24,3 +24,16 @@ def look(screen: Screen, where: str, rules: dict[str, object] | None = None) -> 
         if one["impact"] in ("serious", "critical")
     ]
     assert serious == [], where
+
+
+def look_in_light_and_dark(screen: Screen, where: str) -> None:
+    """Find nothing serious in the light, and no lack of contrast in the dark."""
+    look(screen, where)
+    screen.page.emulate_media(color_scheme="dark")
+    look(screen, f"{where}, dark", CONTRAST)
+    screen.page.emulate_media(color_scheme="light")
+
+
+def look_without_contrast(screen: Screen, where: str) -> None:
+    """Find nothing serious, on a page whose colours are looked at in another language."""
+    look(screen, where, ALL_BUT_CONTRAST)

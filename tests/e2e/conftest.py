@@ -52,9 +52,15 @@ def demo(demos: Callable[[], Demo]) -> Demo:
 
 
 @pytest.fixture
-def open_screen(browser: Browser, site: Site, tmp_path: Path) -> Iterator[OpenScreen]:
-    """Return a function that opens a screen for a person: `open_screen(ada, room, width=..., dark=...)`."""
+def open_screen(
+    browser: Browser, site: Site, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[OpenScreen]:
+    """Return a function that opens a screen for a person: `open_screen(ada, room, width=..., dark=...)`.
+
+    After a failure a picture of each screen is in the test's folder.
+    """
     screens: list[Screen] = []
+    failures = request.session.testsfailed
 
     def make(person: Person | None = None, path: str = "/", **options: Any) -> Screen:
         screen = Screen(browser, site, person, path, **options)
@@ -64,5 +70,7 @@ def open_screen(browser: Browser, site: Site, tmp_path: Path) -> Iterator[OpenSc
     yield make
     faults = [fault for screen in screens for fault in screen.faults()]
     for number, screen in enumerate(screens):
-        screen.close(tmp_path / f"screen-{number}.png")
+        if faults or request.session.testsfailed > failures:
+            screen.take_picture(tmp_path / f"screen-{number}.png")
+        screen.context.close()
     assert faults == []

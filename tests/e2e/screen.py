@@ -88,10 +88,9 @@ class Screen:
     def faults(self) -> list[str]:
         return self._faults
 
-    def close(self, picture: Path) -> None:
+    def take_picture(self, path: Path) -> None:
         if not self.page.is_closed():
-            self.page.screenshot(path=picture)
-        self.context.close()
+            self.page.screenshot(path=path)
 
     # ---- what is there
 

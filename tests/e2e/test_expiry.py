@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Locator, expect
 
-from tests.e2e.axe import ALL_BUT_CONTRAST, CONTRAST, look
+from tests.e2e.axe import look, look_in_light_and_dark, look_without_contrast
 from tests.e2e.conftest import OpenScreen
 from tests.e2e.screen import Screen
 from tests.e2e.site import Demo, Site, wait_for
@@ -580,19 +581,22 @@ def tab_to(screen: Screen, selector: str, *, back: bool = False) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "rules"),
+    ("options", "look_at"),
     [
-        ({}, {}),
-        ({"dark": True}, CONTRAST),
-        ({"width": 390, "height": 844, "phone": True}, {}),
+        ({}, look_in_light_and_dark),
+        ({"width": 390, "height": 844, "phone": True}, look),
         (
             {"width": 320, "height": 640, "phone": True, "language": "zh-CN", "reduced_motion": "reduce"},
-            ALL_BUT_CONTRAST,
+            look_without_contrast,
         ),
     ],
 )
 def test_axe_finds_nothing_serious_on_the_screens_of_expiry(
-    open_screen: OpenScreen, site: Site, demo: Demo, options: dict[str, object], rules: dict[str, object]
+    open_screen: OpenScreen,
+    site: Site,
+    demo: Demo,
+    options: dict[str, object],
+    look_at: Callable[[Screen, str], None],
 ) -> None:
     hers = open_screen(demo.people[0], f"/r/{demo.room}/", **options)
     hers.wait_ready()
@@ -603,16 +607,16 @@ def test_axe_finds_nothing_serious_on_the_screens_of_expiry(
     grave = hers.log.locator('[data-state="expired"]')
     expect(grave).to_have_count(1, timeout=20_000)
     process(site, grave.locator("button:visible"))
-    look(hers, "tombstone", rules)
+    look_at(hers, "tombstone")
     open_bell(hers)
     expect(notices(hers).locator(".notice")).to_have_count(1)
-    look(hers, "notices", rules)
+    look_at(hers, "notices")
     assert hers.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     hers.page.keyboard.press("Escape")
     expect(hers.message("soon to be extended").locator(".aside")).to_be_visible(timeout=40_000)
-    look(hers, "extend", rules)
+    look_at(hers, "extend")
     hers.page.locator("#about").evaluate("(sheet) => sheet.showPopover()")
     hers.page.locator("#about-shorten").select_option("30")
     hers.page.locator("[data-count-shortened]").click()
     expect(hers.page.locator("[data-found]")).to_be_visible()
-    look(hers, "shorten", rules)
+    look_at(hers, "shorten")

@@ -224,6 +224,20 @@ test("`bye` bounds the next wait", () => {
   assert.equal(w.socket.state.retryAt - w.clock.now(), 1500);
 });
 
+test("when the browser reports that the network is gone, the connection has 3 s to answer", () => {
+  for (const answers of [false, true]) {
+    const w = world();
+    w.socket.connect();
+    w.last.accept();
+    w.socket.networkLost();
+    assert.equal(w.last.sent.at(-1).type, "ping");
+    w.clock.advance(2_900);
+    if (answers) w.last.say({ type: "pong", n: 1 });
+    w.clock.advance(200);
+    assert.equal(w.socket.isOpen, answers);
+  }
+});
+
 test("a silent connection gets a ping and, without an answer, is dropped", () => {
   const w = world();
   w.socket.connect();

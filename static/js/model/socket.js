@@ -20,6 +20,7 @@ const HEALTHY_MS = 10_000;
 const WELCOME_TIMEOUT_MS = 15_000;
 const QUIET_MS = 25_000; // a half-open connection stays silent for ever: send a ping
 const PONG_TIMEOUT_MS = 10_000;
+const OFFLINE_PONG_TIMEOUT_MS = 3_000; // shorter, because the browser has reported that the network is gone
 const LOST = 1006;
 
 /** @type {Record<number, string>} */
@@ -98,12 +99,12 @@ export class Socket {
   /** The network is back or the tab is shown: stop waiting. */
   wake() {
     if (this.state.name === "waiting") this.connect();
-    else if (this.isOpen) this.probe();
+    else if (this.isOpen) this.#probe();
   }
 
-  /** Send a ping; without an answer the connection is dropped. */
-  probe() {
-    if (this.isOpen) this.#probe();
+  /** The browser reports that the network is gone: drop the connection unless the server still answers. */
+  networkLost() {
+    if (this.isOpen) this.#probe(OFFLINE_PONG_TIMEOUT_MS);
   }
 
   /** Send a frame or an array of frames; false when there is no connection or they are too big. @param {object} frames */
@@ -166,9 +167,10 @@ export class Socket {
     if (frame.type !== "pong") this.#on.frame(frame);
   }
 
-  #probe() {
+  /** Send a ping; without an answer the connection is dropped. */
+  #probe(timeoutMs = PONG_TIMEOUT_MS) {
     this.send(ping(++this.#pings));
-    this.#watchFor(PONG_TIMEOUT_MS, () => this.#drop());
+    this.#watchFor(timeoutMs, () => this.#drop());
   }
 
   /** A dead peer does not answer a close frame either, so do not wait for it. @param {number | null} ending */
