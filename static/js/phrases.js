@@ -10,13 +10,21 @@ const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
 const WEEK = 7 * DAY;
 
+/** By language and options: making one takes longer than anything else that a message needs. @type {Map<string, Intl.DateTimeFormat>} */
+const formats = new Map();
+
 /** @param {Intl.DateTimeFormatOptions} options */
-const format = (options) => new Intl.DateTimeFormat(language(), options);
+function format(options) {
+  const key = `${language()} ${JSON.stringify(options)}`;
+  const format = formats.get(key) ?? new Intl.DateTimeFormat(language(), options);
+  formats.set(key, format);
+  return format;
+}
 
 /** @param {string} first @param {string} second */
 export const sentences = (first, second) => fill(gettext("%(first)s %(second)s"), { first, second });
 /** @param {number} n */
-export const number = (n) => new Intl.NumberFormat(language()).format(n);
+export const number = (n) => n.toLocaleString(language());
 /** @param {number} ms  epoch ms, as in all of these */
 export const clockTime = (ms) => format({ hour: "2-digit", minute: "2-digit", hourCycle: "h23" }).format(ms);
 /** @param {number} ms */
