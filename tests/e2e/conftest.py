@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import sync_playwright
 
-from tests.e2e.screen import Screen, launch
+from tests.e2e.screen import Contexts, Screen, launch
 from tests.e2e.site import Demo, Person, Site
 
 OpenScreen = Callable[..., Screen]
@@ -25,11 +25,11 @@ def site(tmp_path_factory: pytest.TempPathFactory, site_data: Path) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def contexts() -> Iterator[Contexts]:
     with sync_playwright() as playwright:
-        one = launch(playwright)
-        yield one
-        one.close()
+        browser = launch(playwright)
+        yield Contexts(browser)
+        browser.close()
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def demo(demos: Callable[[], Demo]) -> Demo:
 
 @pytest.fixture
 def open_screen(
-    browser: Browser, site: Site, tmp_path: Path, request: pytest.FixtureRequest
+    contexts: Contexts, site: Site, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[OpenScreen]:
     """Return a function that opens a screen for a person: `open_screen(ada, room, width=..., dark=...)`.
 
@@ -63,7 +63,7 @@ def open_screen(
     failures = request.session.testsfailed
 
     def make(person: Person | None = None, path: str = "/", **options: Any) -> Screen:
-        screen = Screen(browser, site, person, path, **options)
+        screen = Screen(contexts, site, person, path, **options)
         screens.append(screen)
         return screen
 
@@ -72,5 +72,5 @@ def open_screen(
     for number, screen in enumerate(screens):
         if faults or request.session.testsfailed > failures:
             screen.take_picture(tmp_path / f"screen-{number}.png")
-        screen.context.close()
+        screen.close()
     assert faults == []

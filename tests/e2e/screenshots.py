@@ -7,9 +7,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
-from tests.e2e.screen import Screen, launch
+from tests.e2e.screen import Contexts, Screen, launch
 from tests.e2e.site import ROOT, Demo, Person, Site, wait_for
 from tests.e2e.test_overview import make_staff
 
@@ -66,20 +66,21 @@ def main(folder: Path, which: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = launch(playwright)
+        contexts = Contexts(browser)
         for name, shooting in (("chat", chat_pages), ("staff", staff_pages)):
             if which not in (name, "all"):
                 continue
             site = Site(Path(tempfile.mkdtemp()))
             site.start()
             try:
-                shooting(browser, site, folder)
+                shooting(contexts, site, folder)
             finally:
                 site.stop()
         browser.close()
 
 
-def chat_pages(browser: Browser, site: Site, folder: Path) -> None:
-    stage(browser, site, named(site), folder)
+def chat_pages(contexts: Contexts, site: Site, folder: Path) -> None:
+    stage(contexts, site, named(site), folder)
 
 
 def named(site: Site) -> Demo:
@@ -92,45 +93,45 @@ def named(site: Site) -> Demo:
     return Demo(people, demo.rooms)
 
 
-def stage(browser: Browser, site: Site, demo: Demo, folder: Path) -> None:
+def stage(contexts: Contexts, site: Site, demo: Demo, folder: Path) -> None:
     """Let them talk: bob and carol never come, so ada sees whom it has not reached."""
-    others(browser, site, demo)
+    others(contexts, site, demo)
     for words, room, looks in (
         (CHINESE, str(demo.rooms[3]["id"]), [look for look in LOOKS if look[0].endswith("zh")]),
         (ENGLISH, demo.room, [look for look in LOOKS if look[0].endswith("en")]),
     ):
-        here = [Screen(browser, site, person, f"/r/{room}/") for person in demo.people[:4]]
+        here = [Screen(contexts, site, person, f"/r/{room}/") for person in demo.people[:4]]
         talk(here, words)
         for name, options in looks:
             state = here[0].context.storage_state()
-            shoot(browser, site, here, f"/r/{room}/", folder / f"{name}.png", storage_state=state, **options)
+            shoot(contexts, site, here, f"/r/{room}/", folder / f"{name}.png", storage_state=state, **options)
         if words is ENGLISH:
             panels(here[0], folder)
         for screen in here:
-            screen.context.close()
+            screen.close()
 
 
-def others(browser: Browser, site: Site, demo: Demo) -> None:
+def others(contexts: Contexts, site: Site, demo: Demo) -> None:
     """Fill the other entries of ada's list: two rooms with new messages, two direct rooms."""
     for person, room, text in (
         (demo.people[1], demo.rooms[1], "@ada which of the two drafts goes out?"),
         (demo.people[2], demo.rooms[2], "集合地点改到北门，请大家早点到"),
     ):
-        one = Screen(browser, site, person, f"/r/{room['id']}/")
+        one = Screen(contexts, site, person, f"/r/{room['id']}/")
         one.wait_ready()
         one.say(text)
         one.waits_for_state(text, "sent", "delivering")
-        one.context.close()
-    ada = Screen(browser, site, demo.people[0], f"/r/{demo.room}/")
+        one.close()
+    ada = Screen(contexts, site, demo.people[0], f"/r/{demo.room}/")
     ada.wait_ready()
     alone(ada, "bob", "The gate code is on your desk")
     alone(ada, "grace", "Then let us do it at four")
-    grace = Screen(browser, site, demo.people[1], "/")
+    grace = Screen(contexts, site, demo.people[1], "/")
     grace.page.locator('[data-list="direct"] .room-link', has_text="ada").click()
     grace.sees("Then let us do it at four")
     ada.waits_for_state("Then let us do it at four", "read")
-    grace.context.close()
-    ada.context.close()
+    grace.close()
+    ada.close()
 
 
 def talk(here: list[Screen], words: list[tuple[int, str]]) -> None:
@@ -166,10 +167,10 @@ def alone(ada: Screen, whom: str, text: str) -> None:
 
 
 def shoot(
-    browser: Browser, site: Site, here: list[Screen], path: str, picture: Path, **options: object
+    contexts: Contexts, site: Site, here: list[Screen], path: str, picture: Path, **options: object
 ) -> None:
     """Take ada's screen with the others typing; the tombstone needs the state of ada's own device."""
-    screen = Screen(browser, site, here[0].person, path, **options)  # type: ignore[arg-type]
+    screen = Screen(contexts, site, here[0].person, path, **options)  # type: ignore[arg-type]
     screen.wait_ready()
     wait_for("every receipt", lambda: screen.log.locator('[data-own][data-state="sent"]').count() == 0)
     expect(
@@ -210,7 +211,7 @@ def panels(ada: Screen, folder: Path) -> None:
     ada.page.keyboard.press("Escape")
 
 
-def staff_pages(browser: Browser, site: Site, folder: Path) -> None:
+def staff_pages(contexts: Contexts, site: Site, folder: Path) -> None:
     """How a site stands with a message in each state, where something waits, and why one has not reached three people."""
     site.manage("seed_demo", "--states", "--stay", "0", "--force")
     site.manage("process_expired", "--once")  # a job has run: no banner
@@ -227,7 +228,7 @@ def staff_pages(browser: Browser, site: Site, folder: Path) -> None:
             ("staff-undelivered", "/admin/messaging/undeliveredroom/", {"language": "zh-CN", "dark": True}),
             ("staff-message", "/admin/messaging/undeliveredroom/", {"language": "en-GB"}),
         ):
-            screen = Screen(browser, site, crew.people[0], path, **{"height": 720, **options})  # type: ignore[arg-type]
+            screen = Screen(contexts, site, crew.people[0], path, **{"height": 720, **options})  # type: ignore[arg-type]
             page = screen.page
             if name == "staff-overview":
                 expect(page.locator('[data-card="lagging"] b')).to_have_text("1", timeout=30_000)
@@ -239,7 +240,7 @@ def staff_pages(browser: Browser, site: Site, folder: Path) -> None:
             if name == "staff-message":
                 page.locator('#result_list a[href*="/storedmessage/"]').first.click()
             page.screenshot(path=folder / f"{name}.png")
-            screen.context.close()
+            screen.close()
     finally:
         staying.terminate()
         staying.wait()

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
-from tests.e2e.screen import Screen
+from tests.e2e.screen import Contexts, Screen
 from tests.e2e.site import ROOT, Person, Site
 
 pytestmark = pytest.mark.xdist_group("busy")  # one site of this size is enough
@@ -73,13 +73,13 @@ def filled(
 
 
 @pytest.fixture
-def operator(filled: tuple[Site, dict[str, Any]], browser: Browser) -> Iterator[Operator]:
+def operator(filled: tuple[Site, dict[str, Any]], contexts: Contexts) -> Iterator[Operator]:
     site, found = filled
     person = Person(found["staff"]["id"], "", "", found["staff"]["session"].partition("=")[2])
-    screen = Screen(browser, site, person, "/admin/")
+    screen = Screen(contexts, site, person, "/admin/")
     yield Operator(screen)
     assert screen.faults() == []
-    screen.context.close()
+    screen.close()
 
 
 def test_site_holds_the_promised_numbers(operator: Operator, filled: tuple[Site, dict[str, Any]]) -> None:

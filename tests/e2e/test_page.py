@@ -176,7 +176,7 @@ def test_a_clock_that_is_an_hour_wrong_changes_no_lifetime(open_screen: OpenScre
     theirs = room_of(open_screen, demo, 1)
     theirs.say("hello from the right time")
     hers = open_screen(demo.people[0], "/accounts/password/change/")
-    hers.context.add_init_script("const real = Date.now; Date.now = () => real() + 3600_000;")
+    hers.page.add_init_script("const real = Date.now; Date.now = () => real() + 3600_000;")
     hers.page.goto(f"{hers.site.url}/r/{demo.room}/")
     hers.sees("hello from the right time")
     expect(hers.message("right time").locator(".left")).to_contain_text("59 min")

@@ -6,11 +6,11 @@ import os
 import signal
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.e2e.axe import look
 from tests.e2e.conftest import OpenScreen
-from tests.e2e.screen import Screen
+from tests.e2e.screen import Contexts, Screen
 from tests.e2e.site import Demo, Person, Site, wait_for
 from tests.e2e.test_overview import make_staff
 
@@ -32,14 +32,14 @@ def operator(rooms: Demo) -> Person:
 
 
 @pytest.fixture(scope="module")
-def waiting(site: Site, browser: Browser, rooms: Demo) -> Demo:
+def waiting(site: Site, contexts: Contexts, rooms: Demo) -> Demo:
     """Every room has a message that was sent while nobody else was connected."""
     for at, room in enumerate(rooms.rooms):
-        screen = Screen(browser, site, rooms.people[1 + at % 2], f"/r/{room['id']}/")
+        screen = Screen(contexts, site, rooms.people[1 + at % 2], f"/r/{room['id']}/")
         screen.wait_ready()
         screen.say("said to nobody")
         screen.waits_for_state("said to nobody", "sent")
-        screen.context.close()
+        screen.close()
     return rooms
 
 
