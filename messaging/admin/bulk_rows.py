@@ -1,4 +1,4 @@
-"""Bulk actions as rows of the database: every selected row is processed once, by one worker at a time.
+"""Bulk actions in the database. The selected rows are processed in order, by one worker at a time.
 
     asked (its keys are fixed) --start--> running --every row has a result--> done
                                              |--stop, or its user lost the permission--> stopped
@@ -9,8 +9,10 @@ in chunks:
     reserve: `begun` = end of the chunk --> the action runs --> record: results are counted, `at` = end of the chunk
 
 Rows before `at` have a result. Rows from `at` up to `begun` are in doubt: they may have been changed, and no result was recorded.
-Only a worker that was killed or a store that went away leaves such rows; `bulk_job` decides what happens to them. A worker whose
-claim ran out and was taken by another one can neither reserve nor record. Knows neither actions nor pages.
+These are the rows of the chunk in progress. They stay in doubt if the worker is killed or the action is paused; `bulk_job` decides what happens
+to them. A worker whose claim has ended can neither reserve nor record after another worker has claimed the bulk action.
+
+This module imports neither actions nor pages.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from django.db.models import Q
 
 from messaging.models import BulkAction, BulkPortion, moment
 
-MAX_ROWS = 100_000  # of one bulk action: the maximum number of dead letters, which a page counts in 7 s
-PORTION_KEYS = 500  # in one row
+MAX_ROWS = 100_000  # of one bulk action: as many as there can be dead letters; a confirmation page needs 7 s to count them
+PORTION_KEYS = 500  # in one BulkPortion
 STOPPED_BATCH = 500
 
 State = BulkAction.State
@@ -50,13 +52,13 @@ class ChunkResult:
         return self.done + self.skipped + self.failed
 
 
-# ── By the pages ──
+# ── Called by the pages ──
 
 
 def create(
     user: Any, list_name: str, action_name: str, keys: Sequence[str], *, query: str, now_ms: int
 ) -> BulkAction:
-    """Store the keys that a confirmation page is about. Replaces the user's earlier page for the same list and action."""
+    """Store the keys that a confirmation page is about. Deletes the user's earlier one for the same list and action, if it was not confirmed."""
     with transaction.atomic():
         BulkAction.objects.filter(by=user, listed=list_name, verb=action_name, state=State.ASKED).delete()
         bulk_action = BulkAction.objects.create(
@@ -84,7 +86,7 @@ def start(bulk_action: BulkAction, form_data: Mapping[str, Any], log_text: str, 
 
 
 def stop(bulk_action: BulkAction, *, reason: str, name: str, now_ms: int) -> bool:
-    """Stop a bulk action: rows in progress still get a result, the others stay unchanged. Idempotent."""
+    """Stop a bulk action: rows in progress still get a result, rows that have not begun stay unchanged. Idempotent."""
     running = BulkAction.objects.filter(pk=bulk_action.pk, state=State.RUNNING)
     return bool(running.update(state=State.STOPPED, why=reason, stopped_by=name, ended_at=moment(now_ms)))
 
@@ -97,13 +99,13 @@ def keys_of(bulk_action: BulkAction, start: int, stop: int) -> list[str]:
     return keys[offset : offset + stop - start]
 
 
-# ── By the job ──
+# ── Called by the job ──
 
 
 def claim(now_ms: int, lease_s: float, *, exclude: Collection[int] = ()) -> BulkAction | None:
-    """Claim the first running bulk action, paused ones last; None while another worker has a claim.
+    """Claim the oldest running bulk action, a paused one only if there is no other; None if there is none or another worker has a claim.
 
-    One at a time on the whole site: the worker's other process is for retries and expiry.
+    There is one claim on the whole site: a worker has two processes, and one must stay free for retries and expiry.
     """
     now = moment(now_ms)
     running = BulkAction.objects.filter(state=State.RUNNING)
@@ -140,7 +142,7 @@ def record(bulk_action: BulkAction, result: ChunkResult) -> bool:
 
 
 def release(bulk_action: BulkAction, *, waits_for: str = "") -> None:
-    """Give up the claim. Reserved rows without a result stay in doubt."""
+    """Give up the claim; `waits_for`: the reason of a pause. Reserved rows without a result stay in doubt."""
     with transaction.atomic():
         _claimed(bulk_action).filter(state=State.RUNNING).update(why=waits_for)
         _claimed(bulk_action).update(token="", claimed_until=None)
@@ -155,7 +157,7 @@ def finish(bulk_action: BulkAction, now_ms: int) -> None:
 
 
 def finish_stopped(now_ms: int) -> int:
-    """Delete the keys of stopped bulk actions that no worker holds; rows in doubt count as failed. Return how many ended."""
+    """Delete the keys of stopped bulk actions that no worker holds; rows in doubt count as failed. Return the number of bulk actions, at most 500."""
     free = Q(claimed_until=None) | Q(claimed_until__lte=moment(now_ms))
     stopped = BulkAction.objects.filter(free, state=State.STOPPED, portions__first=0)
     finished = 0
@@ -172,7 +174,7 @@ def finish_stopped(now_ms: int) -> int:
 
 
 def _claimed(bulk_action: BulkAction) -> Any:
-    """Return the bulk action's row while its claim is the one that was read with it."""
+    """Return a queryset of the bulk action; it is empty if the claim has changed since `bulk_action` was read."""
     return BulkAction.objects.filter(pk=bulk_action.pk, token=bulk_action.token)
 
 

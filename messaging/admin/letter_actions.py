@@ -94,7 +94,7 @@ DISCARD = Action(
 )
 UNDO_DISCARD = Action(
     name="take_back",
-    label=_("Undo a discard of the last 10 minutes"),
+    label=_("Undo discard (within 10 minutes)"),
     permission="messaging.discard_deadletter",
     perform=_undo_discard,
     summary_text=_("Reopened: %(done)d, skipped: %(skipped)d, failed: %(failed)d."),

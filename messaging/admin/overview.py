@@ -67,7 +67,7 @@ class Card:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AccountPart:
-    """A part of the account line, at `x` of its bar of 1,000. `width` 0: not in the bar."""
+    """A part of the account. `x`, `width`: its place in the bar, which is 1,000 units wide; with `width` 0 it is not in the bar."""
 
     key: str
     number: str
@@ -119,9 +119,10 @@ def _title(account: Account) -> str:
 
 def account_parts(account: Account) -> list[AccountPart]:
     """Return the parts of the account in their order. The last one must be 0, unless dead letters were dropped."""
+    maximum = _("nothing left to deliver (a maximum: some rooms were not counted)")
     minimum = _("on the way (a minimum: some rooms were not counted)")
     counted = [
-        ("all", account.with_everyone, _("nothing left to deliver")),
+        ("all", account.with_everyone, maximum if account.cut else _("nothing left to deliver")),
         ("on_the_way", account.on_the_way, minimum if account.cut else _("on the way")),
         ("missed", account.missed, _("missed by someone, reported")),
         ("deleted", account.deleted, _("deleted by people")),
@@ -135,7 +136,7 @@ def account_parts(account: Account) -> list[AccountPart]:
     if account.unaccounted < 0:
         twice = _("being reported (counted twice for now)")
         parts.append(AccountPart("twice", number(-account.unaccounted), twice))
-    dropped = _("unaccounted for (old dead letters were dropped)")
+    dropped = _("unaccounted for (dropped dead letters may be among them)")
     label = dropped if account.dropped else _("unaccounted for")
     return [*parts, AccountPart("unaccounted", number(max(0, account.unaccounted)), label)]
 
@@ -151,7 +152,7 @@ def cards(figures: Figures) -> list[Card]:
     return [
         *_debt_cards(figures.store),
         _letters(figures.database),
-        Card("expired", _("Expired in 24 h"), number(figures.store.last_day.expired), missed),
+        Card("expired", _("Messages expired in 24 h"), number(figures.store.last_day.expired), missed),
         *_site_cards(figures.store, {fault.key for fault in figures.faults()}),
     ]
 
@@ -166,18 +167,28 @@ def _debt_cards(store: StoreFigures) -> list[Card]:
         next_attempt = _("next in %(age)s") % {"age": age(max(0, debt.next_at - store.now_ms) / 1000)}
     oldest, at = _ago(store, debt.oldest_at) if debt.oldest_at else ("–", "")
     return [
-        Card("stored", _("Stored"), number(store.totals.live), _("live messages")),
-        Card("lagging", _("Lagging"), number(debt.lagging), minimum or _("connected and behind")),
-        Card("parked", _("Parked"), number(debt.parked), minimum or _("until the members reconnect")),
-        Card("retrying", _("Retrying"), number(debt.retrying), minimum or next_attempt),
+        Card("stored", _("Messages stored"), number(store.totals.live), _("not expired yet")),
+        Card(
+            "lagging",
+            _("Members lagging"),
+            number(debt.lagging),
+            minimum or _("connected, but without some messages"),
+        ),
+        Card(
+            "parked",
+            _("Members parked"),
+            number(debt.parked),
+            minimum or _("offline: sent when they reconnect"),
+        ),
+        Card("retrying", _("Members retried"), number(debt.retrying), minimum or next_attempt),
         Card(
             "gave_up",
-            _("Gave up"),
+            _("Members given up"),
             number(debt.gave_up),
             minimum or attempts,
             needs_attention=debt.gave_up > 0,
         ),
-        Card("oldest", _("Oldest undelivered"), oldest, minimum or _("since it was accepted"), at=at),
+        Card("oldest", _("Oldest undelivered message"), oldest, minimum or _("since it was accepted"), at=at),
     ]
 
 
@@ -188,7 +199,7 @@ def _site_cards(store: StoreFigures, wrong: Set[str]) -> list[Card]:
         last_run, at = _ago(store, store.last_run_at)
         expected = _("ago (expected every minute)")
     memory = store.memory
-    limit = _("of %(size)s, %(policy)s") if memory.limit else _("no limit, %(policy)s")
+    limit = _("of %(size)s (%(policy)s)") if memory.limit else _("no limit (%(policy)s)")
     limit %= {"size": filesizeformat(memory.limit), "policy": memory.policy}
     silent, full = not wrong.isdisjoint({"worker_never", "worker_silent"}), "store_full" in wrong
     return [
@@ -213,7 +224,10 @@ def _database_cards(database: DatabaseFigures) -> list[Card]:
     return [
         _letters(database),
         Card(
-            "missed", _("Missed in 24 h"), number(database.missed_last_day), _("missed by someone, reported")
+            "missed",
+            _("Messages missed in 24 h"),
+            number(database.missed_last_day),
+            _("missed by someone, reported"),
         ),
         Card("rooms", _("Rooms"), number(database.rooms)),
         Card("memberships", _("Memberships"), number(database.memberships)),
@@ -242,7 +256,7 @@ def _chart(key: str, title: str, unit: str, counts: list[Counts], date_form: str
         for row in counts
     ]
     summary = _(
-        "%(accepted)s accepted, %(delivered)s deliveries, %(missed)s expired before everyone received them."
+        "%(accepted)s messages accepted, %(delivered)s deliveries, %(missed)s messages missed by someone."
     ) % {
         "accepted": number(sum(point.line for point in points)),
         "delivered": number(sum(point.bars for point in points)),

@@ -2,13 +2,13 @@
 
 It runs every minute, or from a command.
 
-1. Claim due messages. A claim is a lease.
+1. Claim due messages. A claim ends after `lease_s`; the messages are then due again.
 2. Read the members who missed each message.
 3. Write dead letters and notices in one transaction (`reports`).
 4. Finalize: clear the messages of this claim in the store. This also informs the open pages of the rooms.
 5. Announce the notices to the senders.
 
-If the job is killed between any two of these steps and runs again, the result is the same. The lease expires, the rows that the
+If the job is killed between any two of these steps and runs again, the result is the same. The claim ends, the rows that the
 database already has stay unchanged, and the remaining steps follow.
 
 A batch that the database refuses is split down to single messages. A single message that it refuses is quarantined: reported
@@ -37,7 +37,7 @@ from messaging.store.records import Expired, RoomKey
 
 from . import reports, resend, retention
 
-NAMES_BATCH = 5_000  # missed recipients in one transaction: the writes of the server wait for it
+NAMES_BATCH = 5_000  # missed recipients in one transaction: on SQLite, other writes wait for it
 NOTICE_BATCH = 100  # notices in one control event
 REST_RATIO = 0.5  # pause after a batch, as a share of its duration: the chat uses the same machine
 
@@ -56,8 +56,8 @@ class ExpiryOptions:
 class Processed:
     """The counts of a run.
 
-    `expired` messages were cleared. Of these, at least one member missed `missed` messages, and `quarantined` messages were
-    reported without their text. `left` messages could not be reported and stay due.
+    `expired`: messages that were cleared. `missed`: those of them that at least one member missed. `quarantined`: those of them
+    that were reported without their text. `left`: messages that could not be reported and stay due.
     """
 
     expired: int = 0
@@ -67,7 +67,7 @@ class Processed:
     took_s: float = 0.0
 
     def as_data(self) -> dict[str, Any]:
-        """Return the counts under their names in the heartbeat, in the log and in the output of `--json`."""
+        """Return the counts as the heartbeat, the log and `--json` have them. There, `quarantined` keeps its older name `set_aside`."""
         data = dataclasses.asdict(self)
         return {"set_aside" if name == "quarantined" else name: value for name, value in data.items()}
 
@@ -91,8 +91,8 @@ async def process(
 
     `on_progress` is called after every batch with its number of messages.
 
-    Raises Unavailable if the store is down, OperationalError or InterfaceError if the database is. The claimed messages are then
-    due again after their lease.
+    Raises Unavailable if the store is down, and OperationalError or InterfaceError if the database is down. The claimed messages are
+    due again when their claim ends.
     """
     store = open_store()
     policy = policies.current()
@@ -122,7 +122,7 @@ async def process(
 
 
 async def preview(options: ExpiryOptions) -> list[Expired]:
-    """Return the messages that a run would process, with the members who missed them. Writes nothing and claims nothing."""
+    """Return the next messages that a run would process, with the members who missed them: at most `limit`, or one batch. Writes nothing."""
     store = open_store()
     limit = policies.current().claim_max if options.limit is None else options.limit
     return await store.expiry.read(await store.expiry.due(limit=limit, room=options.room))
@@ -208,8 +208,8 @@ async def _announce(notices: Mapping[int, list[str]]) -> None:
 async def _clean_up(store: Store, over: Callable[[], bool]) -> None:
     """Finish interrupted resends, delete old texts and old records.
 
-    At least one batch of texts and one of records is deleted, even after the deadline. Otherwise no text would ever be deleted
-    while there are always more messages to report.
+    At least one batch of texts and one of records is deleted, even after the deadline. Otherwise no text would be deleted as long as
+    the reports take all the time of every run.
     """
     await resend.finish_unfinished()
     now_ms = await store.now_ms()

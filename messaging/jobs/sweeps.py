@@ -1,14 +1,14 @@
 """The job `retry_undelivered`: find rooms whose members owe messages, and request new pushes from every server process.
 
-One run is a sweep.
+One run is a sweep. It first finishes departures that are stuck. Then:
 
-1. Claim the due rooms. A claim is a lease.
-2. Send one control event for each room, with a mark. Every server process pushes to its connections that owe messages at or below
+1. Claim the due rooms. A claim ends after `lease_s`; the room is then due again.
+2. Send one control event for each room, with a mark. Every server process pushes to its connections whose users owe messages at or below
    the mark.
 3. Release the claim. The room is due again in one minute.
 
-If the worker is killed between any two of these steps, the room is due again after its lease. Earlier pushes are counted in
-`attempts`, so nothing is pushed twice. Offline members are parked: a sweep does not read them.
+If the worker is killed between any two of these steps, the room is due again when the claim ends. The store counts attempts, so the same
+attempt is never made twice. Nothing is pushed to offline members: they receive the messages when they reconnect.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from messaging.store import Store, open_store
 from messaging.store.records import Claim, Lag, RoomKey
 
 ROOM_BATCH = 20  # rooms of a partition in one claim, so that no call takes over 5 ms
-READ_BATCH = 100  # rooms in one read of a preview
+READ_BATCH = 100  # rooms in one read of `lagging_rooms`
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ async def sweep(
     stopping: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Claim], None] = lambda claim: None,
 ) -> int:
-    """Request new pushes in every due room, in batches; return the number of rooms.
+    """Request new pushes in every due room, or in `options.room`; return the number of rooms with such a request.
 
-    Ends early at the deadline, at the limit, or when `stopping` returns true after a batch. Raises Unavailable. The claimed rooms are
-    then due again after their lease.
+    Ends early at the deadline, at the limit, or when `stopping` returns true after a batch. If the store is unavailable, raises
+    Unavailable; the claimed rooms are due again when their claims end.
     """
     store = open_store()
     started_mono_s = time.monotonic()
@@ -62,6 +62,10 @@ async def sweep(
     ):
         limit = _batch_limit(options, count)
         claims = await store.retries.claim(secrets.token_hex(8), limit=limit, room=options.room)
+        if (
+            options.limit is not None
+        ):  # it applies to each partition: the surplus is due again when its claims end
+            claims = claims[: options.limit - count]
         checkpoints.reach("sweep.claimed")
         for claim in _selected(claims, options, await store.now_ms()):
             await control.publish("sweep", room=claim.room.id, epoch=claim.epoch, mark=claim.mark)
@@ -88,14 +92,14 @@ def _batch_limit(options: SweepOptions, count: int) -> int:
 
 
 def _selected(claims: list[Claim], options: SweepOptions, now_ms: int) -> Iterator[Claim]:
-    """Yield the claims of rooms with an overdue acknowledgement whose oldest message is old enough."""
+    """Yield the claims with a mark, of rooms whose oldest message is old enough."""
     for claim in claims:
         if claim.mark and now_ms - claim.oldest_at >= options.older_than_s * 1000:
             yield claim
 
 
 async def lagging_rooms(options: SweepOptions) -> list[Lag]:
-    """Return the rooms with lagging members that a sweep would select, soonest due first. Writes nothing."""
+    """Return the rooms with members who owe messages, connected or not, soonest due first. Writes nothing."""
     store = open_store()
     keys = [options.room] if options.room else [room for room, _ in await store.retries.active_rooms()]
     now_ms = await store.now_ms()
@@ -110,7 +114,7 @@ async def lagging_rooms(options: SweepOptions) -> list[Lag]:
 
 
 async def _owing_only(store: Store, keys: list[RoomKey]) -> list[Lag]:
-    """Return rooms with only the members who owe messages. A sender whose cursor is below only their own messages owes nothing."""
+    """Remove the members who owe nothing, and rooms without remaining members. Members do not owe their own messages."""
     lags = []
     for lag in await store.retries.members_behind(keys):
         if lag is None or not lag.members_behind:

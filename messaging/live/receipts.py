@@ -1,9 +1,10 @@
-"""Receipts: send to the senders of messages the number of members who hold each message.
+"""Receipts: inform each sender how many members have received and read each of their messages.
 
-Changed rows are sent at most once a second, to all connections of the sender. The store counts them from its cursors. Only the rows sent
-last are kept, and only for senders with a connection to this process. Only rows above the lowest cursor that moved are counted again:
-an acknowledgement of the newest message costs one row, not 200. All rows are counted when a sender connects, and every minute, because a
-publication may be lost. A sender whose rows are all complete costs nothing until their next message.
+A row has these counts of one message. The store counts rows from its cursors. Changed rows are sent at most once a second, to all
+connections of the sender. This process keeps the newest version of each row, only for senders with a connection to it. Only rows above the
+lowest cursor that moved are counted again: an acknowledgement of the newest message costs one row, not 200. All rows are counted when a
+sender connects. They are counted again at the first count that is due more than a minute later, because a publication may be lost. A sender
+whose rows are all complete costs nothing until their next message.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Key = tuple[str, int]  # room, sender
 
 @dataclasses.dataclass(slots=True)
 class SentRows:
-    """The rows of a room that were sent to a sender: {seq: row}, ascending, and the time when all were counted (monotonic)."""
+    """The rows of a room as last counted for a sender: {seq: row}, ascending, and the time when all were counted (monotonic)."""
 
     epoch: str
     rows: dict[int, Row]
@@ -58,8 +59,8 @@ class Moves:
     """The moves of a room's cursors that this process has received."""
 
     count: int = 0
-    counted: int = 0  # moves after which the rows were counted again
-    above: int = 0  # no cursor of the other moves was below this seq
+    counted: int = 0  # the value of `count` when the rows were last made due
+    above: int = 0  # the lowest seq from which a cursor has moved since then
 
 
 class Receipts:
@@ -70,7 +71,7 @@ class Receipts:
         self.registry = registry
         self.policy = policy
         self._sent_rows: dict[Key, SentRows] = {}
-        # (top, moves) when a sender connected. Complete rows are sent only if they are above that top or were counted after another move.
+        # (top, moves) when a sender connected. The first count sends a complete row only if it is above that top or a cursor has moved since.
         self._connected: dict[Key, tuple[int, int]] = {}
         self._repeat: set[Key] = set()  # a further connection needs the rows that are not yet complete
         self._open: defaultdict[str, set[int]] = defaultdict(set)  # room -> senders with an incomplete row
@@ -98,7 +99,7 @@ class Receipts:
         return moves.count if moves else 0
 
     def connected(self, connection: Connection) -> None:
-        """Make the incomplete rows due for a new connection; called after its last `resumed`."""
+        """Make all rows due for a new connection. Call it after the last `resumed` of the greeting."""
         for room_id in connection.feeds:
             key = room_id, connection.user
             room = self.registry.rooms[room_id]
@@ -128,7 +129,7 @@ class Receipts:
                 await self._send_due()
 
     def _collect(self) -> None:
-        """Make the senders of rooms whose cursors moved due; delete the moves of rooms that are no longer in this process."""
+        """Make senders with incomplete rows due in rooms whose cursors moved. Delete the moves of rooms that are no longer in this process."""
         if len(self._moves) > len(self.registry.rooms):
             self._moves = {room: moves for room, moves in self._moves.items() if room in self.registry.rooms}
         for room_id, senders in self._open.items():
@@ -152,9 +153,8 @@ class Receipts:
         # Senders may have left while the batches before them were counted.
         due = [key for key in keys if key in self._due and key[0] in self.registry.rooms]
         requests = {key: self._above(key) for key in due}
-        for (
-            key
-        ) in due:  # before the call of the store: a message accepted in the meantime makes the key due again
+        # Before the call of the store: a message that is accepted in the meantime makes the key due again.
+        for key in due:
             del self._due[key]
         try:
             counted = await self.store.cursors.receipts(
@@ -168,7 +168,10 @@ class Receipts:
             self._send(*key, epoch, rows, above)
 
     def _above(self, key: Key) -> int:
-        """Return the seq above which a sender's rows are counted; 0 counts all: if none were sent, or all were counted long ago."""
+        """Return the seq above which a sender's rows are counted.
+
+        It is 0 (all) if none were sent, if another connection opened, or if all were last counted more than a minute ago.
+        """
         sent = self._sent_rows.get(key)
         if (
             sent is None
@@ -194,9 +197,8 @@ class Receipts:
             self._open[room].add(user)
         elif room in self._open:
             self._open[room].discard(user)
-        if (
-            not above and key in self._repeat
-        ):  # a connection that opened during a count above a seq waits for a count of all
+        # Another connection needs a count of all rows: a count above a seq that was already running is not enough.
+        if not above and key in self._repeat:
             self._repeat.discard(key)
             changed |= {row for row in rows if row[2] < row[3]}
         if not changed:
@@ -207,7 +209,7 @@ class Receipts:
                 connection.writer.push(frame)
 
     def _first_rows(self, key: Key, rows: list[Row]) -> set[Row]:
-        """Return the rows to send after the first count: those that are incomplete, or became complete since the sender connected."""
+        """Return the rows to send after the first count: all if a cursor has moved since the sender connected, else incomplete or newer rows."""
         top, moves = self._connected.get(key, (0, 0))
         if self._move_count(key[0]) != moves:
             return set(rows)

@@ -1,8 +1,10 @@
 """Messages from clients: stored in groups.
 
-`send` checks the membership in memory and queues the message -> `_commit` sends the queued messages to the store in one round trip; no
-timer is needed, because messages queue during the round trip before -> the append script stores and publishes them -> `sent` answers
-each sender, and the hub sends the publication to the members.
+1. `send` checks the membership in memory and queues the message.
+2. `_commit` sends the queued messages to the store in one round trip. No timer is needed: the messages that arrive during one round trip
+   are the next group.
+3. The append script stores and publishes them.
+4. `sent` answers each sender. The hub sends the publication to the members.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ class Sender:
             self._committing = False
 
     def _refuse_queued(self) -> None:
-        """Refuse the messages that were queued while the store did not answer: they have waited long enough."""
+        """Refuse the messages that were queued while the store did not answer, instead of letting them wait for another timeout."""
         queued, self._queue = self._queue, []
         for connection, append in queued:
             self._answer(connection, append, Unavailable(retry_after_ms=1_000))
@@ -100,7 +102,7 @@ class Sender:
 
 
 def _count(batch: Sequence[tuple[Connection, Append]], answers: Sequence[Accepted | MessagingError]) -> None:
-    """Count a commit; log each message if the log level is DEBUG."""
+    """Count a commit; log each newly accepted message if the log level is DEBUG."""
     accepted = [answer for answer in answers if isinstance(answer, Accepted)]
     new = sum(not answer.duplicate for answer in accepted)
     metrics.committed(len(batch))

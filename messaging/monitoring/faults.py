@@ -1,7 +1,7 @@
 """The texts and checks of all faults. `manage.py doctor` uses all; `serve`, `messaging_status` and the front page use a part.
 
 1. `health` and `site_figures` collect facts.
-2. The functions here derive the faults from the facts. They have no I/O and no clock.
+2. The functions here derive the faults from the facts. They do no I/O and do not read the clock.
 3. Each kind of fault has its texts in `KINDS`. Commands in a text are between backquotes.
 
 Texts contain a time instead of an age, because a screen reader repeats a banner when its text changes.
@@ -47,12 +47,12 @@ class Texts:
 _SET = _(
     "Run `CONFIG SET %(setting)s` in the store, and add the line `%(setting)s` to its configuration file."
 )
-_START_CACHE = _("Start the store. Its server must have at least three databases.")
+_START_CACHE = _("Start the store. Its server must have the database of REDIS_URL and the next two.")
 _START_WORKER = _("Start a worker: `manage.py worker`. `manage.py serve` starts one automatically.")
 _JOBS_STOPPED = _("The sweep, expiry reports and bulk actions have stopped. No message is lost.")
 _RUN_EXPIRY = _("Read the worker's log, or run the job to see its error: `manage.py process_expired --once`.")
 
-# The worst faults. `serve` refuses to start if the store has one of them.
+# The worst faults. `serve` checks those of the store, and does not start with one of them.
 FATAL = {
     "store_unreachable": Texts(
         _("The store cannot be reached."),
@@ -86,20 +86,20 @@ ERROR = {
             "n",
         ),
         _(
-            "Was the store emptied or restored? Keep its files and logs. `manage.py doctor` shows whether it can lose messages."
+            "Find out whether the store was emptied or restored. Keep its files and logs. `manage.py doctor` checks its settings."
         ),
         _("The store no longer has these messages, and their senders were not informed."),
     ),
     "store_unlogged": Texts(
         _("The store does not write messages to disk."),
         _SET,
-        _("appendonly is off: a crash of the store loses every undelivered message."),
+        _("appendonly is off: a crash of the store loses all messages since its last snapshot."),
     ),
     "store_unwritten": Texts(
         _("The store could not write to its disk."),
-        _("Free space on its disk, and read its log."),
+        _("Free space on its disk, and read its server log."),
         _(
-            "Its last log write, log rewrite or snapshot failed. Messages that it refuses stay in the senders' browsers."
+            "Its last write or rewrite of the append-only file, or its last snapshot, failed. Messages that it refuses stay in the senders' browsers."
         ),
     ),
     "store_unsynced": Texts(
@@ -129,7 +129,7 @@ ERROR = {
         _("The job process_expired has not run since %(since)s, although other jobs run."), _RUN_EXPIRY
     ),
     "expiry_late": Texts(
-        _("Expiry reports are late: the oldest unreported message expired at %(since)s."),
+        _("Expiry reports are late: one has been due since %(since)s."),
         _("Make sure a worker is running, or run the report now: `manage.py process_expired --once`."),
         _("No message is lost."),
     ),
@@ -139,7 +139,9 @@ ERROR = {
             "The database refused %(n)s messages in the last day: they were quarantined without their text.",
             "n",
         ),
-        _("Run `manage.py dead_letters list --quarantined`, and report the error that it shows."),
+        _(
+            "Run `manage.py dead_letters list --quarantined`, then `manage.py dead_letters show ID`. Report the value of `fault`."
+        ),
     ),
     "letters_dropped": Texts(
         ngettext_lazy(
@@ -148,7 +150,7 @@ ERROR = {
             "n",
         ),
         _(
-            "Send old ones again or discard them: `manage.py dead_letters requeue` or `manage.py dead_letters discard`. Or raise dead_letter_count."
+            "Send old dead letters again, or discard them: `manage.py dead_letters requeue` or `manage.py dead_letters discard`. Or raise dead_letter_count."
         ),
     ),
     "schedules_unknown": Texts(
@@ -167,7 +169,7 @@ ERROR = {
 WARNING = {
     "store_full": Texts(
         _("The store uses %(percent)s %% of its memory limit."),
-        _("Raise maxmemory, or shorten the rooms' lifetimes."),
+        _("Raise maxmemory, or shorten the lifetimes of messages in the rooms."),
         _("When it is full, sending stops. Stored messages are not lost."),
     ),
     "store_clock": Texts(
@@ -175,12 +177,12 @@ WARNING = {
         _("Synchronize both with NTP: the store's clock decides when messages expire."),
     ),
     "store_listpack": Texts(
-        _("The store uses about twice the memory for each message (hash-max-listpack-value %(value)s)."),
+        _("Long messages use about twice the memory (hash-max-listpack-value is %(value)s)."),
         _SET,
     ),
     "store_hidden": Texts(
         _("The store does not show its settings, because CONFIG is forbidden."),
-        _("Check in the store's console that appendfsync is always."),
+        _("In the provider's console, check that `appendfsync` has the value `always`."),
     ),
 }
 KINDS = FATAL | ERROR | WARNING  # in this order, the worst first
@@ -188,7 +190,7 @@ KINDS = FATAL | ERROR | WARNING  # in this order, the worst first
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault in the language that was active when it was created. `key` is stable."""
+    """A fault, its texts translated into the language that was active at its creation. `key` is stable."""
 
     key: str
     severity: str

@@ -1,7 +1,7 @@
 """Rows of rooms and memberships: creating and changing rooms, lifetimes, and departures. Uses the database only.
 
-Every function is synchronous. It is one transaction, or part of its caller's transaction. `permissions` checks the rights of its
-caller. `actions` calls it in a thread, then informs the store and the sockets.
+Every function is synchronous. It is one transaction, or part of its caller's transaction. `permissions` checks whether a user may make the
+change. `actions` calls these functions in a thread, then informs the store and the sockets.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _persons(names: Iterable[str]) -> set[int]:
 
 
 def _normal(name: str) -> str:
-    """Return a username as it is stored, '' if it is invalid. Text that PostgreSQL refuses to compare is invalid."""
+    """Return a username as it is stored; '' if it is too long or has an invisible character (PostgreSQL refuses to compare NUL)."""
     normal = get_user_model().normalize_username(name.strip())
     return normal if len(normal) <= 150 and is_visible(normal) else ""
 
@@ -110,7 +110,7 @@ def insert_room(room: Room, owner: int | None, names: Sequence[str]) -> list[int
 def insert_direct(user: int, name: str) -> tuple[Room, list[int]]:
     """Return the direct room of two people, and their ids. Insert it if it does not exist.
 
-    Raises NoSuchUser, Conflict if both are the same user.
+    Raises NoSuchUser. Raises Conflict if both are the same user.
     """
     first, second = get_user_model().objects.get(pk=user), person(name)
     if first == second:
@@ -144,9 +144,9 @@ def update_room(
 ) -> Room:
     """Change a room. In a direct room, only the lifetimes can change.
 
-    A new lifetime is recorded for `by`; if `by` is None, for `staff`.
+    The audit entry of a new lifetime names `by`, or `staff` if `by` is None.
 
-    Raises NotMember, Forbidden, BadTtl, Conflict for the name or topic of a direct room.
+    Raises NotMember, Forbidden, BadTtl. Raises Conflict for the name or topic of a direct room.
     """
     with transaction.atomic():
         room = permissions.changeable_room(by, room_id)
@@ -204,7 +204,7 @@ def record_shortening(room: Room, by: int | None, ttl_s: int, shortened: Shorten
 def lifetimes(ttl_s: int | None, ttl_max_s: int | None, room: Room | None = None) -> tuple[int, int]:
     """Return a room's lifetime and its longest lifetime in seconds.
 
-    None stands for the value of `room`. Without a room, it stands for the site's value.
+    None stands for the value of `room`, or of the site without a room. It is lowered to what the site and `ttl_max_s` allow.
 
     Raises BadTtl unless site minimum <= lifetime <= longest <= site maximum.
     """
@@ -225,22 +225,22 @@ def lifetimes(ttl_s: int | None, ttl_max_s: int | None, room: Room | None = None
 
 
 def mark_own_leaving(user: int, room: str) -> Departure:
-    """Mark a user's own membership. Raises NotMember, Conflict for a direct room."""
+    """Mark a user's own membership as leaving. Raises NotMember. Raises Conflict for a direct room."""
     with transaction.atomic():
         return mark_leaving(permissions.leavable_membership(user, room))
 
 
 def mark_removed(by: int, room: str, user: int) -> Departure:
-    """Mark the membership of a member with a lower rank than `by`, or of `by` themselves.
+    """Mark the membership of a member with a lower rank than `by`, or of `by` themselves, as leaving.
 
-    Raises NotMember, Forbidden, Conflict for a direct room, NoSuchUser.
+    Raises NotMember, Forbidden, NoSuchUser. Raises Conflict for a direct room.
     """
     with transaction.atomic():
         return mark_leaving(permissions.removable_membership(by, room, user))
 
 
 def mark_leaving(membership: Membership) -> Departure:
-    """Mark a membership. It gives no access from now on.
+    """Mark a membership as leaving. It gives no access from now on.
 
     If the last owner leaves, the moderator who joined first becomes owner; without moderators, the member who joined first.
     """
@@ -256,7 +256,7 @@ def mark_leaving(membership: Membership) -> Departure:
 
 
 def mark_user_leaving(user: int) -> list[Departure]:
-    """Mark all memberships of a user, before the user is deleted."""
+    """Mark all memberships of a user as leaving, before the user is deleted."""
     rows = Membership.objects.filter(user_id=user, leaving_at=None).select_related("room")
     rows = rows.order_by("room_id")  # always in the same order, so that two deletions cannot deadlock
     return [mark_leaving(row) for row in rows]

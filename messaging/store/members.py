@@ -53,7 +53,7 @@ class Members:
             raise Unavailable(retry_after_ms=RETRY_AFTER_MS) from fault
 
     async def _leave_again(self, room: RoomKey, joined: Iterable[int]) -> None:
-        """Remove users who left in the database while they were joined here: the store's `leave` ran before `join`."""
+        """Remove users whose membership ended in the database during the join: for them, `leave` may have run before `join`."""
         for user in set(joined) - set(await self._members(room)):
             await self.leave(room, user)
 
@@ -64,7 +64,7 @@ class Members:
             await self.run_in_log("join", room, *members[start : start + MEMBER_BATCH])
 
     async def leave(self, room: RoomKey, user: int) -> None:
-        """End a membership; keep the user's position for the reports while they owe messages. Idempotent."""
+        """End a membership. If the user owes messages, keep their cursor for the reports. Idempotent."""
         await self._calls.run("leave", room, user)
 
     async def member_positions(
@@ -73,8 +73,8 @@ class Members:
         """Read the positions of a user in rooms, each (room, epoch, since). None for a room of which they are no longer a member.
 
         One round trip, unless something is missing: a room without a log gets a log, and a member who is not in the log joins it.
-        This repairs a crash between the writes to the database and to the store. A `since` of the room's epoch above the user's
-        cursor counts as an acknowledgement.
+        This completes a join that a crash interrupted between the writes to the database and to the store. If `epoch` is the room's
+        epoch, and `since` is above the user's cursor and not above the top, `since` counts as an acknowledgement.
         """
         calls = [self._positions_call(room, [(user, epoch, since)]) for room, epoch, since in rooms]
         answers = await self._calls.scripts.run(calls)
@@ -92,7 +92,7 @@ class Members:
     ) -> list[list[MemberPosition | Unavailable | None]]:
         """Read the positions of many users in rooms: [(room, [(user, epoch, since), ...]), ...].
 
-        None for a user who was not handled: they need a separate `member_positions`.
+        None for a user who is not a member or needs a separate `member_positions`; Unavailable if the call for the room failed.
         """
         answers = await self._calls.scripts.run(
             [self._positions_call(room, users) for room, users in requests]
@@ -113,7 +113,7 @@ class Members:
 
 
 def _positions(answer: Any, users: int) -> list[MemberPosition | Unavailable | None]:
-    """Return the position of each user; None for a user who is not a member or needs a separate call."""
+    """Return the position of each user; None for a user who is not a member or needs a separate call. Unavailable stands for itself."""
     if answer == NO_LOG:
         return [None] * users
     if isinstance(answer, Unavailable):

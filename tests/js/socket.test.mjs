@@ -224,7 +224,7 @@ test("`bye` bounds the next wait", () => {
   assert.equal(w.socket.state.retryAt - w.clock.now(), 1500);
 });
 
-test("when the browser reports that the network is gone, the connection has 3 s to answer", () => {
+test("when the browser reports that there is no network, the connection has 3 s to answer", () => {
   for (const answers of [false, true]) {
     const w = world();
     w.socket.connect();

@@ -190,6 +190,26 @@ class TestSweep:
         assert jobs.retry_undelivered() == 0
         assert 30_000 < due_in_ms(lagging_room) <= 60_000
 
+    def test_limit_of_a_sweep_counts_rooms_of_all_partitions(
+        self, redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def late() -> list[RoomKey]:
+            ada, grace = await people.person("ada"), await people.person("grace")
+            keys = [key_of(await people.room_of(ada, grace)) for _ in range(4)]
+            for key in keys:
+                await accept(open_store(), message(room=key, user=ada.pk))
+                await make_due(open_store(), key)
+            return keys
+
+        keys = run_async(late)
+        assert len({key.partition for key in keys}) > 1
+        announced = heard(monkeypatch)
+        assert run_async(jobs.sweep, jobs.SweepOptions(limit=2)) == 2
+        assert len(announced) == 2
+        for key in keys:  # of the others, after the lease
+            run_async(end_lease, key)
+        assert jobs.retry_undelivered() == 4
+
     @pytest.mark.parametrize("step", ["claimed", "announced"])
     def test_killed_sweep_leaves_the_room_due_again_within_a_lease(
         self, lagging_room: RoomKey, step: str, monkeypatch: pytest.MonkeyPatch

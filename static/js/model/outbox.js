@@ -2,14 +2,14 @@
  * This user's messages that the server has not accepted yet. A message waits here from the key press until `sent`.
  *
  *   1. add      shown at once, then written to the device, then sent
- *   2. pump     the first message of each room is sent, one unanswered per room, so a room keeps its order after any failure
+ *   2. pump     the first message of each room is sent, one unanswered per room, so a room keeps its order
  *   3. sent     the server has accepted it: deleted from the device
  *   4. delayed  a retryable error: sent again with the same id after the server's wait, in the room's order
- *   5. failed   a final error, a message that is too big or too old to be sent without asking, or three closes in a row while it
- *               was in flight. The user can retry, edit or delete it; it no longer holds up the room.
+ *   5. failed   a final error, a message that is too big or too old to be sent without asking, or the connection closed three
+ *               times in a row while it was in flight. The user can retry, edit or delete it; later messages do not wait for it.
  *
- * All tabs write to the same device store; the tab that holds the lock sends. When the device refuses a message, that tab sends it
- * from memory; in another tab it is not added. Knows no socket and no DOM.
+ * All tabs write to the same device store; only the tab that holds the browser's lock sends (`device/tabs.js`). If the device cannot store a
+ * message that was written in the sending tab, it is sent from memory. In any other tab it is not added. Knows no socket and no DOM.
  */
 import { CLOSE } from "./protocol.js";
 
@@ -17,7 +17,7 @@ import { CLOSE } from "./protocol.js";
 
 /**
  * A message in the outbox, as it is stored on the device. ttl: its own lifetime in seconds, null for the room's. life_s: the
- * lifetime it will have. order: higher for each later message. not_before: epoch ms. closes: closes in a row while in flight.
+ * lifetime it will have. order: higher for each later message. not_before: epoch ms. closes: how often the connection closed in a row while it was in flight.
  *
  * @typedef {{
  *   id: string, room: string, body: string, ttl: number | null, reply_to: number | null, life_s: number, created_at: number,
@@ -106,7 +106,7 @@ export class Outbox {
   }
 
   /**
-   * Resolves when the device has stored it. Rejects when it was not added.
+   * Resolves when the device has stored the message, or the sending tab keeps it in memory. Rejects if it was not added.
    *
    * @param {NewMessage} message
    * @returns {Promise<OutboxItem>}
@@ -148,8 +148,8 @@ export class Outbox {
   }
 
   /**
-   * The messages in flight are in doubt. They are sent again with the same id, or fail after three closes in a row or a `TOO_BIG`
-   * close.
+   * It is unknown whether the messages in flight were accepted. They are sent again with the same id, or fail after three closes in a row
+   * or a `TOO_BIG` close.
    *
    * @param {number} code  of the close
    */
@@ -275,7 +275,7 @@ export class Outbox {
     this.#on.changed(item.room);
   }
 
-  /** Store a message before it is sent. Rejects when it can never be sent from here. @param {OutboxItem} item */
+  /** Store a message before it is sent. Rejects if the device refuses it and this tab does not send. @param {OutboxItem} item */
   async #putBeforeSending(item) {
     const release = () => {
       this.#clock.clear(timer);
@@ -288,7 +288,7 @@ export class Outbox {
       await this.#put(item);
     } catch (error) {
       if (!this.#isSender) {
-        // The tab that sends reads only the device.
+        // The sending tab reads only the device, so it would never see this message.
         this.#beingStored.delete(item.id);
         await this.reload();
         throw error;

@@ -20,7 +20,7 @@ const HEALTHY_MS = 10_000;
 const WELCOME_TIMEOUT_MS = 15_000;
 const QUIET_MS = 25_000; // a half-open connection stays silent for ever: send a ping
 const PONG_TIMEOUT_MS = 10_000;
-const OFFLINE_PONG_TIMEOUT_MS = 3_000; // shorter, because the browser has reported that the network is gone
+const OFFLINE_PONG_TIMEOUT_MS = 3_000; // shorter, because the browser reports that there is no network
 const LOST = 1006;
 
 /** @type {Record<number, string>} */
@@ -102,7 +102,7 @@ export class Socket {
     else if (this.isOpen) this.#probe();
   }
 
-  /** The browser reports that the network is gone: drop the connection unless the server still answers. */
+  /** The browser reports that there is no network: drop the connection unless the server still answers. */
   networkLost() {
     if (this.isOpen) this.#probe(OFFLINE_PONG_TIMEOUT_MS);
   }
