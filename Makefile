@@ -2,8 +2,8 @@
 
 PORT ?= 8000
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-# Processes that run tests. One more than there are processors: most tests wait.
-TESTERS ?= $(shell expr $$(nproc) + 1)
+# Processes that run tests. Two for each processor: most tests wait.
+TESTERS ?= $(shell expr $$(nproc) \* 2)
 # pytest rewrites every assertion: five seconds in each process unless the result is kept.
 unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv

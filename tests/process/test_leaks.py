@@ -27,7 +27,7 @@ from tests.support.workers import Worker, enqueue, manage
 
 Open = Callable[..., Any]
 SHORT = {"ttl_min_s": 1, "claim_delay_s": 1, "lease_s": 1}
-RETENTION_S = 12
+RETENTION_S = 20
 WITHIN_S = 40.0
 DATABASES = 16  # of a store
 COMMANDS = [
@@ -299,6 +299,7 @@ async def test_text_is_nowhere_after_its_expiry_and_retention(begin: Open, open_
     assert words.places({wire: "".join(wire.texts).encode() for wire in back}) == set()
 
 
+@pytest.mark.proof
 async def test_text_without_retention_is_nowhere_as_soon_as_it_has_expired(
     begin: Open, open_wire: Open
 ) -> None:

@@ -135,6 +135,11 @@ def served(used_folder: Path) -> Iterator[Served]:
     yield from _serve(used_folder)
 
 
+@pytest.fixture
+def served_without_worker(used_folder: Path) -> Iterator[Served]:
+    yield from _serve(used_folder, "--no-worker")
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, site_data: Path) -> Iterator[Served]:
     """Run one `serve` for the tests that leave it running."""
@@ -143,8 +148,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory, site_data: Path) -> Iterato
     yield from _serve(folder)
 
 
-def _serve(folder: Path) -> Iterator[Served]:
-    served = Served(folder)
+def _serve(folder: Path, *arguments: str) -> Iterator[Served]:
+    served = Served(folder, *arguments)
     try:
         yield served.wait_until_ready()
     finally:
@@ -388,7 +393,8 @@ def test_a_signal_ends_everything_in_time_also_with_a_client_that_does_not_read(
     assert not (served.folder / "valkey.sock").exists()
 
 
-def test_a_stop_sends_bye_on_open_sockets_before_it_closes_them(served: Served) -> None:
+def test_a_stop_sends_bye_on_open_sockets_before_it_closes_them(served_without_worker: Served) -> None:
+    served = served_without_worker
     with connected(served) as socket_:
         served.process.send_signal(signal.SIGTERM)
         bye = next(frame for frame in frames(socket_) if frame["type"] == "bye")

@@ -37,7 +37,7 @@ from tests.support.fake_clock import move_clocks
 from tests.support.messages import ALAN, MEMBERS
 from tests.support.step_control import STEPS, stop_at_steps
 
-EXAMPLES = int(os.environ.get("DELIVERY_MACHINE_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("DELIVERY_MACHINE_EXAMPLES", "25"))
 FEW_EXAMPLES = 6
 EXPIRY_STEPS = 50
 
