@@ -6,7 +6,7 @@ import argparse
 import re
 import signal
 import sys
-import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Self, TextIO
 
@@ -17,6 +17,8 @@ from rich.table import Column, Table
 
 from messaging.models import Room
 from messaging.store.records import RoomKey
+
+POLL_S = 0.1
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -48,15 +50,18 @@ def room_key(text: str) -> RoomKey:
 
 
 class Stop:
-    """Turns true at SIGTERM or SIGINT within its block, so that a command finishes its batch and exits 0."""
+    """Turns true at SIGTERM or SIGINT within its block, so that a command finishes its batch and exits 0.
+
+    Not a `threading.Event`: a signal that arrives while `wait` holds the event's lock would wait for it in the same thread.
+    """
 
     def __init__(self) -> None:
-        self._stopped = threading.Event()
+        self._stopped = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, lambda *_: self._stopped.set())
+            self._previous[number] = signal.signal(number, self._stop)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,10 +69,15 @@ class Stop:
             signal.signal(number, handler)
 
     def __bool__(self) -> bool:
-        return self._stopped.is_set()
+        return self._stopped
 
     def wait(self, seconds: float) -> None:
-        self._stopped.wait(seconds)
+        ends_mono_s = time.monotonic() + seconds
+        while not self._stopped and (left_s := ends_mono_s - time.monotonic()) > 0:
+            time.sleep(min(POLL_S, left_s))
+
+    def _stop(self, *_: object) -> None:
+        self._stopped = True
 
 
 def show_table(out: TextIO, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -104,7 +104,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]
 
 
 class Never:
-    """Stands for `Stopping`: true once `after_s` have passed."""
+    """Stands for `Stop`: true once `after_s` have passed."""
 
     def __init__(self, after_s: float) -> None:
         self._ends_mono_s = time.monotonic() + after_s

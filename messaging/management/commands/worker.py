@@ -21,12 +21,12 @@ from django.utils.module_loading import import_string
 
 from messaging import jobs
 from messaging.errors import MessagingError
+from messaging.management.arguments import Stop
 
 # Every job runs every minute, and the scheduler looks about every 30 s. After three minutes without a heartbeat the cluster
 # hangs, although its processes look alive (a killed sentinel leaves workers that never schedule again).
 SILENCE_S = 180.0
 LOOK_EVERY_S = 5.0
-POLL_S = 0.1
 MIN_LIFE_S = 5.0  # a cluster that fails at once is not restarted more often than this
 PATIENCE_S = 45.0  # a job bounds itself to 40 s and is safe to kill at any line
 # The chat has priority where both need the same core. With 15,000 messages due, its p99 was 8 times the idle p99 without this
@@ -42,17 +42,17 @@ class Command(BaseCommand):
     help = "Run the scheduled jobs (django-q2). If their processes end or hang, they are started again."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        stopping = Stopping()
-        os.nice(NICENESS)
-        run_now()
-        while not stopping:
-            cluster = start_cluster()
-            started_mono_s = time.monotonic()
-            reason = watch(cluster, stopping, look, started_mono_s=started_mono_s)
-            end_group(cluster, patience_s=PATIENCE_S if stopping else 5.0)
-            if not stopping:
-                self.stderr.write(f"{reason}; starting it again.")
-                stopping.wait(started_mono_s + MIN_LIFE_S - time.monotonic())
+        with Stop() as stop:
+            os.nice(NICENESS)
+            run_now()
+            while not stop:
+                cluster = start_cluster()
+                started_mono_s = time.monotonic()
+                reason = watch(cluster, stop, look, started_mono_s=started_mono_s)
+                end_group(cluster, patience_s=PATIENCE_S if stop else 5.0)
+                if not stop:
+                    self.stderr.write(f"{reason}; starting it again.")
+                    stop.wait(started_mono_s + MIN_LIFE_S - time.monotonic())
 
 
 def run_now() -> None:
@@ -65,26 +65,6 @@ def run_now() -> None:
         except (MessagingError, DatabaseError) as error:
             log.warning("a job failed at the start", extra={"job": name, "reason": str(error)})
     connections.close_all()
-
-
-class Stopping:
-    """Becomes true at SIGTERM or SIGINT."""
-
-    def __init__(self) -> None:
-        self._stopping = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-
-    def __bool__(self) -> bool:
-        return self._stopping
-
-    def wait(self, seconds: float) -> None:
-        ends = time.monotonic() + seconds
-        while not self._stopping and time.monotonic() < ends:
-            time.sleep(POLL_S)
-
-    def _stop(self, *_: object) -> None:
-        self._stopping = True
 
 
 def start_cluster() -> subprocess.Popen[bytes]:
@@ -105,14 +85,14 @@ def _end_with_parent() -> None:
 
 def watch(
     cluster: subprocess.Popen[bytes],
-    stopping: Stopping,
+    stop: Stop,
     age_s: Callable[[], float],
     *,
     started_mono_s: float,
 ) -> str:
     """Wait until the cluster has ended, no heartbeat has come for too long, or a stop is requested. Return the reason in a few words."""
-    while not stopping:
-        stopping.wait(LOOK_EVERY_S)
+    while not stop:
+        stop.wait(LOOK_EVERY_S)
         if cluster.poll() is not None:
             return f"The job cluster ended with exit code {cluster.returncode}"
         silent_s = min(time.monotonic() - started_mono_s, age_s())
