@@ -130,6 +130,8 @@ STORE_URL, CACHE_URL, LAYER_URL = environment.store_urls(folder=DATA_DIR, count=
 DJANGO_REDIS_CONNECTION_FACTORY = "messaging.store.connections.ConnectionFactory"
 _REDIS_CLIENT = {
     "CLIENT_CLASS": "django_redis.client.DefaultClient",
+    # With pickles, a user who can write to the cache's database could run code in the server.
+    "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
     "SOCKET_CONNECT_TIMEOUT": 2,
     "SOCKET_TIMEOUT": 2,
 }
@@ -149,7 +151,11 @@ CACHES: dict[str, dict[str, Any]] = {
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": [LAYER_URL], "prefix": "chat"},
+        "CONFIG": {
+            # Without these, a connection that lost its peer unnoticed would be waited for without limit.
+            "hosts": [{"address": LAYER_URL, "socket_timeout": 2, "socket_connect_timeout": 2}],
+            "prefix": "chat",
+        },
     },
 }
 
@@ -192,6 +198,10 @@ LOGOUT_REDIRECT_URL = "account_login"
 ALLAUTH_TRUSTED_PROXY_COUNT = TRUSTED_PROXY_COUNT
 # Not by a code in an e-mail: access to the mailbox would be sufficient.
 ACCOUNT_REAUTHENTICATION_METHODS = ("password", "mfa")
+ACCOUNT_REAUTHENTICATION_REQUIRED = (
+    True  # before a change of address, password or two-step login: a session is not enough
+)
+ACCOUNT_EMAIL_NOTIFICATIONS = True  # to the old address too
 ACCOUNT_USERNAME_VALIDATORS = "messaging.rooms.names.USERNAME_VALIDATORS"
 ACCOUNT_ADAPTER = "chatsite.accounts.AccountAdapter"
 ACCOUNT_LOGIN_METHODS = {"username"}

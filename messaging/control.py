@@ -2,7 +2,8 @@
 
 There is one group, and one channel for each process, which `live.control_events` receives. An event is a hint. The announced change is
 in the database or the store, and is read again every 60 s and after every reconnect. So a lost event causes a delay, never wrong
-data. Knows nothing of sockets.
+data. The layer does not notice that its connection receives nothing any more: every process sends a heartbeat, and one that receives
+no event subscribes again. Knows nothing of sockets.
 
 | type                         | fields              | meaning                                                       |
 |------------------------------|---------------------|---------------------------------------------------------------|
@@ -13,6 +14,7 @@ data. Knows nothing of sockets.
 | control.close_user           | user                | staff closes the user's connections; they may reconnect       |
 | control.sweep                | room, epoch, mark   | push to members who owe a message at or below the mark        |
 | control.noticed              | user, notices, by   | notices were made or dismissed: send them, except process `by`|
+| control.heartbeat            |                     | the layer works                                               |
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from redis.exceptions import RedisError
 from messaging.errors import Unavailable
 
 GROUP = "control"
-ANNOUNCE_TIMEOUT_S = 2.0  # the channel layer would wait forever for a frozen server
+TIMEOUT_S = 2.0  # the channel layer would wait for a frozen server without limit
+HEARTBEAT_INTERVAL_S = 4.0
+MAX_SILENCE_S = 8.0
 
 log = logging.getLogger(__name__)
 
@@ -50,33 +54,44 @@ def _layer_errors() -> Iterator[None]:
 
 
 async def publish(kind: str, **fields: Any) -> None:
-    """Send one control event to every server process. `fields` are JSON values. Raises Unavailable."""
+    """Send one control event to every server process, within `TIMEOUT_S`. `fields` are JSON values. Raises Unavailable."""
     with _layer_errors():
-        await get_channel_layer().group_send(GROUP, {"type": f"control.{kind}", **fields})
+        async with asyncio.timeout(TIMEOUT_S):
+            await get_channel_layer().group_send(GROUP, {"type": f"control.{kind}", **fields})
 
 
 async def subscribe() -> str:
     """Return a new channel of this process that receives every control event. Raises Unavailable."""
+    layer = get_channel_layer()
     with _layer_errors():
-        layer = get_channel_layer()
-        channel: str = await layer.new_channel()
-        await layer.group_add(GROUP, channel)
-        return channel
+        async with asyncio.timeout(TIMEOUT_S):
+            channel: str = await layer.new_channel()
+            await layer.group_add(GROUP, channel)
+            return channel
+
+
+async def unsubscribe() -> None:
+    """Close the connections of the channel layer in this process. It opens others when they are needed."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await get_channel_layer().flush()
+    except (RedisError, OSError) as error:
+        log.warning("the channel layer's connections were not closed: %s", type(error).__name__)
 
 
 async def receive(channel: str) -> dict[str, Any]:
-    """Wait for the next control event of a channel. Raises Unavailable."""
+    """Wait for the next control event of a channel. Raises Unavailable after `MAX_SILENCE_S` without one."""
     with _layer_errors():
-        event: dict[str, Any] = await get_channel_layer().receive(channel)
-        return event
+        async with asyncio.timeout(MAX_SILENCE_S):
+            event: dict[str, Any] = await get_channel_layer().receive(channel)
+            return event
 
 
 async def announce(kind: str, **fields: Any) -> bool:
     """Send a control event; return whether it was sent. A lost event is harmless: every process reads the data again within 60 s."""
     try:
-        async with asyncio.timeout(ANNOUNCE_TIMEOUT_S):
-            await publish(kind, **fields)
-    except (Unavailable, TimeoutError) as error:
-        log.warning("control event %s was not sent: %s", kind, str(error) or type(error).__name__)
+        await publish(kind, **fields)
+    except Unavailable as error:
+        log.warning("control event %s was not sent: %s", kind, error)
         return False
     return True

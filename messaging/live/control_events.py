@@ -63,8 +63,15 @@ class ControlEvents:
                     await self.handle(await control.receive(channel))
             except (Unavailable, OSError) as error:
                 log.warning("control events lost: %s", str(error) or type(error).__name__)
+                await control.unsubscribe()
                 await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311
                 self.background.spawn(self.rechecks.check_all())
+
+    async def send_heartbeats(self) -> None:
+        """Send a heartbeat every `HEARTBEAT_INTERVAL_S` until cancelled."""
+        while True:
+            await control.announce("heartbeat")
+            await asyncio.sleep(control.HEARTBEAT_INTERVAL_S)
 
     async def handle(self, event: Event) -> None:
         """Handle one event. An unknown event is ignored: it comes from a newer version."""

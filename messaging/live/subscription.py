@@ -1,13 +1,15 @@
 """The subscription of one process to the channels of its rooms. It detects a lost connection and reconnects automatically.
 
 Redis confirms each subscribe; a read of the store is complete only if it begins after that. An idle subscription receives nothing, so
-a half-open connection is not noticed: it is pinged, and dropped if no pong arrives. Publications during the time without a
-subscription are lost; `on_restored` then checks the positions in the store. Knows nothing of frames.
+a half-open connection is not noticed: it is pinged. It is dropped if no reply arrives, or if a channel is still not confirmed when the
+pong arrives, because Redis answers in order. Publications during the time without a subscription are lost; `on_restored` then checks the
+positions in the store. Knows nothing of frames.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -19,8 +21,8 @@ from messaging.store.transport import RedisProtocol
 
 from . import metrics
 
-PING_INTERVAL_S = 10.0
-PONG_TIMEOUT_S = 5.0
+PING_INTERVAL_S = 5.0
+PONG_TIMEOUT_S = 3.0
 CONFIRM_TIMEOUT_S = 3.0
 MAX_BACKOFF_S = 1.0
 
@@ -37,7 +39,7 @@ class Subscription:
         self._on_restored = on_restored
         self._channels: dict[str, asyncio.Event] = {}  # the event is set when Redis has confirmed the channel
         self._replies: RedisProtocol | None = None  # the connection, while there is one
-        self._reply_arrived = asyncio.Event()
+        self._pong_arrived = asyncio.Event()
 
     def register(self, channel: str) -> None:
         """Add a channel before `run`, without waiting for its confirmation."""
@@ -93,7 +95,6 @@ class Subscription:
             await replies.close()
 
     def _on_reply(self, reply: Any) -> None:
-        self._reply_arrived.set()
         if isinstance(reply, Exception):
             log.error("the store refuses the subscription: %s", str(reply).split(" ")[0])
             return
@@ -106,6 +107,8 @@ class Subscription:
             confirmed = self._channels.get(reply[1].decode())
             if confirmed is not None:
                 confirmed.set()
+        elif kind == b"pong" or reply == b"PONG":  # the second without any channel
+            self._pong_arrived.set()
 
     async def _restore(self) -> None:
         for confirmed in list(self._channels.values()):
@@ -114,16 +117,21 @@ class Subscription:
 
     async def _ping(self, replies: RedisProtocol) -> None:
         while True:
-            await asyncio.sleep(PING_INTERVAL_S)
-            self._reply_arrived.clear()
+            self._pong_arrived.clear()
+            unconfirmed = {name: event for name, event in self._channels.items() if not event.is_set()}
             replies.write([("PING",)])
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PONG_TIMEOUT_S):
-                    await self._reply_arrived.wait()
-            except TimeoutError:
+                    await self._pong_arrived.wait()
+            lost = any(
+                self._channels.get(name) is event and not event.is_set()
+                for name, event in unconfirmed.items()
+            )
+            if lost or not self._pong_arrived.is_set():
                 log.warning("subscription does not answer; it is started again")
                 replies.abort()
                 return
+            await asyncio.sleep(PING_INTERVAL_S)
 
 
 def _end(ended: asyncio.Future[None]) -> None:

@@ -100,7 +100,15 @@ class StoreProcess:
 class Site:
     """One server process, its store and its address."""
 
-    def __init__(self, folder: Path, *, application: str = "", database_url: str = "", **policy: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        application: str = "",
+        database_url: str = "",
+        redis_url: str = "",
+        **policy: Any,
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.store = StoreProcess(folder)
@@ -114,6 +122,7 @@ class Site:
         self._application = application
         self._database = folder / _database_file()
         self._database_url = database_url or _database_url(self._database)
+        self._redis_url = redis_url
 
     # Processes
 
@@ -142,7 +151,7 @@ class Site:
             **plain,
             "DATA_DIR": str(self.folder),
             "DATABASE_URL": self._database_url,
-            "REDIS_URL": self.store.url,
+            "REDIS_URL": self._redis_url or self.store.url,
             "SITE_URL": f"{self.origin},http://localhost:{self.port}",
             "DJANGO_SECRET_KEY": settings.SECRET_KEY,
             "DJANGO_SETTINGS_MODULE": "tests.support.server_settings",
@@ -377,10 +386,10 @@ def later(function: Callable[..., Any]) -> Callable[..., Any]:
     return sync_to_async(function)
 
 
-def shake_hands(site: Site, headers: Sequence[tuple[str, str]]) -> int:
+def shake_hands(site: Site, headers: Sequence[tuple[str, str]], *, path: str = "/ws/chat/") -> int:
     """Ask for a WebSocket with exactly these headers and the necessary ones; return the HTTP status."""
     lines = [
-        "GET /ws/chat/ HTTP/1.1",
+        f"GET {path} HTTP/1.1",
         f"Host: 127.0.0.1:{site.port}",
         "Upgrade: websocket",
         "Connection: Upgrade",
