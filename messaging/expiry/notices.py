@@ -51,6 +51,16 @@ def notices_by_id(user: int, ids: Collection[str]) -> list[Fields]:
     return [_fields(row) for row in rows.order_by("at", "id")]
 
 
+def changed_since(users: Collection[int], since_ms: int) -> list[tuple[int, str, int, bool]]:
+    """Return (user, id, `at`, whether it is dismissed) of the notices that were made, changed or dismissed at or after a time."""
+    since = moment(since_ms)
+    rows = Notice.objects.filter(Q(at__gte=since) | Q(dismissed_at__gte=since), user__in=users)
+    return [
+        (user, notice, epoch_ms(at), dismissed_at is not None)
+        for user, notice, at, dismissed_at in rows.values_list("user", "pk", "at", "dismissed_at")
+    ]
+
+
 def dismiss(user: int, notice: str, now_ms: int) -> bool:
     """Dismiss a notice; return False if the user has no such notice. Idempotent."""
     if "\0" in notice:  # PostgreSQL refuses to compare such text

@@ -49,7 +49,7 @@ class Server:
         self.presence = Presence(store, self.registry)
         self.receipts = Receipts(store, self.registry, policy)
         self.retry = Retry(store, self.registry, policy)
-        self.notifier = Notifier(store, self.registry)
+        self.notifier = Notifier(store, self.registry, policy)
         self.positions = Positions(store, self.registry, policy, members_changed=self._members_changed)
         self.hub = Hub(
             self.registry,
@@ -86,6 +86,8 @@ class Server:
             self.presence.run,
             self.receipts.run,
             self.control_events.run,
+            self.control_events.send_heartbeats,
+            self.notifier.run,
             self.rechecks.run,
             self.stuck_sockets.run,
         ):

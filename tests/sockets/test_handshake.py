@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -11,18 +12,32 @@ from urllib.request import Request, urlopen
 
 import pytest
 from django.contrib.auth import BACKEND_SESSION_KEY, SESSION_KEY, get_user, get_user_model
+from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.http import HttpRequest
 from django.utils import timezone
 
 from chatsite.sessions import SessionStore
 from messaging.live import directory
+from messaging.models import Notice, Room
+from tests.support import expired_records
 from tests.support.clients import Wire
 from tests.support.sites import Browser, Person, Site, later, people, person, room, shake_hands
 
 Open = Callable[..., Any]
 
 RECHECK_S = 0.3
+
+
+async def test_a_handshake_at_another_address_is_refused_with_403(site: Site) -> None:
+    ada = await later(person)("ada")
+    for path in ("/ws/", "/ws/chat", "/nowhere/"):
+        assert (
+            await asyncio.to_thread(
+                shake_hands, site, [("Origin", site.origin), ("Cookie", ada.cookie)], path=path
+            )
+            == 403
+        )
 
 
 async def status(site: Site, who: Person | None, *origin: str) -> int:
@@ -342,6 +357,36 @@ async def test_an_end_that_nobody_announced_is_found_at_the_next_look(
     assert await ada_wire.close_code() == 4501
     await grace_wire.fence()
     assert await check(site, ada) == 401
+
+
+@pytest.mark.xdist_group("recheck")
+async def test_a_notice_that_nobody_announced_is_sent_once_at_the_next_check(
+    pooled_site: Open, open_wire: Open
+) -> None:
+    site = pooled_site(recheck_interval_s=RECHECK_S)
+    ada, grace = await later(people)("ada", "grace")
+    room_id = await later(room)(ada, grace)
+    wires = [await open_wire(site, ada) for _ in range(2)]
+    for wire in wires:
+        await wire.hello()
+        await wire.next("resumed")
+
+    def report() -> str:
+        row, now_ms = Room.objects.get(pk=room_id), round(time.time() * 1000)
+        [sender, absent] = User.objects.filter(pk__in=[ada.id, grace.id]).order_by("pk")
+        letter = expired_records.letter(row, sender, absent, now_ms=now_ms, expires_at=now_ms - 5_000)
+        return str(Notice.objects.get(dead_letter=letter).pk)
+
+    notice = await later(report)()
+    for wire in wires:
+        assert (await wire.next("notice"))["notice"] == notice
+    await later(Notice.objects.filter(pk=notice).update)(dismissed_at=timezone.now())
+    for wire in wires:
+        assert (await wire.next("notice"))["dismissed"]
+    another = await later(report)()
+    for wire in wires:
+        assert (await wire.next("notice"))["notice"] == another
+        assert [frame["notice"] for frame in wire.heard("notice")] == [notice, notice, another]
 
 
 async def test_staff_may_close_a_users_sockets_and_they_may_come_back(site: Site, open_wire: Open) -> None:

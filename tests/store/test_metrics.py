@@ -428,7 +428,7 @@ class TestLog:
         caplog.set_level(logging.INFO)
         [accepted] = await accept(store)
         hub, connection = await served(store, GRACE)
-        notifier = Notifier(store, hub.registry)
+        notifier = Notifier(store, hub.registry, hub.policy)
         changes = Changes(store, hub, Limits(hub.policy), notifier, hub.policy)
         for _ in range(2):
             await changes.reject(
