@@ -151,6 +151,19 @@ class TestLeave:
         assert await missing(store, 1) == {ALAN: "offline"}
         assert not await store.client.exists(f"{ROOM.key}:left")
 
+    async def test_acknowledgement_that_arrives_after_the_leave_counts(self, store: Store) -> None:
+        """Acknowledgements wait for each other; a leave does not wait for them."""
+        await accept(store, *(message() for _ in range(3)))
+        await store.members.leave(ROOM, GRACE)
+        await acknowledge(store, GRACE, 2)
+        assert GRACE not in await missing(store, 2)
+        assert (await missing(store, 3))[GRACE] == "left_room"
+        await accept(store, message())  # above what they can have received
+        await acknowledge(store, GRACE, 4)
+        assert not await store.client.exists(f"{ROOM.key}:left")
+        assert GRACE not in await missing(store, 4)
+        await acknowledge(store, GRACE, 4)
+
     async def test_second_leave_changes_nothing(self, store: Store) -> None:
         await accept(store)
         await store.members.leave(ROOM, GRACE)
@@ -166,6 +179,7 @@ class TestLeave:
     async def test_ack_after_leaving_creates_no_cursor(self, store: Store) -> None:
         await accept(store)
         await store.members.leave(ROOM, GRACE)
+        assert await acknowledge(store, GRACE, 1, 1) == 1
         assert await acknowledge(store, GRACE, 1, 1) == -2
         assert await cursors(store, GRACE) == (None, None)
         [(_, [row])] = await store.cursors.receipts([(ROOM, ADA)])

@@ -329,12 +329,22 @@ class StoreMachine(RuleBasedStateMachine):
             assert answer == -5
             return
         if user not in self.joined:
-            assert answer in (0, -2)
+            assert answer == (1 if self._raise_left(user, delivered or 0) else -2)
             return
         before = self.delivered[user], self.read[user]
         self.delivered[user] = max(self.delivered[user], delivered or 0)
         self.read[user] = max(self.read[user], min(read or 0, self.delivered[user]))
         assert answer == (before != (self.delivered[user], self.read[user]))
+
+    def _raise_left(self, user: int, delivered: int) -> bool:
+        """Raise the cursor at which a user left last, if they owe a live message; return whether it was raised."""
+        for at in reversed(range(len(self.left))):
+            left, joined, cursor, top = self.left[at]
+            if left == user and any(row.live and cursor < row.seq <= top for row in self.log):
+                raised = min(delivered, top)
+                self.left[at] = user, joined, max(cursor, raised), top
+                return raised > cursor
+        return False
 
     # Members
 

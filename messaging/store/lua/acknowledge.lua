@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 -- Raise cursors, never lower them; a read cursor is at most the delivered cursor. A raised delivered cursor clears the attempts.
+-- An acknowledgement may arrive just after its user left: it raises the cursor that `leave` has kept.
 -- Equal acknowledgements are a group, with one command of each kind, because most members of a room receive the same message at once.
 -- Publishes 'A <seq>' for each room: no cursor that moved was below that seq.
 -- Returns for each acknowledgement 1 moved, 0 not moved, -1 the room has no log, -2 not a member, -3 another epoch, -5 above top
@@ -7,6 +8,7 @@
 local prefix       = KEYS[1] -- of the partition's keys
 local GROUP_FIELDS = 5       -- ARGV: groups of equal acknowledgements. Each has 5 values, then its user ids: room id, epoch,
                              --   delivered (seq, '' none), read (seq, '' none), number of users
+local MAX_LEFT     = 100     -- the members who left last, among whom such a user is looked for
 local rooms, lowest_of_room, answers, passed, args, call = {}, {}, {}, 0, ARGV, redis.call
 
 local function refusal(room, epoch, delivered, read)
@@ -16,13 +18,36 @@ local function refusal(room, epoch, delivered, read)
   if (delivered or 0) > top or (read or 0) > top then return -5 end
 end
 
+-- Raise the cursor of a member who left. Return it as it was, nil if it is not raised.
+local function raise_left(key, user, delivered)
+  local left = call('ZREVRANGE', key .. ':left', 0, MAX_LEFT - 1, 'WITHSCORES')
+  for i = 1, #left, 2 do
+    local leaver, joined, cursor = string.match(left[i], '^(%d+)|(%d+)|(%d+)$')
+    if leaver == user then
+      local top = tonumber(left[i + 1]) -- of the room when they left
+      local raised = math.min(delivered, top)
+      cursor = tonumber(cursor)
+      if raised <= cursor then return nil end
+      passed = passed + call('ZCOUNT', key .. ':live', string.format('(%.0f', cursor), raised)
+      call('ZREM', key .. ':left', left[i])
+      if call('ZCOUNT', key .. ':live', string.format('(%.0f', raised), top) > 0 then
+        call('ZADD', key .. ':left', top, string.format('%s|%s|%.0f', user, joined, raised))
+      end
+      return cursor
+    end
+  end
+end
+
 local function raise(key, first, last, delivered, read)
   local cursors = call('ZMSCORE', key .. ':delivered', unpack(args, first, last))
   local read_cursors = read and call('ZMSCORE', key .. ':read', unpack(args, first, last))
   local raised, raised_users, raised_read, lowest, counted_from, live = {}, {}, {}, math.huge, nil, 0
   for i = 1, #cursors do
     local user, cursor, answer = args[first + i - 1], cursors[i] and tonumber(cursors[i]), 0
-    if not cursor then answer = -2
+    if not cursor then
+      local left_at = delivered and raise_left(key, user, delivered)
+      answer = left_at and 1 or -2
+      lowest = math.min(lowest, left_at or lowest)
     else
       if delivered and delivered > cursor then
         -- Count the live messages that the cursor passes. Cursors of a group often begin at the same seq: then they are counted once.
