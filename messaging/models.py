@@ -78,7 +78,7 @@ class Room(models.Model):
 
 
 class Membership(models.Model):
-    """A user's role in a room. A row with `leaving_at` is being removed and is never joined again."""
+    """A user's role in a room. With `joining_at`, the store has not confirmed the member yet. A row with `leaving_at` is being removed."""
 
     class Role(models.TextChoices):
         OWNER = "owner", _("owner")
@@ -96,6 +96,7 @@ class Membership(models.Model):
     )
     role = models.CharField(_("role"), max_length=9, choices=Role, default=Role.MEMBER)
     joined_at = models.DateTimeField(_("joined"), default=timezone.now, editable=False)
+    joining_at = models.DateTimeField(_("joining since"), null=True, blank=True, editable=False)
     leaving_at = models.DateTimeField(_("leaving since"), null=True, blank=True, editable=False)
 
     class Meta:
@@ -108,7 +109,10 @@ class Membership(models.Model):
         indexes = [
             models.Index(
                 fields=["leaving_at"], name="membership_leaving", condition=models.Q(leaving_at__isnull=False)
-            )
+            ),
+            models.Index(
+                fields=["joining_at"], name="membership_joining", condition=models.Q(joining_at__isnull=False)
+            ),
         ]
 
     def __str__(self) -> str:

@@ -12,6 +12,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
@@ -84,6 +85,8 @@ class MembershipAdmin(ActionAdmin):
         return not is_direct and super().has_delete_permission(request, obj)
 
     def save_model(self, request: HttpRequest, obj: Membership, form: Any, change: bool) -> None:
+        if not change:
+            obj.joining_at = timezone.now()
         super().save_model(request, obj, form, change)
         announce: Callable[[], object] = partial(run_async, rooms.settle_new, obj.room, [obj.user_id])
         if change:

@@ -1,6 +1,6 @@
 """The job `retry_undelivered`: find rooms whose members owe messages, and request new pushes from every server process.
 
-One run is a sweep. It first finishes departures that are stuck. Then:
+One run is a sweep. It first finishes joins and departures that are stuck. Then:
 
 1. Claim the due rooms. A claim ends after `lease_s`; the room is then due again.
 2. Send one control event for each room, with a mark. Every server process pushes to its connections whose users owe messages at or below
@@ -53,6 +53,7 @@ async def sweep(
     store = open_store()
     started_mono_s = time.monotonic()
     deadline_mono_s = started_mono_s + policies.current().job_deadline_s
+    await rooms.finish_joining()
     departures = await rooms.finish_leaving()
     count = 0
     while (

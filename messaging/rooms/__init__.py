@@ -2,8 +2,8 @@
 
 1. A row in the database makes a user a member (`memberships`). The rules for adding and removing are in `permissions`.
 2. Each action changes the row, then the store, then informs open sockets by a control event (`actions`).
-3. A departure is marked on the row first. The row is deleted after the store has removed the member.
-4. A crash between these steps is repaired by the next `hello` (joining) or by the sweep (leaving).
+3. Joining and leaving are marked on the row first. The mark is removed, or the row is deleted, after the store has changed.
+4. A crash between these steps is repaired by the sweep, or by the next `hello` (joining).
 5. Changes to accounts reach rooms and open sockets through signals (`signals`).
 
 Knows nothing of sockets, frames and pages.
@@ -16,6 +16,7 @@ from .actions import (
     create_room,
     finish,
     finish_all,
+    finish_joining,
     finish_leaving,
     join_room,
     leave_room,
@@ -34,6 +35,7 @@ __all__ = [
     "create_room",
     "finish",
     "finish_all",
+    "finish_joining",
     "finish_leaving",
     "join_room",
     "leave_room",

@@ -1,10 +1,10 @@
 """Actions on rooms and members. Each changes the database, then the store, then informs the open sockets.
 
-Joining: write the row -> `join` in the store -> a control event makes open sockets read the row.
+Joining: write the row with a mark -> `join` in the store -> remove the mark -> a control event makes open sockets read the row.
 Leaving: mark the row -> `leave` in the store -> delete the row -> the control event.
 
-A user may read and write from the moment the row is written until it is marked. After a crash, the next `hello` finishes a joining
-and `finish_leaving` finishes a departure.
+A user may read and write from the moment the row is written until it is marked as leaving. After a crash, `finish_joining` or the user's
+next `hello` finishes a join, and `finish_leaving` finishes a departure.
 """
 
 from __future__ import annotations
@@ -132,6 +132,18 @@ async def shorten(
     return shortened
 
 
+async def finish_joining() -> int:
+    """Finish joins that have been marked for more than a minute, after a crash; return their number.
+
+    The sweep calls this. Idempotent. Raises Unavailable; the other joins then stay marked.
+    """
+    joins = await in_db_thread(memberships.stuck_joins)
+    for room, users in joins.items():
+        await open_store().members.join(room, users)
+        await in_db_thread(memberships.mark_joined, room.id, users)
+    return sum(map(len, joins.values()))
+
+
 async def finish_leaving() -> int:
     """Finish departures that have been marked for more than a minute, after a crash or without a store; return their number.
 
@@ -147,6 +159,7 @@ async def settle_joining(room: Room, users: Collection[int]) -> None:
     """Inform the store and the open sockets of memberships whose rows are written. Idempotent. Raises Unavailable."""
     try:
         await open_store().members.join(memberships.key_of(room), users)
+        await in_db_thread(memberships.mark_joined, room.id, users)
     finally:
         for user in users:
             if not await control.announce("membership_changed", room=room.id, user=user):
@@ -194,5 +207,10 @@ async def _join(room: Room, user: int) -> bool:
         # Otherwise the store would keep the earlier membership, and the member would owe all messages sent since it began.
         await settle_leaving(departure)
     new = await in_db_thread(memberships.insert_membership, room, user)
-    await settle_joining(room, [user])
+    try:
+        await settle_joining(room, [user])
+    except Unavailable:
+        if new:  # the caller gets an error, so the user must not be a member; the store may have joined them all the same
+            await in_db_thread(memberships.withdraw_membership, room, user)
+        raise
     return new

@@ -7,7 +7,8 @@ change. `actions` calls these functions in a thread, then informs the store and 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 
 from django.contrib.auth import get_user_model
@@ -24,8 +25,10 @@ from messaging.store.records import RoomKey, Shortened
 from . import permissions
 from .names import MAX_NAME, is_visible
 
-STUCK_LEAVING = timedelta(minutes=1)  # an older mark means that a process died or the store was unavailable
-LEAVING_BATCH = 500  # departures that one sweep finishes
+STUCK = timedelta(
+    minutes=1
+)  # an older mark of joining or leaving means that a process died or the store was unavailable
+STUCK_BATCH = 500  # joins, and departures, that one sweep finishes
 
 Role = Membership.Role
 
@@ -131,12 +134,35 @@ def insert_direct(user: int, name: str) -> tuple[Room, list[int]]:
 
 
 def insert_membership(room: Room, user: int) -> bool:
-    """Insert a membership; return whether it is new. Raises NotMember if the room no longer exists."""
+    """Insert a membership, marked as joining; return whether it is new. Raises NotMember if the room no longer exists."""
+    marked = {"joining_at": timezone.now()}
     try:
         with transaction.atomic():
-            return Membership.objects.get_or_create(room=room, user_id=user)[1]
+            return Membership.objects.get_or_create(room=room, user_id=user, defaults=marked)[1]
     except IntegrityError:
         raise NotMember() from None
+
+
+def withdraw_membership(room: Room, user: int) -> None:
+    """Mark a new membership as leaving, because the store did not confirm it."""
+    membership = Membership.objects.filter(room=room, user_id=user, joining_at__isnull=False).first()
+    if membership is not None:
+        mark_leaving(membership)
+
+
+def mark_joined(room_id: str, users: Collection[int]) -> None:
+    """Remove the mark of joining: the store has these members. Idempotent."""
+    Membership.objects.filter(room=room_id, user__in=users, joining_at__isnull=False).update(joining_at=None)
+
+
+def stuck_joins() -> dict[RoomKey, list[int]]:
+    """Return the users of memberships that were marked as joining more than a minute ago, by room."""
+    rows = Membership.objects.filter(joining_at__lt=timezone.now() - STUCK, leaving_at=None)
+    users: defaultdict[RoomKey, list[int]] = defaultdict(list)
+    fields = rows.order_by("joining_at").values_list("room_id", "room__partition", "user_id")
+    for room, partition, user in fields[:STUCK_BATCH]:
+        users[RoomKey(room, partition)].append(user)
+    return dict(users)
 
 
 def update_room(
@@ -270,8 +296,8 @@ def departure_of(room: Room, user: int) -> Departure | None:
 
 def stuck_departures() -> list[Departure]:
     """Return departures that were marked more than a minute ago, oldest first."""
-    rows = Membership.objects.filter(leaving_at__lt=timezone.now() - STUCK_LEAVING).order_by("leaving_at")
-    fields = rows.values_list("pk", "room_id", "room__partition", "user_id")[:LEAVING_BATCH]
+    rows = Membership.objects.filter(leaving_at__lt=timezone.now() - STUCK).order_by("leaving_at")
+    fields = rows.values_list("pk", "room_id", "room__partition", "user_id")[:STUCK_BATCH]
     return [Departure(pk, RoomKey(room, partition), user) for pk, room, partition, user in fields]
 
 

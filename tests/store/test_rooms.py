@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
 
@@ -29,7 +30,7 @@ from messaging.rooms import memberships
 from messaging.rooms.memberships import Change, Departure, key_of
 from messaging.store import Store, open_store
 from messaging.store.members import Members
-from messaging.store.records import Shortened, Stored
+from messaging.store.records import RoomKey, Shortened, Stored
 from tests.support.messages import accept, message
 from tests.support.people import Events, in_store, person, room_of, rows_of
 
@@ -311,6 +312,57 @@ async def test_member_who_leaves_while_the_store_is_down_is_out_and_the_sweep_fi
     assert not await in_store(room, grace)
     assert not await Membership.objects.filter(user=grace).aexists()
     assert await rooms.finish_leaving() == 0
+
+
+async def test_join_that_a_crash_interrupted_is_finished_by_the_sweep(
+    ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = await room_of(ada, kind="public")
+    await open_store().members.create_log(key_of(room))
+
+    async def killed(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as crash:
+        crash.setattr(Members, "join", killed)
+        with pytest.raises(asyncio.CancelledError):
+            await rooms.join_room(grace.pk, room.id)
+    assert not await in_store(room, grace)
+
+    assert await rooms.finish_joining() == 0  # another process may still be working on it
+    await Membership.objects.filter(user=grace).aupdate(joining_at=timezone.now() - timedelta(seconds=61))
+    assert await rooms.finish_joining() == 1
+
+    assert await in_store(room, grace)
+    assert await rows_of(room) == {"ada": "owner", "grace": "member"}
+    assert await rooms.finish_joining() == 0
+
+
+async def test_user_who_is_added_while_the_store_is_down_is_no_member(
+    ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = await room_of(ada, kind="private")
+    await open_store().members.create_log(key_of(room))
+    join = Members.join
+    for executed in (False, True):  # an answer may be lost after the store has executed the call
+
+        async def lost(self: Members, key: RoomKey, users: Iterable[int], executed: bool = executed) -> None:
+            if executed:
+                await join(self, key, users)
+            raise Unavailable
+
+        with monkeypatch.context() as away:
+            away.setattr(Members, "join", lost)
+            with pytest.raises(Unavailable):
+                await rooms.add_member(ada.pk, room.id, "grace")
+        assert await rows_of(room) == {"ada": "owner"}
+        await Membership.objects.filter(user=grace).aupdate(leaving_at=timezone.now() - timedelta(seconds=61))
+        await rooms.finish_leaving()
+        assert not await in_store(room, grace)
+        assert await rooms.add_member(ada.pk, room.id, "grace") == (grace.pk, True)
+        assert await in_store(room, grace)
+        assert not await Membership.objects.filter(joining_at__isnull=False).aexists()
+        await rooms.remove_member(ada.pk, room.id, grace.pk)
 
 
 async def test_an_unfinished_leave_stays_marked_while_the_store_is_unavailable(

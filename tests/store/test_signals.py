@@ -18,7 +18,7 @@ from messaging.bridge import in_db_thread
 from messaging.errors import Unavailable
 from messaging.models import Membership, Room
 from messaging.rooms import actions as rooms
-from messaging.rooms.memberships import STUCK_LEAVING
+from messaging.rooms.memberships import STUCK
 from messaging.store.members import Members
 from tests.support.people import Events, in_store, person, room_of, rows_of
 
@@ -163,7 +163,7 @@ async def test_user_deleted_while_the_store_is_down_is_out_and_the_sweep_finishe
     assert left.leaving_at is not None
     assert str(ada_id) in await in_db_thread(str, left)
 
-    await Membership.objects.aupdate(leaving_at=left.leaving_at - STUCK_LEAVING)
+    await Membership.objects.aupdate(leaving_at=left.leaving_at - STUCK)
     await rooms.finish_leaving()
 
     assert not await Membership.objects.aexists()
