@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,7 @@ WORKER_PATIENCE_S = 3.5
 STORE_PATIENCE_S = 1.5
 STATES_PATIENCE_S = 0.5
 ORPHAN_PATIENCE_S = 5.0
+POLL_S = 0.05
 
 MAX_DEMO_LOGINS = 3
 
@@ -70,8 +72,9 @@ def serve(options: Options) -> None:
     with _locked(folder):
         supervisor = Supervisor(folder, interrupt)
         try:
-            _end_orphans(supervisor, folder)
-            listener = _bind(options.host, options.port)
+            had_orphans = _end_orphans(supervisor, folder)
+            # The kernel may close an orphan's sockets a moment after the orphan has ended.
+            listener = _bind(options.host, options.port, patience_s=ORPHAN_PATIENCE_S if had_orphans else 0)
             _start(supervisor, folder, listener, options)
             supervisor.run()
         except KeyboardInterrupt:
@@ -125,8 +128,8 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _end_orphans(supervisor: Supervisor, folder: Path) -> None:
-    """End the processes that a killed `serve` left: first the processes that use the store, then the store."""
+def _end_orphans(supervisor: Supervisor, folder: Path) -> bool:
+    """End the processes that a killed `serve` left: first the processes that use the store, then the store. Return whether there were any."""
     store = marked(folder, "store")
     others = [pid for pid in marked(folder) if pid not in store]
     if store or others:
@@ -137,6 +140,7 @@ def _end_orphans(supervisor: Supervisor, folder: Path) -> None:
     end_marked(folder, patience_s=ORPHAN_PATIENCE_S)
     if not os.environ.get("REDIS_URL"):
         _end_store_on(environment.socket_path(folder))
+    return bool(store or others)
 
 
 def _end_store_on(path: Path) -> None:
@@ -150,11 +154,16 @@ def _end_store_on(path: Path) -> None:
             return  # nothing listens there
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        return server.bind(host, port)
-    except OSError as error:
-        raise CannotServe(_cannot_listen(error, f"{host} port {port}")) from None
+def _bind(host: str, port: int, *, patience_s: float) -> socket.socket:
+    """Bind the port; wait at most `patience_s` until another process has closed it. Raises `CannotServe`."""
+    ends_mono_s = time.monotonic() + patience_s
+    while True:
+        try:
+            return server.bind(host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= ends_mono_s:
+                raise CannotServe(_cannot_listen(error, f"{host} port {port}")) from None
+        time.sleep(POLL_S)
 
 
 def _listen(listener: socket.socket) -> None:

@@ -13,6 +13,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
 from chatsite.environment import BASE_DIR
-from chatsite.run import children, embedded_store, server
+from chatsite.run import children, embedded_store, server, startup
 from tests.support.sites import KEPT
 
 START_DEADLINE_S = 60.0
@@ -251,6 +252,16 @@ def test_processes_share_one_listening_socket(used_folder: Path) -> None:
             wait_for(lambda: served.status() == 200, deadline_s=RESTART_DEADLINE_S, wanted="an answer")
     finally:
         served.clean_up()
+
+
+def test_a_port_that_is_closed_a_moment_later_is_waited_for() -> None:
+    """An orphan's socket may be open for a moment after the orphan has ended."""
+    with socket.create_server(("127.0.0.1", 0)) as orphan:
+        port = orphan.getsockname()[1]
+        with pytest.raises(startup.CannotServe, match="Something else listens"):
+            startup._bind("127.0.0.1", port, patience_s=0)
+        threading.Timer(0.3, orphan.close).start()
+        startup._bind("127.0.0.1", port, patience_s=10).close()
 
 
 def test_accepted_sockets_time_out_a_dead_peer_and_buffer_little_for_one_that_does_not_read() -> None:
