@@ -30,6 +30,8 @@ from .query_batches import batch_query
 
 QUERY_BATCH = 500  # users or sessions in one query
 
+Rights = tuple[str | int | bool, ...]  # role, lifetime, longest lifetime, whether messages are tracked
+
 
 def session_key(headers: Collection[tuple[bytes, bytes]]) -> str:
     """Return the session key in a handshake's cookies, or ''."""
@@ -137,16 +139,22 @@ def _others(direct: Collection[str]) -> dict[str, list[tuple[int, str]]]:
 
 
 @database_sync_to_async
-def rooms_of_many(users: Collection[int]) -> dict[int, set[str]]:
-    """Return the room ids of many users, for the check every 60 s."""
-    rooms: dict[int, set[str]] = {user: set() for user in users}
+def rights_of_many(users: Collection[int]) -> dict[int, dict[str, Rights]]:
+    """Return {user: {room id: rights}} of many users, for the check every 60 s."""
+    rights: dict[int, dict[str, Rights]] = {user: {} for user in users}
     remaining = list(users)
+    fields = ("role", "room__ttl_s", "room__ttl_max_s", "room__tracked")
     for start in range(0, len(remaining), QUERY_BATCH):
         chunk = remaining[start : start + QUERY_BATCH]
         rows = Membership.objects.filter(user__in=chunk, leaving_at=None)
-        for user, room in rows.values_list("user_id", "room_id"):
-            rooms[user].add(room)
-    return rooms
+        for user, room, *values in rows.values_list("user_id", "room_id", *fields):
+            rights[user][room] = tuple(values)
+    return rights
+
+
+def rights_of(room: MemberRoom) -> Rights:
+    """Return the rights that an open connection uses."""
+    return room.role, room.ttl_s, room.ttl_max_s, room.tracked
 
 
 @database_sync_to_async

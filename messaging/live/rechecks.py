@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from django.db import Error as DatabaseError
 
@@ -46,11 +46,11 @@ class Rechecks:
         try:
             await self.check_sessions(self.registry.connections)
             users = set(self.registry.by_user)
-            rooms = await directory.rooms_of_many(users)
+            rights = await directory.rights_of_many(users)
             for user in users:
                 for connection in self.registry.connections_of(user):
                     if connection.greeted:
-                        for room in connection.feeds.keys() ^ rooms[user]:
+                        for room in _changed_rooms(connection, rights[user]):
                             await self.check_membership(room, user)
         except (DatabaseError, Unavailable) as error:
             log.warning("connections cannot be checked: %s", type(error).__name__)
@@ -104,3 +104,9 @@ class Rechecks:
             [position] = await self.store.members.member_positions(connection.user, [(room.key, "", 0)])
             if position is not None:
                 room.update_members(position)
+
+
+def _changed_rooms(connection: Connection, rights: Mapping[str, directory.Rights]) -> set[str]:
+    """Return the rooms that a connection has or lacks wrongly, or in which it uses old rights."""
+    own = {room: directory.rights_of(feed.room) for room, feed in connection.feeds.items()}
+    return {room for room in own.keys() | rights.keys() if own.get(room) != rights.get(room)}

@@ -141,6 +141,24 @@ async def test_a_change_whose_event_was_lost_is_found_at_the_next_look(
         await other.next("message", room=comet)
 
 
+@pytest.mark.xdist_group("recheck")
+async def test_a_role_that_nobody_announced_is_lost_at_the_next_check(
+    pooled_site: Open, open_wire: Open
+) -> None:
+    site = pooled_site(recheck_interval_s=RECHECK_S)
+    ada, bob = await later(people)("ada", "bob")
+    atlas = await later(room)(ada, bob)
+    await later(Membership.objects.filter(user_id=bob.id).update)(role="moderator")
+    [wire, other] = await greeted(site, open_wire, ada, bob)
+    sent = await wire.post(atlas, "ada's")
+    await later(Membership.objects.filter(user_id=bob.id).update)(role="member")
+    assert (await other.next("room", room=atlas))["role"] == "member"
+    await other.send({"type": "delete", "room": atlas, "epoch": sent["epoch"], "seq": sent["seq"]})
+    assert (await other.next("error", of="delete"))["code"] == "forbidden"
+    await later(Room.objects.filter(pk=atlas).update)(ttl_s=60, ttl_max_s=60)
+    assert (await other.next("room", room=atlas))["ttl_max"] == 60
+
+
 async def test_a_new_role_and_a_new_name_reach_open_sockets(site: Site, open_wire: Open) -> None:
     ada, bob = await later(people)("ada", "bob")
     atlas = await later(room)(ada, bob)

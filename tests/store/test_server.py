@@ -35,10 +35,10 @@ async def test_a_connection_that_opens_during_the_check_is_not_closed(
         server.registry.enter(new)
         return set(asked) - {gone.visitor, new.visitor}
 
-    async def no_rooms(users: Collection[int]) -> dict[int, set[str]]:
-        return {user: set() for user in users}
+    async def no_rooms(users: Collection[int]) -> dict[int, dict[str, directory.Rights]]:
+        return {user: {} for user in users}
 
     monkeypatch.setattr(directory, "still_authorized", still_authorized)
-    monkeypatch.setattr(directory, "rooms_of_many", no_rooms)
+    monkeypatch.setattr(directory, "rights_of_many", no_rooms)
     await server.rechecks.check_all()
     assert [connection.closed for connection in (old, gone, new)] == [None, Close.NO_SESSION, None]
