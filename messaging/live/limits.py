@@ -13,6 +13,7 @@ from .connection import Connection
 USER_SHARE = 4  # the bucket of a user's connections together is that many times the bucket of one
 MAX_REFUSED = 1_000  # frames refused in a row for their rate; then the connection is closed
 MINUTE_S = 60
+MIN_UNUSED = 1_000  # buckets of users without connections before the full ones are deleted
 
 
 class Bucket:
@@ -24,6 +25,9 @@ class Bucket:
         self.rate = rate
         self.tokens = float(rate.burst)
         self.updated_s = now_s
+
+    def is_full(self, now_s: float) -> bool:
+        return self.tokens + (now_s - self.updated_s) * self.rate.per_s >= self.rate.burst
 
     def take(self, now_s: float) -> float:
         """Take a token and return 0; without a token, return the seconds until there is one."""
@@ -62,6 +66,9 @@ class Limits:
         }
         self._usage: dict[Connection, _Usage] = {}
         self._user_buckets: dict[tuple[int, str], Bucket] = {}
+        # Of users without connections, until they are full: a user who reconnects does not get new ones.
+        self._unused_buckets: dict[tuple[int, str], Bucket] = {}
+        self._unused_max = MIN_UNUSED
 
     def take(self, kind: str, connection: Connection) -> None:
         """Take a token of the connection and a token of its user. Raises RateLimited if there is none."""
@@ -83,10 +90,12 @@ class Limits:
 
     def _new_buckets(self, usage: _Usage, kind: str, user: int, now_s: float) -> tuple[Bucket, Bucket]:
         rate = self.policy.rate(self._rates[kind])
-        shared = self._user_buckets.get((user, kind))
+        key = user, kind
+        shared = self._user_buckets.get(key)
         if shared is None:
             user_rate = Rate(rate.per_s * USER_SHARE, rate.burst * USER_SHARE)
-            shared = self._user_buckets[user, kind] = Bucket(user_rate, now_s)
+            shared = self._unused_buckets.pop(key, None) or Bucket(user_rate, now_s)
+            self._user_buckets[key] = shared
         buckets = usage.buckets[kind] = Bucket(rate, now_s), shared
         return buckets
 
@@ -112,6 +121,15 @@ class Limits:
         self._usage.pop(connection, None)
 
     def forget_user(self, user: int) -> None:
-        """Delete the shared buckets of a user without connections."""
-        for kind in self._rates:
-            self._user_buckets.pop((user, kind), None)
+        """Put aside the shared buckets of a user without connections."""
+        for key in ((user, kind) for kind in self._rates):
+            bucket = self._user_buckets.pop(key, None)
+            if bucket is not None:
+                self._unused_buckets[key] = bucket
+        if len(self._unused_buckets) > self._unused_max:
+            self._delete_full_buckets()
+
+    def _delete_full_buckets(self) -> None:
+        now_s = time.monotonic()
+        unused = {key: bucket for key, bucket in self._unused_buckets.items() if not bucket.is_full(now_s)}
+        self._unused_buckets, self._unused_max = unused, max(MIN_UNUSED, 2 * len(unused))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from messaging.errors import RateLimited
 from messaging.live.limits import MAX_REFUSED, USER_SHARE, Bucket, Limits
 from messaging.policy import Policy, Rate
 from messaging.protocol import Close
-from tests.support.messages import ADA
+from tests.support.messages import ADA, ALAN, GRACE
 from tests.support.sockets import connect
 
 POLICY = dataclasses.replace(Policy(), send_rate=Rate(per_s=0.001, burst=3))
@@ -34,15 +35,32 @@ class TestTake:
         connections = [connect(ADA, POLICY)[0] for _ in range(USER_SHARE + 1)]
         assert [taken(limits, connection) for connection in connections] == [3] * USER_SHARE + [0]
 
-    async def test_a_user_without_connections_begins_with_full_buckets(self) -> None:
+    async def test_a_user_who_reconnects_does_not_get_new_buckets(self) -> None:
         limits = Limits(POLICY)
         for connection in [connect(ADA, POLICY)[0] for _ in range(USER_SHARE)]:
             assert taken(limits, connection) == 3
             limits.forget(connection)
+            limits.forget_user(ADA)
+            limits.forget_user(ADA)
+            assert limits._usage == limits._user_buckets == {}
+        assert taken(limits, connect(ADA, POLICY)[0]) == 0
+
+    async def test_full_buckets_of_users_without_connections_are_deleted(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        limits = Limits(POLICY)
+        limits._unused_max = 1
+        for user in (ADA, GRACE, ALAN):
+            connection = connect(user, POLICY)[0]
+            assert taken(limits, connection) == 3
+            limits.forget(connection)
+            limits.forget_user(user)
+        assert len(limits._unused_buckets) == 3, "none is full yet"
+        later_s = time.monotonic() + 100_000
+        monkeypatch.setattr(time, "monotonic", lambda: later_s)
+        limits._unused_max = 1
         limits.forget_user(ADA)
-        limits.forget_user(ADA)
-        assert limits._usage == limits._user_buckets == {}
-        assert taken(limits, connect(ADA, POLICY)[0]) == 3
+        assert not limits._unused_buckets
 
     async def test_kinds_of_frames_do_not_share(self) -> None:
         limits = Limits(POLICY)
