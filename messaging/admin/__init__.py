@@ -15,6 +15,7 @@ control events.
 from . import (  # noqa: F401  (registers the pages)
     audit,
     bulk_pages,
+    job_lists,
     letters,
     memberships,
     messages,
