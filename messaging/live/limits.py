@@ -121,7 +121,7 @@ class Limits:
         self._usage.pop(connection, None)
 
     def forget_user(self, user: int) -> None:
-        """Put aside the shared buckets of a user without connections."""
+        """Keep the shared buckets of a user without connections until they are full."""
         for key in ((user, kind) for kind in self._rates):
             bucket = self._user_buckets.pop(key, None)
             if bucket is not None:
