@@ -10,9 +10,10 @@ in chunks:
 
 Rows before `at` have a result. Rows from `at` up to `begun` are in doubt: they may have been changed, and no result was recorded.
 These are the rows of the chunk in progress. They stay in doubt if the worker is killed or the action is paused; `bulk_job` decides what happens
-to them. A worker whose claim has ended can neither reserve nor record after another worker has claimed the bulk action.
+to them. When another worker has claimed the bulk action, the
+earlier worker can no longer reserve or record.
 
-This module imports neither actions nor pages.
+This module does not import `actions`, `action_admin` or the pages.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from django.db.models import Q
 
 from messaging.models import BulkAction, BulkPortion, moment
 
-MAX_ROWS = 100_000  # of one bulk action: as many as there can be dead letters; a confirmation page needs 7 s to count them
+MAX_ROWS = 100_000  # rows in one bulk action: the default of `dead_letter_count`. A confirmation page needs 7 s to count this many
 PORTION_KEYS = 500  # in one BulkPortion
 STOPPED_BATCH = 500
 
@@ -52,13 +53,13 @@ class ChunkResult:
         return self.done + self.skipped + self.failed
 
 
-# ── Called by the pages ──
+# ── For the pages ──
 
 
 def create(
     user: Any, list_name: str, action_name: str, keys: Sequence[str], *, query: str, now_ms: int
 ) -> BulkAction:
-    """Store the keys that a confirmation page is about. Deletes the user's earlier one for the same list and action, if it was not confirmed."""
+    """Store the keys that a confirmation page is about. Deletes the user's earlier bulk action for the same list and action, if it was not confirmed."""
     with transaction.atomic():
         BulkAction.objects.filter(by=user, listed=list_name, verb=action_name, state=State.ASKED).delete()
         bulk_action = BulkAction.objects.create(
@@ -99,11 +100,11 @@ def keys_of(bulk_action: BulkAction, start: int, stop: int) -> list[str]:
     return keys[offset : offset + stop - start]
 
 
-# ── Called by the job ──
+# ── For the job ──
 
 
 def claim(now_ms: int, lease_s: float, *, exclude: Collection[int] = ()) -> BulkAction | None:
-    """Claim the oldest running bulk action, a paused one only if there is no other; None if there is none or another worker has a claim.
+    """Claim the oldest running bulk action; paused ones come last. Return None if there is nothing to claim, or any claim on the site.
 
     There is one claim on the whole site: a worker has two processes, and one must stay free for retries and expiry.
     """

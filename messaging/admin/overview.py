@@ -119,10 +119,10 @@ def _title(account: Account) -> str:
 
 def account_parts(account: Account) -> list[AccountPart]:
     """Return the parts of the account in their order. The last one must be 0, unless dead letters were dropped."""
-    maximum = _("nothing left to deliver (a maximum: some rooms were not counted)")
+    maximum = _("with nothing left to deliver (at most: some rooms were not counted)")
     minimum = _("on the way (a minimum: some rooms were not counted)")
     counted = [
-        ("all", account.with_everyone, maximum if account.cut else _("nothing left to deliver")),
+        ("all", account.with_everyone, maximum if account.cut else _("with nothing left to deliver")),
         ("on_the_way", account.on_the_way, minimum if account.cut else _("on the way")),
         ("missed", account.missed, _("missed by someone, reported")),
         ("deleted", account.deleted, _("deleted by people")),
@@ -162,7 +162,7 @@ def _debt_cards(store: StoreFigures) -> list[Card]:
     minimum = _("a minimum: %(n)s rooms not counted") % {"n": number(debt.rooms_left_out)}
     minimum = minimum if debt.rooms_left_out else ""
     attempts = _("after %(n)s attempts") % {"n": policies.current().attempts_max}
-    next_attempt = _("when the members reconnect") if debt.retrying else _("nothing to retry")
+    next_attempt = _("next when the members reconnect") if debt.retrying else _("nothing to retry")
     if debt.next_at:
         next_attempt = _("next in %(age)s") % {"age": age(max(0, debt.next_at - store.now_ms) / 1000)}
     oldest, at = _ago(store, debt.oldest_at) if debt.oldest_at else ("–", "")
@@ -180,7 +180,7 @@ def _debt_cards(store: StoreFigures) -> list[Card]:
             number(debt.parked),
             minimum or _("offline: sent when they reconnect"),
         ),
-        Card("retrying", _("Members retried"), number(debt.retrying), minimum or next_attempt),
+        Card("retrying", _("Members with retries pending"), number(debt.retrying), minimum or next_attempt),
         Card(
             "gave_up",
             _("Members given up"),

@@ -8,11 +8,12 @@ It runs every minute, or from a command.
 4. Finalize: clear the messages of this claim in the store. This also informs the open pages of the rooms.
 5. Announce the notices to the senders.
 
-If the job is killed between any two of these steps and runs again, the result is the same. The claim ends, the rows that the
-database already has stay unchanged, and the remaining steps follow.
+If the job is killed between any two of the first four steps and runs again, the result is the same. The claim ends, the rows that the
+database already has stay unchanged, and the remaining steps follow. If it is killed before the last step, the servers find the notices
+themselves (`live.notifier`).
 
 A batch that the database refuses is split down to single messages. A single message that it refuses is quarantined: reported
-without its text. If the database is down, the job ends before it clears anything. Readers do not wait for the job: every message
+without its text. If the database is down, the job ends; it clears only messages that it has reported. Readers do not wait for the job: every message
 ends at its `expires_at`.
 """
 
@@ -160,7 +161,7 @@ def _split_by_names(expired: Sequence[Expired]) -> list[list[Expired]]:
 
 
 async def _record(expired: Sequence[Expired], now_ms: int) -> _BatchResult:
-    """Write the reports of a batch. If the database refuses it, split it in halves until a single invalid message is quarantined."""
+    """Write the reports of a batch. If the database refuses it, split it in halves, down to single messages; quarantine those."""
     try:
         report = await in_db_thread(reports.record, expired, now_ms)
     except (OperationalError, InterfaceError):

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Collection
 
 from messaging import protocol
-from messaging.errors import Unavailable
+from messaging.errors import BacklogFull, Unavailable
 from messaging.store import Store
 
 from .connection import Connection
@@ -22,6 +22,10 @@ from .registry import Registry
 REFRESH_INTERVAL_S = 20.0
 SET_LIFE_S = 60
 OFFLINE_DELAY_S = 2.0  # a user who reloads the page stays online
+LOST = (
+    Unavailable,
+    BacklogFull,
+)  # presence is a hint: without it, users only seem to be offline to other processes
 
 
 class Presence:
@@ -58,7 +62,7 @@ class Presence:
             return
         if known is not None or not self.connections_elsewhere(user):
             self._send_change(user, True, new)
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(*LOST):
             await self.store.presence.change(self.process, user, True, new)
 
     def leave(self, user: int) -> None:
@@ -75,7 +79,7 @@ class Presence:
         rooms = self._here.pop(user, set())
         if not self.connections_elsewhere(user):
             self._send_change(user, False, rooms)
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(*LOST):
             await self.store.presence.change(self.process, user, False, rooms)
 
     def on_change(self, payload: str) -> None:
@@ -94,7 +98,7 @@ class Presence:
     async def run(self) -> None:
         """Refresh this process's set and the copies of the others until cancelled."""
         while True:
-            with contextlib.suppress(Unavailable):
+            with contextlib.suppress(*LOST):
                 await self._refresh()
             await asyncio.sleep(REFRESH_INTERVAL_S)
 
@@ -127,5 +131,5 @@ class Presence:
         """Delete this process's set, so that its users are not shown as online until it expires."""
         for task in self._leaving.values():
             task.cancel()
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(*LOST):
             await self.store.presence.withdraw(self.process)

@@ -4,7 +4,7 @@
 2. `_commit` sends the queued messages to the store in one round trip. No timer is needed: the messages that arrive during one round trip
    are the next group.
 3. The append script stores and publishes them.
-4. `sent` answers each sender. The hub sends the publication to the members.
+4. Each sender gets a `sent` frame, or an `error`. The hub sends the publication to the members.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Sender:
             self._committing = False
 
     def _refuse_queued(self) -> None:
-        """Refuse the messages that were queued while the store did not answer, instead of letting them wait for another timeout."""
+        """Refuse the queued messages when the store has not answered, instead of letting them wait for another timeout."""
         queued, self._queue = self._queue, []
         for connection, append in queued:
             self._answer(connection, append, Unavailable(retry_after_ms=1_000))

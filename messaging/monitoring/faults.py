@@ -47,12 +47,14 @@ class Texts:
 _SET = _(
     "Run `CONFIG SET %(setting)s` in the store, and add the line `%(setting)s` to its configuration file."
 )
-_START_CACHE = _("Start the store. Its server must have the database of REDIS_URL and the next two.")
+_START_CACHE = _(
+    "Start the store. Its server needs three numbered databases: the one in REDIS_URL and the next two numbers."
+)
 _START_WORKER = _("Start a worker: `manage.py worker`. `manage.py serve` starts one automatically.")
-_JOBS_STOPPED = _("The sweep, expiry reports and bulk actions have stopped. No message is lost.")
+_JOBS_STOPPED = _("Retries, expiry reports and bulk actions have stopped. No message is lost.")
 _RUN_EXPIRY = _("Read the worker's log, or run the job to see its error: `manage.py process_expired --once`.")
 
-# The worst faults. `serve` checks those of the store, and does not start with one of them.
+# The worst faults. `serve` checks those of the store, and refuses to start if there is one.
 FATAL = {
     "store_unreachable": Texts(
         _("The store cannot be reached."),

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from messaging.models import PARTITIONS
 
-from .calls import Calls, text
+from .calls import Calls, checked, text
 from .records import Counts, Memory, MessageTotals, RoomKey, partition_prefix
 
 COUNTED = frozenset(field.name for field in dataclasses.fields(Counts)) - {"at"}
@@ -33,9 +33,8 @@ class Stats:
         self._calls = calls
 
     async def beat(self, job: str, facts: Mapping[str, Any]) -> None:
-        """Record that a job ran now, with its results."""
-        now_ms = await self._calls.now_ms()
-        await self._calls.scripts.pipeline([("HSET", JOBS_KEY, job, json.dumps({"at": now_ms, **facts}))])
+        """Record that a job ran now, with its results. Works in a full store. Raises Unavailable."""
+        checked(await self._calls.scripts.run([("beat", (JOBS_KEY, job, json.dumps(facts)))]))
 
     async def beats(self) -> dict[str, dict[str, Any]]:
         """Return {job: {"at": epoch ms, ...}} of the jobs' last runs."""

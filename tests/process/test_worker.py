@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from django_q.status import Stat
+from django_q.tasks import async_task
 
 from chatsite.environment import BASE_DIR
 from chatsite.run.children import MARK, end, end_marked, mark, marked, wait_for
+from messaging import jobs as all_jobs
 from messaging.jobs import schedules as jobs
 from messaging.management.commands import worker
 
@@ -86,6 +89,28 @@ def test_a_killed_cluster_is_replaced(process: subprocess.Popen[bytes], tmp_path
 
 def test_jobs_of_every_minute_run_at_the_start(process: subprocess.Popen[bytes]) -> None:
     assert wait_for(lambda: jobs.heartbeat_age_s() is not None, deadline_s=DEADLINE_S)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_worker_runs_the_urgent_jobs_when_a_full_store_refuses_those_of_the_cluster(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "RUN_AFTER_S", 0.0)
+    look = worker.Look()
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(redis.exceptions.OutOfMemoryError):
+                async_task("messaging.jobs.process_expired")
+            assert look() == float("inf"), "the cluster has never run a job"
+            assert set(client.hkeys("chat:jobs")) == {b"retry_undelivered", b"process_expired"}
+            assert look() == float("inf"), "its own runs are no heartbeats of the cluster"
+        finally:
+            client.config_set("maxmemory", 0)
+        monkeypatch.setattr(worker, "RUN_AFTER_S", 100.0)
+        look._own_run_mono_s -= worker.BEAT_PRECISION_S  # that time has passed
+        all_jobs.process_expired()
+        assert look() < 10, "this run was not its own"
 
 
 # ── When no job beats; the cluster is a process that just lives ──

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -26,6 +27,8 @@ from messaging.management.arguments import Stop
 # Every job runs every minute, and the scheduler looks about every 30 s. After three minutes without a heartbeat the cluster
 # hangs, although its processes look alive (a killed sentinel leaves workers that never schedule again).
 SILENCE_S = 180.0
+RUN_AFTER_S = 100.0  # two runs are missed
+BEAT_PRECISION_S = 1.0  # of a heartbeat's time on this process's clock
 LOOK_EVERY_S = 5.0
 MIN_LIFE_S = 5.0  # a cluster that fails at once is not restarted more often than this
 PATIENCE_S = 45.0  # a job bounds itself to 40 s and is safe to kill at any line
@@ -45,6 +48,7 @@ class Command(BaseCommand):
         with Stop() as stop:
             os.nice(NICENESS)
             run_now()
+            look = Look()
             while not stop:
                 cluster = start_cluster()
                 started_mono_s = time.monotonic()
@@ -63,7 +67,7 @@ def run_now() -> None:
         try:
             import_string(schedule["func"])()
         except (MessagingError, DatabaseError) as error:
-            log.warning("a job failed at the start", extra={"job": name, "reason": str(error)})
+            log.warning("a job failed", extra={"job": name, "reason": str(error)})
     connections.close_all()
 
 
@@ -101,8 +105,31 @@ def watch(
     return "A stop was requested"
 
 
-def look() -> float:
-    """Fix the schedules after the clock was set back. Return the seconds since the last heartbeat."""
+class Look:
+    """Return the seconds since the last heartbeat of the cluster, and do its urgent work when it is silent.
+
+    A full store refuses the jobs that the cluster puts into its queue, but these jobs would free memory.
+    """
+
+    def __init__(self) -> None:
+        self._cluster_beat_mono_s = -math.inf
+        self._own_run_mono_s = -math.inf
+
+    def __call__(self) -> float:
+        repair_schedules()
+        age_s = heartbeat_age_s()
+        beat_mono_s = time.monotonic() - age_s
+        if beat_mono_s > self._own_run_mono_s:
+            self._cluster_beat_mono_s = beat_mono_s
+        if age_s > RUN_AFTER_S:
+            log.warning("no job runs in the cluster; the worker runs the urgent jobs")
+            run_now()
+            self._own_run_mono_s = time.monotonic() + BEAT_PRECISION_S
+        return time.monotonic() - self._cluster_beat_mono_s
+
+
+def repair_schedules() -> None:
+    """Fix the schedules after the clock was set back."""
     try:
         if jobs.repair_schedules():
             log.warning("this machine's clock was set back: the schedules were repaired")
@@ -110,7 +137,6 @@ def look() -> float:
         pass  # the jobs report it
     finally:
         connections.close_all()
-    return heartbeat_age_s()
 
 
 def heartbeat_age_s() -> float:
