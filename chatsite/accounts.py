@@ -18,7 +18,7 @@ MAX_DEMO_LOGINS = 5  # more would not fit under the card without scrolling
 
 
 class AccountAdapter(DefaultAccountAdapter):
-    """allauth's adapter with the site's error messages."""
+    """allauth's adapter with the site's error messages. `SIGN_UP` decides whether visitors can create accounts."""
 
     error_messages = DefaultAccountAdapter.error_messages | {
         "username_password_mismatch": _("Wrong name or password. Both are case-sensitive."),
@@ -30,6 +30,9 @@ class AccountAdapter(DefaultAccountAdapter):
         "too_many_login_attempts": _("Too many attempts. Wait a few minutes, then try again."),
         "account_inactive": _("This account is closed."),
     }
+
+    def is_open_for_signup(self, request: HttpRequest) -> bool:
+        return bool(settings.SIGN_UP_OPEN)
 
 
 class MinimumLengthValidator(password_validation.MinimumLengthValidator):
@@ -43,9 +46,13 @@ class MinimumLengthValidator(password_validation.MinimumLengthValidator):
         ) % {"number": self.min_length}
 
 
-def demo_logins(request: HttpRequest) -> dict[str, Any]:
-    """Return the demo's logins for the login page, if DEBUG is on. Lazy, because other pages do not read them."""
-    return {"demo_logins": SimpleLazyObject(_demo_logins)} if settings.DEBUG else {}
+def login_page(request: HttpRequest) -> dict[str, Any]:
+    """Return the values of the login page: whether sign-up is open and, if DEBUG is on, the demo's logins.
+
+    The logins are lazy, because other pages do not read them.
+    """
+    demo_logins = {"demo_logins": SimpleLazyObject(_demo_logins)} if settings.DEBUG else {}
+    return {"sign_up_open": settings.SIGN_UP_OPEN, **demo_logins}
 
 
 def _demo_logins() -> list[dict[str, Any]]:

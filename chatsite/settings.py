@@ -83,7 +83,7 @@ TEMPLATES = [
                 "django.template.context_processors.i18n",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
-                "chatsite.accounts.demo_logins",
+                "chatsite.accounts.login_page",
             ],
         },
     },
@@ -204,6 +204,7 @@ ACCOUNT_REAUTHENTICATION_REQUIRED = (
 ACCOUNT_EMAIL_NOTIFICATIONS = True  # to the old address too
 ACCOUNT_USERNAME_VALIDATORS = "messaging.rooms.names.USERNAME_VALIDATORS"
 ACCOUNT_ADAPTER = "chatsite.accounts.AccountAdapter"
+SIGN_UP_OPEN = environment.flag("SIGN_UP", default=True)
 ACCOUNT_LOGIN_METHODS = {"username"}
 ACCOUNT_SIGNUP_FIELDS = ["username*", "email", "password1*"]
 ACCOUNT_EMAIL_VERIFICATION = "optional"

@@ -17,6 +17,7 @@ for name in (
     "METRICS_TOKEN",
     "MESSAGING_RATE_LIMIT_SCALE",
     "MESSAGING_RECOVERY",
+    "SIGN_UP",
     "EMAIL_URL",
 ):
     os.environ.pop(name, None)

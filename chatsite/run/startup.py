@@ -236,12 +236,19 @@ def _prepare(supervisor: Supervisor) -> None:
 def _demo(supervisor: Supervisor) -> tuple[demo.Note | None, bool]:
     """Create the demo on the first run of a site that only this machine can reach. Return its logins on every run.
 
+    On a public site, close the demo instead: its passwords were printed to the log.
+
     Also return whether its messages must be created: on the first run, and after an interrupted attempt.
     """
+    if not environment.site().local:
+        closed = demo.close()
+        if closed:
+            supervisor.say(
+                f"SITE_URL is public: {closed} users of the demo, whose passwords were printed, are deactivated."
+            )
+        return None, False
     first_run = not get_user_model().objects.exists()
     if first_run:
-        if not environment.site().local:
-            return None, False
         supervisor.say("Creating the demo's users and rooms.")
     note = demo.seed_first_run()
     return note, note is not None and (first_run or bool(note.states)) and not note.states_done

@@ -30,7 +30,7 @@ from django.db.models import Q
 
 from messaging.models import BulkAction, BulkPortion, moment
 
-MAX_ROWS = 100_000  # rows in one bulk action: the default of `dead_letter_count`. A confirmation page needs 7 s to count this many
+MAX_ROWS = 100_000  # rows in one bulk action: as many as the default of `dead_letter_count`. A confirmation page needs 7 s to count them
 PORTION_KEYS = 500  # in one BulkPortion
 STOPPED_BATCH = 500
 
@@ -40,7 +40,7 @@ ENDED = (State.DONE, State.STOPPED)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkResult:
-    """The results of some rows: how many of each, {reason: rows} and {reason: people left out}."""
+    """The results of some rows: how many were done, skipped and failed; {reason: rows}; {reason: people left out}."""
 
     done: int = 0
     skipped: int = 0
@@ -59,7 +59,7 @@ class ChunkResult:
 def create(
     user: Any, list_name: str, action_name: str, keys: Sequence[str], *, query: str, now_ms: int
 ) -> BulkAction:
-    """Store the keys that a confirmation page is about. Deletes the user's earlier bulk action for the same list and action, if it was not confirmed."""
+    """Store the keys of the selected rows, which a confirmation page asks about. Deletes the user's earlier bulk action for the same list and action, if it was not confirmed."""
     with transaction.atomic():
         BulkAction.objects.filter(by=user, listed=list_name, verb=action_name, state=State.ASKED).delete()
         bulk_action = BulkAction.objects.create(
@@ -104,7 +104,7 @@ def keys_of(bulk_action: BulkAction, start: int, stop: int) -> list[str]:
 
 
 def claim(now_ms: int, lease_s: float, *, exclude: Collection[int] = ()) -> BulkAction | None:
-    """Claim the oldest running bulk action; paused ones come last. Return None if there is nothing to claim, or any claim on the site.
+    """Claim the oldest running bulk action; paused ones come last. Return None if there is none, or if one on the site is claimed already.
 
     There is one claim on the whole site: a worker has two processes, and one must stay free for retries and expiry.
     """

@@ -110,6 +110,22 @@ def seed_first_run() -> Note | None:
     return kept
 
 
+def close() -> int:
+    """Deactivate the users of the demo who still have its passwords, and delete the kept logins. Return the number of users."""
+    note = kept_note()
+    if note is None:
+        return 0
+    closed = 0
+    for login in (*note.users, note.staff):
+        user = get_user_model().objects.filter(username=login.name, is_active=True).first()
+        if user is not None and user.check_password(login.password):
+            user.is_active = False
+            user.save(update_fields=["is_active"])
+            closed += 1
+    note_path().unlink(missing_ok=True)
+    return closed
+
+
 def seed_demo(*, sessions: bool = False) -> Seeded:
     """Return the demo, created if it is missing. Raises Conflict when other users have its names."""
     note = _note()

@@ -8,8 +8,8 @@ It runs every minute, or from a command.
 4. Finalize: clear the messages of this claim in the store. This also informs the open pages of the rooms.
 5. Announce the notices to the senders.
 
-If the job is killed between any two of the first four steps and runs again, the result is the same. The claim ends, the rows that the
-database already has stay unchanged, and the remaining steps follow. If it is killed before the last step, the servers find the notices
+If the job is killed between any two of the first four steps and runs again, the result is the same. The claim ends, rows that
+were already written to the database are not changed, and the remaining steps follow. If it is killed before the last step, the servers find the notices
 themselves (`live.notifier`).
 
 A batch that the database refuses is split down to single messages. A single message that it refuses is quarantined: reported
@@ -68,7 +68,7 @@ class Processed:
     took_s: float = 0.0
 
     def as_data(self) -> dict[str, Any]:
-        """Return the counts as the heartbeat, the log and `--json` have them. There, `quarantined` keeps its older name `set_aside`."""
+        """Return the counts in the form of the heartbeat, the log and `--json`. In it, `quarantined` keeps its older name `set_aside`."""
         data = dataclasses.asdict(self)
         return {"set_aside" if name == "quarantined" else name: value for name, value in data.items()}
 
@@ -161,7 +161,7 @@ def _split_by_names(expired: Sequence[Expired]) -> list[list[Expired]]:
 
 
 async def _record(expired: Sequence[Expired], now_ms: int) -> _BatchResult:
-    """Write the reports of a batch. If the database refuses it, split it in halves, down to single messages; quarantine those."""
+    """Write the reports of a batch. If the database refuses it, split it in halves, down to single messages; quarantine each one that is refused."""
     try:
         report = await in_db_thread(reports.record, expired, now_ms)
     except (OperationalError, InterfaceError):

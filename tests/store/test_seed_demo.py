@@ -8,6 +8,7 @@ import stat
 import time
 from http.cookies import SimpleCookie
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client, override_settings
 
+from chatsite import environment
+from chatsite.run import startup
 from messaging.bridge import run_async
 from messaging.demo import people as demo
 from messaging.models import Membership, Room
@@ -30,6 +33,26 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_url")]
 def folder(tmp_path: Path) -> Any:
     with override_settings(DATA_DIR=tmp_path):
         yield tmp_path
+
+
+def test_demo_is_closed_on_a_public_site(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = demo.seed_first_run()
+    assert note is not None
+    kept = User.objects.get(username=note.users[0].name)
+    kept.set_password("a password that was never printed")
+    kept.save()
+    said: list[str] = []
+    public = environment.Site(("https://chat.example.org",), ("chat.example.org",), True)
+    with monkeypatch.context() as site:
+        site.setattr(environment, "site", lambda: public)
+        supervisor = SimpleNamespace(say=said.append)
+        assert startup._demo(supervisor) == (None, False)  # type: ignore[arg-type]
+        assert startup._demo(supervisor) == (None, False)  # type: ignore[arg-type]
+    assert len(said) == 1
+    assert str(len(note.users)) in said[0]
+    assert list(User.objects.filter(is_active=True)) == [kept]
+    assert authenticate(username=note.staff.name, password=note.staff.password) is None
+    assert not demo.note_path().exists()
 
 
 def seed(**options: Any) -> dict[str, Any]:

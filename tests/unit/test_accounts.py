@@ -145,6 +145,22 @@ def test_making_an_account_logs_in_and_opens_the_chat(client: Client) -> None:
     assert client.session["_auth_user_id"] == str(User.objects.get(username="grace").pk)
 
 
+@pytest.mark.parametrize("language", ["en", "zh-hans"])
+@override_settings(SIGN_UP_OPEN=False)
+def test_sign_up_can_be_closed(client: Client, language: str) -> None:
+    headers = {"accept-language": language}
+    page = client.get(reverse("account_signup"), headers=headers)
+    assert page.templates[0].name == "account/signup_closed.html"
+    answer = client.post(
+        reverse("account_signup"), {"username": "eve", "password1": "long enough for all"}, headers=headers
+    )
+    assert not User.objects.filter(username="eve").exists(), answer
+    assert (
+        reverse("account_signup")
+        not in client.get(reverse("account_login"), headers=headers).content.decode()
+    )
+
+
 @pytest.mark.parametrize(
     ("language", "sentence"), [("en", "This name is already taken."), ("zh-hans", "这个用户名已被使用。")]
 )
