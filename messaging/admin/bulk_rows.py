@@ -59,7 +59,7 @@ class ChunkResult:
 def create(
     user: Any, list_name: str, action_name: str, keys: Sequence[str], *, query: str, now_ms: int
 ) -> BulkAction:
-    """Store the keys of the selected rows, which a confirmation page asks about. Deletes the user's earlier bulk action for the same list and action, if it was not confirmed."""
+    """Store the keys of the selected rows. A confirmation page then asks whether to change these rows. Deletes the user's earlier bulk action for the same list and action, if it was not confirmed."""
     with transaction.atomic():
         BulkAction.objects.filter(by=user, listed=list_name, verb=action_name, state=State.ASKED).delete()
         bulk_action = BulkAction.objects.create(
@@ -93,7 +93,7 @@ def stop(bulk_action: BulkAction, *, reason: str, name: str, now_ms: int) -> boo
 
 
 def keys_of(bulk_action: BulkAction, start: int, stop: int) -> list[str]:
-    """Return the keys of rows by their positions; none once the bulk action has ended and its keys are deleted."""
+    """Return the keys of the rows at these positions. The list is empty after the bulk action has ended and its keys were deleted."""
     portions = BulkPortion.objects.filter(action=bulk_action, first__gt=start - PORTION_KEYS, first__lt=stop)
     keys = [key for portion in portions.order_by("first") for key in portion.keys.split(" ")]
     offset = start % PORTION_KEYS
@@ -104,7 +104,7 @@ def keys_of(bulk_action: BulkAction, start: int, stop: int) -> list[str]:
 
 
 def claim(now_ms: int, lease_s: float, *, exclude: Collection[int] = ()) -> BulkAction | None:
-    """Claim the oldest running bulk action; paused ones come last. Return None if there is none, or if one on the site is claimed already.
+    """Claim the oldest running bulk action; paused ones come last. Return None if none is running, or if a worker has claimed any bulk action.
 
     There is one claim on the whole site: a worker has two processes, and one must stay free for retries and expiry.
     """

@@ -119,7 +119,7 @@ def _title(account: Account) -> str:
 
 def account_parts(account: Account) -> list[AccountPart]:
     """Return the parts of the account in their order. The last one must be 0, unless dead letters were dropped."""
-    maximum = _("with nothing left to deliver (at most: some rooms were not counted)")
+    maximum = _("with nothing left to deliver (a maximum: some rooms were not counted)")
     minimum = _("on the way (a minimum: some rooms were not counted)")
     counted = [
         ("all", account.with_everyone, maximum if account.cut else _("with nothing left to deliver")),
@@ -162,7 +162,7 @@ def _debt_cards(store: StoreFigures) -> list[Card]:
     minimum = _("a minimum: %(n)s rooms not counted") % {"n": number(debt.rooms_left_out)}
     minimum = minimum if debt.rooms_left_out else ""
     attempts = _("after %(n)s attempts") % {"n": policies.current().attempts_max}
-    next_attempt = _("next when the members reconnect") if debt.retrying else _("nothing to retry")
+    next_attempt = _("next attempt when they reconnect") if debt.retrying else _("nothing to retry")
     if debt.next_at:
         next_attempt = _("next in %(age)s") % {"age": age(max(0, debt.next_at - store.now_ms) / 1000)}
     oldest, at = _ago(store, debt.oldest_at) if debt.oldest_at else ("–", "")

@@ -142,7 +142,7 @@ ERROR = {
             "n",
         ),
         _(
-            "Run `manage.py dead_letters list --quarantined`, then `manage.py dead_letters show ID`. Report the value of `fault`."
+            "Run `manage.py dead_letters list --quarantined`, then `manage.py dead_letters show ID`. Send the developers the value of `fault`."
         ),
     ),
     "letters_dropped": Texts(

@@ -307,7 +307,7 @@ class TestCards:
         assert (result["connections"].value, result["connections"].note) == ("2", "on 1 server process")
         assert not result["gave_up"].needs_attention
         await store.presence.report("p1", [ada.pk], 60)
-        assert (await cards())["retrying"].note == "next when the members reconnect", (
+        assert (await cards())["retrying"].note == "next attempt when they reconnect", (
             "nothing is pushed to offline members"
         )
         await store.presence.report("p1", [ada.pk, grace.pk], 60)
