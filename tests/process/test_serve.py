@@ -502,6 +502,8 @@ def test_next_serve_takes_over_after_a_kill_of_the_supervisor_and_no_message_is_
         second = Served(used_folder).wait_until_ready()
         assert not orphans & set(second.pids())
         assert second.status() == 200
+        # The worker starts its cluster after the jobs that it runs at once.
+        wait_for(lambda: _clusters(second) > 0, deadline_s=START_DEADLINE_S, wanted="a job cluster")
         assert _clusters(second) == 1
         with second.store() as store:
             assert store.get("kept") == b"before the kill"
