@@ -116,9 +116,11 @@ def close() -> int:
     if note is None:
         return 0
     closed = 0
-    for login in (*note.users, note.staff):
-        user = get_user_model().objects.filter(username=login.name, is_active=True).first()
-        if user is not None and user.check_password(login.password):
+    passwords = {person.name: person.password for person in note.users} | {
+        note.staff.name: note.staff.password
+    }
+    for user in get_user_model().objects.filter(username__in=passwords, is_active=True):
+        if user.check_password(passwords[user.get_username()]):
             user.is_active = False
             user.save(update_fields=["is_active"])
             closed += 1
