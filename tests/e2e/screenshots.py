@@ -234,7 +234,7 @@ def staff_pages(contexts: Contexts, site: Site, folder: Path) -> None:
                 expect(page.locator('[data-card="lagging"] b')).to_have_text("1", timeout=30_000)
                 # The minute that has begun is not drawn.
                 hour = page.locator('[data-chart="hour"]')
-                expect(hour).to_contain_text("8 accepted", timeout=90_000)
+                expect(hour).to_contain_text("8 messages accepted", timeout=90_000)
             else:
                 page.locator('#result_list a[href*="undeliveredmember/"]', has_text="What becomes").click()
             if name == "staff-message":
