@@ -139,6 +139,7 @@ CACHES: dict[str, dict[str, Any]] = {
     "default": {
         "BACKEND": "django_redis.cache.RedisCache",
         "LOCATION": CACHE_URL,
+        "VERSION": 2,  # values of version 1 are pickles
         "OPTIONS": {**_REDIS_CLIENT},
     },
     # Never call `.clear()`: it is FLUSHDB and deletes all messages.
@@ -198,9 +199,8 @@ LOGOUT_REDIRECT_URL = "account_login"
 ALLAUTH_TRUSTED_PROXY_COUNT = TRUSTED_PROXY_COUNT
 # Not by a code in an e-mail: access to the mailbox would be sufficient.
 ACCOUNT_REAUTHENTICATION_METHODS = ("password", "mfa")
-ACCOUNT_REAUTHENTICATION_REQUIRED = (
-    True  # before a change of address, password or two-step login: a session is not enough
-)
+# Before a change of address, password or two-step login: a session is not enough.
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
 ACCOUNT_EMAIL_NOTIFICATIONS = True  # to the old address too
 ACCOUNT_USERNAME_VALIDATORS = "messaging.rooms.names.USERNAME_VALIDATORS"
 ACCOUNT_ADAPTER = "chatsite.accounts.AccountAdapter"

@@ -20,7 +20,7 @@ MARK = "CHAT_CHILD"
 POLL_S = 0.02
 FIRST_WAIT_S = 0.2  # the first restart must be within a second
 MAX_WAIT_S = 30.0
-MAX_ROUNDS = 10
+MAX_ROUNDS = 10  # of the search for marked processes: an ended process may have started others
 HEALTHY_S = 60.0  # after a longer run, the wait is FIRST_WAIT_S again
 # With its prefix, a line is shorter than PIPE_BUF: a pipe with free space takes it whole and without waiting.
 MAX_LINE_BYTES = 4_000

@@ -9,9 +9,8 @@ in chunks:
     reserve: `begun` = end of the chunk --> the action runs --> record: results are counted, `at` = end of the chunk
 
 Rows before `at` have a result. Rows from `at` up to `begun` are in doubt: they may have been changed, and no result was recorded.
-These are the rows of the chunk in progress. They stay in doubt if the worker is killed or the action is paused; `bulk_job` decides what happens
-to them. When another worker has claimed the bulk action, the
-earlier worker can no longer reserve or record.
+These are the rows of the chunk in progress. They stay in doubt if the worker is killed or the action is paused; `bulk_job` decides what
+happens to them. When another worker has claimed the bulk action, the earlier worker can no longer reserve or record.
 
 This module does not import `actions`, `action_admin` or the pages.
 """
@@ -59,7 +58,10 @@ class ChunkResult:
 def create(
     user: Any, list_name: str, action_name: str, keys: Sequence[str], *, query: str, now_ms: int
 ) -> BulkAction:
-    """Store the keys of the selected rows. A confirmation page then asks whether to change these rows. Deletes the user's earlier bulk action for the same list and action, if it was not confirmed."""
+    """Store the keys of the selected rows. A confirmation page then asks whether to change these rows.
+
+    Deletes the user's earlier bulk action for the same list and action, if it was not confirmed.
+    """
     with transaction.atomic():
         BulkAction.objects.filter(by=user, listed=list_name, verb=action_name, state=State.ASKED).delete()
         bulk_action = BulkAction.objects.create(
@@ -104,9 +106,9 @@ def keys_of(bulk_action: BulkAction, start: int, stop: int) -> list[str]:
 
 
 def claim(now_ms: int, lease_s: float, *, exclude: Collection[int] = ()) -> BulkAction | None:
-    """Claim the oldest running bulk action; paused ones come last. Return None if none is running, or if a worker has claimed any bulk action.
+    """Claim the oldest running bulk action; paused ones come last.
 
-    There is one claim on the whole site: a worker has two processes, and one must stay free for retries and expiry.
+    Return None if none is running, or if a worker has claimed any bulk action. There is one claim on the whole site: a worker has two processes, and one must stay free for retries and expiry.
     """
     now = moment(now_ms)
     running = BulkAction.objects.filter(state=State.RUNNING)
@@ -158,7 +160,10 @@ def finish(bulk_action: BulkAction, now_ms: int) -> None:
 
 
 def finish_stopped(now_ms: int) -> int:
-    """Delete the keys of stopped bulk actions that no worker holds; rows in doubt count as failed. Return the number of bulk actions, at most 500."""
+    """Delete the keys of stopped bulk actions that no worker holds; return the number of bulk actions, at most 500.
+
+    Rows in doubt count as failed.
+    """
     free = Q(claimed_until=None) | Q(claimed_until__lte=moment(now_ms))
     stopped = BulkAction.objects.filter(free, state=State.STOPPED, portions__first=0)
     finished = 0

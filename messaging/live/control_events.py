@@ -6,6 +6,7 @@ After an error of the channel layer everything is checked, because events may ha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -70,7 +71,8 @@ class ControlEvents:
     async def send_heartbeats(self) -> None:
         """Send a heartbeat every `HEARTBEAT_INTERVAL_S` until cancelled."""
         while True:
-            await control.announce("heartbeat")
+            with contextlib.suppress(Unavailable):  # `run` notices the silence
+                await control.publish("heartbeat")
             await asyncio.sleep(control.HEARTBEAT_INTERVAL_S)
 
     async def handle(self, event: Event) -> None:

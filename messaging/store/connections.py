@@ -147,9 +147,8 @@ class PipelinedConnection:
 async def subscription(on_reply: Callable[[Any], None], on_end: Callable[[], None]) -> RedisProtocol:
     """Open a connection for a subscription, within `TIMEOUT_S`. Later replies have no timeout. Raises Unavailable."""
     try:
-        async with asyncio.timeout(
-            TIMEOUT_S
-        ):  # redis-py would wait for the answers of the handshake without limit
+        # redis-py would wait for the answers of the handshake without limit.
+        async with asyncio.timeout(TIMEOUT_S):
             return await RedisProtocol.open(async_client(timeout_s=None), on_reply, on_end)
     except (RedisError, OSError) as fault:
         raise Unavailable(f"The store cannot be reached: {type(fault).__name__}.") from fault

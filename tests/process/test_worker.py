@@ -96,21 +96,21 @@ def test_the_worker_runs_the_urgent_jobs_when_a_full_store_refuses_those_of_the_
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "RUN_AFTER_S", 0.0)
-    look = worker.Look()
+    heartbeat = worker.ClusterHeartbeat()
     with redis.Redis.from_url(redis_url) as client:
         client.config_set("maxmemory", 1)
         try:
             with pytest.raises(redis.exceptions.OutOfMemoryError):
                 async_task("messaging.jobs.process_expired")
-            assert look() == float("inf"), "the cluster has never run a job"
+            assert heartbeat() == float("inf"), "the cluster has never run a job"
             assert set(client.hkeys("chat:jobs")) == {b"retry_undelivered", b"process_expired"}
-            assert look() == float("inf"), "its own runs are no heartbeats of the cluster"
+            assert heartbeat() == float("inf"), "its own runs are no heartbeats of the cluster"
         finally:
             client.config_set("maxmemory", 0)
         monkeypatch.setattr(worker, "RUN_AFTER_S", 100.0)
-        look._own_run_mono_s -= worker.BEAT_PRECISION_S  # that time has passed
+        heartbeat._own_run_mono_s -= worker.BEAT_PRECISION_S  # that time has passed
         all_jobs.process_expired()
-        assert look() < 10, "this run was not its own"
+        assert heartbeat() < 10, "this run was not its own"
 
 
 # ── When no job beats; the cluster is a process that just lives ──

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from allauth.account import urls as account_urls
 from allauth.account.models import EmailAddress
 from allauth.mfa import urls as mfa_urls
@@ -255,6 +257,18 @@ def test_a_changed_password_is_confirmed_and_the_session_stays_logged_in(client:
     form = {"oldpassword": PASSWORD, "password1": new, "password2": new}
     html = check(client.post(reverse("account_change_password"), form, follow=True))
     assert "Your new password is set." in html
+
+
+def test_values_that_an_earlier_version_pickled_are_not_read(client: Client, redis_url: str) -> None:
+    with redis.Redis.from_url(settings.CACHES["default"]["LOCATION"]) as raw:
+        client.post(reverse("account_login"), {"login": "nobody", "password": "wrong"})
+        limits = raw.keys(":2:*")
+        assert limits, "the limits of logins are in the cache"
+        for key in limits:
+            raw.set(key.replace(b":2:", b":1:", 1), pickle.dumps([1.0]))
+            raw.delete(key)
+    answer = client.post(reverse("account_login"), {"login": "nobody", "password": "wrong"})
+    assert answer.status_code == 200
 
 
 def test_too_many_tries_get_a_page_of_this_site(client: Client, ada: User) -> None:

@@ -48,11 +48,11 @@ class Command(BaseCommand):
         with Stop() as stop:
             os.nice(NICENESS)
             run_now()
-            look = Look()
+            heartbeat = ClusterHeartbeat()
             while not stop:
                 cluster = start_cluster()
                 started_mono_s = time.monotonic()
-                reason = watch(cluster, stop, look, started_mono_s=started_mono_s)
+                reason = watch(cluster, stop, heartbeat, started_mono_s=started_mono_s)
                 end_group(cluster, patience_s=PATIENCE_S if stop else 5.0)
                 if not stop:
                     self.stderr.write(f"{reason}; starting it again.")
@@ -105,7 +105,7 @@ def watch(
     return "A stop was requested"
 
 
-class Look:
+class ClusterHeartbeat:
     """Return the seconds since the last heartbeat of the cluster, and do its urgent work when it is silent.
 
     A full store refuses the jobs that the cluster puts into its queue, but these jobs would free memory.

@@ -9,7 +9,7 @@ local prefix       = KEYS[1] -- of the partition's keys
 local GROUP_FIELDS = 5       -- ARGV: groups of equal acknowledgements. Each has 5 values, then its user ids: room id, epoch,
                              --   delivered (seq, '' none), read (seq, '' none), number of users
 local MAX_LEFT     = 100     -- the members who left last, among whom such a user is looked for
-local rooms, lowest_of_room, answers, passed, args, call = {}, {}, {}, 0, ARGV, redis.call
+local rooms, lowest_of_room, leavers, answers, passed, args, call = {}, {}, {}, {}, 0, ARGV, redis.call
 
 local function refusal(room, epoch, delivered, read)
   if not room[1] then return -1 end
@@ -18,24 +18,30 @@ local function refusal(room, epoch, delivered, read)
   if (delivered or 0) > top or (read or 0) > top then return -5 end
 end
 
+-- Return {user: row} of the members who left last. A user who left twice has the later row.
+local function leavers_of(key)
+  local rows, left = {}, call('ZREVRANGE', key .. ':left', 0, MAX_LEFT - 1, 'WITHSCORES')
+  for i = 1, #left, 2 do
+    local user, joined, cursor = string.match(left[i], '^(%d+)|(%d+)|(%d+)$')
+    -- top: that of the room when they left
+    rows[user] = rows[user] or { value = left[i], joined = joined, cursor = tonumber(cursor), top = tonumber(left[i + 1]) }
+  end
+  return rows
+end
+
 -- Raise the cursor of a member who left. Return it as it was, nil if it is not raised.
 local function raise_left(key, user, delivered)
-  local left = call('ZREVRANGE', key .. ':left', 0, MAX_LEFT - 1, 'WITHSCORES')
-  for i = 1, #left, 2 do
-    local leaver, joined, cursor = string.match(left[i], '^(%d+)|(%d+)|(%d+)$')
-    if leaver == user then
-      local top = tonumber(left[i + 1]) -- of the room when they left
-      local raised = math.min(delivered, top)
-      cursor = tonumber(cursor)
-      if raised <= cursor then return nil end
-      passed = passed + call('ZCOUNT', key .. ':live', string.format('(%.0f', cursor), raised)
-      call('ZREM', key .. ':left', left[i])
-      if call('ZCOUNT', key .. ':live', string.format('(%.0f', raised), top) > 0 then
-        call('ZADD', key .. ':left', top, string.format('%s|%s|%.0f', user, joined, raised))
-      end
-      return cursor
-    end
+  leavers[key] = leavers[key] or leavers_of(key)
+  local row = leavers[key][user]
+  local raised = row and math.min(delivered, row.top)
+  if not row or raised <= row.cursor then return nil end
+  passed = passed + call('ZCOUNT', key .. ':live', string.format('(%.0f', row.cursor), raised)
+  call('ZREM', key .. ':left', row.value)
+  if call('ZCOUNT', key .. ':live', string.format('(%.0f', raised), row.top) > 0 then
+    call('ZADD', key .. ':left', row.top, string.format('%s|%s|%.0f', user, row.joined, raised))
   end
+  leavers[key][user] = nil -- the caller merges the acknowledgements of a user
+  return row.cursor
 end
 
 local function raise(key, first, last, delivered, read)
