@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Run a management command of the site."""
 
+import io
 import os
 import sys
 
@@ -8,6 +9,8 @@ from chatsite import environment
 
 
 def main() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a reader of a pipe gets each line at once
+        sys.stdout.reconfigure(line_buffering=True)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatsite.settings")
     command = sys.argv[1] if len(sys.argv) > 1 else "help"
     import django

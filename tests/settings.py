@@ -18,6 +18,7 @@ for name in (
     "MESSAGING_RATE_LIMIT_SCALE",
     "MESSAGING_RECOVERY",
     "SIGN_UP",
+    "PYTHONUNBUFFERED",  # an operator does not set it
     "EMAIL_URL",
 ):
     os.environ.pop(name, None)

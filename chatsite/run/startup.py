@@ -294,7 +294,6 @@ def _env(folder: Path) -> dict[str, str]:
     return {
         **os.environ,
         "DATA_DIR": str(folder),
-        "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": str(environment.BASE_DIR),
     }
 

@@ -122,7 +122,6 @@ class Instance:
             **kept,
             "DATA_DIR": str(self.folder / "data"),
             "MESSAGING_RECOVERY": "on" if self.plan.recovery else "off",
-            "PYTHONUNBUFFERED": "1",
         }
 
     def _stop(self) -> None:

@@ -158,7 +158,6 @@ class Site:
             "MESSAGING_FOR_TESTS": json.dumps(self._policy),
             "APPLICATION_FOR_TESTS": self._application,
             "PYTHONPATH": str(environment.BASE_DIR),
-            "PYTHONUNBUFFERED": "1",
         }
 
     def wait_until_served(self) -> None:
