@@ -63,9 +63,8 @@ async def sweep(
     ):
         limit = _batch_limit(options, count)
         claims = await store.retries.claim(secrets.token_hex(8), limit=limit, room=options.room)
-        if (
-            options.limit is not None
-        ):  # it applies to each partition: the surplus is due again when its claims end
+        if options.limit is not None:
+            # The store's limit is for each partition. The surplus is due again when its claims end.
             claims = claims[: options.limit - count]
         checkpoints.reach("sweep.claimed")
         for claim in _selected(claims, options, await store.now_ms()):

@@ -138,10 +138,11 @@ async def finish_joining() -> int:
     The sweep calls this. Idempotent. Raises Unavailable; the other joins then stay marked.
     """
     joins = await in_db_thread(memberships.stuck_joins)
-    for room, users in joins.items():
-        await open_store().members.join(room, users)
-        await in_db_thread(memberships.mark_joined, room.id, users)
-    return sum(map(len, joins.values()))
+    for room, user in joins:
+        # As a `hello` does it: a user whose membership ends in the meantime leaves the store again.
+        await open_store().members.member_positions(user, [(room, "", 0)])
+        await in_db_thread(memberships.mark_joined, room.id, [user])
+    return len(joins)
 
 
 async def finish_leaving() -> int:

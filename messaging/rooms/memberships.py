@@ -7,7 +7,6 @@ change. `actions` calls these functions in a thread, then informs the store and 
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 
@@ -25,9 +24,8 @@ from messaging.store.records import RoomKey, Shortened
 from . import permissions
 from .names import MAX_NAME, is_visible
 
-STUCK = timedelta(
-    minutes=1
-)  # an older mark of joining or leaving means that a process died or the store was unavailable
+# An older mark of joining or leaving means that a process died or the store was unavailable.
+STUCK = timedelta(minutes=1)
 STUCK_BATCH = 500  # joins, and departures, that one sweep finishes
 
 Role = Membership.Role
@@ -155,14 +153,11 @@ def mark_joined(room_id: str, users: Collection[int]) -> None:
     Membership.objects.filter(room=room_id, user__in=users, joining_at__isnull=False).update(joining_at=None)
 
 
-def stuck_joins() -> dict[RoomKey, list[int]]:
-    """Return the users of memberships that were marked as joining more than a minute ago, by room."""
+def stuck_joins() -> list[tuple[RoomKey, int]]:
+    """Return (room, user) of memberships that were marked as joining more than a minute ago, oldest first."""
     rows = Membership.objects.filter(joining_at__lt=timezone.now() - STUCK, leaving_at=None)
-    users: defaultdict[RoomKey, list[int]] = defaultdict(list)
     fields = rows.order_by("joining_at").values_list("room_id", "room__partition", "user_id")
-    for room, partition, user in fields[:STUCK_BATCH]:
-        users[RoomKey(room, partition)].append(user)
-    return dict(users)
+    return [(RoomKey(room, partition), user) for room, partition, user in fields[:STUCK_BATCH]]
 
 
 def update_room(

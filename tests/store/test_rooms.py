@@ -338,6 +338,24 @@ async def test_join_that_a_crash_interrupted_is_finished_by_the_sweep(
     assert await rooms.finish_joining() == 0
 
 
+async def test_user_who_is_removed_while_their_join_is_finished_is_no_member_of_the_store(
+    ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = await room_of(ada, kind="public")
+    await open_store().members.create_log(key_of(room))
+    await Membership.objects.acreate(room=room, user=grace, joining_at=timezone.now() - timedelta(seconds=61))
+    join = Members.join
+
+    async def join_late(self: Members, key: RoomKey, users: Iterable[int]) -> None:
+        await rooms.remove_member(ada.pk, room.id, grace.pk)
+        await join(self, key, users)
+
+    monkeypatch.setattr(Members, "join", join_late)
+    await rooms.finish_joining()
+    assert await rows_of(room) == {"ada": "owner"}
+    assert not await in_store(room, grace)
+
+
 async def test_user_who_is_added_while_the_store_is_down_is_no_member(
     ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
