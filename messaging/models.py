@@ -237,6 +237,7 @@ class MissedRecipient(models.Model):
     class Reason(models.TextChoices):
         OFFLINE = "offline", _("offline")
         NO_ACK = "no_ack", _("no answer")
+        LATE = "late", _("received it too late")
         CLIENT_REJECTED = "client_rejected", _("could not display it")
         LEFT_ROOM = "left_room", _("left the room")
 

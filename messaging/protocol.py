@@ -24,6 +24,8 @@ Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 # `\Z` instead of `$`, which allows a newline at the end: in a publication a frame is one line.
 MessageId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
 Limit = Annotated[int, Meta(ge=1, le=2**53 - 1)]
+# The seqs of messages that a client got only after their end.
+Late = Annotated[list[Count], Meta(max_length=500)]
 
 
 class Close(enum.IntEnum):
@@ -56,6 +58,7 @@ class Since(Struct, frozen=True):
     epoch: str
     since: Count
     rev: Count | None = None
+    late: Late | None = None
 
 
 class Hello(ClientFrame, frozen=True, tag="hello"):
@@ -76,6 +79,7 @@ class RoomAck(Struct, frozen=True):
     epoch: str
     delivered: Count | None = None
     read: Count | None = None
+    late: Late | None = None
 
 
 class Ack(ClientFrame, frozen=True, tag="ack"):

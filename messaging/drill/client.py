@@ -2,7 +2,7 @@
 
 - Any frame can be lost, so `hello` and `sync` are repeated too.
 - Each event is written to the ledger, and counted in the tally.
-- An expired message is acknowledged, but not shown. A notice is written to the ledger, then dismissed.
+- An expired message is acknowledged as late, and not shown. A notice is written to the ledger, then dismissed.
 """
 
 from __future__ import annotations
@@ -189,9 +189,9 @@ class Client(ProtocolClient):
 
     def _record_held(self, log: Log, message: Frame) -> None:
         """Record a message as shown, unless it expired in flight, or while it waited in `ahead`."""
-        at_ms, expires_at = now_ms(), message["expires_at"]
+        at_ms, expires_at, is_late = now_ms(), message["expires_at"], message["seq"] in log.late[-1:]
         entry = log.room, log.epoch, message["seq"], message["id"]
-        if at_ms < expires_at:
+        if not is_late:
             late_ms = at_ms - message["sent_at"]
             self._ledger.write("held", *entry, digest(message["body"]), late_ms, expires_at)
             self._tally.held += 1

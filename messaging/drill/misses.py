@@ -21,7 +21,7 @@ from .tally import Place
 IN_FLIGHT_MS = 5_000
 READ_TIMEOUT_MS = 1_000  # the server reads a frame this long after it was handed to a socket
 STORE_RESTART_TIMEOUT_MS = 10_000  # from a kill until clients of the store are connected again
-REASONS = ("offline", "no_ack")
+REASONS = ("offline", "no_ack", "late")
 
 
 @dataclasses.dataclass(slots=True)
@@ -32,7 +32,7 @@ class Missed:
     told: int = 0
     in_doubt: int = 0  # named, and held: the acknowledgement was in flight
     earliest_doubt_ms: int = 0  # from the first acknowledgement of one of those to expiry
-    late: int = 0  # arrived after expiry, was acknowledged, not shown
+    late: int = 0  # of these: arrived after expiry, was acknowledged as late, not shown
     slowest_told_ms: int = 0  # from expiry to the notice
 
 
@@ -116,7 +116,7 @@ class Misses:
             return
         if missing["name"] != self._books.clients[person].name or missing["reason"] not in REASONS:
             self._wrong(index, notice, f"names {missing}")
-        if (missing["reason"] == "no_ack") != (missing["attempts"] > 0):
+        if missing["reason"] != "late" and (missing["reason"] == "no_ack") != (missing["attempts"] > 0):
             self._wrong(index, notice, f"{missing['reason']} after {missing['attempts']} attempts")
         if person in self._named[place]:
             self._findings.add("named_twice", f"{_where(place)}: {client_name(person)}")
@@ -140,10 +140,9 @@ class Misses:
             if place in book.holds:
                 if named:
                     self._judge_name(index, place, life.expires_at)
-            elif place in book.late:
-                self.counts.late += 1
             elif named:
                 self.counts.missed += 1
+                self.counts.late += place in book.late
             else:
                 self._findings.add(
                     "unexplained",

@@ -28,6 +28,7 @@ ACK_AFTER_S = 0.25
 RETRY_AFTER_MS = 1_000
 HEALTHY_S = 10.0
 FIRST_BACKOFF_S = 0.5
+MAX_LATE = 500
 UNHEALTHY_CLOSES = (4400, 4429)
 FINAL_CLOSES = (4501, 4503, 4504)
 
@@ -47,18 +48,27 @@ class Timing:
 
 @dataclasses.dataclass(slots=True)
 class Log:
-    """The log of a room, complete up to `last`. The messages in `ahead` wait for the ones before them."""
+    """The log of a room, complete up to `last`. The messages in `ahead` wait for the ones before them; those in `late` arrived after
+    their end.
+    """
 
     room: str
     epoch: str
     last: int = 0
     rev: int = 0
     ahead: dict[int, Frame] = dataclasses.field(default_factory=dict)
+    late: list[int] = dataclasses.field(default_factory=list)
     asked_s: float | None = None  # when the unanswered `sync` was sent
 
     def held_room(self) -> Frame:
         """Return the fields of a held room, in `hello` and `sync`."""
-        return {"room": self.room, "epoch": self.epoch, "since": self.last, "rev": self.rev}
+        late = self.late[-MAX_LATE:]
+        return {"room": self.room, "epoch": self.epoch, "since": self.last, "rev": self.rev, "late": late}
+
+    def ack(self) -> Frame:
+        """Return the fields of an acked room. Late messages are repeated, because an earlier acknowledgement may have been lost."""
+        late = self.late[-MAX_LATE:]
+        return {"room": self.room, "epoch": self.epoch, "delivered": self.last, "late": late}
 
     def follows(self, message: Frame) -> bool:
         after = message.get("after", message["seq"] - 1)
@@ -116,7 +126,7 @@ class ProtocolClient:
         """Record a final error."""
 
     def _record_held(self, log: Log, message: Frame) -> None:
-        """Record a message that was added to a log."""
+        """Record a message that was added to a log, or that is named there as late."""
 
     def _record_dropped(self, log: Log, epoch: str) -> None:
         """Record that a log is dropped for a new one with this epoch."""
@@ -308,6 +318,8 @@ class ProtocolClient:
 
     def _hold(self, log: Log, message: Frame) -> None:
         log.last = message["seq"]
+        if message["expires_at"] <= time.time() * 1000:
+            log.late.append(log.last)
         self._record_held(log, message)
         if message["from"]["id"] == self.user:
             self._settle(log.room, log.epoch, message)
@@ -347,8 +359,7 @@ class ProtocolClient:
         logs = [self.logs[room] for room in self._unacknowledged & self.logs.keys()]
         self._unacknowledged.clear()
         if logs:
-            rooms = [{"room": log.room, "epoch": log.epoch, "delivered": log.last} for log in logs]
-            self._send({"type": "ack", "rooms": rooms})
+            self._send({"type": "ack", "rooms": [log.ack() for log in logs]})
 
     # The outbox
 

@@ -230,7 +230,7 @@ def _of_missed(missed: Missed, renewed: int) -> str:
         f"{missed.told} messages expired before all recipients had them. Recipients who missed one and were named:"
         f" {missed.missed}, at most {missed.slowest_told_ms / 1000:.0f} s after expiry. Recipients who were named while their"
         f" acknowledgement was in flight: {missed.in_doubt}, at most {missed.earliest_doubt_ms / 1000:.0f} s before expiry."
-        f" {missed.late} deliveries were too late to be shown. {renewed} messages were too old to be repeated and were sent as"
+        f" {missed.late} of them received it too late. {renewed} messages were too old to be repeated and were sent as"
         " new messages."
     )
 

@@ -10,7 +10,7 @@ from messaging import protocol
 from messaging.errors import AckTooHigh, Unavailable
 from messaging.policy import Policy
 from messaging.store import Store
-from messaging.store.records import AckRow, RoomKey
+from messaging.store.records import AckRow
 
 from . import metrics
 from .connection import Connection
@@ -42,26 +42,34 @@ class Acknowledger:
             if feed is None or ack.epoch != feed.epoch:
                 continue
             delivered, read = ack.delivered, ack.read
+            row = AckRow(
+                feed.room.key,
+                ack.epoch,
+                connection.user,
+                delivered,
+                read,
+                tuple(ack.late or ()),
+                ack.late is not None,
+            )
             top = self.hub.registry.rooms[ack.room].top
             if (delivered or 0) > top or (read or 0) > top:
-                connection.spawn(self._acknowledge_alone(connection, feed.room.key, ack))
+                connection.spawn(self._acknowledge_alone(connection, row))
                 continue
             if delivered is not None and delivered > feed.acked:
                 feed.acknowledged(delivered)
                 if delivered < feed.last:
                     self.hub.report_pushed(connection, feed)
-            self._put(AckRow(feed.room.key, ack.epoch, connection.user, delivered, read))
+            self._put(row)
 
-    async def _acknowledge_alone(self, connection: Connection, room: RoomKey, ack: protocol.RoomAck) -> None:
+    async def _acknowledge_alone(self, connection: Connection, row: AckRow) -> None:
         """Store an ack that is above the top that this process knows; refuse it if it is above the store's top too."""
-        row = AckRow(room, ack.epoch, connection.user, ack.delivered, ack.read)
         try:
             [answer] = await self.store.cursors.acknowledge([row])
         except Unavailable:
             self._put(row)
             return
         if answer == ABOVE_TOP:
-            connection.refuse(protocol.Refused(AckTooHigh(), "ack", room=room.id))
+            connection.refuse(protocol.Refused(AckTooHigh(), "ack", room=row.room.id))
 
     def _put(self, row: AckRow) -> None:
         """Queue an ack, merged with a queued ack of the same user and room."""
@@ -69,7 +77,11 @@ class Acknowledger:
         queued = self._queue.get(key)
         if queued is not None and queued.epoch == row.epoch:
             row = msgspec.structs.replace(
-                row, delivered=_higher(queued.delivered, row.delivered), read=_higher(queued.read, row.read)
+                row,
+                delivered=_higher(queued.delivered, row.delivered),
+                read=_higher(queued.read, row.read),
+                late=queued.late + row.late,
+                judged=queued.judged and row.judged,
             )
         self._queue[key] = row
         if not self._settling:

@@ -18,7 +18,7 @@ from messaging.errors import BacklogFull, BadFrame, Unavailable
 from messaging.policy import Policy
 from messaging.protocol import Close
 from messaging.store import Store
-from messaging.store.records import MemberPosition, RoomKey
+from messaging.store.records import Held, MemberPosition, RoomKey
 
 from . import directory
 from .coalescing import MAX_KEYS, Coalescer
@@ -32,7 +32,7 @@ from .reading import LogReader
 # Connections that are greeted at the same time. When many clients reconnect, the others are served in between.
 MAX_GREETINGS = 24
 
-Holding = tuple[int, str, int]  # user, and the part of the log that their client holds: epoch, since
+Holding = tuple[int, Held]  # user, and the part of the log that their client holds
 
 
 class Greeter:
@@ -101,9 +101,7 @@ class Greeter:
         self, connection: Connection, feeds: Sequence[Feed], named: Mapping[str, protocol.Since]
     ) -> dict[Feed, MemberPosition]:
         """Read the user's position in each room; remove the feeds of rooms that the user left in the meantime."""
-        requests = [
-            (feed.room.key, (connection.user, *_holding(named.get(feed.room.key.id)))) for feed in feeds
-        ]
+        requests = [(feed.room.key, (connection.user, _held(named.get(feed.room.key.id)))) for feed in feeds]
         positions = {}
         for feed, position in zip(feeds, await self._positions.load_many(requests), strict=True):
             if position is None:
@@ -120,9 +118,7 @@ class Greeter:
         self, requests: Sequence[tuple[RoomKey, Holding]]
     ) -> list[MemberPosition | None]:
         [user] = {user for _, (user, *_) in requests}
-        return await self.store.members.member_positions(
-            user, [(room, epoch, since) for room, (_, epoch, since) in requests]
-        )
+        return await self.store.members.member_positions(user, [(room, held) for room, (_, held) in requests])
 
     def _presence_rooms(self, feeds: Iterable[Feed]) -> set[str]:
         return {feed.room.key.id for feed in feeds if self.registry.rooms[feed.room.key.id].people}
@@ -196,7 +192,7 @@ class Greeter:
         if feed.room == room:
             return
         feed.change_room(room)
-        [position] = await self.store.members.member_positions(connection.user, [(room.key, "", 0)])
+        [position] = await self.store.members.member_positions(connection.user, [(room.key, Held())])
         if position is None:
             return
         connection.push_frame(protocol.Room(**self.room_fields(room, position)))  # type: ignore[arg-type]
@@ -211,5 +207,7 @@ class Greeter:
         connection.push_frame(protocol.Room(**self.room_fields(feed.room, last), removed=True))  # type: ignore[arg-type]
 
 
-def _holding(since: protocol.Since | None) -> tuple[str, int]:
-    return (since.epoch, since.since) if since else ("", 0)
+def _held(since: protocol.Since | None) -> Held:
+    if since is None:
+        return Held()
+    return Held(since.epoch, since.since, tuple(since.late or ()), since.late is not None)

@@ -16,6 +16,7 @@ from messaging.errors import MessagingError, Unavailable
 from messaging.policy import Policy
 from messaging.protocol import Close
 from messaging.store import Store
+from messaging.store.records import Held
 
 from . import directory
 from .connection import Connection
@@ -101,7 +102,7 @@ class Rechecks:
         if connection is None:
             return
         with contextlib.suppress(MessagingError):
-            [position] = await self.store.members.member_positions(connection.user, [(room.key, "", 0)])
+            [position] = await self.store.members.member_positions(connection.user, [(room.key, Held())])
             if position is not None:
                 room.update_members(position)
 

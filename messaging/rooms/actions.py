@@ -17,7 +17,7 @@ from messaging.bridge import in_db_thread
 from messaging.errors import BadRequest, Unavailable
 from messaging.models import Room
 from messaging.store import clock_ms, open_store
-from messaging.store.records import Shortened
+from messaging.store.records import Held, Shortened
 
 from . import memberships, permissions
 from .memberships import Change, Departure
@@ -140,7 +140,7 @@ async def finish_joining() -> int:
     joins = await in_db_thread(memberships.stuck_joins)
     for room, user in joins:
         # As a `hello` does it: a user whose membership ends in the meantime leaves the store again.
-        await open_store().members.member_positions(user, [(room, "", 0)])
+        await open_store().members.member_positions(user, [(room, Held())])
         await in_db_thread(memberships.mark_joined, room.id, [user])
     return len(joins)
 

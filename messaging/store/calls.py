@@ -38,6 +38,10 @@ class Calls:
         await self.scripts.known()
 
     @property
+    def lease_ms(self) -> int:
+        return self.policy.lease_s * 1000
+
+    @property
     def max_attempts(self) -> int:
         return min(self.policy.attempts_max, MAX_ATTEMPTS)
 

@@ -12,9 +12,10 @@ from messaging.errors import MessagingError, NoSuchMessage
 from .calls import Calls, text
 from .entries import Attempts
 from .members import Members
-from .records import AckRow, Recipient, Recipients, RoomKey
+from .records import AckRow, Recipient, Recipients, RoomKey, late_args
 
 _ASK_ONE_BY_ONE = -1
+_MOVED_IN_PART = 2
 SENDER_BATCH = 10  # senders in one call of `receipts`, so that no call takes longer than 5 ms
 ACK_BATCH = 200  # cursors in one call of `acknowledge`, for the same reason (500 that move take 7 ms)
 
@@ -32,9 +33,19 @@ class Cursors:
 
         A user may have only one row for each room: two equal rows would both count as moved.
         """
+        answers = [0] * len(acks)
+        rows: list[int] = list(range(len(acks)))
+        while rows:
+            for index, answer in await self._acknowledge(acks, rows):
+                answers[index] = answer
+            rows = [index for index in rows if answers[index] == _MOVED_IN_PART]
+        return answers
+
+    async def _acknowledge(self, acks: Sequence[AckRow], rows: Sequence[int]) -> list[tuple[int, int]]:
+        """Make one round trip for some of the acknowledgements. Return [(index, answer)]."""
         by_partition: defaultdict[int, list[int]] = defaultdict(list)
-        for index, ack in enumerate(acks):
-            by_partition[ack.room.partition].append(index)
+        for index in rows:
+            by_partition[acks[index].room.partition].append(index)
         calls = [
             indexes[start : start + ACK_BATCH]
             for indexes in by_partition.values()
@@ -42,14 +53,13 @@ class Cursors:
         ]
         grouped = [_alike(acks, call) for call in calls]
         results = await self._calls.scripts.run(
-            [("acknowledge", _ack_args(acks, groups)) for groups in grouped]
+            [("acknowledge", _ack_args(acks, groups, self._calls.lease_ms)) for groups in grouped]
         )
-        answers = [0] * len(acks)
+        answers: list[tuple[int, int]] = []
         for groups, result in zip(grouped, results, strict=True):
             if isinstance(result, MessagingError):
                 raise result
-            for index, answer in zip(chain.from_iterable(groups), result, strict=True):
-                answers[index] = answer
+            answers += zip(chain.from_iterable(groups), result, strict=True)
         return answers
 
     async def reject(self, room: RoomKey, user: int, epoch: str, seq: int) -> bool:
@@ -121,17 +131,18 @@ def _alike(acks: Sequence[AckRow], indexes: Sequence[int]) -> list[list[int]]:
     groups: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
     for index in indexes:
         ack = acks[index]
-        groups[ack.room.id, ack.epoch, ack.delivered, ack.read].append(index)
+        groups[ack.room.id, ack.epoch, ack.delivered, ack.read, ack.late, ack.judged].append(index)
     return list(groups.values())
 
 
-def _ack_args(acks: Sequence[AckRow], groups: Sequence[Sequence[int]]) -> tuple[Any, ...]:
-    args: list[Any] = [acks[groups[0][0]].room.prefix]
+def _ack_args(acks: Sequence[AckRow], groups: Sequence[Sequence[int]], lease_ms: int) -> tuple[Any, ...]:
+    args: list[Any] = [acks[groups[0][0]].room.prefix, lease_ms]
     for group in groups:
         ack = acks[group[0]]
         delivered = "" if ack.delivered is None else ack.delivered
         read = "" if ack.read is None else ack.read
-        args += (ack.room.id, ack.epoch, delivered, read, len(group), *(acks[i].user for i in group))
+        args += (ack.room.id, ack.epoch, delivered, read, *late_args(ack.late, ack.judged), len(group))
+        args += (acks[i].user for i in group)
     return tuple(args)
 
 

@@ -35,7 +35,7 @@ READ_BATCH = 100  # messages in one round trip
 SCAN_BATCH = 500  # rows in one answer
 _FIELDS = ("sender", "name", "body", "sent_at", "expires_at", "reply_to", "resends")
 NOBODY: tuple[Missed, ...] = ()
-_REASONS = ("offline", "no_ack", "client_rejected", "left_room")
+_REASONS = ("offline", "no_ack", "late", "client_rejected", "left_room")
 
 
 class Expiry:
@@ -128,8 +128,8 @@ class Expiry:
         return dues
 
     def _claim_args(self, partition: int, token: str, limit: int, room: str, passed: int) -> tuple[Any, ...]:
-        lease_ms, delay_ms = self._calls.policy.lease_s * 1000, self._calls.policy.claim_delay_s * 1000
-        return partition_prefix(partition), token, limit, lease_ms, delay_ms, room, passed
+        delay_ms = self._calls.policy.claim_delay_s * 1000
+        return partition_prefix(partition), token, limit, self._calls.lease_ms, delay_ms, room, passed
 
     async def read(self, dues: Sequence[Due]) -> list[Expired]:
         """Return the messages of claimed rows, each with the members who missed it. Writes nothing."""

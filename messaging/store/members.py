@@ -13,7 +13,7 @@ from messaging.errors import Unavailable
 from messaging.models import Membership
 
 from .calls import NO_LOG, Calls, checked, text
-from .records import MemberPosition, RoomKey
+from .records import Held, MemberPosition, RoomKey, late_args
 from .scripts import RETRY_AFTER_MS, Call
 
 MEMBER_BATCH = 1_000  # members in one call
@@ -68,15 +68,15 @@ class Members:
         await self._calls.run("leave", room, user)
 
     async def member_positions(
-        self, user: int, rooms: Sequence[tuple[RoomKey, str, int]]
+        self, user: int, rooms: Sequence[tuple[RoomKey, Held]]
     ) -> list[MemberPosition | None]:
-        """Read the positions of a user in rooms, each (room, epoch, since). None for a room of which they are no longer a member.
+        """Read the positions of a user in rooms. None for a room of which they are no longer a member.
 
         One round trip, unless something is missing: a room without a log gets a log, and a member who is not in the log joins it.
-        This completes a join that a crash interrupted between the writes to the database and to the store. If `epoch` is the room's
-        epoch, and `since` is above the user's cursor and not above the top, `since` counts as an acknowledgement.
+        This completes a join that a crash interrupted between the writes to the database and to the store. If the client holds the
+        room's epoch, and `since` is above the user's cursor and not above the top, `since` counts as an acknowledgement.
         """
-        calls = [self._positions_call(room, [(user, epoch, since)]) for room, epoch, since in rooms]
+        calls = [self._positions_call(room, [(user, held)]) for room, held in rooms]
         answers = await self._calls.scripts.run(calls)
         positions = [position for [position] in (_positions(answer, 1) for answer in answers)]
         for i, position in enumerate(positions):
@@ -88,9 +88,9 @@ class Members:
         return checked(positions)
 
     async def member_positions_for_many(
-        self, requests: Sequence[tuple[RoomKey, Sequence[tuple[int, str, int]]]]
+        self, requests: Sequence[tuple[RoomKey, Sequence[tuple[int, Held]]]]
     ) -> list[list[MemberPosition | Unavailable | None]]:
-        """Read the positions of many users in rooms: [(room, [(user, epoch, since), ...]), ...].
+        """Read the positions of many users in rooms: [(room, [(user, held), ...]), ...].
 
         None for a user who is not a member or needs a separate `member_positions`; Unavailable if the call for the room failed.
         """
@@ -99,9 +99,10 @@ class Members:
         )
         return [_positions(answer, len(users)) for answer, (_, users) in zip(answers, requests, strict=True)]
 
-    def _positions_call(self, room: RoomKey, users: Sequence[tuple[int, str, int]]) -> Call:
-        max_for_presence = self._calls.policy.presence_members_max
-        return "member_positions", (room.prefix, room.id, max_for_presence, *chain(*users))
+    def _positions_call(self, room: RoomKey, users: Sequence[tuple[int, Held]]) -> Call:
+        fields = ((user, held.epoch, held.since, *late_args(held.late, held.judged)) for user, held in users)
+        max_for_presence, lease_ms = self._calls.policy.presence_members_max, self._calls.lease_ms
+        return "member_positions", (room.prefix, room.id, max_for_presence, lease_ms, *chain(*fields))
 
     async def run_in_log(self, script: str, room: RoomKey, *args: Any) -> Any:
         """Run a script that needs the room's log; if there is none, create it and run the script again."""

@@ -15,7 +15,7 @@ from .entries import Leaver, Outcome
 from .records import Missed
 
 # The order of a member's exceptions: the last one is reported.
-_RANKS = {"offline": 0, "no_ack": 1, "client_rejected": 2}
+_RANKS = {"late": 0, "offline": 1, "no_ack": 2, "client_rejected": 3}
 
 
 class MissedCalculator:

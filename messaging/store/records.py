@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import binascii
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import msgspec
 
@@ -86,14 +86,32 @@ def idempotency_key(room: RoomKey, user: int, message_id: str) -> str:
     return f"{room.prefix}sent:{room.id}:{user}:{message_id}"
 
 
+class Held(NamedTuple):
+    """The part of a room's log that a client holds: everything of `epoch` up to `since`. `late`, `judged`: as of an AckRow."""
+
+    epoch: str = ""
+    since: int = 0
+    late: tuple[int, ...] = ()
+    judged: bool = False
+
+
 class AckRow(msgspec.Struct, frozen=True, gc=False):
-    """One user's acknowledged cursors in one room."""
+    """One user's acknowledged cursors in one room. `late` are messages that the client got only after their end. If it is `judged`, the
+    client has named all of these; otherwise the store looks which have ended.
+    """
 
     room: RoomKey
     epoch: str
     user: int
     delivered: int | None
     read: int | None
+    late: tuple[int, ...] = ()
+    judged: bool = False
+
+
+def late_args(late: Sequence[int], judged: bool) -> tuple[str, str]:
+    """Return the late messages of an acknowledgement as scripts take them."""
+    return ",".join(map(str, late)), "1" if judged else ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -276,7 +294,7 @@ class Due:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Missed:
-    """A member who owed a message and did not hold it when it expired. `reason`: offline, no_ack, client_rejected, left_room."""
+    """A member who owed a message and did not hold it when it expired. `reason`: offline, no_ack, late, client_rejected, left_room."""
 
     user: int
     reason: str
@@ -356,6 +374,7 @@ class Counts:
     expired_missed: int = 0
     missed_offline: int = 0
     missed_no_ack: int = 0
+    missed_late: int = 0
     missed_client_rejected: int = 0
     missed_left_room: int = 0
 

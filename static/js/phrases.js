@@ -139,6 +139,7 @@ export function reason({ reason: why, attempts }) {
   /** @type {Record<string, string>} */
   const texts = {
     offline: gettext("offline"),
+    late: gettext("received it too late"),
     client_rejected: gettext("their device could not show it"),
     left_room: gettext("left the room"),
     expired: gettext("expired"),

@@ -106,7 +106,7 @@ test("acknowledgements of 250 ms are sent as one", () => {
   w.clock.advance(249);
   assert.deepEqual(w.sent, []);
   w.clock.advance(1);
-  assert.deepEqual(w.sent, [{ type: "ack", rooms: [{ room: "r", epoch: "e", delivered: 3 }] }]);
+  assert.deepEqual(w.sent, [{ type: "ack", rooms: [{ room: "r", epoch: "e", delivered: 3, late: [] }] }]);
 });
 
 test("a hidden tab acknowledges from the receive handler, once for all frames", () => {
@@ -115,7 +115,7 @@ test("a hidden tab acknowledges from the receive handler, once for all frames", 
   w.hidden = true;
   for (const seq of [1, 2, 3]) w.chat.receive(w.message(seq));
   w.chat.batch();
-  assert.deepEqual(w.sent, [{ type: "ack", rooms: [{ room: "r", epoch: "e", delivered: 3 }] }]);
+  assert.deepEqual(w.sent, [{ type: "ack", rooms: [{ room: "r", epoch: "e", delivered: 3, late: [] }] }]);
 });
 
 test("the read cursor is sent with the acknowledgement and never above the last message", () => {
@@ -124,7 +124,7 @@ test("the read cursor is sent with the acknowledgement and never above the last 
   w.chat.receive(w.message(1));
   w.chat.read("r", 99);
   w.clock.advance(250);
-  assert.deepEqual(w.sent.at(-1).rooms, [{ room: "r", epoch: "e", delivered: 1, read: 1 }]);
+  assert.deepEqual(w.sent.at(-1).rooms, [{ room: "r", epoch: "e", delivered: 1, late: [], read: 1 }]);
 });
 
 test("unread counts others' messages above what was read, and mentions by whole name", () => {
@@ -184,7 +184,7 @@ test("a `sent` before the message keeps it shown, once", async () => {
 });
 
 test("a duplicate of an expired message leaves nothing behind", async () => {
-  const w = world({ top: 9, delivered: 9, read: 9 });
+  const w = world({ top: 9, delivered: 9, late: [], read: 9 });
   w.welcome();
   const item = await w.outbox.add({ room: "r", body: "mine", life_s: 3600 });
   w.chat.receive({ type: "sent", id: item.id, room: "r", epoch: "e", seq: 4, sent_at: 1, expires_at: 2, duplicate: true });
@@ -669,7 +669,7 @@ test("a lifetime change stands between the messages where its time falls", () =>
 });
 
 test("a lifetime change from before the loaded messages comes with its page", () => {
-  const w = world({ top: 9, delivered: 9, read: 9 });
+  const w = world({ top: 9, delivered: 9, late: [], read: 9 });
   w.welcome();
   w.chat.receive(w.message(10));
   w.room().lifetimes = [change(w.clock.now() - 1)];

@@ -42,7 +42,7 @@ const seqs = (log) => log.list.map(({ seq }) => seq);
 test("the next seq is accepted and due for acknowledgement", () => {
   const log = open();
   assert.equal(log.message(message(1)).added.length, 1);
-  assert.deepEqual(log.nextAck(), { room: "r", epoch: "e", delivered: 1 });
+  assert.deepEqual(log.nextAck(), { room: "r", epoch: "e", delivered: 1, late: [] });
   assert.equal(log.nextAck(), null);
 });
 
@@ -51,7 +51,7 @@ test("a known seq is dropped and acknowledged again", () => {
   log.message(message(1));
   log.nextAck();
   assert.equal(log.message(message(1)).added.length, 0);
-  assert.deepEqual(log.nextAck(), { room: "r", epoch: "e", delivered: 1 });
+  assert.deepEqual(log.nextAck(), { room: "r", epoch: "e", delivered: 1, late: [] });
 });
 
 test("a message above a gap is held, the gap is synced once, and it is never acknowledged", () => {
@@ -438,4 +438,35 @@ function walk(seed) {
 
 test("after any loss, repetition, cut or restart the page ends with the messages of the store", () => {
   for (let seed = 1; seed <= 3000; seed += 1) walk(seed);
+});
+
+test("a message that arrives after its end is not shown, and named as late in every acknowledgement until the log ends", () => {
+  const log = open({ now: () => 100 });
+  log.message(message(1, { expires_at: 200 }));
+  log.message(message(2, { expires_at: 100 }));
+  log.message(message(3, { expires_at: 200 }));
+  assert.deepEqual(seqs(log), [1, 3]);
+  assert.deepEqual(log.nextAck(), { room: "r", epoch: "e", delivered: 3, late: [2] });
+  log.message(message(3, { expires_at: 200 }));
+  assert.deepEqual(log.nextAck(), { room: "r", epoch: "e", delivered: 3, late: [2] });
+  log.disconnected();
+  assert.deepEqual(log.greet().late, [2]);
+});
+
+test("with more late messages than a frame may name, an acknowledgement reaches only to the last one that it names", () => {
+  const log = open({ now: () => 100 });
+  for (const seq of [1, 2, 3, 4]) log.message(message(seq, { expires_at: seq === 1 ? 200 : 100 }));
+  const rows = [0, 2, 2].map((most) => log.nextAck(most));
+  assert.deepEqual(
+    rows.map(({ delivered, late }) => [delivered, late]),
+    [
+      [1, []],
+      [3, [2, 3]],
+      [4, [3, 4]],
+    ],
+  );
+  assert.equal(log.nextAck(), null);
+  log.disconnected();
+  const { since, late } = log.greet(1);
+  assert.deepEqual([since, late], [3, [3]]);
 });

@@ -403,12 +403,16 @@ def test_an_acknowledgement_that_has_come_excuses_nobody(tmp_path: Path, changes
     assert set(found(ended(tmp_path, ada=BOTH_NAMED, **changes))) == {"named_falsely"}
 
 
-@pytest.mark.parametrize("ada", [[*SENDER, notice()], SENDER], ids=["named", "not-named"])
-def test_message_too_late_to_be_shown_is_explained_either_way(tmp_path: Path, ada: list[Line]) -> None:
-    verdict = ended(tmp_path, ada=ada, linus=[*ABSENT, late(ONE)])
+def test_recipient_who_got_a_message_too_late_and_is_named(tmp_path: Path) -> None:
+    named = [*SENDER, notice({**MISSED_LINUS, "reason": "late"})]
+    verdict = ended(tmp_path, ada=named, linus=[*ABSENT, late(ONE)])
     assert found(verdict) == {}
     assert verdict.missed
-    assert verdict.missed.late == 1
+    assert (verdict.missed.missed, verdict.missed.late) == (1, 1)
+
+
+def test_recipient_who_got_a_message_too_late_and_is_not_named_is_unexplained(tmp_path: Path) -> None:
+    assert set(found(ended(tmp_path, ada=SENDER, linus=[*ABSENT, late(ONE)]))) == {"unexplained"}
 
 
 def test_a_message_renewed_by_its_sender_need_not_be_answered_but_is_judged_when_it_was_accepted(

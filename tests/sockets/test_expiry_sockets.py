@@ -13,7 +13,7 @@ import pytest
 from django.contrib.auth.models import User
 
 from messaging.expiry import reports
-from messaging.models import DeadLetter, Membership, Notice, Room
+from messaging.models import DeadLetter, Membership, MissedRecipient, Notice, Room
 from tests.sockets.test_sockets import MESSAGE_FIELDS, RESUMED_FIELDS
 from tests.support import expired_records
 from tests.support.clients import Frame, Wire, new_id, seqs
@@ -157,6 +157,29 @@ async def test_sender_learns_at_once_on_every_device_which_members_missed_it_and
     for wire in room.devices["ada"]:
         assert len(wire.heard("notice")) == 1
         assert "secret" not in str(wire.heard("notice"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "late"),
+    [({}, [1, 2]), ({"late": [2]}, [2]), ({"late": []}, [])],
+    ids=["no-word", "one-named", "none-named"],
+)
+async def test_sender_learns_which_messages_came_only_after_their_end(
+    meet: Meet, fields: dict[str, list[int]], late: list[int]
+) -> None:
+    """A client without `late` does not say whether it showed a message that had ended when it acknowledged it."""
+    room = await meet("ada", "grace")
+    for body in ("one", "two", "three"):
+        await room.here("ada").post(room.id, body)
+    await room.lapse(1, 2)
+    await room.here("grace").ack(room.id, room.epoch, delivered=3, **fields)
+    await room.here("ada").told(3, 1, 0, 1)
+    await room.run_job()
+    rows = await later(list)(MissedRecipient.objects.order_by("dead_letter__seq"))
+    assert [(row.name, row.reason) for row in rows] == [("grace", "late")] * len(late)
+    assert [row.dead_letter_id for row in rows] == [
+        letter.pk for letter in await later(list)(DeadLetter.objects.filter(seq__in=late).order_by("seq"))
+    ]
 
 
 async def test_a_message_that_reached_all_or_was_deleted_makes_no_notice(meet: Meet) -> None:

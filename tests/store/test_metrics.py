@@ -30,7 +30,7 @@ from messaging.policy import Policy
 from messaging.protocol import Reject, Send
 from messaging.store import Store, connections
 from messaging.store.expiry import Expiry
-from messaging.store.records import Counts
+from messaging.store.records import Counts, Held
 from messaging.store.stats import COUNTED
 from messaging.web import probes
 from tests.support.clients import Wire, new_id
@@ -309,7 +309,7 @@ class TestStore:
     async def test_a_since_that_counts_as_an_ack_delivers(self, store: Store) -> None:
         [accepted] = await accept(store)
         for _ in range(2):
-            await store.members.member_positions(GRACE, [(ROOM, accepted.epoch, 1)])
+            await store.members.member_positions(GRACE, [(ROOM, Held(accepted.epoch, 1))])
         assert (await counted(store))["delivered"] == 1
 
     async def test_attempts_count_once_and_the_last_is_giving_up(self, store: Store) -> None:

@@ -17,6 +17,7 @@ from messaging.store.cursors import SENDER_BATCH
 from messaging.store.records import (
     Accepted,
     AckRow,
+    Held,
     IdempotencyRecord,
     MemberPosition,
     OtherEpoch,
@@ -58,7 +59,7 @@ async def heard(pubsub: PubSub) -> str:
 
 
 async def standing(store: Store, user: int, *, epoch: str = "", since: int = 0) -> MemberPosition:
-    [result] = await store.members.member_positions(user, [(ROOM, epoch, since)])
+    [result] = await store.members.member_positions(user, [(ROOM, Held(epoch, since))])
     assert result is not None
     return result
 
@@ -623,7 +624,7 @@ class TestStandings:
     async def test_non_member_in_store_and_database_stays_out(self, store: Store) -> None:
         await accept(store)
         for _ in range(2):
-            assert await store.members.member_positions(STRANGER, [(ROOM, "", 0)]) == [None]
+            assert await store.members.member_positions(STRANGER, [(ROOM, Held())]) == [None]
             assert await cursors(store, STRANGER) == (None, None)
 
     async def test_a_room_without_a_log_gets_one(self, store: Store) -> None:

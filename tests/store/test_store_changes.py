@@ -13,7 +13,7 @@ from redis.asyncio.client import PubSub
 from messaging.errors import BacklogFull, Forbidden, MessagingError, NoSuchMessage, NotMember, TooLate
 from messaging.store import Store
 from messaging.store.changes import SHORTEN_BATCH
-from messaging.store.records import Changed, Expired, Read, RoomKey, Shortened, Slice
+from messaging.store.records import Changed, Expired, Held, Read, RoomKey, Shortened, Slice
 from tests.store.test_store import heard
 from tests.support.messages import (
     ADA,
@@ -353,7 +353,7 @@ class TestDelete:
             assert await missing(store, seq) == {}
         assert await store.retries.owing(ROOM, one.epoch, [GRACE, ALAN]) == []
         assert await store.cursors.receipts([(ROOM, ADA)]) == [(one.epoch, [])]
-        [standing] = await store.members.member_positions(ALAN, [(ROOM, "", 0)])
+        [standing] = await store.members.member_positions(ALAN, [(ROOM, Held())])
         assert standing is not None
         assert standing.unread == 0
         with pytest.raises(NoSuchMessage):

@@ -14,7 +14,7 @@ import pytest
 
 from messaging.errors import NoSuchMessage
 from messaging.store import Store, expiry
-from messaging.store.records import Counts, Due, Missed, Overdue, Read, RoomKey, Slice, idempotency_key
+from messaging.store.records import Counts, Due, Held, Missed, Overdue, Read, RoomKey, Slice, idempotency_key
 from tests.store.test_store import FAR_AWAY, NEXT_DOOR, STRANGER, heard
 from tests.store.test_store_changes import changed, delete, edit, extend, kept, process
 from tests.support.messages import (
@@ -660,7 +660,7 @@ class TestReadersNeedNoJob:
                     await store.log.history(ROOM, ADA, before=2, open_history=True),
                     await store.cursors.receipts([(ROOM, ADA)]),
                     await store.cursors.recipients(ROOM, 2),
-                    await store.members.member_positions(GRACE, [(ROOM, "", 0)]),
+                    await store.members.member_positions(GRACE, [(ROOM, Held())]),
                     await store.log.append([first]),
                 ]
             )

@@ -20,7 +20,7 @@ from chatsite.run import embedded_store
 from messaging.errors import BacklogFull, Unavailable
 from messaging.policy import Policy
 from messaging.store import Store, connections
-from messaging.store.records import Accepted, AckRow, Append, Read, RoomKey
+from messaging.store.records import Accepted, AckRow, Append, Held, Read, RoomKey
 from tests.store.test_store import heard
 from tests.support.messages import (
     ADA,
@@ -323,7 +323,7 @@ class TestFull:
         assert [row.body for row in slice_.messages] == ["a", "b"]
         assert (await full.log.history(ROOM, GRACE, before=9)).messages
         assert await acknowledge(full, GRACE, 2, 1) == 1
-        [standing] = await full.members.member_positions(GRACE, [(ROOM, slice_.epoch, 2)])
+        [standing] = await full.members.member_positions(GRACE, [(ROOM, Held(slice_.epoch, 2))])
         assert standing.delivered == 2
         assert [row.user for row in await full.retries.owing(ROOM, slice_.epoch, [GRACE, ALAN])] == [ALAN]
         assert await full.retries.record_attempt(ROOM, ALAN, 0, 5.0)
@@ -352,7 +352,7 @@ class TestScriptsGone:
             lambda: store.log.read_after(GRACE, reads),
             lambda: store.log.history(ROOM, GRACE, before=9),
             lambda: store.cursors.acknowledge([AckRow(ROOM, accepted.epoch, GRACE, 1, None)]),
-            lambda: store.members.member_positions(GRACE, [(ROOM, "", 0)]),
+            lambda: store.members.member_positions(GRACE, [(ROOM, Held())]),
             lambda: store.cursors.receipts([(ROOM, ADA)]),
             lambda: store.cursors.recipients(ROOM, 1),
             lambda: store.retries.owing(ROOM, accepted.epoch, [GRACE]),

@@ -26,6 +26,7 @@ from messaging.store.records import (
     Append,
     Changed,
     Expired,
+    Held,
     OtherEpoch,
     Read,
     RoomKey,
@@ -311,9 +312,30 @@ class StoreMachine(RuleBasedStateMachine):
     def acknowledge_what_was_synced(self, device: tuple[int, str]) -> None:
         self._check_ack(device[0], self.device_last.get(device, 0), None)
 
-    @rule(user=USERS, delivered=st.none() | st.integers(0, 12), read=st.none() | st.integers(0, 12))
-    def acknowledge(self, user: int, delivered: int | None, read: int | None) -> None:
-        self._check_ack(user, delivered, read)
+    @rule(
+        user=USERS,
+        delivered=st.none() | st.integers(0, 12),
+        read=st.none() | st.integers(0, 12),
+        late=st.lists(st.integers(0, 12), max_size=3),
+        judged=st.booleans(),
+    )
+    def acknowledge(
+        self, user: int, delivered: int | None, read: int | None, late: list[int], judged: bool
+    ) -> None:
+        self._check_ack(user, delivered, read, tuple(late), judged)
+
+    @rule(user=USERS, back=BACK, late=st.lists(st.integers(0, 12), max_size=3), judged=st.booleans())
+    def hello(self, user: int, back: int, late: list[int], judged: bool) -> None:
+        """A client comes back: its `since` is an acknowledgement."""
+        if user not in self.joined:
+            return
+        held = Held(self.epoch, max(0, self.top - back), tuple(late), judged)
+        [position] = self.run(self.store.members.member_positions(user, [(self.room, held)]))
+        if held.since > self.delivered[user]:
+            self._get_late(user, self.joined[user], self.delivered[user], held.since, held.late, judged)
+            self.delivered[user] = held.since
+        assert position is not None
+        assert position.delivered == self.delivered[user]
 
     @rule(user=USERS, epoch=st.just("other"))
     def acknowledge_another_epoch(self, user: int, epoch: str) -> None:
@@ -321,27 +343,44 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.cursors.acknowledge([AckRow(self.room, epoch, user, self.top, self.top)])
         ) == [-3]
 
-    def _check_ack(self, user: int, delivered: int | None, read: int | None) -> None:
-        [answer] = self.run(
-            self.store.cursors.acknowledge([AckRow(self.room, self.epoch, user, delivered, read)])
-        )
+    def _check_ack(
+        self,
+        user: int,
+        delivered: int | None,
+        read: int | None,
+        late: tuple[int, ...] = (),
+        judged: bool = True,
+    ) -> None:
+        row = AckRow(self.room, self.epoch, user, delivered, read, late, judged)
+        [answer] = self.run(self.store.cursors.acknowledge([row]))
         if max(delivered or 0, read or 0) > self.top:
             assert answer == -5
             return
         if user not in self.joined:
-            assert answer == (1 if self._raise_left(user, delivered or 0) else -2)
+            assert answer == (1 if self._raise_left(user, delivered or 0, late, judged) else -2)
             return
         before = self.delivered[user], self.read[user]
+        self._get_late(user, self.joined[user], before[0], delivered or 0, late, judged)
         self.delivered[user] = max(self.delivered[user], delivered or 0)
         self.read[user] = max(self.read[user], min(read or 0, self.delivered[user]))
         assert answer == (before != (self.delivered[user], self.read[user]))
 
-    def _raise_left(self, user: int, delivered: int) -> bool:
+    def _get_late(
+        self, user: int, joined: int, above: int, upto: int, late: tuple[int, ...], judged: bool
+    ) -> None:
+        """Note the messages that a member owed until now and got late: their client names them, or it does not judge and they have ended."""
+        for row in self.log[above:upto]:
+            is_late = row.seq in late or (row.expired and not judged)
+            if row.live and is_late and joined < row.seq and user != row.sender and row.is_for(user):
+                self.passed_over.add((row.seq, user))
+
+    def _raise_left(self, user: int, delivered: int, late: tuple[int, ...], judged: bool) -> bool:
         """Raise the cursor at which a user left last, if they owe a live message; return whether it was raised."""
         for at in reversed(range(len(self.left))):
             left, joined, cursor, top = self.left[at]
             if left == user and any(row.live and cursor < row.seq <= top for row in self.log):
                 raised = min(delivered, top)
+                self._get_late(user, joined, cursor, raised, late, judged)
                 self.left[at] = user, joined, max(cursor, raised), top
                 return raised > cursor
         return False
@@ -475,7 +514,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def unread_agrees(self) -> None:
-        asked = [(user, "", 0) for user in self.joined]
+        asked = [(user, Held()) for user in self.joined]
         standings = self.run(stand_together(self.store, self.room, asked))
         for user, standing in zip(self.joined, standings, strict=True):
             unread = [

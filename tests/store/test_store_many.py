@@ -9,7 +9,7 @@ import pytest
 
 from messaging.errors import NotMember
 from messaging.store import Store
-from messaging.store.records import MemberPosition, OtherEpoch, Read, Slice
+from messaging.store.records import Held, MemberPosition, OtherEpoch, Read, Slice
 from tests.store.test_store import STRANGER, heard
 from tests.support.messages import (
     ADA,
@@ -107,12 +107,12 @@ class TestStandingsForMany:
         await accept(store, *(message() for _ in range(3)), message(user=GRACE))
         await accept(store, msgspec.structs.replace(message(), only=only))
         await acknowledge(store, ALAN, 2, 2)
-        asked = [(user, "", 0) for user in (GRACE, ADA, ALAN, GRACE)]
+        asked = [(user, Held()) for user in (GRACE, ADA, ALAN, GRACE)]
         rows = await stand_together(store, ROOM, asked)
         graces = 3 if only else 4
         assert [row.unread for row in rows if isinstance(row, MemberPosition)] == [graces, 1, 3, graces]
         assert rows == [
-            (await store.members.member_positions(user, [(ROOM, "", 0)]))[0] for user, *_ in asked
+            (await store.members.member_positions(user, [(ROOM, Held())]))[0] for user, *_ in asked
         ]
 
     async def test_acknowledgements_of_all_are_counted_and_told_once(self, store: Store) -> None:
@@ -121,7 +121,7 @@ class TestStandingsForMany:
         async with store.client.pubsub() as pubsub:
             await pubsub.subscribe(ROOM.key)
             await pubsub.get_message(timeout=3)
-            asked = [(ALAN, accepted.epoch, 3), (GRACE, accepted.epoch, 2), (ADA, "", 0)]
+            asked = [(ALAN, Held(accepted.epoch, 3)), (GRACE, Held(accepted.epoch, 2)), (ADA, Held())]
             [rows] = await store.members.member_positions_for_many([(ROOM, asked)])
             assert [row.delivered for row in rows if isinstance(row, MemberPosition)] == [3, 2, 3]
             assert await heard(pubsub) == "A 0"
@@ -135,7 +135,7 @@ class TestStandingsForMany:
         await accept(store)
         store.members.members_of = with_a_newcomer
         nobody = STRANGER + 1
-        asked = [(user, "", 0) for user in (nobody, STRANGER, GRACE)]
+        asked = [(user, Held()) for user in (nobody, STRANGER, GRACE)]
         [together] = await store.members.member_positions_for_many([(ROOM, asked)])
         assert together[:2] == [None, None]
         rows = await stand_together(store, ROOM, asked)

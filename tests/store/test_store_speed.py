@@ -18,7 +18,7 @@ from messaging.store import Store, connections
 from messaging.store.changes import SHORTEN_BATCH
 from messaging.store.cursors import SENDER_BATCH
 from messaging.store.expiry import FINALIZE_BATCH, READ_BATCH
-from messaging.store.records import AckRow, Due, Read, RoomKey
+from messaging.store.records import AckRow, Due, Held, Read, RoomKey
 from tests.support.messages import message
 
 MOST_US = 5_000
@@ -140,9 +140,9 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
 
     crowd = range(MEMBERS - MAX_MEMBERS, MEMBERS)
 
-    def standing() -> list[tuple[int, str, int]]:
+    def standing() -> list[tuple[int, Held]]:
         seq = next(seqs)
-        return [(user, place.epoch, seq) for user in crowd]
+        return [(user, Held(place.epoch, seq)) for user in crowd]
 
     verbs = {
         "read_after the beginning": lambda: read(0),
@@ -151,7 +151,7 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
         "history": lambda: big.log.history(BIG, LAST_MEMBER, before=LIVE, limit=100),
         "receipts": lambda: big.cursors.receipts([(BIG, SENDER)]),
         "recipients": lambda: big.cursors.recipients(BIG, LIVE // 2),
-        "member_positions": lambda: big.members.member_positions(LAST_MEMBER, [(BIG, place.epoch, 0)]),
+        "member_positions": lambda: big.members.member_positions(LAST_MEMBER, [(BIG, Held(place.epoch, 0))]),
         "read_after for as many as ask together": lambda: big.log.read_for_many(
             [(Read(room=BIG, epoch=place.epoch, since=LIVE - 500, rev=0), crowd)]
         ),
@@ -202,7 +202,7 @@ async def test_no_script_takes_longer_than_5_ms(big: Store) -> None:
         "receipts over expired": lambda: big.cursors.receipts([(BIG, SENDER)]),
         "who_owes over expired": lambda: big.retries.owing(BIG, place.epoch, list(range(2, 502))),
         "member_positions over expired": lambda: big.members.member_positions(
-            LAST_MEMBER, [(BIG, place.epoch, LIVE - 5_000)]
+            LAST_MEMBER, [(BIG, Held(place.epoch, LIVE - 5_000))]
         ),
     }
     took |= {name: await slowest_us(big, verb) for name, verb in behind.items()}
@@ -267,7 +267,9 @@ async def test_no_operation_of_change_or_expiry_takes_longer_than_5_ms(big: Stor
         "history over those": lambda: big.log.history(BIG, LAST_MEMBER, before=top + 1, limit=100),
         "receipts over those": lambda: big.cursors.receipts([(BIG, SENDER)]),
         "who_owes over those": lambda: big.retries.owing(BIG, epoch, list(range(2, 502))),
-        "member_positions over those": lambda: big.members.member_positions(LAST_MEMBER, [(BIG, epoch, 0)]),
+        "member_positions over those": lambda: big.members.member_positions(
+            LAST_MEMBER, [(BIG, Held(epoch, 0))]
+        ),
         "recipients of one": lambda: big.cursors.recipients(BIG, top),
     }
     took |= {name: await slowest_us(big, verb) for name, verb in named.items()}

@@ -154,8 +154,8 @@ class Wire:
         self.seen = at  # frames that arrived since then can still be awaited
         return sent
 
-    async def ack(self, room: str, epoch: str, **cursors: int) -> None:
-        await self.send({"type": "ack", "rooms": [{"room": room, "epoch": epoch, **cursors}]})
+    async def ack(self, room: str, epoch: str, **fields: int | list[int]) -> None:
+        await self.send({"type": "ack", "rooms": [{"room": room, "epoch": epoch, **fields}]})
 
     async def aclose(self) -> None:
         self._paused.set()

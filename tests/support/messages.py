@@ -14,6 +14,7 @@ from messaging.store.records import (
     AckRow,
     Append,
     Due,
+    Held,
     MemberPosition,
     OtherEpoch,
     Read,
@@ -62,12 +63,20 @@ async def accept(store: Store, *messages: Append) -> list[Accepted]:
 
 
 async def acknowledge(
-    store: Store, user: int, delivered: int | None, read: int | None = None, *, room: RoomKey = ROOM
+    store: Store,
+    user: int,
+    delivered: int | None,
+    read: int | None = None,
+    *,
+    room: RoomKey = ROOM,
+    late: tuple[int, ...] = (),
+    judged: bool = True,
 ) -> int:
     """Acknowledge in the room's present epoch; return the store's answer."""
     [place] = await store.log.positions([room])
     assert place is not None
-    [answer] = await store.cursors.acknowledge([AckRow(room, place.epoch, user, delivered, read)])
+    row = AckRow(room, place.epoch, user, delivered, read, late, judged)
+    [answer] = await store.cursors.acknowledge([row])
     return answer
 
 
@@ -96,15 +105,15 @@ async def read_together(
 
 
 async def stand_together(
-    store: Store, room: RoomKey, asked: Sequence[tuple[int, str, int]]
+    store: Store, room: RoomKey, asked: Sequence[tuple[int, Held]]
 ) -> list[MemberPosition | None]:
     """Ask for positions as sockets do that ask at once: coalesced, and alone where it is necessary."""
     [answers] = await store.members.member_positions_for_many([(room, asked)])
     return [
-        (await store.members.member_positions(user, [(room, epoch, since)]))[0]
+        (await store.members.member_positions(user, [(room, held)]))[0]
         if answer is None
         else checked([answer])[0]
-        for (user, epoch, since), answer in zip(asked, answers, strict=True)
+        for (user, held), answer in zip(asked, answers, strict=True)
     ]
 
 

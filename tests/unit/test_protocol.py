@@ -416,6 +416,7 @@ FIELDS = {
     "id": st.uuids().map(str),
     "body": BODY,
     "limit": st.integers(1, SEQ_MOST),
+    "late": st.lists(COUNT, max_size=5),
     **dict.fromkeys(["room", "epoch", "reason", "notice"], TEXT),
     **dict.fromkeys(["since", "rev", "before", "n", "seq", "ttl", "reply_to", "delivered", "read"], COUNT),
 }

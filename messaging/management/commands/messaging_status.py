@@ -78,6 +78,7 @@ def _last_hour(found: Status) -> list[tuple[str, int]]:
         ("expired, missed by someone", hour.expired_missed),
         ("missed, offline", hour.missed_offline),
         ("missed, no answer", hour.missed_no_ack),
+        ("missed, received too late", hour.missed_late),
         ("missed, could not be displayed", hour.missed_client_rejected),
         ("missed, left the room", hour.missed_left_room),
     ]

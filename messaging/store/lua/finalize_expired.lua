@@ -4,11 +4,11 @@
 -- Uses clock, count
 -- Uses entries: index_entry
 local prefix = KEYS[1] -- of the partition's keys
-local STRIDE = 7       -- ARGV: 7 values for each row: room id, seq, score claimed, then the number of members who missed it for each
-                       --   reason: offline, no_ack, client_rejected, left_room
+local STRIDE = 8       -- ARGV: 8 values for each row: room id, seq, score claimed, then the number of members who missed it for each
+                       --   reason: offline, no_ack, late, client_rejected, left_room
 
 local MAX_OUTCOMES, MAX_LEFT = 1000, 500
-local REASONS = {'offline', 'no_ack', 'client_rejected', 'left_room'}
+local REASONS = {'offline', 'no_ack', 'late', 'client_rejected', 'left_room'}
 local expiring, over, now = prefix .. 'expiring', prefix .. 'over', now_ms()
 local budget, answers, ended, ended_rooms, counts, cleared_rooms, held = MAX_OUTCOMES, {}, {}, {}, {}, {}, {}
 

@@ -1,15 +1,19 @@
 #!lua flags=allow-oom
--- Read the positions of members in a room; a `since` of the room's epoch above the cursor counts as an acknowledgement.
+-- Read the positions of members in a room; a `since` of the room's epoch above the cursor counts as an acknowledgement, as in
+-- `acknowledge`.
 -- Publishes 'A <seq>': no cursor that moved was below that seq.
 -- Returns {epoch, top, rev, members (counts joins and leaves), users, {row, ...}} or -1: the room has no log. `users` are the members,
 --   {} if there are more than max_listed. The row of a user is {delivered, read, joined, unread (at most 100)} or a code:
 --   -2 not a member, -3 not handled: ask for this user alone
 -- Uses clock, count, has_expired
 -- Uses entries: is_among, parse_live_entry
+-- Uses late: late_recorder, some_may_have_ended
 local prefix        = KEYS[1]           -- of the partition's keys
 local room_id       = ARGV[1]
 local max_listed    = tonumber(ARGV[2]) -- members, for presence
-local FIRST, STRIDE = 3, 3             -- ARGV: then 3 values for each user: user id, epoch ('' none), since (seq)
+local lease_ms      = tonumber(ARGV[3]) -- of a claim of ended messages
+local FIRST, STRIDE = 4, 5              -- ARGV: then 5 values for each user: user id, epoch ('' none), since (seq), late (seq,seq,...),
+                                        --   judged ('1': the client has named all late messages, '' some may be missing)
 
 local MAX_UNREAD = 100
 local key, call = prefix .. 'room:' .. room_id, redis.call
@@ -45,19 +49,21 @@ end
 
 local rows, window, passed, lowest = {}, nil, 0, math.huge
 
-local function row_of(user, epoch, since)
+local function row_of(user, epoch, since, late, judged)
   local joined = call('ZSCORE', key .. ':joined', user)
   if not joined then return -2 end
   local read = call('ZSCORE', key .. ':read', user) or joined
   local above = math.max(tonumber(read), tonumber(joined))
   if window and (window.above ~= above or #window.only > 0) then return -3 end -- one call reads the messages once
   window = window or unread_above(above)
-  if epoch == present_epoch and tonumber(since) <= tonumber(top) then
-    local cursor = call('ZSCORE', key .. ':delivered', user)
-    if call('ZADD', key .. ':delivered', 'XX', 'GT', 'CH', since, user) == 1 then
-      call('HDEL', key .. ':attempts', user)
-      passed, lowest = passed + call('ZCOUNT', key .. ':live', '(' .. cursor, since), math.min(lowest, tonumber(cursor))
-    end
+  local cursor = tonumber(call('ZSCORE', key .. ':delivered', user) or joined)
+  if epoch == present_epoch and tonumber(since) <= tonumber(top) and tonumber(since) > cursor then
+    local check = judged == '' and some_may_have_ended(prefix, now, lease_ms)
+    local upto = late_recorder(key, tonumber(since), late, check and now)(user, joined, cursor)
+    call('ZADD', key .. ':delivered', upto, user)
+    call('HDEL', key .. ':attempts', user)
+    passed = passed + call('ZCOUNT', key .. ':live', string.format('(%.0f', cursor), upto)
+    lowest = math.min(lowest, cursor)
   end
   return {call('ZSCORE', key .. ':delivered', user), read, joined, count_unread(window, user)}
 end

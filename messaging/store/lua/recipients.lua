@@ -39,12 +39,12 @@ local function members_between(low, high)
   return users, #users > 0 and rejecters(key, seq, users, max_attempts) or {}
 end
 
--- Before a message expires, `outcome` has only rejections of it.
+-- Before a message expires, `outcome` has rejections of it, and members whose clock was ahead when they got it.
 local users_below, rejections = members_between('-inf', '(' .. seq)
 for _, user in ipairs(users_below) do add_owing(user, rejections[user]) end
 for _, row in ipairs(redis.call('ZRANGEBYSCORE', key .. ':outcome', seq, seq, 'LIMIT', 0, MAX_RECIPIENTS)) do
-  local user, _, attempts = parse_outcome(row)
-  local cursor = redis.call('ZSCORE', key .. ':delivered', user)
+  local user, reason, attempts = parse_outcome(row)
+  local cursor = reason == 'client_rejected' and redis.call('ZSCORE', key .. ':delivered', user)
   if cursor and tonumber(cursor) >= tonumber(seq) then add_owing(user, attempts) end
 end
 local free = MAX_RECIPIENTS - #owing / 3

@@ -6,7 +6,7 @@ import { Acks } from "./acks.js";
 import { Dismissals } from "./dismissals.js";
 import { Emitter } from "./emitter.js";
 import { extensionOf } from "./lifetime-choices.js";
-import { noChanges } from "./log.js";
+import { MAX_LATE, noChanges } from "./log.js";
 import { Room } from "./room.js";
 import * as protocol from "./protocol.js";
 
@@ -127,7 +127,8 @@ export class Chat extends Emitter {
     const present = [...this.rooms.values()].filter((room) => !room.left);
     // A room that does not fit into `hello` is made again from `welcome`: resumed from the user's cursor, it would miss changes.
     for (const room of present.slice(protocol.ROOMS_PER_HELLO)) this.rooms.delete(room.id);
-    return present.slice(0, protocol.ROOMS_PER_HELLO).map((room) => room.log.greet());
+    const rooms = present.slice(0, protocol.ROOMS_PER_HELLO);
+    return Chat.#limitLate(rooms, (room, maxLate) => room.log.greet(maxLate));
   }
 
   /** @param {Frame} frame */
@@ -439,10 +440,30 @@ export class Chat extends Emitter {
   }
 
   #collectAcks() {
-    return [...this.rooms.values()]
-      .filter((room) => !room.left)
-      .map((room) => room.takeAck())
-      .filter((row) => row !== null);
+    const rooms = [...this.rooms.values()].filter((room) => !room.left);
+    const rows = Chat.#limitLate(rooms, (room, maxLate) => room.takeAck(maxLate));
+    if (rooms.some((room) => room.log.owesAck)) this.#acks.due();
+    return rows;
+  }
+
+  /**
+   * The rows of one frame, which together name at most MAX_LATE late messages.
+   *
+   * @template {{late: number[]}} Row
+   * @param {Room[]} rooms
+   * @param {(room: Room, maxLate: number) => Row | null} take
+   */
+  static #limitLate(rooms, take) {
+    let maxLate = MAX_LATE;
+    /** @type {Row[]} */
+    const rows = [];
+    for (const room of rooms) {
+      const row = take(room, maxLate);
+      if (!row) continue;
+      maxLate -= row.late.length;
+      rows.push(row);
+    }
+    return rows;
   }
 
   /** @param {Room} room @param {Message} message */

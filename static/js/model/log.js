@@ -20,6 +20,9 @@
 
 const MAX_HELD = 1000; // a `sync` brings the rest again
 
+/** The late messages that one frame may name, so that it stays below 64 KiB. */
+export const MAX_LATE = 500;
+
 /** @returns {LogChanges} */
 export const noChanges = () => ({ added: [], changed: [], removed: [], reset: false, left: false });
 
@@ -38,6 +41,8 @@ export class RoomLog {
   #held = new Map(); // messages above a gap
   #acked = 0;
   #ackAgain = false;
+  /** @type {number[]} */
+  #late = []; // the messages that arrived after their end, ascending
   /** @type {{since: number} | null} */
   #sync = null; // the unanswered one
   #needsSync = false;
@@ -72,13 +77,16 @@ export class RoomLog {
     return this.#sync !== null || this.#needsSync;
   }
 
-  /** The room's entry in `hello`, which is answered like a `sync` and counts as an acknowledgement. */
-  greet() {
-    const since = Math.min(this.last, this.#cutAt);
+  /**
+   * The room's entry in `hello`, which is answered like a `sync` and counts as an acknowledgement: those of the lost connection
+   * may be lost.
+   */
+  greet(maxLate = MAX_LATE) {
+    this.#acked = 0;
+    const { upto: since, late } = this.#acknowledge(Math.min(this.last, this.#cutAt), maxLate);
     this.#sync = { since };
     this.#needsSync = false;
-    this.#acked = since;
-    return { room: this.room, epoch: this.epoch, since, ...(this.rev === null ? {} : { rev: this.rev }) };
+    return { room: this.room, epoch: this.epoch, since, late, ...(this.rev === null ? {} : { rev: this.rev }) };
   }
 
   /** Frames that were sent over the lost connection get no answer. */
@@ -103,11 +111,30 @@ export class RoomLog {
     return { room: this.room, epoch: this.epoch, since, rev: this.rev };
   }
 
-  nextAck() {
-    if (!this.owesAck) return null;
-    this.#acked = this.last;
+  nextAck(maxLate = MAX_LATE) {
+    return this.owesAck ? this.ack(maxLate) : null;
+  }
+
+  /** An acknowledgement of everything that is held. With too many late messages it reaches only to the last one that it names. */
+  ack(maxLate = MAX_LATE) {
     this.#ackAgain = false;
-    return { room: this.room, epoch: this.epoch, delivered: this.last };
+    const { upto: delivered, late } = this.#acknowledge(this.last, maxLate);
+    return { room: this.room, epoch: this.epoch, delivered, late };
+  }
+
+  /**
+   * The newest of the late messages that were named before are named again, because that acknowledgement may have been lost.
+   *
+   * @param {number} upto
+   * @param {number} maxLate
+   */
+  #acknowledge(upto, maxLate) {
+    const unnamed = this.#late.filter((seq) => seq > this.#acked && seq <= upto);
+    if (unnamed.length > maxLate) upto = maxLate ? unnamed[maxLate - 1] : unnamed[0] - 1;
+    const named = maxLate ? this.#late.filter((seq) => seq <= upto).slice(-maxLate) : [];
+    this.#acked = upto;
+    this.#late = [...named, ...this.#late.filter((seq) => seq > upto)];
+    return { upto, late: named };
   }
 
   get owesAck() {
@@ -242,6 +269,7 @@ export class RoomLog {
     this.floor = last;
     this.#acked = last;
     this.#ackAgain = false;
+    this.#late = [];
     this.#held.clear();
     this.messages.clear();
     this.#sorted = null;
@@ -285,6 +313,7 @@ export class RoomLog {
   #accept(message, changes) {
     this.last = message.seq;
     this.#held.delete(message.seq);
+    if (message.expires_at <= this.#now()) this.#late.push(message.seq);
     this.#insert(message, changes);
   }
 

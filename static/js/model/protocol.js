@@ -18,7 +18,7 @@
  *   read: number, unread: number, ttl: number, ttl_max: number, tracked?: boolean | null, topic?: string | null,
  *   online?: number[] | null,
  * }} RoomInfo
- * @typedef {{room: string, epoch: string, delivered?: number, read?: number}} AckRow
+ * @typedef {{room: string, epoch: string, delivered: number, late: number[], read?: number}} AckRow
  *
  * A machine's time and its timers. now(): epoch ms.
  * @typedef {{now: () => number, set: (action: () => void, ms: number) => any, clear: (handle: any) => void}} Clock

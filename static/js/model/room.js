@@ -104,12 +104,11 @@ export class Room {
     return true;
   }
 
-  /** The acknowledgement that is due now, or null. @returns {AckRow | null} */
-  takeAck() {
-    const row = this.log.nextAck();
-    if (this.read <= this.readSent) return row;
+  /** The acknowledgement that is due now, or null. @param {number} maxLate @returns {AckRow | null} */
+  takeAck(maxLate) {
+    if (this.read <= this.readSent) return this.log.nextAck(maxLate);
     this.readSent = this.read;
-    return { room: this.id, epoch: this.log.epoch, delivered: this.log.last, ...row, read: this.read };
+    return { ...this.log.ack(maxLate), read: this.read };
   }
 
   /** rows: [seq, delivered, read, total]. @param {number[][]} rows */
