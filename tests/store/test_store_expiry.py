@@ -538,7 +538,7 @@ class TestFinalize:
         await store.client.zadd(f"{ROOM.key}:outcome", rows)
         await over(store, 1)
         [claimed] = await store.expiry.claim("t")
-        args = (ROOM.prefix, ROOM.id, 1, claimed.score, 0, 0, 0, 0)
+        args = (ROOM.prefix, ROOM.id, 1, claimed.score, 0, 0, 0, 0, 0)
         assert await store.scripts.run([("finalize_expired", args)]) == [[2]]
         [record] = await store.expiry.read([claimed])
         assert record.live

@@ -346,7 +346,7 @@ async def test_no_command_of_the_expiry_job_takes_longer_than_5_ms(over: Store) 
     def finalize() -> Awaitable[object]:
         at = next(batches)
         rows = [claimed[0], *claimed[at : at + FINALIZE_BATCH - 1]]
-        args = [(row.room.id, row.seq, row.score, MEMBERS, 0, 0, left) for row in rows]
+        args = [(row.room.id, row.seq, row.score, MEMBERS, 0, 0, 0, left) for row in rows]
         return over.scripts.run([("finalize_expired", (BIG.prefix, *itertools.chain(*args)))])
 
     took["finalize"] = await slowest_us(over, finalize, looks=9)
