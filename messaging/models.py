@@ -424,6 +424,38 @@ class BulkPortion(models.Model):
 # ── Rows of the store on the staff's pages, without tables ──
 
 
+class StoreMark(models.Model):
+    """The last mark that was written to the store, with its counts at that time. One row."""
+
+    number = models.PositiveBigIntegerField()
+    at = models.DateTimeField()
+    accepted = models.JSONField()  # {day since 1970: messages}
+    live = models.PositiveBigIntegerField()
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return str(self.number)
+
+
+class StoreLoss(models.Model):
+    """A loss of accepted messages by the store. `messages` and `rooms` are estimates."""
+
+    incident = models.CharField(max_length=80, unique=True)
+    at = models.DateTimeField(db_index=True)  # when it was detected
+    safe_until = models.DateTimeField(null=True)  # no message accepted before was lost; None: unknown
+    messages = models.PositiveBigIntegerField(default=0)
+    rooms = models.PositiveIntegerField(default=0)
+    repaired_at = models.DateTimeField(null=True)  # when all rooms concerned had a new epoch
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.incident
+
+
 class UndeliveredRoom(models.Model):
     """A room in which a member has not acknowledged everything."""
 

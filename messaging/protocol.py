@@ -345,6 +345,7 @@ class Resumed(ServerFrame, frozen=True, tag="resumed"):
     gone: list[tuple[int, str]]
     changed: list[Message] | UnsetType = UNSET
     why: str | UnsetType = UNSET
+    doubt: tuple[int, int] | UnsetType = UNSET
 
 
 class Sent(ServerFrame, frozen=True, tag="sent"):

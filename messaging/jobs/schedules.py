@@ -1,4 +1,4 @@
-"""The schedules of the jobs `retry_undelivered`, `process_expired`, `rewrite_log` and `carry_on_bulk`, and the job `rewrite_log`.
+"""The schedules of the jobs, and the jobs `mark_store` and `rewrite_log`.
 
 django-q2 calls the functions in `SCHEDULES` in the worker. A job has no arguments, because a queued job can be lost; all state is in
 the store and the database.
@@ -15,7 +15,7 @@ from django_q.models import Schedule
 from django_q.tasks import async_task
 from redis.exceptions import RedisError
 
-from messaging import expiry
+from messaging import expiry, losses
 from messaging.bridge import run_async
 from messaging.store import open_store
 
@@ -24,6 +24,7 @@ from .sweeps import SweepOptions, sweep
 SCHEDULES: dict[str, dict[str, Any]] = {
     "retry_undelivered": {"func": "messaging.jobs.retry_undelivered", "minutes": 1},
     "process_expired": {"func": "messaging.jobs.process_expired", "minutes": 1},
+    "mark_store": {"func": "messaging.jobs.mark_store", "minutes": 1},
     "rewrite_log": {"func": "messaging.jobs.rewrite_log", "minutes": 60},
     "carry_on_bulk": {"func": "messaging.admin.bulk_job.carry_on", "minutes": 1},
 }
@@ -90,6 +91,11 @@ def retry_undelivered() -> int:
 def process_expired() -> int:
     """Process expired messages, within the deadline of a job; return their number. The schedule calls this."""
     return run_async(expiry.process, expiry.ExpiryOptions()).expired
+
+
+def mark_store() -> None:
+    """Detect whether the store has lost data, and mark its present state. The schedule calls this."""
+    run_async(losses.mark)
 
 
 def rewrite_log() -> None:

@@ -50,6 +50,7 @@ def encode_resumed(room_id: str, since: int, slice_: Slice, *, max_bytes: int) -
                 messages=[message_frame(room_id, slice_.epoch, stored) for stored in slice_.messages],
                 gone=slice_.gone[:MAX_GONE],
                 changed=[message_frame(room_id, slice_.epoch, stored) for _, stored in slice_.changed],
+                doubt=UNSET if slice_.doubt is None else slice_.doubt,
             )
         )
         if len(encoded) <= max_bytes or len(slice_.messages) + len(slice_.changed) <= 1:

@@ -47,6 +47,7 @@ class HubListener:
         _ignore  # room, above (seq): no cursor that moved was below it
     )
     presence_changed: Callable[[str], None] = _ignore  # the publication of a process
+    renewed: Callable[[str], None] = _ignore  # room: its log has a new epoch
     restored: Callable[[], Awaitable[None]] = _ignore_restored  # the subscription was lost and is restored
 
 
@@ -144,6 +145,8 @@ class Hub:
             self._on_change(room, parse_change(room.key.id, text))
         elif kind == "X":
             self._on_expired(room, text)
+        elif kind == "E":
+            self.listener.renewed(room.key.id)
 
     def _on_messages(self, room: HubRoom, text: str) -> None:
         for batch in parse_batches(text):

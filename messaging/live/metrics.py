@@ -74,6 +74,8 @@ class Site:
     expired_last_hour: int = _gauge("Messages processed after they had expired, in the last hour")
     expired_to_all_last_hour: int = _gauge("Those of them that everybody had")
     expired_missed_last_hour: int = _gauge("Those of them that somebody missed")
+    store_losses_last_week: int = _gauge("Times that the store lost accepted messages, in the last 7 days")
+    store_lost_messages_last_week: int = _gauge("An estimate of these messages")
     missed: Mapping[str, int]
 
 

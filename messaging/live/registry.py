@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 
-from messaging.store.records import MemberPosition, RoomKey
+from messaging.store.records import LIFE_STEP, MemberPosition, RoomKey
 
 from . import metrics
 from .connection import Connection
@@ -16,13 +16,14 @@ from .feed import Feed
 class HubRoom:
     """A room in this process: its feeds, and the newest position of its log that this process knows."""
 
-    __slots__ = ("empty_since_s", "epoch", "feeds", "key", "members", "people", "rev", "top")
+    __slots__ = ("earlier_top", "empty_since_s", "epoch", "feeds", "key", "members", "people", "rev", "top")
 
     def __init__(self, key: RoomKey) -> None:
         self.key = key
         self.feeds: dict[Connection, Feed] = {}
         self.epoch = ""
         self.top = 0
+        self.earlier_top = 0  # the top before its last step
         self.rev = 0
         self.members = -1  # the store's count of joins and leaves when a position was last read
         self.people: frozenset[int] = frozenset()  # the members, if the room is small enough for presence
@@ -31,9 +32,11 @@ class HubRoom:
     def update_top(self, epoch: str, top: int) -> None:
         """Record the newest message of the log."""
         if epoch != self.epoch:
-            self.epoch, self.top, self.rev = epoch, top, 0
-        else:
-            self.top = max(self.top, top)
+            self.epoch, self.top, self.earlier_top, self.rev = epoch, top, 0, 0
+        elif top > self.top:
+            if top > self.top + LIFE_STEP // 2:
+                self.earlier_top = self.top
+            self.top = top
 
     def update_position(self, epoch: str, top: int, rev: int) -> None:
         """Record the position of the log: its newest message and its newest change."""

@@ -6,13 +6,19 @@ It begins with ASGI's lifespan (`startup`) and ends with `say_bye` and `shutdown
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+from collections.abc import Mapping
 
+from django.db import Error as DatabaseError
+
+from messaging import losses, protocol
 from messaging import policy as policies
-from messaging import protocol
+from messaging.errors import MessagingError
 from messaging.policy import Policy
 from messaging.protocol import Close
 from messaging.store import Store, connections, open_store
+from messaging.store.records import RoomKey
 
 from .acknowledging import Acknowledger
 from .background import Background
@@ -50,7 +56,13 @@ class Server:
         self.receipts = Receipts(store, self.registry, policy)
         self.retry = Retry(store, self.registry, policy)
         self.notifier = Notifier(store, self.registry, policy)
-        self.positions = Positions(store, self.registry, policy, members_changed=self._members_changed)
+        self.positions = Positions(
+            store,
+            self.registry,
+            policy,
+            members_changed=self._members_changed,
+            record_lost=self._record_lost,
+        )
         self.hub = Hub(
             self.registry,
             policy,
@@ -59,6 +71,7 @@ class Server:
                 pushed=self.retry.pushed,
                 cursors_moved=self.receipts.cursors_moved,
                 presence_changed=self.presence.on_change,
+                renewed=self._renewed,
                 restored=self._restored,
             ),
         )
@@ -83,6 +96,7 @@ class Server:
         for part in (
             self.hub.run,
             self.positions.run,
+            self._check_losses,
             self.presence.run,
             self.receipts.run,
             self.control_events.run,
@@ -125,6 +139,22 @@ class Server:
 
     def _members_changed(self, room: str) -> None:
         self.background.spawn(self.rechecks.check_members(room))
+
+    def _renewed(self, room: str) -> None:
+        self.background.spawn(self.positions.check_room(room))
+
+    async def _record_lost(self, lost: Mapping[RoomKey, int]) -> None:
+        with contextlib.suppress(
+            MessagingError, DatabaseError
+        ):  # the next check of positions finds them again
+            await losses.record_rooms(lost)
+
+    async def _check_losses(self) -> None:
+        """Compare the store with the database until cancelled."""
+        while True:
+            await asyncio.sleep(self.policy.position_interval_s)
+            with contextlib.suppress(MessagingError, DatabaseError):
+                await losses.check()
 
     async def _restored(self) -> None:
         """Check everything. The channel layer does not report its own failures; it is usually on the same server as the store."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
+from messaging.losses import LossFigures
 from messaging.models import moment
 from messaging.store.records import Memory, Overdue
 
@@ -53,6 +54,13 @@ _START_CACHE = _(
 _START_WORKER = _("Start a worker: `manage.py worker`. `manage.py serve` starts one automatically.")
 _JOBS_STOPPED = _("Retries, expiry reports and bulk actions have stopped. No message is lost.")
 _RUN_EXPIRY = _("Read the worker's log, or run the job to see its error: `manage.py process_expired --once`.")
+
+_LOST_REMEDY = _(
+    "Find out whether the store was emptied, restored or replaced. Keep its files and logs. This fault is shown for 7 days."
+)
+_LOST_MEANING = _(
+    "Members see the period in which messages may be missing. Open pages send their own lost messages again."
+)
 
 # The worst faults. `serve` checks those of the store, and refuses to start if there is one.
 FATAL = {
@@ -91,6 +99,20 @@ ERROR = {
             "Find out whether the store was emptied or restored. Keep its files and logs. `manage.py doctor` checks its settings."
         ),
         _("The store no longer has these messages, and their senders were not informed."),
+    ),
+    "store_lost_messages": Texts(
+        _("The store lost accepted messages between %(since)s and %(until)s: about %(count)s."),
+        _LOST_REMEDY,
+        _LOST_MEANING,
+    ),
+    "store_emptied": Texts(
+        ngettext_lazy(
+            "The store was emptied before %(until)s. It had about %(count)s live message.",
+            "The store was emptied before %(until)s. It had about %(count)s live messages.",
+            "n",
+        ),
+        _LOST_REMEDY,
+        _LOST_MEANING,
     ),
     "store_unlogged": Texts(
         _("The store does not write messages to disk."),
@@ -309,6 +331,17 @@ def of_schedules(
             yield fault("schedule_missing", name=name)
         elif due and (now - due).total_seconds() > MAX_JOB_GAP_S:
             yield fault("schedule_late", name=name, since=_clock(due))
+
+
+def of_losses(losses: LossFigures) -> Iterator[Fault]:
+    """Yield a fault if the store has lost messages."""
+    if losses.until is None:
+        return
+    facts: Facts = {"n": losses.messages, "count": f"{losses.messages:,}", "until": _clock(losses.until)}
+    if losses.since is None:
+        yield fault("store_emptied", **facts)
+    else:
+        yield fault("store_lost_messages", since=_clock(losses.since), **facts)
 
 
 def of_account(unaccounted: int) -> Iterator[Fault]:

@@ -202,10 +202,12 @@ def expiry() -> Component:
         dropped = retention.dropped_open(now_ms)
         facts |= {"set_aside_last_day": quarantined, "dropped_open_last_day": dropped}
         problems += faults.of_letters(quarantined=quarantined, dropped=dropped)
-        account = site_figures.count().account
-        if account is not None:
-            facts["unaccounted"] = account.lost
-            problems += faults.of_account(account.lost)
+        figures = site_figures.count()
+        facts["lost_by_store_last_week"] = figures.database.losses.messages
+        problems += faults.of_losses(figures.database.losses)
+        if figures.account is not None:
+            facts["unaccounted"] = figures.account.lost
+            problems += faults.of_account(figures.account.lost)
     return Component(name="expiry", facts=facts, faults=problems)
 
 

@@ -17,9 +17,11 @@ from datetime import datetime, timedelta
 
 from django.utils import timezone
 
+from messaging import losses
 from messaging import policy as policies
 from messaging.bridge import run_async
 from messaging.errors import Unavailable
+from messaging.losses import LossFigures
 from messaging.models import DeadLetter, Membership, Room, moment
 from messaging.store import open_store
 from messaging.store.records import Counts, Memory, MessageTotals, Overdue
@@ -30,6 +32,7 @@ from .status import TotalDebt, last_runs, total_debt
 
 MAX_AGE_S = 4.0
 DAYS_SHOWN = 30
+LOSS_DAYS = 7  # a loss of the store is a fault for these days
 MAX_ROOMS = 1_000
 MAX_MEMBERS = 100  # members of a room, those furthest behind first
 ROOM_BATCH = 25  # rooms in one round trip; the store answers others only after it
@@ -43,6 +46,7 @@ class Account:
     """The messages accepted in the last `days`, by their state. If `cut`, `on_the_way` is a minimum.
 
     `dropped`: there were too many dead letters and some were deleted, so that `unaccounted` includes reported messages.
+    `lost_by_store`: an estimate of the messages that the store lost together with their counts.
     """
 
     days: int
@@ -51,18 +55,20 @@ class Account:
     on_the_way: int
     missed: int
     deleted: int
+    lost_by_store: int = 0
     cut: bool = False
     dropped: bool = False
 
     @property
     def unaccounted(self) -> int:
         """The remainder. Below 0 while messages are being reported: they count as missed, and the store still has them."""
-        return self.accepted - self.with_everyone - self.on_the_way - self.missed - self.deleted
+        remainder = self.accepted - self.with_everyone - self.on_the_way - self.missed - self.deleted
+        return remainder + self.lost_by_store
 
     @property
     def lost(self) -> int:
         """The messages that are certainly lost."""
-        return 0 if self.dropped else max(0, self.unaccounted)
+        return self.lost_by_store if self.dropped else max(0, self.unaccounted)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +95,14 @@ class StoreFigures:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseFigures:
-    """Figures from the database. `missed`: only messages that were accepted in the days of the account."""
+    """Figures from the database. `missed` and `lost_by_store`: only in the days of the account."""
 
     letters: int
     letters_open: int
     missed: int
     missed_last_day: int
+    lost_by_store: int
+    losses: LossFigures
     rooms: int
     memberships: int
 
@@ -115,6 +123,7 @@ class Figures:
             return [fault("store_unreachable")]
         return faults.worst_first(
             [
+                *faults.of_losses(self.database.losses),
                 *faults.of_account(account.lost),
                 *faults.of_memory(store.memory),
                 *faults.of_worker(store.runs, store.now_ms, recovery=policies.current().recovery),
@@ -195,6 +204,8 @@ def _read_database(at: datetime, since: datetime) -> DatabaseFigures:
         letters_open=letters.filter(state=DeadLetter.State.OPEN).count(),
         missed=letters.filter(expired_at__gte=since, sent_at__gte=since).count(),
         missed_last_day=letters.filter(expired_at__gt=at - timedelta(days=1)).count(),
+        lost_by_store=losses.recent(account_days()).messages,
+        losses=losses.recent(LOSS_DAYS),
         rooms=Room.objects.count(),
         memberships=Membership.objects.filter(leaving_at=None).count(),
     )
@@ -211,6 +222,7 @@ def _account(store: StoreFigures, database: DatabaseFigures) -> Account:
         on_the_way=on_the_way,
         missed=database.missed,
         deleted=totals.deleted,
+        lost_by_store=database.lost_by_store,
         cut=store.debt.rooms_left_out > 0,
         dropped=database.letters >= policies.current().dead_letter_count,
     )

@@ -6,7 +6,8 @@ which all these keys begin, because many keys are known only inside the script.
 
 | key (prefix `chat:{p}:`)     | type   | holds                                                                              |
 |------------------------------|--------|------------------------------------------------------------------------------------|
-| `room:<id>`                  | hash   | epoch, top, rev, members (counts joins and leaves), top_life, rev_life; no TTL      |
+| `room:<id>`                  | hash   | epoch, top, rev, members (counts joins and leaves), top_life, rev_life, life_top,   |
+|                              |        | incident, doubt; no TTL                                                             |
 | `room:<id>:msg:<seq>`        | hash   | the message; deleted by Redis at expires_at + grace                                 |
 | `room:<id>:live`             | zset   | `seq|sender|id` (`|u`: nobody owes it) -> seq; removed by finalize and delete only  |
 | `room:<id>:only`             | hash   | seq -> user ids, for a message to some members only (a resend)                      |
@@ -20,6 +21,7 @@ which all these keys begin, because many keys are known only inside the script.
 | `expiring`                   | zset   | `room|seq` -> when the job processes it next                                        |
 | `over`                       | zset   | `room|seq` -> seq: in `expiring` although not live, because screens may show it     |
 | `unacked`                    | zset   | room -> when the sweep checks it next                                               |
+| `mark`                       | hash   | number, at: written every minute, to notice when the store went back                |
 | `claim:<token>`              | string | the answer to a claim, for one lease                                                |
 | `counts:hour:<hour>`         | hash   | `minute|event`, `all|event` -> count, 49 h; hours and minutes since 1970            |
 | `counts:days:<30 days>`      | hash   | `day|event` -> count, 121 days; `held`, `deleted` by the day of acceptance          |
@@ -33,7 +35,7 @@ one script in `lua/`; lists and counts are read with plain commands. The values 
 `entries.py` and `lua/shared/entries.lua`.
 
 The pub/sub channel of a room has the name of its key. It carries `M` (messages), `C` (edited, deleted), `X` (expired), `A` (cursors
-moved) and `T` (typing); `messaging.live.hub` receives them.
+moved), `T` (typing) and `E` (a new epoch); `messaging.live.hub` receives them.
 
 A sequence number is never given twice. The text of the scripts contains the store's `run_id` as LIFE, so a restarted or promoted
 store answers NOSCRIPT, the loader reads the new run_id, and the first append in each room increases `top` by a large step.
@@ -58,6 +60,7 @@ from .cursors import Cursors
 from .expiry import Expiry
 from .lists import Lists
 from .log import Log
+from .marks import Marks
 from .members import Members, members_in_database
 from .presence import Presence
 from .retries import Retries
@@ -83,6 +86,7 @@ class Store:
         self.expiry = Expiry(calls)
         self.retries = Retries(calls)
         self.stats = Stats(calls)
+        self.marks = Marks(calls, self.members)
         self.lists = Lists(calls)
         self.presence = Presence(calls)
 

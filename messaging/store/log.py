@@ -12,6 +12,7 @@ from messaging.errors import BacklogFull, IdReused, MessagingError, NoSuchMessag
 from .calls import ASK_ALONE, NO_LOG, NOT_MEMBER, Calls, text
 from .members import Members
 from .records import (
+    LIFE_STEP,
     Accepted,
     Append,
     OtherEpoch,
@@ -161,12 +162,9 @@ class Log:
     async def positions(self, rooms: Sequence[RoomKey]) -> list[Position | None]:
         """Read the positions of many rooms in one round trip; None for a room without a log."""
         answers = await self._calls.scripts.pipeline(
-            [("HMGET", room.key, "epoch", "top", "rev", "members") for room in rooms]
+            [("HMGET", room.key, "epoch", "top", "rev", "members", "life_top") for room in rooms]
         )
-        return [
-            None if fields[0] is None else Position(text(fields[0]), *map(int, fields[1:]))
-            for fields in answers
-        ]
+        return [None if fields[0] is None else _position(*fields) for fields in answers]
 
 
 def _accepted(answer: Any) -> Accepted | MessagingError:
@@ -191,7 +189,15 @@ def _slices(answer: Any, users: int) -> list[Slice | OtherEpoch | MessagingError
 
 
 def _slice(
-    epoch: bytes, top: int, rev: int, upto: int, more: int, messages: Any, gone: Any, changed: Any
+    epoch: bytes,
+    top: int,
+    rev: int,
+    upto: int,
+    more: int,
+    messages: Any,
+    gone: Any,
+    changed: Any,
+    doubt: bytes,
 ) -> Slice:
     return Slice(
         text(epoch),
@@ -202,7 +208,18 @@ def _slice(
         [_message(seq, fields) for seq, fields in messages],
         [(gone[i], text(gone[i + 1])) for i in range(0, len(gone), 2)],
         [(rev, _message(seq, fields)) for seq, fields, rev in changed],
+        _doubt(doubt),
     )
+
+
+def _position(epoch: bytes, top: bytes, rev: bytes, members: bytes, life_top: bytes | None) -> Position:
+    before_step = -LIFE_STEP - 1 if life_top is None else int(life_top)  # no step: no seq was left out
+    return Position(text(epoch), int(top), int(rev), int(members), before_step)
+
+
+def _doubt(value: bytes) -> tuple[int, int] | None:
+    from_ms, _, to_ms = value.partition(b"|")
+    return (int(from_ms), int(to_ms)) if value else None
 
 
 def _message(seq: int, fields: list[bytes | None]) -> Stored:

@@ -12,6 +12,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import msgspec
 
+# The first append in each room after a restart of the store raises `top` by this step (SKIP in `lua/append.lua`).
+LIFE_STEP = 1_048_576
+
 
 def partition_prefix(partition: int) -> str:
     """Return the prefix of a partition's keys: its hash tag keeps them in one slot."""
@@ -161,7 +164,9 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slice:
-    """The visible part of a log after a seq, complete up to `upto`. `gone` is [(seq, reason)]."""
+    """The visible part of a log after a seq, complete up to `upto`. `gone` is [(seq, reason)]. `doubt`: (from, to), epoch ms: messages
+    accepted in between may be missing, because the store lost data.
+    """
 
     epoch: str
     top: int
@@ -171,6 +176,7 @@ class Slice:
     messages: list[Stored]
     gone: list[tuple[int, str]]
     changed: list[tuple[int, Stored]]  # (rev of the last change, message), ascending
+    doubt: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -212,12 +218,30 @@ class Page:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Position:
-    """A room's position, and the count of its joins and leaves."""
+    """A room's position, and the count of its joins and leaves. `life_top`: the top before the last step (`LIFE_STEP`)."""
 
     epoch: str
     top: int
     rev: int
     members: int
+    life_top: int
+
+    def lost_since(self, known_top: int) -> int:
+        """Return how many messages the log has lost, if `known_top` was its top before this position was read.
+
+        The seqs from `life_top` to the step above it were never given, or the messages that had them are lost.
+        """
+        if self.life_top < known_top <= self.life_top + LIFE_STEP:
+            return known_top - self.life_top
+        return max(0, known_top - self.top)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mark:
+    """The mark of a partition, and when it was written (epoch ms)."""
+
+    number: int
+    at_ms: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

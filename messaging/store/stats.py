@@ -139,6 +139,13 @@ class Stats:
                 sums[event] += sum(map(int, filter(None, answer[i * length : (i + 1) * length])))
         return MessageTotals(since=oldest * DAY_MS, live=live, **sums)
 
+    async def accepted_by_day(self, days: int) -> dict[int, int]:
+        """Return {day since 1970: messages accepted} of the last days, including today."""
+        newest = await self._calls.now_ms() // DAY_MS
+        moments = range(newest - days + 1, newest + 1)
+        sums = await self._fields([(f"days:{day // 30}", day, "accepted") for day in moments])
+        return {int(day): number for (day, _), number in sums.items()}
+
     async def _at_one_moment(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         if self._calls.cluster:  # a transaction cannot include several partitions there
             return await self._calls.scripts.pipeline(commands)

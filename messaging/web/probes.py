@@ -14,6 +14,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from messaging import losses
 from messaging.bridge import in_db_thread
 from messaging.errors import Unavailable
 from messaging.live import metrics as numbers
@@ -57,11 +58,15 @@ async def metrics(request: HttpRequest) -> HttpResponse:
 
 
 async def _site() -> numbers.Site | None:
-    """Read the state of expiry from the store, in two round trips. None while the store is down: the counters of the process remain."""
+    """Read the state of expiry from the store, in two round trips, and its losses from the database. None if one of them is down: the
+    counters of the process remain.
+    """
     store = open_store()
     try:
-        overdue, hour = await asyncio.gather(store.expiry.overdue(), last_hour(store))
-    except Unavailable:
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            overdue, hour = await asyncio.gather(store.expiry.overdue(), last_hour(store))
+            lost = await in_db_thread(losses.recent, 7)
+    except (Unavailable, DatabaseError, InterfaceError, TimeoutError):
         return None
     return numbers.Site(
         expired_due=overdue.due,
@@ -69,6 +74,8 @@ async def _site() -> numbers.Site | None:
         expired_last_hour=hour.expired,
         expired_to_all_last_hour=hour.expired_to_all,
         expired_missed_last_hour=hour.expired_missed,
+        store_losses_last_week=lost.losses,
+        store_lost_messages_last_week=lost.messages,
         missed={reason: getattr(hour, f"missed_{reason}") for reason in MissedRecipient.Reason.values},
     )
 

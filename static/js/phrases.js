@@ -133,6 +133,14 @@ export function names(list, { more = false } = {}) {
   return fill(gettext("%(names)s and %(last)s"), { names: list.slice(0, -1).join(gettext(", ")), last: list[list.length - 1] });
 }
 
+/** The line about a loss of the server. from 0: unknown. @param {number} from @param {number} to @param {number} now */
+export function doubt(from, to, now) {
+  const time = (/** @type {number} */ ms) => (daysFrom(now, ms) === 0 ? clockTime(ms) : `${shortDate(ms, now)} ${clockTime(ms)}`);
+  if (!from) return fill(gettext("Messages from before %(to)s may be missing: the server lost data."), { to: time(to) });
+  const times = { from: time(from), to: time(to) };
+  return fill(gettext("Messages between %(from)s and %(to)s may be missing: the server lost data."), times);
+}
+
 /** @param {Reason} missed @returns {string} */
 export function reason({ reason: why, attempts }) {
   if (why === "no_ack") return fill(ngettext("no answer, %(n)s try", "no answer, %(n)s tries", attempts ?? 0), { n: attempts ?? 0 });

@@ -184,7 +184,7 @@ test("a `sent` before the message keeps it shown, once", async () => {
 });
 
 test("a duplicate of an expired message leaves nothing behind", async () => {
-  const w = world({ top: 9, delivered: 9, late: [], read: 9 });
+  const w = world({ top: 9, delivered: 9, read: 9 });
   w.welcome();
   const item = await w.outbox.add({ room: "r", body: "mine", life_s: 3600 });
   w.chat.receive({ type: "sent", id: item.id, room: "r", epoch: "e", seq: 4, sent_at: 1, expires_at: 2, duplicate: true });
@@ -668,8 +668,22 @@ test("a lifetime change stands between the messages where its time falls", () =>
   assert.deepEqual(kinds(lines(w)), ["day", "event", "message 1", "message 2", "event", "message 3", "event"]);
 });
 
+test("the period in which messages may be missing stands between the messages where it ends", () => {
+  const w = world();
+  w.welcome();
+  const start = w.clock.now();
+  for (const seq of [1, 2]) {
+    w.chat.receive(w.message(seq));
+    w.clock.advance(60_000);
+  }
+  w.room().log.doubt = [start - 60_000, start + 30_000];
+  assert.deepEqual(kinds(lines(w)), ["day", "message 1", "event", "message 2"]);
+  const { shown } = lines(w).find(({ kind }) => kind === "event");
+  assert.match(shown.text, /^Messages between \d\d:\d\d and \d\d:\d\d may be missing/);
+});
+
 test("a lifetime change from before the loaded messages comes with its page", () => {
-  const w = world({ top: 9, delivered: 9, late: [], read: 9 });
+  const w = world({ top: 9, delivered: 9, read: 9 });
   w.welcome();
   w.chat.receive(w.message(10));
   w.room().lifetimes = [change(w.clock.now() - 1)];

@@ -470,3 +470,10 @@ test("with more late messages than a frame may name, an acknowledgement reaches 
   const { since, late } = log.greet(1);
   assert.deepEqual([since, late], [3, [3]]);
 });
+
+test("an answer tells the period in which messages may be missing", () => {
+  const log = open();
+  assert.equal(log.doubt, null);
+  log.resumed(resumed(0, 0, { doubt: [5, 9] }));
+  assert.deepEqual(log.doubt, [5, 9]);
+});

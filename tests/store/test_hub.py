@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 from hypothesis import given
@@ -20,6 +20,7 @@ from messaging.live.publications import MAX_BATCH_CHARACTERS, Batch, parse_batch
 from messaging.live.registry import Registry
 from messaging.policy import Policy
 from messaging.store import Store
+from messaging.store.records import RoomKey
 from tests.support.messages import ADA, ALAN, GRACE, ROOM, accept, acknowledge, message, read
 from tests.support.sockets import MEMBER_ROOM, connect, open_feed, resume, until
 
@@ -33,6 +34,10 @@ class Reports:
     accepted: list[tuple[str, int]] = dataclasses.field(default_factory=list)
     cursors_moved: list[tuple[str, int]] = dataclasses.field(default_factory=list)
     members_changed: list[str] = dataclasses.field(default_factory=list)
+    lost: dict[RoomKey, int] = dataclasses.field(default_factory=dict)
+
+    async def record_lost(self, lost: Mapping[RoomKey, int]) -> None:
+        self.lost.update(lost)
 
 
 @pytest.fixture
@@ -43,7 +48,13 @@ def reports() -> Reports:
 @pytest.fixture
 def positions(store: Store, reports: Reports, monkeypatch: pytest.MonkeyPatch) -> Positions:
     monkeypatch.setattr(live_positions, "PUBLISH_LATENCY_S", 0.05)
-    return Positions(store, Registry(), Policy(), members_changed=reports.members_changed.append)
+    return Positions(
+        store,
+        Registry(),
+        Policy(),
+        members_changed=reports.members_changed.append,
+        record_lost=reports.record_lost,
+    )
 
 
 @pytest.fixture

@@ -43,6 +43,8 @@ TOKEN = "a long enough token".replace(" ", "-")
 
 
 SITE = metrics.Site(
+    store_losses_last_week=1,
+    store_lost_messages_last_week=7,
     expired_due=3,
     expired_due_seconds=61.5,
     expired_last_hour=9,
@@ -50,7 +52,7 @@ SITE = metrics.Site(
     expired_missed_last_hour=4,
     missed={"offline": 6, "no_ack": 1},
 )
-OF_THE_SITE = ("chat_expired_", "chat_missed_")
+OF_THE_SITE = ("chat_expired_", "chat_missed_", "chat_store")
 
 
 def samples(page: str) -> dict[str, float]:
@@ -104,10 +106,13 @@ def test_site_wide_numbers_have_no_process_label() -> None:
         "chat_expired_missed_last_hour": 4,
         "chat_missed_last_hour{reason=no_ack}": 1,
         "chat_missed_last_hour{reason=offline}": 6,
+        "chat_store_losses_last_week": 1,
+        "chat_store_lost_messages_last_week": 7,
     }
     assert numbers.keys() >= samples(metrics.page().decode()).keys()
 
 
+@pytest.mark.usefixtures("transactional_db")
 async def test_delay_of_expiry_and_missed_recipients_come_from_the_store(store: Store) -> None:
     await accept(store, message(), message(), message())
     await acknowledge(store, GRACE, 3)
@@ -222,6 +227,7 @@ async def told(request: Any) -> Any:
         await connections.close()
 
 
+@pytest.mark.usefixtures("transactional_db")
 @pytest.mark.parametrize(
     ("address", "expected"),
     [("127.0.0.1", 200), ("127.9.9.9", 200), ("::1", 200), ("10.0.0.7", 404), ("192.0.2.1", 404), ("", 404)],
@@ -237,6 +243,7 @@ async def test_a_proxy_on_this_machine_does_not_make_everybody_local(header: str
     assert await status({header: "192.0.2.1"}, address="127.0.0.1") == 404
 
 
+@pytest.mark.usefixtures("transactional_db")
 async def test_token_gives_access_from_every_address(token: str) -> None:
     headers = {"Authorization": f"Bearer {token}", "X-Forwarded-For": "192.0.2.1"}
     assert await status(headers, address="10.0.0.7") == 200

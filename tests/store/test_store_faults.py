@@ -5,21 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
-import redis
 
-from chatsite.run import embedded_store
 from messaging.errors import BacklogFull, Unavailable
-from messaging.policy import Policy
-from messaging.store import Store, connections
+from messaging.store import Store
 from messaging.store.records import Accepted, AckRow, Append, Held, Read, RoomKey
 from tests.store.test_store import heard
 from tests.support.messages import (
@@ -34,78 +28,15 @@ from tests.support.messages import (
     due,
     dump,
     expire,
-    members_of,
     message,
     missing,
     read,
 )
+from tests.support.servers import Server
 
 AOF_TAIL = 4_096
 SKIP = 1_048_576
 DAY_MS = 24 * HOUR_MS
-
-
-class Server:
-    """A separate server that may be killed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.socket = folder / "valkey.sock"
-        self.url = f"unix://{self.socket}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *options: str, ready: bool = True) -> None:
-        binary = embedded_store.find_server()
-        assert binary is not None
-        command = [*embedded_store.command(binary, folder=self.folder, socket=self.socket), *options]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        if ready:
-            self.wait_until_ready()
-
-    def wait_until_ready(self) -> None:
-        assert embedded_store.wait_until_ready(self.url, deadline_s=20), (self.folder / "log").read_text()
-
-    def wait_until_loading(self) -> None:
-        ends_s = time.monotonic() + 20
-        with redis.Redis.from_url(self.url) as client:
-            while time.monotonic() < ends_s:
-                try:
-                    client.ping()
-                except redis.BusyLoadingError:
-                    return
-                except redis.ConnectionError:
-                    time.sleep(0.01)
-        raise AssertionError((self.folder / "log").read_text())
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-    def cut_tail(self, size: int) -> None:
-        [newest] = self.folder.glob("appendonlydir/*.incr.aof")
-        assert newest.stat().st_size > size
-        os.truncate(newest, newest.stat().st_size - size)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="store-") as folder:  # the path of a socket must be short
-        here = Server(Path(folder))
-        here.start()
-        try:
-            yield here
-        finally:
-            here.kill()
-
-
-@pytest.fixture
-async def own_store(server: Server) -> AsyncIterator[Store]:
-    client = connections.ConnectionFactory({}).async_client(server.url)
-    yield Store(client, Policy(), members_of=members_of)
-    await connections.close()
 
 
 class TestRestarted:

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from django.utils.translation import override
 
+from messaging.losses import LossFigures
 from messaging.models import moment
 from messaging.monitoring import faults
 from messaging.monitoring.faults import KINDS, Fault, fault
@@ -46,6 +47,11 @@ def worker(recovery: bool = True, **runs: int) -> list[Fault]:
 
 def expiry(overdue: Overdue = NOTHING_DUE, **runs: int) -> list[Fault]:
     return [*faults.of_expiry(runs, overdue, NOW_MS)]
+
+
+def lost(**changes: object) -> LossFigures:
+    figures = LossFigures(losses=1, messages=1_234, rooms=7, since=moment(NOW_MS), until=moment(NOW_MS))
+    return dataclasses.replace(figures, **changes)  # type: ignore[arg-type]
 
 
 def letters(quarantined: int = 0, dropped: int = 0) -> list[Fault]:
@@ -103,6 +109,9 @@ CASES = [
     ([*faults.of_account(0)], ""),
     ([*faults.of_account(-1)], ""),
     ([*faults.of_account(1_234)], "messages_unaccounted"),
+    ([*faults.of_losses(lost(losses=0, until=None))], ""),
+    ([*faults.of_losses(lost())], "store_lost_messages"),
+    ([*faults.of_losses(lost(since=None))], "store_emptied"),
 ]
 UNREACHABLE = {
     "store_unreachable",

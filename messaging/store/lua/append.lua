@@ -61,7 +61,7 @@ local function accept(offset)
   local after = room.top
   if reply_to and (reply_to < 1 or reply_to > after) then return -4 end
   local seq = after + 1
-  if room.skip then seq = seq + SKIP; room.skip = false end
+  if room.skip then seq = seq + SKIP; room.skip, room.life_top = false, after end
   room.top = seq
   records[record_key] = struct.pack(IDEMPOTENCY_RECORD, seq, now, ttl_ms, checksum) .. room.epoch
   accepted[#accepted + 1] = {offset = offset, room = room, seq = seq, after = after, expires_at = now + ttl_ms}
@@ -74,7 +74,10 @@ local function set(key, field, value)
 end
 
 for offset = FIRST, #args, STRIDE do answers[#answers + 1] = accept(offset) end
-for _, room in ipairs(order) do call('HSET', room.key, 'top', format('%d', room.top), 'top_life', LIFE) end
+for _, room in ipairs(order) do
+  call('HSET', room.key, 'top', format('%d', room.top), 'top_life', LIFE)
+  if room.life_top then call('HSET', room.key, 'life_top', format('%d', room.life_top)) end
+end
 -- A message adds two lines to the room's publication: 'seq after sender recipients', and the frame.
 for _, message in ipairs(accepted) do
   local _, _, user, name, id, body, _, _, reply_to, untracked, only, resends, record_key = fields_at(message.offset)

@@ -2,9 +2,10 @@
 -- Read the visible part of a room's log after `since`, and the changes of messages up to `since`: for the first member among the users,
 -- and for all other users who see the same. A live message that expired before the member held it is omitted, and recorded in
 -- `outcome`, because the cursor will rise above it.
--- Returns {codes, epoch, top, rev, upto, more (0|1), messages, gone, changed}. A message is {seq, fields}, a changed message is
+-- Returns {codes, epoch, top, rev, upto, more (0|1), messages, gone, changed, doubt}. A message is {seq, fields}, a changed message is
 --   {seq, fields, rev}; gone is {seq, reason, ...}. codes has a code for each user: 0 this answer is theirs, -2 not a member, -3 they
---   see other messages: ask for this user alone.
+--   see other messages: ask for this user alone. doubt: 'from|to' for a day after the room
+--   lost messages, otherwise ''.
 --   Or {codes, epoch}: another epoch, `since` above top, or no user is a member. Or -1: the room has no log.
 -- Uses clock, messages, rejecters
 -- Uses entries: is_among, is_tracked, live_entry_at, outcome_row, parse_attempts, parse_live_entry, sender_and_id
@@ -21,7 +22,7 @@ local max_attempts      = tonumber(ARGV[9]) -- for a retry, which omits messages
 local FIRST_USER        = 10                -- ARGV: then user ids
 
 local call, key = redis.call, prefix .. 'room:' .. room_id
-local present_epoch, top, rev = unpack(call('HMGET', key, 'epoch', 'top', 'rev'))
+local present_epoch, top, rev, doubt = unpack(call('HMGET', key, 'epoch', 'top', 'rev', 'doubt'))
 if not present_epoch then return -1 end
 top, rev = tonumber(top), tonumber(rev)
 local codes, joined_at, user, joined = {}, {}, nil, nil
@@ -127,4 +128,6 @@ for i, code in ipairs(codes) do
   local same = other_from == from or not has_changes and math.max(since, other_from) == start
   if code == 0 and ARGV[FIRST_USER + i - 1] ~= user and (own or leave_out or not same) then codes[i] = -3 end
 end
-return {codes, present_epoch, top, rev, upto, more, messages, gone, changed}
+local doubt_to = tonumber(doubt and string.match(doubt, '%d+$'))
+local is_recent = doubt_to and doubt_to > now - 86400000
+return {codes, present_epoch, top, rev, upto, more, messages, gone, changed, is_recent and doubt or ''}

@@ -34,6 +34,8 @@ export class RoomLog {
   floor = 0;
   /** @type {Map<number, Message>} */
   messages = new Map();
+  /** @type {[from: number, to: number] | null} */
+  doubt = null; // messages accepted in this period (epoch ms) may be missing, because the server lost data; from 0: all before
   /** @type {{before: number, late: Map<number, Partial<Message> | null>} | null} */
   paging = null;
   #now;
@@ -166,6 +168,7 @@ export class RoomLog {
     const isAnswer = frame.changed !== undefined || !frame.ok;
     if (!frame.ok) return this.#refused(frame, changes);
     if (isAnswer) this.#sync = null;
+    if (frame.doubt) this.doubt = frame.doubt;
     if (frame.epoch !== this.epoch || frame.from > this.last) {
       this.#needsSync = true;
       return changes;

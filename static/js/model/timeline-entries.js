@@ -53,22 +53,29 @@ function logEntries(context) {
     .filter(({ seq }) => (seq > room.log.floor || !room.log.hasMore) && !room.log.messages.has(seq))
     .map((tombstone) => tombstoneEntry(tombstone, context));
   const entries = [...messages, ...tombstones].sort((a, b) => a.seq - b.seq);
-  return [...entries, ...lifetimeEntries(entries, room)].sort((a, b) => a.seq - b.seq || a.at - b.at);
+  return [...entries, ...eventEntries(entries, context)].sort((a, b) => a.seq - b.seq || a.at - b.at);
 }
 
 /**
- * Each change is placed by its time. A change from before the loaded messages comes with the page that it belongs to.
+ * Changes of the lifetime, and the period in which messages may be missing. Each is placed by its time. An event from before the
+ * loaded messages comes with the page that it belongs to.
  *
  * @param {Entry[]} entries
- * @param {Room} room
+ * @param {Context} context
  * @returns {Entry[]}
  */
-function lifetimeEntries(entries, room) {
-  return room.lifetimes.flatMap((change) => {
-    const before = entries.findLast(({ at }) => at > 0 && at <= change.at);
+function eventEntries(entries, { room, now }) {
+  const events = [...room.lifetimes, ...doubtOf(room, now)];
+  return events.flatMap((event) => {
+    const before = entries.findLast(({ at }) => at > 0 && at <= event.at);
     if (!before && room.log.hasMore) return [];
-    return [{ kind: "event", key: `event${change.at}`, seq: (before?.seq ?? 0) + 0.5, at: change.at, shown: change }];
+    return [{ kind: "event", key: `event${event.at}`, seq: (before?.seq ?? 0) + 0.5, at: event.at, shown: event }];
   });
+}
+
+/** @param {Room} room @param {number} now */
+function doubtOf({ log: { doubt } }, now) {
+  return doubt ? [{ at: doubt[1], text: phrases.doubt(...doubt, now) }] : [];
 }
 
 /** @param {Message} message @param {boolean} own */

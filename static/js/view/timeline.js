@@ -509,13 +509,15 @@ function lineOf({ kind, shown }) {
   if (kind === "day") return el("p", { class: "day" }, el("time", { datetime: shown.iso }, shown.text));
   if (kind === "since") return el("p", { class: "since" }, el("span", {}, shown.text));
   const values = { name: shown.by?.name ?? "", from: phrases.duration(shown.from), to: phrases.duration(shown.to) };
+  if (shown.text) return eventLine(shown.text, shown.at);
   const text = shown.by
     ? gettext("%(name)s changed the lifetime from %(from)s to %(to)s")
     : gettext("The lifetime changed from %(from)s to %(to)s");
-  return el(
-    "div",
-    { class: "event" },
-    el("p", {}, ring(), fill(text, values)),
-    el("time", { datetime: new Date(shown.at).toISOString() }, phrases.clockTime(shown.at)),
-  );
+  return eventLine(fill(text, values), shown.at, ring());
+}
+
+/** @param {string} text @param {number} at @param {Element[]} icons */
+function eventLine(text, at, ...icons) {
+  const time = el("time", { datetime: new Date(at).toISOString() }, phrases.clockTime(at));
+  return el("div", { class: "event" }, el("p", {}, ...icons, text), time);
 }

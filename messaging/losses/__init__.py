@@ -1,0 +1,17 @@
+"""Losses of the store: detect that it has lost accepted messages, and tell everybody who is concerned.
+
+1. Every minute the worker writes a mark to the store, then the same number to the database (`detection.mark`).
+2. Every process compares them (`detection.check`). If the store has a lower number, it was emptied or put back to an older state.
+3. A server process also compares the rooms of its sockets: a log that is shorter than the messages which were published has lost
+   messages, for example at a failover (`detection.record_rooms`).
+4. A loss is written to the database, for `doctor`, the front page and the metrics. The account counts its messages as unaccounted.
+5. Every room concerned gets a new epoch: its clients read it again, show the period in doubt, and offer their own messages again, with
+   the same ids. The store accepts those that it does not know.
+
+Knows nothing of sockets.
+"""
+
+from .detection import check, mark, record_rooms
+from .figures import LossFigures, recent
+
+__all__ = ["LossFigures", "check", "mark", "recent", "record_rooms"]

@@ -1,0 +1,119 @@
+"""The comparison of the store with the database and with the memory of server processes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+
+from django.db.models import F
+from django.utils import timezone
+
+from messaging.bridge import in_db_thread
+from messaging.models import Room, StoreLoss, StoreMark, moment
+from messaging.store import Store, open_store
+from messaging.store.records import RoomKey
+
+ACCEPTED_DAYS = 35  # the days whose accepted messages are compared: messages live at most four weeks
+
+log = logging.getLogger(__name__)
+
+
+async def mark() -> None:
+    """Check, then write the next mark, first to the store. Raises Unavailable, BacklogFull and DatabaseError."""
+    await check()
+    store = open_store()
+    accepted, live = await store.stats.accepted_by_day(ACCEPTED_DAYS), await store.stats.count_messages()
+    last = await in_db_thread(_last_mark)
+    number = max([last.number if last else 0, *(mark.number for mark in await store.marks.read())]) + 1
+    await store.marks.write(number)
+    await in_db_thread(_write_mark, number, accepted, live)
+
+
+async def check() -> None:
+    """Compare the marks of the store with the database; record and repair a loss. Every process may do this at any time.
+
+    The database is read first, because a mark is written to the store first.
+    """
+    last = await in_db_thread(_last_mark)
+    if last is None:
+        return
+    store = open_store()
+    marks = await store.marks.read()
+    behind = {partition: mark for partition, mark in enumerate(marks) if mark.number < last.number}
+    if not behind:
+        return
+    safe_ms = min(mark.at_ms for mark in behind.values())
+    lost = min(last.live, await _accepted_less(store, last))
+    incident = f"mark-{last.number}"
+    if not await in_db_thread(_begin, incident, safe_ms, lost):
+        return
+    rooms = await in_db_thread(_rooms_of, list(behind))
+    log.error("the store lost messages", extra={"lost": lost, "rooms": len(rooms), "safe_until_ms": safe_ms})
+    await store.marks.renew(rooms, incident=incident, safe_ms=safe_ms)
+    await in_db_thread(_finish, incident, len(rooms))
+
+
+async def record_rooms(lost: Mapping[RoomKey, int]) -> None:
+    """Record and repair the loss of the newest messages of rooms: {room: number of messages}.
+
+    The marks are intact, so only messages accepted after the last mark can be lost.
+    """
+    store = open_store()
+    await store.ping()
+    incident, marks = f"life-{store.life}", await store.marks.read()
+    safe_ms = min(marks[room.partition].at_ms for room in lost)
+    renewed = await store.marks.renew(list(lost), incident=incident, safe_ms=safe_ms)
+    messages = [number for number, is_new in zip(lost.values(), renewed, strict=True) if is_new]
+    if messages:
+        log.error("the store lost messages", extra={"lost": sum(messages), "rooms": len(messages)})
+        await in_db_thread(_add, incident, safe_ms, sum(messages), len(messages))
+
+
+async def _accepted_less(store: Store, last: StoreMark) -> int:
+    """Return by how many accepted messages the store's counts are lower than at the last mark."""
+    accepted = await store.stats.accepted_by_day(ACCEPTED_DAYS)
+    return sum(max(0, number - accepted.get(int(day), 0)) for day, number in last.accepted.items())
+
+
+def _last_mark() -> StoreMark | None:
+    return StoreMark.objects.first()
+
+
+def _write_mark(number: int, accepted: Mapping[int, int], live: int) -> None:
+    StoreMark.objects.update_or_create(
+        pk=1,
+        defaults={"number": number, "at": timezone.now(), "accepted": dict(accepted), "live": live},
+    )
+
+
+def _begin(incident: str, safe_ms: int, messages: int) -> bool:
+    """Write the loss, unless it is known; return whether it must still be repaired."""
+    loss, _ = StoreLoss.objects.get_or_create(
+        incident=incident,
+        defaults={"at": timezone.now(), "safe_until": _moment_or_none(safe_ms), "messages": messages},
+    )
+    return loss.repaired_at is None
+
+
+def _finish(incident: str, rooms: int) -> None:
+    StoreLoss.objects.filter(incident=incident).update(rooms=rooms, repaired_at=timezone.now())
+
+
+def _add(incident: str, safe_ms: int, messages: int, rooms: int) -> None:
+    now = timezone.now()
+    StoreLoss.objects.get_or_create(
+        incident=incident, defaults={"at": now, "safe_until": _moment_or_none(safe_ms), "repaired_at": now}
+    )
+    StoreLoss.objects.filter(incident=incident).update(
+        messages=F("messages") + messages, rooms=F("rooms") + rooms
+    )
+
+
+def _rooms_of(partitions: list[int]) -> list[RoomKey]:
+    rooms = Room.objects.filter(partition__in=partitions).values_list("pk", "partition")
+    return [RoomKey(room, partition) for room, partition in rooms.iterator()]
+
+
+def _moment_or_none(at_ms: int) -> datetime | None:
+    return moment(at_ms) if at_ms else None

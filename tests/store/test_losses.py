@@ -1,0 +1,236 @@
+"""The store loses messages: the loss is detected, recorded and told, and every room concerned is read again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from django.contrib.auth.models import User
+
+from messaging import losses
+from messaging.bridge import in_db_thread
+from messaging.live.positions import Positions
+from messaging.live.registry import HubRoom, Registry
+from messaging.models import Room, StoreLoss, StoreMark, epoch_ms
+from messaging.monitoring import health, site_figures
+from messaging.policy import Policy
+from messaging.rooms.memberships import key_of
+from messaging.store import Store, open_store
+from messaging.store.records import RoomKey, Slice
+from tests.support.messages import GRACE, ROOM, accept, message, new_id, read
+from tests.support.people import person, room_of
+from tests.support.servers import Server
+
+pytestmark = pytest.mark.usefixtures("verbs")
+
+
+@pytest.fixture
+async def ada() -> User:
+    return await person("ada")
+
+
+@pytest.fixture
+async def atlas(ada: User) -> Room:
+    return await room_of(ada, await person("grace"))
+
+
+async def say(room: Room, sender: User, *texts: str) -> list[int]:
+    messages = [message(body, user=sender.pk, room=key_of(room), id_=new_id()) for body in texts]
+    return [accepted.seq for accepted in await accept(open_store(), *messages)]
+
+
+async def look(room: Room, user: User) -> Slice:
+    return await read(open_store(), user.pk, room=key_of(room))
+
+
+async def epoch_of(room: Room) -> str:
+    [position] = await open_store().log.positions([key_of(room)])
+    assert position is not None
+    return position.epoch
+
+
+async def recorded() -> list[StoreLoss]:
+    return [loss async for loss in StoreLoss.objects.order_by("at")]
+
+
+async def unaccounted() -> int:
+    account = (await in_db_thread(site_figures.count)).account
+    assert account is not None
+    return account.lost
+
+
+async def faults() -> set[str]:
+    return {fault.key for fault in (await in_db_thread(health.expiry)).faults}
+
+
+class Keys:
+    """A copy of all that the store keeps."""
+
+    @classmethod
+    async def of(cls, store: Store) -> Keys:
+        copy = cls()
+        names = [key async for key in store.client.scan_iter()]
+        copy.values = {key: await store.client.dump(key) for key in names}
+        return copy
+
+    async def put_back(self, store: Store) -> None:
+        await store.client.flushall()
+        for key, value in self.values.items():
+            await store.client.restore(key, 0, value)
+
+
+class TestMarks:
+    async def test_nothing_is_reported_while_the_store_keeps_its_data(self, atlas: Room, ada: User) -> None:
+        await losses.check()
+        epoch = await epoch_of(atlas)
+        for text in ("one", "two"):
+            await say(atlas, ada, text)
+            await losses.mark()
+            await losses.check()
+        assert await recorded() == []
+        assert (await epoch_of(atlas), (await look(atlas, ada)).doubt) == (epoch, None)
+        assert (await StoreMark.objects.aget()).number == 2
+
+    async def test_an_emptied_store_is_noticed_and_told(self, atlas: Room, ada: User) -> None:
+        await say(atlas, ada, "one", "two", "three")
+        await losses.mark()
+        epoch = await epoch_of(atlas)
+        await open_store().client.flushall()
+        await losses.check()
+        [loss] = await recorded()
+        assert (loss.safe_until, loss.messages, loss.rooms) == (None, 3, 1)
+        slice_ = await look(atlas, ada)
+        assert slice_.epoch != epoch
+        assert slice_.doubt is not None
+        assert slice_.doubt[0] == 0
+        assert await unaccounted() == 3
+        assert "store_emptied" in await faults()
+
+    async def test_an_older_copy_is_noticed_and_the_period_is_told(self, atlas: Room, ada: User) -> None:
+        await say(atlas, ada, "one")
+        await losses.mark()
+        copy = await Keys.of(open_store())
+        safe = (await open_store().marks.read())[atlas.partition]
+        await say(atlas, ada, "two", "three")
+        await losses.mark()
+        await copy.put_back(open_store())
+        await losses.check()
+        [loss] = await recorded()
+        assert loss.safe_until is not None
+        assert (epoch_ms(loss.safe_until), loss.messages) == (safe.at_ms, 2)
+        slice_ = await look(atlas, ada)
+        assert [stored.body for stored in slice_.messages] == ["one"]
+        assert slice_.doubt is not None
+        assert safe.at_ms <= slice_.doubt[0] <= slice_.doubt[1] <= await open_store().now_ms()
+        assert await unaccounted() == 2
+        assert "store_lost_messages" in await faults()
+
+    async def test_a_loss_is_reported_once(self, atlas: Room, ada: User) -> None:
+        await say(atlas, ada, "one")
+        await losses.mark()
+        await open_store().client.flushall()
+        for step in (losses.check, losses.check, losses.mark, losses.check):
+            await step()
+            seen = await epoch_of(atlas)
+        assert [loss.messages for loss in await recorded()] == [1]
+        await losses.check()
+        assert await epoch_of(atlas) == seen
+
+    async def test_a_repair_that_was_interrupted_is_finished(self, atlas: Room, ada: User) -> None:
+        await say(atlas, ada, "one")
+        await losses.mark()
+        await open_store().client.flushall()
+        await losses.check()
+        await StoreLoss.objects.aupdate(repaired_at=None)
+        other = await room_of(ada, name="Elsewhere")
+        await losses.check()
+        [loss] = await recorded()
+        assert loss.repaired_at is not None
+        assert (await look(other, ada)).doubt is not None
+
+    async def test_a_mark_that_only_the_store_has_is_no_loss(self, atlas: Room) -> None:
+        """The worker was killed between the two writes, or the database was put back to an older copy."""
+        await losses.mark()
+        await open_store().marks.write(9)
+        await losses.check()
+        await losses.mark()
+        assert await recorded() == []
+        assert (await StoreMark.objects.aget()).number == 10
+
+
+async def test_a_deleted_log_is_told(atlas: Room, ada: User) -> None:
+    await say(atlas, ada, "one")
+    await open_store().client.delete(key_of(atlas).key)
+    await open_store().members.create_log(key_of(atlas))  # as the first reader or sender does
+    slice_ = await look(atlas, ada)
+    assert slice_.messages == []
+    assert slice_.doubt is not None
+
+
+class TestRoomsOfSockets:
+    """A server process knows the newest messages of the rooms of its sockets."""
+
+    @staticmethod
+    async def check(store: Store, room: HubRoom) -> dict[RoomKey, int]:
+        """Check the positions of a process that knows this room; return the messages that it reports as lost."""
+        registry, found = Registry(), {}
+        registry.rooms[room.key.id] = room
+
+        async def record(lost: Mapping[RoomKey, int]) -> None:
+            found.update(lost)
+
+        positions = Positions(
+            store, registry, Policy(), members_changed=lambda room: None, record_lost=record
+        )
+        await positions.check()
+        return found
+
+    @pytest.mark.parametrize("appended", [0, 1, 30], ids=["idle", "one-message-later", "many-messages-later"])
+    async def test_lost_end_of_a_log_is_noticed(
+        self, server: Server, own_store: Store, appended: int
+    ) -> None:
+        first = await accept(own_store, *(message(f"{n} {'x' * 200}") for n in range(60)))
+        room = HubRoom(ROOM)
+        for n in range(20):
+            [accepted] = await accept(own_store, message(f"{n} {'y' * 200}", user=GRACE))
+            room.update_position(accepted.epoch, accepted.seq, 0)
+        server.kill()
+        server.cut_tail(4_096)
+        server.start()
+        [position] = await own_store.log.positions([ROOM])
+        assert position is not None
+        for _ in range(appended):
+            [accepted] = await accept(own_store, message())
+            room.update_position(accepted.epoch, accepted.seq, 0)
+        assert await self.check(own_store, room) == {ROOM: 80 - position.top}
+        assert first[0].epoch == room.epoch
+
+    @pytest.mark.parametrize("appended", [0, 1])
+    async def test_restart_without_a_loss_is_no_loss(
+        self, server: Server, own_store: Store, appended: int
+    ) -> None:
+        room = HubRoom(ROOM)
+        for _ in range(2):
+            for _ in range(3):
+                [accepted] = await accept(own_store, message())
+                room.update_position(accepted.epoch, accepted.seq, 0)
+            server.kill()
+            server.start()
+        for _ in range(appended):
+            [accepted] = await accept(own_store, message())
+            room.update_position(accepted.epoch, accepted.seq, 0)
+        assert await self.check(own_store, room) == {}
+
+    async def test_their_loss_is_recorded_once_and_their_rooms_are_read_again(
+        self, atlas: Room, ada: User
+    ) -> None:
+        await losses.mark()
+        await say(atlas, ada, "one")
+        epoch = await epoch_of(atlas)
+        for _ in range(2):
+            await losses.record_rooms({key_of(atlas): 7})
+        [loss] = await recorded()
+        assert (loss.messages, loss.rooms) == (7, 1)
+        assert await epoch_of(atlas) != epoch
+        assert (await look(atlas, ada)).doubt is not None
+        assert await unaccounted() == 7
