@@ -217,6 +217,8 @@ class DeadLetter(models.Model):
             models.Index(fields=["state", "expired_at"], name="dead_letter_state"),
             models.Index(fields=["expired_at"], name="dead_letter_expired"),
             models.Index(fields=["room_key", "seq"], name="dead_letter_seq"),
+            models.Index(fields=["sender_key", "room_key", "expired_at"], name="dead_letter_holder"),
+            models.Index(fields=["sender", "processed_at", "id"], name="dead_letter_sender"),
             models.Index(
                 fields=["expired_at"], name="dead_letter_text", condition=models.Q(body__isnull=False)
             ),
@@ -298,6 +300,11 @@ class Notice(models.Model):
             models.Index(
                 fields=["at"], name="notice_dismissed", condition=models.Q(dismissed_at__isnull=False)
             ),
+            models.Index(
+                fields=["user", "at", "id"],
+                name="notice_no_letter",
+                condition=models.Q(dead_letter__isnull=True),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -336,7 +343,10 @@ class AuditEntry(models.Model):
         verbose_name = _("audit entry")
         verbose_name_plural = _("audit entries")
         ordering = ["-at", "-pk"]
-        indexes = [models.Index(fields=["room_key", "verb", "at"], name="audit_room")]
+        indexes = [
+            models.Index(fields=["room_key", "verb", "at"], name="audit_room"),
+            models.Index(fields=["user_key", "room_key", "at"], name="audit_user"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.get_verb_display()} · {self.room_key}"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from django.contrib.auth.models import User
 from django.db import connection
+from django.db.models import Count
 from django.test.utils import CaptureQueriesContext
 
 from messaging import audit
@@ -139,6 +140,30 @@ class TestAge:
         assert retention.prune(NOW + 10) == 2
         assert sorted(AuditEntry.objects.values_list("rev", flat=True)) == [2, 3, 4]
 
+    def test_busy_user_displaces_no_audit_entry_of_another(
+        self, ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with_policy(monkeypatch, dead_letter_count=4)
+        audit.note("delete", now_ms=NOW, user=grace.pk, room_key="r", rev=0)
+        audit.note("delete", now_ms=NOW + 1, user=ada.pk, room_key="r", rev=1)
+        for rev in range(2, 7):
+            audit.note("edit", now_ms=NOW + rev, user=ada.pk, room_key="other", rev=rev)
+        assert retention.prune(NOW + 10) == 3
+        assert sorted(AuditEntry.objects.values_list("rev", flat=True)) == [0, 1, 5, 6]
+
+    def test_audit_entries_of_staff_jobs_and_commands_are_deleted_by_age_only(
+        self, ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with_policy(monkeypatch, dead_letter_count=2)
+        User.objects.filter(pk=grace.pk).update(is_staff=True)
+        for rev in range(5):
+            for user in (ada.pk, grace.pk, None):
+                audit.note("edit", now_ms=NOW + rev, user=user, room_key="r", rev=rev)
+        assert retention.prune(NOW + 10) == 3
+        assert sorted(AuditEntry.objects.filter(user=ada).values_list("rev", flat=True)) == [3, 4]
+        assert AuditEntry.objects.exclude(user=ada).count() == 10
+        assert retention.prune(NOW + 91 * DAY_MS) == 12
+
     def test_a_former_name_stays_as_long_as_anybody_may_be_missed(self) -> None:
         FormerUser.objects.create(user_key=5, name="grace", deleted_at=moment(NOW))
         kept_ms = (28 + 1) * DAY_MS
@@ -197,10 +222,69 @@ class TestCount:
         assert [retention.prune(NOW) for _ in range(4)] == [2, 2, 1, 0]
         assert retention.dropped_open(NOW) == 5
 
+    def test_busy_sender_displaces_no_letter_of_another(self, room: Room, ada: User, grace: User) -> None:
+        kept = letter(room, grace, ada, expires_at=NOW - 2_000_000)
+        many(room, ada, grace, 9)
+        assert retention.prune(NOW) == 6
+        assert again(kept.pk).body == TEXT
+        assert list(DeadLetter.objects.filter(sender=ada).order_by("seq").values_list("seq", flat=True)) == [
+            7,
+            8,
+            9,
+        ]
+
+    def test_busy_room_displaces_no_letter_of_its_sender_in_another_room(
+        self, room: Room, ada: User, grace: User
+    ) -> None:
+        kept = letter(Room.objects.create(name="Borealis"), ada, grace, expires_at=NOW - 2_000_000)
+        many(room, ada, grace, 9)
+        assert retention.prune(NOW) == 6
+        assert again(kept.pk).body == TEXT
+
+    def test_letter_whose_notice_waits_is_deleted_after_the_letters_of_dismissed_notices(
+        self, room: Room, ada: User, grace: User
+    ) -> None:
+        many(room, ada, grace, 6)
+        for notice in notices.notices_of(ada.pk)[3:5]:
+            notices.dismiss(ada.pk, notice["notice"], NOW)
+        assert retention.prune(NOW) == 2
+        assert sorted(DeadLetter.objects.values_list("seq", flat=True)) == [1, 2, 3, 6]
+
+    def test_deleted_sender_shares_the_surplus_as_other_users_do(
+        self, room: Room, ada: User, grace: User
+    ) -> None:
+        [lost] = people("lost")
+        many(room, lost, grace, 3)
+        many(room, ada, grace, 3)
+        lost.delete()
+        assert retention.prune(NOW) == 2
+        assert dict(DeadLetter.objects.values_list("sender_name").annotate(Count("pk"))) == {
+            "ada": 2,
+            "lost": 2,
+        }
+
     def test_sender_keeps_the_notice_of_a_dropped_letter(self, room: Room, ada: User, grace: User) -> None:
         many(room, ada, grace, 6)
         retention.prune(NOW)
         assert len(notices.notices_of(ada.pk)) == 6
+
+
+@pytest.mark.parametrize(
+    ("counts", "surplus", "parts"),
+    [
+        ({"a": 9, "b": 5, "c": 1}, 3, {"a": 3}),
+        ({"a": 9, "b": 5, "c": 1}, 4, {"a": 4}),
+        ({"a": 9, "b": 5, "c": 1}, 6, {"a": 5, "b": 1}),
+        ({"a": 9, "b": 5, "c": 1}, 7, {"a": 5, "b": 2}),
+        ({"a": 5, "b": 5, "c": 5}, 2, {"b": 1, "c": 1}),
+        ({"a": 9, "b": 5, "c": 1}, 15, {"a": 9, "b": 5, "c": 1}),
+        ({"a": 2}, 9, {"a": 2}),
+    ],
+)
+def test_surplus_makes_the_largest_holders_equal(
+    counts: dict[str, int], surplus: int, parts: dict[str, int]
+) -> None:
+    assert retention._largest(counts, surplus) == parts
 
 
 def test_moments_are_exact_to_the_millisecond() -> None:
