@@ -57,4 +57,6 @@ urlpatterns = [
     path("api/rooms/<room:room>/messages/<number:seq>/recipients/", api.recipients_view),
     path("api/direct/", api.direct_view),
     path("api/people/", api.people_view),
+    path("api/notices/", api.notices_view),
+    path("api/notices/<slug:notice>/missing/", api.missing_view),
 ]

@@ -4,7 +4,8 @@
 2. It is pushed to open sockets, as a hint, and sent again at every connect.
 3. The user dismisses it; later it is pruned.
 
-A user has at most 1,000 undismissed notices. Older notices are summed up in one notice of kind `summary`.
+A user has at most 1,000 undismissed notices. Older notices are summed up in one notice of kind `summary`; their dead letters stay, and
+`notice_pages` reads them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4, uuid5
+from uuid import UUID, uuid4
 
 from django.db.models import Count, Q
 
@@ -34,7 +35,7 @@ _RESENDABLE = Q(dead_letter__state=DeadLetter.State.OPEN, dead_letter__body__isn
 def notices_of(user: int, limit: int = MAX_AT_CONNECT) -> list[Fields]:
     """Return the newest `limit` undismissed notices of a user, oldest first."""
     waiting = Notice.objects.filter(user=user, dismissed_at=None).annotate(resendable=_RESENDABLE)
-    return [_fields(row) for row in reversed(waiting.order_by("-at", "-id")[:limit])]
+    return [fields_of(row) for row in reversed(waiting.order_by("-at", "-id")[:limit])]
 
 
 def newest(users: Collection[int]) -> dict[int, list[Fields]]:
@@ -48,7 +49,7 @@ def newest(users: Collection[int]) -> dict[int, list[Fields]]:
 def notices_by_id(user: int, ids: Collection[str]) -> list[Fields]:
     """Return these notices of a user, also dismissed ones, oldest first. Unknown ids and notices of other users are left out."""
     rows = Notice.objects.filter(user=user, pk__in=ids).annotate(resendable=_RESENDABLE)
-    return [_fields(row) for row in rows.order_by("at", "id")]
+    return [fields_of(row) for row in rows.order_by("at", "id")]
 
 
 def changed_since(users: Collection[int], since_ms: int) -> list[tuple[int, str, int, bool]]:
@@ -70,42 +71,45 @@ def dismiss(user: int, notice: str, now_ms: int) -> bool:
 
 
 def for_letters(letters: Iterable[DeadLetter], people: Mapping[UUID, Sequence[Person]]) -> list[Notice]:
-    """Build the notices to the senders of new letters, in the order of expiry. Deleted senders get none.
+    """Build the notices to the senders of new letters, in the order of their reports. Deleted senders get none.
 
     `people`: {letter: the named members who missed the message}.
     """
     with_sender = (letter for letter in letters if letter.sender_id is not None)
-    in_order = sorted(with_sender, key=lambda letter: (letter.expired_at, letter.seq))
+    in_order = sorted(with_sender, key=lambda letter: letter.processed_at)
     return [_undelivered(letter, people[letter.pk]) for letter in in_order]
 
 
 def _undelivered(letter: DeadLetter, missing: Sequence[Person]) -> Notice:
     return Notice(
-        id=uuid5(letter.pk, "notice").hex,
+        id=letter.pk.hex,
         user_id=letter.sender_key,
         kind=Kind.UNDELIVERED,
+        at=letter.processed_at,
         room_key=letter.room_key,
         dead_letter_id=letter.pk,
-        data={
-            "room": letter.room_key,
-            "epoch": letter.epoch,
-            "seq": letter.seq,
-            "id": letter.message_id,
-            "sent_at": epoch_ms(letter.sent_at),
-            "expired_at": epoch_ms(letter.expired_at),
-            "delivered": letter.delivered,
-            "total": letter.total,
-            "missing": missing,
-            "missing_total": letter.missing_total,
-        },
+        data=data_of(letter, missing),
     )
+
+
+def data_of(letter: DeadLetter, missing: Sequence[Person]) -> Fields:
+    """Return the data of the notice of a dead letter. `missing`: the named members who missed the message."""
+    return {
+        "room": letter.room_key,
+        "epoch": letter.epoch,
+        "seq": letter.seq,
+        "id": letter.message_id,
+        "sent_at": epoch_ms(letter.sent_at),
+        "expired_at": epoch_ms(letter.expired_at),
+        "delivered": letter.delivered,
+        "total": letter.total,
+        "missing": missing,
+        "missing_total": letter.missing_total,
+    }
 
 
 def insert(rows: Sequence[Notice], now_ms: int) -> dict[int, str]:
     """Write notices; return {user: id of the summary} for users with too many. Part of the caller's transaction."""
-    # All rows of a batch have the same millisecond. Microseconds keep their order, and put a summary after them.
-    for number, row in enumerate(rows):
-        row.at = moment(now_ms) + timedelta(microseconds=min(number, 998))
     Notice.objects.bulk_create(rows, batch_size=INSERT_BATCH)
     users = sorted({row.user_id for row in rows})
     waiting = (
@@ -143,7 +147,7 @@ def _sum_up(user: int, count: int, now_ms: int) -> str | None:
     summaries = Notice.objects.select_for_update().filter(user=user, kind=Kind.SUMMARY, dismissed_at=None)
     summary = summaries.first() or Notice(id=uuid4().hex, user_id=user, kind=Kind.SUMMARY, data={})
     summary.data = _summary_data(summary.data, oldest)
-    summary.at = moment(now_ms) + timedelta(microseconds=999)
+    summary.at = moment(now_ms) + timedelta(microseconds=999)  # after the notices of this batch
     summary.save()
     Notice.objects.filter(pk__in=[pk for pk, _, _ in oldest]).delete()
     return summary.pk
@@ -160,7 +164,8 @@ def _summary_data(data: Fields, rows: Sequence[tuple[str, str, int]]) -> Fields:
     }
 
 
-def _fields(row: Any) -> Fields:
+def fields_of(row: Any) -> Fields:
+    """Return the frame of a notice. The row has `resendable`."""
     data = row.data | ({"resendable": row.resendable} if row.kind == Kind.UNDELIVERED else {})
     return {
         "notice": row.pk,

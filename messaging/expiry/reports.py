@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from datetime import datetime, timedelta
 from uuid import UUID, uuid5
 
 from django.contrib.auth import get_user_model
@@ -136,6 +137,7 @@ class _Batch:
     def __init__(self, messages: dict[UUID, Expired], now_ms: int, fault: str) -> None:
         self.now_ms = now_ms
         self.fault = fault
+        self.reported_at = _report_times(messages, now_ms)
         # By identity: messages that the same members missed have the same tuple.
         distinct = {id(message.missed): message.missed for message in messages.values()}
         self.packed = {key: packing.pack(missed) for key, missed in distinct.items()}
@@ -167,7 +169,7 @@ class _Batch:
             resends=message.resends,
             sent_at=moment(message.sent_at),
             expired_at=moment(message.expires_at),
-            processed_at=moment(self.now_ms),
+            processed_at=self.reported_at[key],
             delivered=max(0, message.total - len(message.missed)),
             total=message.total,
             missing_total=len(message.missed),
@@ -194,6 +196,14 @@ class _Batch:
             "reason": member.reason,
             "attempts": member.attempts,
         }
+
+
+def _report_times(messages: Mapping[UUID, Expired], now_ms: int) -> dict[UUID, datetime]:
+    """Return {letter: time of its report}, all in one millisecond. The microseconds keep the order of expiry."""
+    in_order = sorted(messages, key=lambda key: (messages[key].expires_at, messages[key].due.seq))
+    return {
+        key: moment(now_ms) + timedelta(microseconds=min(number, 998)) for number, key in enumerate(in_order)
+    }
 
 
 class Names:

@@ -19,6 +19,7 @@ from msgspec import Struct
 from messaging import rooms
 from messaging.bridge import in_db_thread
 from messaging.errors import NoSuchMessage
+from messaging.expiry import notice_pages
 from messaging.models import Membership, Room, epoch_ms
 from messaging.rooms import memberships, permissions
 from messaging.store import open_store
@@ -188,6 +189,21 @@ async def list_recipients(user: User, request: HttpRequest, room: str, seq: int)
     }
 
 
+async def list_notices(user: User, request: HttpRequest) -> Answer:
+    """{notices: [as the frame `notice`], next}: the user's notices, waiting and dismissed, the newest first, at most `limit` (100).
+
+    `next` is the `before` of the following page, null on the last. Notices that a summary stands for are included.
+    """
+    before, limit = text_of(request, "before"), number_of(request, "limit") or notice_pages.MAX_NOTICES
+    return HTTPStatus.OK, await in_db_thread(notice_pages.notices_before, user.pk, before, limit)
+
+
+async def list_missing(user: User, request: HttpRequest, notice: str) -> Answer:
+    """{missing: [{user, name, reason, attempts}], total}: by user id, 200 at a time, those after the id in `after`."""
+    after = number_of(request, "after")
+    return HTTPStatus.OK, await in_db_thread(notice_pages.missing_after, user.pk, notice, after)
+
+
 # ── Queries ──
 
 
@@ -280,3 +296,5 @@ member_view = endpoint(DELETE=remove_member)
 direct_view = endpoint(POST=open_direct)
 people_view = endpoint(GET=list_people)
 recipients_view = endpoint(GET=list_recipients)
+notices_view = endpoint(GET=list_notices)
+missing_view = endpoint(GET=list_missing)

@@ -15,12 +15,15 @@ from django.db import OperationalError
 from django.test import AsyncClient
 
 from messaging import policy as policies
+from messaging.bridge import in_db_thread
+from messaging.expiry import reports
 from messaging.models import Membership, Room
 from messaging.rooms import actions as rooms
 from messaging.rooms.memberships import key_of
 from messaging.store import open_store
 from messaging.store.members import Members
 from messaging.store.records import AckRow, Append
+from tests.support.expired_records import NOW, expired, missed
 from tests.support.people import in_store, person, room_of, rows_of
 
 pytestmark = pytest.mark.usefixtures("verbs")
@@ -195,6 +198,8 @@ ADDRESSES = [
     ("GET", "/api/rooms/abc/messages/7/recipients/"),
     ("GET", "/api/rooms/abc/lifetimes/"),
     ("POST", "/api/rooms/abc/shorten/"),
+    ("GET", "/api/notices/"),
+    ("GET", "/api/notices/abc/missing/"),
 ]
 TAKING_A_BODY = [
     ("POST", "/api/rooms/"),
@@ -645,6 +650,34 @@ async def test_a_seq_that_is_no_message_has_no_recipients(client: AsyncClient, a
     await send(room, ada)
     path = f"/api/rooms/{room.id}/messages/{seq}/recipients/"
     assert await refusal(client, "GET", path) == (404, "no_such_message")
+
+
+# ── Notices ──
+
+
+async def test_a_sender_reads_every_notice_and_every_name(
+    client: AsyncClient, ada: User, grace: User
+) -> None:
+    room = await Room.objects.acreate(name="Atlas")
+    records = [expired(room, ada, missed(grace), seq, expires_at=NOW + seq) for seq in (1, 2, 3)]
+    await in_db_thread(reports.record, records, NOW)
+
+    _, first = await ask(client, "GET", "/api/notices/?limit=2")
+    _, second = await ask(client, "GET", f"/api/notices/?limit=2&before={first['next']}")
+    [oldest] = second["notices"]
+    assert [row["data"]["seq"] for row in [*first["notices"], oldest]] == [3, 2, 1]
+    assert second["next"] is None
+    path = f"/api/notices/{oldest['notice']}/missing/"
+    person_missing = {"user": grace.pk, "name": "grace", "reason": "offline", "attempts": 0}
+    assert await ask(client, "GET", path) == (200, {"missing": [person_missing], "total": 1})
+    assert await ask(client, "GET", f"{path}?after={grace.pk}") == (200, {"missing": [], "total": 1})
+
+    other = await browser_of(grace)
+    assert await ask(other, "GET", "/api/notices/") == (200, {"notices": [], "next": None})
+    assert await refusal(other, "GET", path) == (404, "no_such_message")
+    assert await refusal(client, "GET", "/api/notices/nothing/missing/") == (404, "no_such_message")
+    assert await refusal(client, "GET", "/api/notices/?before=yesterday") == (400, "bad_request")
+    assert await refusal(client, "GET", "/api/notices/?limit=-1") == (400, "bad_request")
 
 
 # ── Invalid input ──
