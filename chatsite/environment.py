@@ -7,6 +7,7 @@
 | DJANGO_DEBUG | off |
 | DATABASE_URL | SQLite in `DATA_DIR` |
 | REDIS_URL | the embedded store's socket in `DATA_DIR` |
+| STORE_MEMORY | half of the memory that is available when `serve` starts |
 | DATA_DIR | `var/` next to `manage.py` |
 | EMAIL_URL | e-mail is printed, not sent |
 | DEFAULT_FROM_EMAIL | `chat@` and the host of the site |
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import secrets
 import stat
 import sys
@@ -55,6 +57,7 @@ POSTGRES_PATIENCE = {
 JOB_COMMANDS = {"worker", "qcluster"}
 # The jobs run many queries in few threads. With this, a resend takes 50 ms instead of 140 ms.
 JOBS_CONN_MAX_AGE_S = 60
+MIN_STORE_MEMORY_BYTES = 16 * 1024**2  # an empty store takes about 2 MiB
 MIN_METRICS_TOKEN_LENGTH = 16  # characters; shorter tokens can be guessed
 
 
@@ -114,6 +117,18 @@ def count(name: str, default: int) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 100:
         raise BadEnvironment(f"{name} must be a whole number from 0 to 100, not {text!r}.")
     return int(text)
+
+
+def store_memory_bytes() -> int:
+    """Return the memory limit of the embedded store, 0 if none is set."""
+    text = os.environ.get("STORE_MEMORY", "").strip().lower()
+    if not text:
+        return 0
+    match = re.fullmatch(r"([0-9]{1,9})(mb|gb)", text)
+    size = int(match[1]) * 1024 ** {"mb": 2, "gb": 3}[match[2]] if match else 0
+    if size < MIN_STORE_MEMORY_BYTES:
+        raise BadEnvironment(f"STORE_MEMORY must be a size like 512mb or 4gb, at least 16mb, not {text!r}.")
+    return size
 
 
 def version() -> str:

@@ -127,6 +127,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # ── Store: messages, cache and channel layer have separate databases ──
 STORE_URL, CACHE_URL, LAYER_URL = environment.store_urls(folder=DATA_DIR, count=3)
+STORE_MEMORY = environment.store_memory_bytes()
 DJANGO_REDIS_CONNECTION_FACTORY = "messaging.store.connections.ConnectionFactory"
 _REDIS_CLIENT = {
     "CLIENT_CLASS": "django_redis.client.DefaultClient",

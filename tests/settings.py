@@ -13,6 +13,7 @@ for name in (
     "SITE_URL",
     "DATABASE_URL",
     "DJANGO_DEBUG",
+    "STORE_MEMORY",
     "TRUSTED_PROXY_COUNT",
     "METRICS_TOKEN",
     "MESSAGING_RATE_LIMIT_SCALE",

@@ -197,7 +197,12 @@ def _start_store(supervisor: Supervisor, folder: Path) -> None:
         )
     files = folder / "store"
     files.mkdir(mode=0o700, exist_ok=True)
-    command = embedded_store.command(binary, folder=files, socket=environment.socket_path(folder))
+    command = embedded_store.command(
+        binary,
+        folder=files,
+        socket=environment.socket_path(folder),
+        memory_bytes=settings.STORE_MEMORY or embedded_store.default_memory_bytes(),
+    )
     env = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     store = Child("store", command, folder=folder, env=env, patience_s=STORE_PATIENCE_S)
     supervisor.add(store)

@@ -193,7 +193,9 @@ ERROR = {
 WARNING = {
     "store_full": Texts(
         _("The store uses %(percent)s %% of its memory limit."),
-        _("Raise maxmemory, or shorten the lifetimes of messages in the rooms."),
+        _(
+            "Raise maxmemory (for the store of `serve`: STORE_MEMORY), or shorten the lifetimes of messages in the rooms."
+        ),
         _("When it is full, sending stops. Stored messages are not lost."),
     ),
     "store_clock": Texts(

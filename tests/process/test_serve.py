@@ -224,6 +224,8 @@ def _check_what_runs(served: Served) -> None:
         }
         for name, value in expected.items():
             assert store.config_get(name)[name] == value
+        memory = int(store.config_get("maxmemory")["maxmemory"])
+        assert embedded_store.MIN_MEMORY_BYTES <= memory < psutil.virtual_memory().total
 
 
 @pytest.mark.xdist_group("shared")

@@ -27,6 +27,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "SITE_URL",
         "DATABASE_URL",
         "REDIS_URL",
+        "STORE_MEMORY",
         "DJANGO_DEBUG",
         "DJANGO_SECRET_KEY",
         "TRUSTED_PROXY_COUNT",
@@ -119,6 +120,23 @@ def test_a_proxy_count_that_is_no_count_is_refused_by_name(
     monkeypatch.setenv("TRUSTED_PROXY_COUNT", given)
     with pytest.raises(BadEnvironment, match="TRUSTED_PROXY_COUNT"):
         environment.count("TRUSTED_PROXY_COUNT", 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "size"), [("", 0), ("16mb", 16 * 1024**2), ("512MB", 512 * 1024**2), ("4gb", 4 * 1024**3)]
+)
+def test_the_memory_of_the_store_is_a_size(monkeypatch: pytest.MonkeyPatch, given: str, size: int) -> None:
+    monkeypatch.setenv("STORE_MEMORY", given)
+    assert environment.store_memory_bytes() == size
+
+
+@pytest.mark.parametrize("given", ["0", "15mb", "1000000000", "-1gb", "1.5gb", "4 gb", "half", "²gb"])
+def test_a_memory_of_the_store_that_is_no_size_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("STORE_MEMORY", given)
+    with pytest.raises(BadEnvironment, match="STORE_MEMORY"):
+        environment.store_memory_bytes()
 
 
 @pytest.mark.parametrize("given", ["short", "with a space in it", "\u2603" * 20])
@@ -330,6 +348,7 @@ ENVIRONMENT = {
     "DJANGO_DEBUG",
     "DATABASE_URL",
     "REDIS_URL",
+    "STORE_MEMORY",
     "DATA_DIR",
     "TRUSTED_PROXY_COUNT",
     "METRICS_TOKEN",
