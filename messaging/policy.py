@@ -77,6 +77,10 @@ class Policy:
         True  # the repair of lost messages; without it the drill must report a loss, which tests the drill
     )
 
+    # Memory of the store
+    memory_shared_from: Number = 0.9  # part of its limit; above it, the users who sent most are refused
+    memory_interval_s: Number = 5.0  # between two reads of its use
+
     # Pace
     ack_flush_s: Number = 0.1  # the acknowledgements of a process are written together
     receipt_interval_s: Number = 1.0

@@ -22,6 +22,7 @@ from messaging.store.records import Accepted, Append
 from . import metrics
 from .connection import Connection
 from .limits import Limits
+from .store_shares import StoreShares
 
 MAX_COMMIT = 400  # messages in one round trip
 
@@ -34,6 +35,7 @@ class Sender:
     def __init__(self, store: Store, limits: Limits, policy: Policy) -> None:
         self.store = store
         self.limits = limits
+        self.shares = StoreShares(store, policy)
         self.policy = policy
         self._queue: list[tuple[Connection, Append]] = []
         self._committing = False
@@ -47,6 +49,7 @@ class Sender:
         """Queue a message for the next commit; `sent` or `error` answers it."""
         feed = connection.feed(frame.room)
         self.limits.take("send", connection)
+        self.shares.require(connection.user)
         room = feed.room
         ttl_s = self.policy.ttl(frame.ttl, room_s=room.ttl_s, room_max_s=room.ttl_max_s)
         append = Append(
@@ -88,6 +91,8 @@ class Sender:
         if isinstance(answer, MessagingError):
             connection.refuse(protocol.Refused(answer, "send", append.id, append.room.id))
             return
+        if not answer.duplicate:
+            self.shares.count(append.user, append.body)
         connection.push_frame(
             protocol.Sent(
                 id=append.id,

@@ -104,6 +104,7 @@ class Server:
             self.notifier.run,
             self.rechecks.run,
             self.stuck_sockets.run,
+            self.sender.shares.run,
         ):
             self.background.keep_running(part)
 

@@ -32,7 +32,7 @@ SKIP = 1_048_576
 @pytest.fixture
 async def site(pooled_site: Open) -> AsyncIterator[Site]:
     """Return a site whose store the test can take away. It is there again afterwards."""
-    site: Site = pooled_site()
+    site: Site = pooled_site(memory_interval_s=3_600.0)  # only the store itself reports that it is full
     yield site
     site.store.thaw()
     if site.store.process is None or site.store.process.poll() is not None:
