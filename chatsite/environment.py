@@ -311,14 +311,16 @@ def _make_private(folder: Path) -> None:
 def _keep_key(path: Path) -> str:
     """Write a new key and return it. Two commands at once get the same key, and no reader gets half of it."""
     draft = path.with_name(f"secret-key.{os.getpid()}")
-    draft.touch(mode=0o600)
-    draft.write_text(secrets.token_urlsafe(50) + "\n")
     try:
+        draft.touch(mode=0o600)
+        draft.write_text(secrets.token_urlsafe(50) + "\n")
         os.link(draft, path)
     except FileExistsError:
         pass
+    except OSError as error:
+        raise BadEnvironment(f"DATA_DIR cannot be written to: {error.strerror} ({path.parent}).") from None
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
     return path.read_text().strip()
 
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from chatsite.run.children import Child, end_marked
+from messaging.monitoring import health
 
 TURN_S = 0.1
 NAME_WIDTH = 8
@@ -75,6 +76,8 @@ class Supervisor:
         self._write_lines(child)
         child.close()
         self.say(f"{child.name} {ending}; starting it again in {wait_s:.1f} s.")
+        for fault in health.data_disk().faults:  # the store ends when it cannot write
+            self.say(fault.text)
 
     def _remove(self, child: Child) -> None:
         """Remove a child that runs once and has ended. Report it if it failed."""

@@ -34,6 +34,7 @@ MIN_STORE_VERSION = (7, 0)
 MIN_LISTPACK_BYTES = 8_192
 MAX_CLOCK_DIFFERENCE_S = 2.0
 MAX_MEMORY_SHARE = 0.8
+MIN_FREE_BYTES = 64 * 1024**2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,6 +65,13 @@ _LOST_MEANING = _(
 
 # The worst faults. `serve` checks those of the store, and refuses to start if there is one.
 FATAL = {
+    "disk_full": Texts(
+        _("The disk of DATA_DIR is full or nearly full: %(free)s MB are free."),
+        _("Free space on it. `serve` then starts its store again within 30 s."),
+        _(
+            "On a full disk the store of `serve` ends, and SQLite refuses changes. New messages stay in the senders' browsers."
+        ),
+    ),
     "store_unreachable": Texts(
         _("The store cannot be reached."),
         _("Start the store, or correct REDIS_URL. To see the error, run `manage.py doctor`."),
@@ -246,6 +254,12 @@ def worst_first(faults: Iterable[Fault]) -> list[Fault]:
 
 
 # ── Checks ──
+
+
+def of_disk(free_bytes: int | None) -> Iterator[Fault]:
+    """Yield the fault of the disk of DATA_DIR. `free_bytes` None: there is no such directory."""
+    if free_bytes is not None and free_bytes < MIN_FREE_BYTES:
+        yield fault("disk_full", free=free_bytes // 10**6)
 
 
 def of_server(*, version: str, role: str, clock_difference_s: float) -> Iterator[Fault]:

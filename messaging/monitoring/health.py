@@ -30,7 +30,7 @@ from messaging.models import DeadLetter, moment
 from messaging.store import open_store
 from messaging.store.records import Counts, Memory, Overdue
 
-from . import faults, site_figures, status
+from . import disk, faults, site_figures, status
 from .faults import Facts, Fault, fault
 
 DAY_MS = 86_400_000
@@ -52,7 +52,13 @@ class Component:
 
 def components() -> list[Component]:
     """Return every component, also if some cannot be reached."""
-    return [store(), cache(), channel_layer(), database(), worker(), expiry(), schedules()]
+    return [data_disk(), store(), cache(), channel_layer(), database(), worker(), expiry(), schedules()]
+
+
+def data_disk() -> Component:
+    """Return the free space on the disk of DATA_DIR. On a full disk the embedded store ends, so that it cannot report the reason."""
+    free_bytes = disk.free_bytes()
+    return Component(name="disk", facts={"free_bytes": free_bytes}, faults=[*faults.of_disk(free_bytes)])
 
 
 def store() -> Component:

@@ -26,7 +26,7 @@ from messaging.models import DeadLetter, Membership, Room, moment
 from messaging.store import open_store
 from messaging.store.records import Counts, Memory, MessageTotals, Overdue
 
-from . import faults
+from . import disk, faults
 from .faults import Fault, fault
 from .status import TotalDebt, last_runs, total_debt
 
@@ -109,21 +109,26 @@ class DatabaseFigures:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """All figures as of `at`. `store` and `account` are None while the store cannot be reached."""
+    """All figures as of `at`. `store` and `account` are None while the store cannot be reached.
+
+    `disk_free_bytes`: on the disk of DATA_DIR, None if there is no such directory.
+    """
 
     at: datetime
     database: DatabaseFigures
     store: StoreFigures | None
     account: Account | None
+    disk_free_bytes: int | None
 
     def faults(self) -> list[Fault]:
         """Return the faults, the worst first."""
         store, account = self.store, self.account
         if store is None or account is None:
-            return [fault("store_unreachable")]
+            return [*faults.of_disk(self.disk_free_bytes), fault("store_unreachable")]
         return faults.worst_first(
             [
                 *faults.of_losses(self.database.losses),
+                *faults.of_disk(self.disk_free_bytes),
                 *faults.of_account(account.lost),
                 *faults.of_memory(store.memory),
                 *faults.of_worker(store.runs, store.now_ms, recovery=policies.current().recovery),
@@ -168,7 +173,7 @@ def count() -> Figures:
         at, moment(store.totals.since) if store else at - timedelta(days=account_days())
     )
     account = _account(store, database) if store else None
-    return Figures(at=at, database=database, store=store, account=account)
+    return Figures(at=at, database=database, store=store, account=account, disk_free_bytes=disk.free_bytes())
 
 
 def account_days() -> int:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,15 @@ def wait_for(condition: Callable[[], bool], *, deadline_s: float, wanted: str) -
 class Served:
     """A running `serve`; its whole output is in a file."""
 
-    def __init__(self, folder: Path, *arguments: str, seed: bool = False, **more: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, seed: bool = False, before: Sequence[str] = (), **more: str
+    ) -> None:
         self.folder = folder
         self.log = folder.parent / f"{folder.name}-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
+                    *before,
                     *(sys.executable, "manage.py", "serve", "--port", "0"),
                     *(() if seed else ("--no-seed",)),
                     *arguments,
@@ -157,9 +160,11 @@ def _serve(folder: Path, *arguments: str) -> Iterator[Served]:
         served.clean_up()
 
 
-def manage(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+def manage(
+    folder: Path, *arguments: str, before: Sequence[str] = (), **more: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
+        [*before, sys.executable, "manage.py", *arguments],
         cwd=BASE_DIR,
         env=environment(folder, **more),
         capture_output=True,
@@ -536,6 +541,71 @@ def test_a_live_store_of_unknown_origin_on_the_socket_is_ended_before_ours_start
         stranger.wait()
         if second is not None:
             second.clean_up()
+
+
+# ── A full disk ──
+
+# A mount that only this process and its children see. It needs no right where the kernel lets every user make a namespace.
+ON_A_SMALL_DISK = 'mount -t tmpfs -o size=100m none "$1" && cp -a "$0"/. "$1" && shift && exec "$@"'
+
+
+@pytest.mark.proof
+def test_a_full_disk_is_named_and_the_store_starts_again_when_there_is_space(
+    folder: Path, site_data: Path
+) -> None:
+    folder.mkdir()
+    small_disk = [
+        "unshare",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        ON_A_SMALL_DISK,
+        str(site_data),
+        str(folder),
+    ]
+    if subprocess.run([*small_disk, "true"], capture_output=True).returncode:
+        pytest.skip("the kernel lets this user mount nothing")
+    served = Served(folder, before=small_disk).wait_until_ready()
+    try:
+        inside = Path(f"/proc/{served.process.pid}/root{folder}")
+        store = served.child("store")
+        fill(inside / "filler")
+        wait_for(lambda: "The disk of DATA_DIR is full" in served.output, deadline_s=60, wanted="the reason")
+        assert "store ended with" in served.output
+        enter = ["nsenter", f"--target={served.process.pid}", "--user", "--mount", "--preserve-credentials"]
+        judged = manage(folder, "doctor", before=[*enter, f"--wd={BASE_DIR}"])
+        assert "The disk of DATA_DIR is full or nearly full: 0 MB are free." in judged.stdout, judged
+        (inside / "filler").unlink()
+        wait_for(lambda: served.child("store") not in (0, store), deadline_s=60, wanted="another store")
+        wait_for(
+            lambda: not manage(folder, "doctor", before=[*enter, f"--wd={BASE_DIR}"]).returncode,
+            deadline_s=60,
+            wanted="no fault",
+        )
+    finally:
+        served.clean_up()
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("more", [{}, {"DJANGO_SECRET_KEY": "only-for-tests"}])
+def test_a_start_on_a_full_disk_is_one_sentence(folder: Path, more: dict[str, str]) -> None:
+    folder.mkdir()
+    mount = 'mount -t tmpfs -o size=1m none "$0" && ! head -c 2M /dev/zero 2> /dev/null > "$0/filler" && exec "$@"'
+    full_disk = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, str(folder)]
+    if subprocess.run([*full_disk, "true"], capture_output=True).returncode:
+        pytest.skip("the kernel lets this user mount nothing")
+    ran = manage(folder, "serve", "--port", "0", before=full_disk, **more)
+    assert ran.returncode == 1
+    [line] = ran.stderr.splitlines()
+    assert re.match(r"(The disk of DATA_DIR is full|DATA_DIR cannot be written to: No space left)", line)
+
+
+def fill(path: Path) -> None:
+    """Write a file until the disk is full."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(1_000)):
+            pass
 
 
 # ── The first run ──

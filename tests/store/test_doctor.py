@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import redis
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connection
+from django.test import override_settings
 from django.utils import timezone
 from django_q.models import Schedule
 from django_redis import get_redis_connection
@@ -150,6 +152,7 @@ def test_any_fault_makes_the_exit_code_1_and_every_fault_has_a_remedy() -> None:
     assert code == 1
     assert report["ok"] is False
     assert [part["name"] for part in report["parts"]] == [
+        "disk",
         "store",
         "cache",
         "channel layer",
@@ -183,6 +186,28 @@ def test_an_unreachable_store_is_one_sentence_for_each_component_and_no_tracebac
 
 
 @pytest.mark.django_db
+def test_a_full_disk_is_named_before_the_store_that_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert health.data_disk().faults == []
+    monkeypatch.setattr(faults, "MIN_FREE_BYTES", 2**62)
+    monkeypatch.setattr(
+        health, "get_redis_connection", lambda _: redis.Redis(unix_socket_path="/nonexistent/valkey.sock")
+    )
+    out = StringIO()
+    with pytest.raises(SystemExit):
+        call_command("doctor", stdout=out)
+    assert re.search(
+        r"^disk          FAULT free_bytes \d+\n +The disk of DATA_DIR is full or nearly full: \d+ MB are free\."
+        r"[^\n]+\nstore         DOWN ",
+        out.getvalue(),
+    )
+
+
+def test_a_data_dir_that_does_not_exist_is_no_fault(tmp_path: Path) -> None:
+    with override_settings(DATA_DIR=tmp_path / "none"):
+        assert health.data_disk().faults == []
+
+
+@pytest.mark.django_db
 def test_a_missing_and_a_late_schedule_are_faults() -> None:
     jobs.install_schedules()
     Schedule.objects.update(next_run=timezone.now())  # the rows may be as old as the test run
@@ -205,7 +230,7 @@ def test_the_reference_explains_every_part_every_fault_and_every_check() -> None
     reference = BASE_DIR / "docs" / "reference"
     page = (reference / "doctor.md").read_text() + (reference / "settings.md").read_text()
     rows = re.findall(r"^\| ([a-z ]+) \| ([^|]+) \| [^|]+ \|$", page, re.MULTILINE)
-    parts = {"store", "cache", "channel layer", "database", "worker", "expiry", "schedules"}
+    parts = {"disk", "store", "cache", "channel layer", "database", "worker", "expiry", "schedules"}
     assert parts <= {part for part, _ in rows}
     quoted = {quote for part, text in rows if part in parts for quote in re.split("; ", text)}
     sentences = {key: (kind.sentence % Dots(n=2)).casefold() for key, kind in faults.KINDS.items()}

@@ -403,6 +403,12 @@ class TestBanners:
         failed = dataclasses.replace(result, store=dataclasses.replace(result.store, memory=memory))
         assert {fault.key for fault in failed.faults()} - await banners() == {"store_unwritten"}
 
+    async def test_a_full_disk_has_a_banner_also_while_the_store_is_down(self) -> None:
+        full = dataclasses.replace(await figures(), disk_free_bytes=0)
+        assert {fault.key for fault in full.faults()} - await banners() == {"disk_full"}
+        down = dataclasses.replace(full, store=None, account=None)
+        assert [fault.key for fault in down.faults()] == ["disk_full", "store_unreachable"]
+
     async def test_late_expiry_has_a_banner(self) -> None:
         ada, grace = [await person(name) for name in ("ada", "grace")]
         atlas = Talking(await room_of(ada, grace))

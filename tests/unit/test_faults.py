@@ -64,6 +64,9 @@ def schedules(**due_s_ago: float) -> list[Fault]:
 
 
 CASES = [
+    ([*faults.of_disk(None)], ""),
+    ([*faults.of_disk(faults.MIN_FREE_BYTES)], ""),
+    ([*faults.of_disk(faults.MIN_FREE_BYTES - 1)], "disk_full"),
     (server(), ""),
     (server("8.1.8"), ""),
     (server("6.2.14"), "store_version"),

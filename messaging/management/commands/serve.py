@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from typing import Any
 
@@ -53,6 +54,11 @@ class Command(BaseCommand):
             serve(chosen)
         except CannotServe as error:
             self.stderr.write(str(error))
+            sys.exit(1)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self.stderr.write("The disk of DATA_DIR is full: free space on it.")
             sys.exit(1)
 
 
