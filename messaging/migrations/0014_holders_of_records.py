@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("messaging", "0011_joining_members"),
+        ("messaging", "0013_store_losses"),
     ]
 
     operations = [
