@@ -8,6 +8,8 @@ write an audit row without text; if the database does not answer, the change is 
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from django.db import Error as DatabaseError
 
@@ -18,12 +20,13 @@ from messaging.expiry import letters
 from messaging.expiry.resend import resend
 from messaging.models import DeadLetter
 from messaging.policy import Policy
+from messaging.rooms import permissions
 from messaging.store import Store
 from messaging.store.records import Changed
 
 from . import metrics
 from .connection import Connection
-from .feed import Feed
+from .feed import Feed, MemberRoom
 from .hub import Hub
 from .limits import Limits
 from .notifier import Notifier
@@ -57,13 +60,17 @@ class Changes:
         """Delete the user's own message; a moderator deletes any message. Answered by `deleted`."""
         feed = self._authorize(connection, frame.room)
         room = feed.room
-        changed = await self.store.changes.delete(
-            room.key,
-            connection.user,
-            frame.epoch,
-            frame.seq,
-            open_history=room.open_history,
-            moderates=room.moderates,
+        changed = await self._change_any(
+            connection,
+            room,
+            partial(
+                self.store.changes.delete,
+                room.key,
+                connection.user,
+                frame.epoch,
+                frame.seq,
+                open_history=room.open_history,
+            ),
         )
         answer = protocol.Deleted(room=frame.room, epoch=changed.epoch, rev=changed.rev, seq=changed.seq)
         if not changed.id:  # deleted before: a repeated request means that the first answer was lost
@@ -77,17 +84,39 @@ class Changes:
         feed = self._authorize(connection, frame.room)
         room = feed.room
         ttl_s = self.policy.ttl(frame.ttl, room_s=room.ttl_s, room_max_s=room.ttl_max_s)
-        changed = await self.store.changes.extend(
-            room.key,
-            connection.user,
-            frame.epoch,
-            frame.seq,
-            ttl_s * 1000,
-            open_history=room.open_history,
-            moderates=room.moderates,
+        changed = await self._change_any(
+            connection,
+            room,
+            partial(
+                self.store.changes.extend,
+                room.key,
+                connection.user,
+                frame.epoch,
+                frame.seq,
+                ttl_s * 1000,
+                open_history=room.open_history,
+            ),
         )
         self._answer(connection, feed, changed, _edited(frame.room, changed, expires_at=changed.expires_at))
         await self._audit("extend", connection, feed, changed)
+
+    async def _change_any(
+        self, connection: Connection, room: MemberRoom, change: Callable[..., Awaitable[Changed]]
+    ) -> Changed:
+        """Make a change as the sender of the message; if it is another user's, as a moderator. Raises Forbidden."""
+        try:
+            return await change()
+        except Forbidden:
+            if not room.moderates:
+                raise
+        # The role is read again: the connection learns a moment later that it was taken away.
+        try:
+            membership = await in_db_thread(permissions.membership_of, connection.user, room.key.id)
+        except DatabaseError as fault:
+            raise Unavailable("Your role cannot be read just now.", retry_after_ms=2_000) from fault
+        if not membership.moderates:
+            raise Forbidden()
+        return await change(moderates=True)
 
     async def resend(self, connection: Connection, frame: protocol.Resend) -> None:
         """Send the user's own expired message again, only to the members who missed it; answered by `sent`."""

@@ -103,9 +103,15 @@ class Cursors:
             groups = alone
         return counted
 
-    async def recipients(self, room: RoomKey, seq: int) -> Recipients:
-        """Return at most 100 recipients of one live message, first those who owe it. Raises NoSuchMessage."""
-        answer = await self._members.run_in_log("recipients", room, seq, self._calls.max_attempts)
+    async def recipients(
+        self, room: RoomKey, seq: int, *, reader: int | None = None, open_history: bool = False
+    ) -> Recipients:
+        """Return at most 100 recipients of one live message, first those who owe it.
+
+        Raises NoSuchMessage, also if the message is hidden from `reader`. Without a reader, for the staff, none is hidden.
+        """
+        args = self._calls.max_attempts, "" if reader is None else reader, "0" if open_history else ""
+        answer = await self._members.run_in_log("recipients", room, seq, *args)
         if answer == -2:
             raise NoSuchMessage()
         (id_, sender, sent_at, expires_at), owing, holding = answer

@@ -160,11 +160,16 @@ async def list_people(user: User, request: HttpRequest) -> Answer:
 async def list_recipients(user: User, request: HttpRequest, room: str, seq: int) -> Answer:
     """{seq, id, total, delivered, read, recipients: [{user, name, state, attempts, next_at, reason}]}
 
-    For the sender and the room's moderators. Other users get `no_such_message`.
+    For the sender, and for the room's moderators if they can read the message. Other users get `no_such_message`.
     """
     membership = await in_db_thread(permissions.membership_of, user.pk, room)
     store = open_store()
-    delivery = await store.cursors.recipients(memberships.key_of(membership.room), seq)
+    delivery = await store.cursors.recipients(
+        memberships.key_of(membership.room),
+        seq,
+        reader=user.pk,
+        open_history=membership.room.kind == Room.Kind.PUBLIC,
+    )
     if delivery.sender != user.pk and not membership.moderates:
         raise NoSuchMessage()
     names = await in_db_thread(_names, [member.user for member in delivery.members])

@@ -412,6 +412,21 @@ def set_role(room: Talk, name: str, role: str) -> None:
     Membership.objects.filter(room=room.id, user=room.people[name].id).update(role=role)
 
 
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb.moderated], ids=lambda verb: verb.kind)
+async def test_moderator_loses_the_right_with_the_row_although_no_event_came(meet: Meet, verb: Verb) -> None:
+    room = await meet("ada", "grace")
+    await later(set_role)(room, "grace", "moderator")
+    grace = await room.arrive("grace")
+    await room.here("ada").post(room.id, "ada's")
+    await room.settle()
+    before = await room.stored()
+    await later(set_role)(room, "grace", "member")
+    await room.refused(grace, room.frame(verb.kind, 1, **verb.more), "forbidden")
+    assert await room.stored() == before
+    own = await grace.post(room.id, "grace's")
+    await room.ask(grace, verb.answer, room.frame(verb.kind, own["seq"], **verb.more), seq=own["seq"])
+
+
 @EACH_VERB
 async def test_user_who_is_no_member_or_has_left_is_refused_and_nothing_changes(
     meet: Meet, verb: Verb
@@ -544,7 +559,13 @@ async def test_a_database_that_is_away_undoes_no_change(
     site = new_site()
     room_id, [ada, grace], _ = await talk(site, open_wire)
     await ada.post(room_id, "hello")
+    moderators = Membership.objects.filter(room=room_id, user__username="grace")
+    await later(moderators.update)(role="moderator")
+    await site.announce("membership_changed", room=room_id, user=(await later(moderators.get)()).user_id)
+    await grace.next("room", role="moderator")
     site.take_database_away()
+    await grace.send({"type": "delete", "room": room_id, "seq": 1})
+    assert (await grace.next("error", of="delete"))["code"] == "unavailable", "their role cannot be read"
     await ada.send({"type": "edit", "room": room_id, "seq": 1, "body": "changed"})
     assert await grace.next("edited") == await ada.next("edited")
     for frame in (

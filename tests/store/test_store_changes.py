@@ -256,6 +256,16 @@ class TestEveryChange:
         if change is extend:
             await refused(store, TooLate, change(store, GRACE, 1, moderates=True))
 
+    @every_moderation
+    async def test_moderator_cannot_change_what_they_cannot_read(self, store: Store, change: Change) -> None:
+        await accept(store)
+        await store.members.leave(ROOM, GRACE)
+        await store.members.join(ROOM, [GRACE])
+        await accept(store, msgspec.structs.replace(message(), only=(ALAN,)))
+        for seq in (1, 2):
+            await refused(store, NoSuchMessage, change(store, GRACE, seq, moderates=True))
+        assert (await change(store, GRACE, 1, moderates=True, open_=True)).rev == 1
+
     @every_change
     async def test_messages_of_a_room_without_a_log_are_unknown(self, store: Store, change: Change) -> None:
         with pytest.raises(NoSuchMessage):

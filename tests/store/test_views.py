@@ -569,14 +569,17 @@ async def test_people_are_found_by_the_beginning_of_a_name_among_members_of_shar
 # ── Recipients of a message ──
 
 
-async def send(room: Room, sender: User) -> int:
+async def send(
+    room: Room, sender: User, *, id_: str = "0b0ff2a6-6a0e-4d3e-9d56-000000000001", only: tuple[int, ...] = ()
+) -> int:
     message = Append(
         room=key_of(room),
         user=sender.pk,
         name=sender.username,
-        id="0b0ff2a6-6a0e-4d3e-9d56-000000000001",
+        id=id_,
         body="hello",
         ttl_ms=60_000,
+        only=only,
     )
     [accepted] = await open_store().log.append([message])
     return accepted.seq  # type: ignore[union-attr]
@@ -642,6 +645,33 @@ async def test_moderators_see_recipients_and_plain_members_see_no_such_message(
     assert (await ask(await browser_of(grace), "GET", path))[0] == HTTPStatus.OK
     assert await refusal(await browser_of(bob), "GET", path) == (404, "no_such_message")
     assert await refusal(await browser_of(await person("eve")), "GET", path) == (404, "not_member")
+
+
+async def test_moderator_of_a_private_room_sees_recipients_of_messages_since_they_joined(
+    client: AsyncClient, ada: User, grace: User
+) -> None:
+    for kind, status in (("private", HTTPStatus.NOT_FOUND), ("public", HTTPStatus.OK)):
+        room = await room_of(grace, kind=kind)
+        before = await send(room, grace)
+        await rooms.add_member(grace.pk, room.id, "ada")
+        await Membership.objects.filter(room=room, user=ada).aupdate(role="moderator")
+        after = await send(room, grace, id_="0b0ff2a6-6a0e-4d3e-9d56-000000000002")
+        path = f"/api/rooms/{room.id}/messages/%d/recipients/"
+
+        assert (await ask(client, "GET", path % before))[0] == status
+        assert (await ask(client, "GET", path % after))[0] == HTTPStatus.OK
+        assert (await ask(await browser_of(grace), "GET", path % before))[0] == HTTPStatus.OK
+
+
+async def test_moderator_sees_no_recipients_of_a_message_for_others(
+    client: AsyncClient, ada: User, grace: User
+) -> None:
+    bob = await person("bob")
+    room = await room_of(ada, grace, bob)
+    seq = await send(room, grace, only=(bob.pk,))
+    path = f"/api/rooms/{room.id}/messages/{seq}/recipients/"
+    assert await refusal(client, "GET", path) == (404, "no_such_message")
+    assert (await ask(await browser_of(grace), "GET", path))[0] == HTTPStatus.OK
 
 
 @pytest.mark.parametrize("seq", [0, 2, 2**53 - 1])

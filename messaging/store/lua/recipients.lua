@@ -1,6 +1,6 @@
 #!lua flags=no-writes
 -- Read at most 100 recipients of one live message, first those who owe it.
--- Returns {{id, sender, sent_at, expires_at}, owing, holding} or a code: -1 no log, -2 no such live message. owing is {user, attempts
+-- Returns {{id, sender, sent_at, expires_at}, owing, holding} or a code: -1 no log, -2 no live message that the reader sees. owing is {user, attempts
 --   value or '', attempts before the user rejected it or '', ...}; holding is {user, read cursor, ...}
 -- Uses clock, rejecters
 -- Uses entries: is_among, is_tracked, live_entry_at, parse_outcome
@@ -8,6 +8,8 @@ local prefix       = KEYS[1]           -- of the partition's keys
 local room_id      = ARGV[1]
 local seq          = ARGV[2]
 local max_attempts = tonumber(ARGV[3])
+local reader       = ARGV[4]           -- user id, '' for the staff
+local visible_from = ARGV[5]           -- seq; '': the reader's joining
 
 local MAX_RECIPIENTS = 100
 local key = prefix .. 'room:' .. room_id
@@ -16,6 +18,11 @@ local id, sender, sent_at, expires_at = unpack(redis.call('HMGET', key .. ':msg:
 if not id or tonumber(expires_at) <= now_ms() then return -2 end
 
 local only = redis.call('HGET', key .. ':only', seq)
+if reader ~= '' and reader ~= sender then
+  local joined = redis.call('ZSCORE', key .. ':joined', reader)
+  local from = joined and (tonumber(visible_from) or tonumber(joined))
+  if not from or tonumber(seq) <= from or only and not is_among(only, reader) then return -2 end
+end
 local entry = live_entry_at(key, seq)
 local tracked = not entry or is_tracked(entry)
 local owing, holding = {}, {}
