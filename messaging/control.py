@@ -2,8 +2,8 @@
 
 There is one group, and one channel for each process, which `live.control_events` receives. An event is a hint. The announced change is
 in the database or the store, and is read again every 60 s and after every reconnect. So a lost event causes a delay, never wrong
-data. The layer does not notice that its connection receives nothing any more: every process sends a heartbeat, and one that receives
-no event subscribes again. Knows nothing of sockets.
+data. A process need not handle events in the order of their arrival. The layer does not notice that its connection receives nothing
+any more: every process sends a heartbeat, and one that receives no event subscribes again. Knows nothing of sockets.
 
 | type                         | fields              | meaning                                                       |
 |------------------------------|---------------------|---------------------------------------------------------------|

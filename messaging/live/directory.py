@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from channels.db import database_sync_to_async
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
 from django.contrib.sessions.models import Session
+from django.db.models import Q
 from django.http import parse_cookie
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 
-from messaging.bridge import in_db_thread
 from messaging.models import Membership, Room
 from messaging.store.records import RoomKey
 
@@ -30,6 +32,7 @@ from .query_batches import batch_query
 
 QUERY_BATCH = 500  # users or sessions in one query
 
+Member = tuple[str, int]  # room id, user
 Rights = tuple[str | int | bool, ...]  # role, lifetime, longest lifetime, whether messages are tracked
 
 
@@ -109,22 +112,34 @@ async def rooms_of(user: int) -> list[MemberRoom]:
     return await batch_query(_rooms, user)
 
 
-async def room_of(user: int, room: str) -> MemberRoom | None:
-    """Return a room of a user, None if they are not a member."""
-    rooms = await in_db_thread(_rooms, [user], room)
-    return next(iter(rooms[user]), None)
+def _rooms(users: Collection[int]) -> dict[int, list[MemberRoom]]:
+    rooms: dict[int, list[MemberRoom]] = {user: [] for user in users}
+    for user, room in _member_rooms(Q(user__in=users)):
+        rooms[user].append(room)
+    return rooms
 
 
-def _rooms(users: Collection[int], room: str | None = None) -> dict[int, list[MemberRoom]]:
-    memberships = Membership.objects.filter(user__in=users, leaving_at=None).select_related("room")
-    if room is not None:
-        memberships = memberships.filter(room=room)
+@database_sync_to_async
+def rooms_of_members(members: Collection[Member]) -> dict[Member, MemberRoom]:
+    """Return the rooms of members, each a (room id, user) pair, without the pairs that are no members. One query for all.
+
+    The thread answers in the order of the calls: a caller that uses the answer at once never replaces a newer one.
+    """
+    query = Q()
+    for room_id, of_room in groupby(sorted(members), key=itemgetter(0)):
+        query |= Q(room=room_id, user__in=[user for _, user in of_room])
+    return {(room.key.id, user): room for user, room in _member_rooms(query)}
+
+
+def _member_rooms(query: Q) -> list[tuple[int, MemberRoom]]:
+    """Return (user, room) of memberships, sorted by the room's name."""
+    memberships = Membership.objects.filter(query, leaving_at=None).select_related("room")
     rows = list(memberships.order_by("room__name"))
     others = _others({row.room_id for row in rows if row.room.kind == Room.Kind.DIRECT})
-    rooms: dict[int, list[MemberRoom]] = {user: [] for user in users}
+    rooms = []
     for row in rows:
         names = [name for member, name in others.get(row.room_id, ()) if member != row.user_id]
-        rooms[row.user_id].append(_member_room(row, names[0] if names else None))
+        rooms.append((row.user_id, _member_room(row, names[0] if names else None)))
     return rooms
 
 

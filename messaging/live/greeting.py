@@ -186,16 +186,11 @@ class Greeter:
             connection.push_frame(protocol.Room(**self.room_fields(room, position)))  # type: ignore[arg-type]
             await self.reader.resume(connection, [(feed, position, None)])
 
-    async def update(self, connection: Connection, room: MemberRoom) -> None:
-        """Send a `room` frame to an open connection if the room or the user's role has changed."""
-        feed = connection.feeds[room.key.id]
-        if feed.room == room:
-            return
-        feed.change_room(room)
-        [position] = await self.store.members.member_positions(connection.user, [(room.key, Held())])
-        if position is None:
-            return
-        connection.push_frame(protocol.Room(**self.room_fields(room, position)))  # type: ignore[arg-type]
+    async def send_room(self, connection: Connection, feed: Feed) -> None:
+        """Send a `room` frame to an open connection: the room or the user's role has changed."""
+        [position] = await self._positions.load_many([(feed.room.key, (connection.user, Held()))])
+        if position is not None and connection.feeds.get(feed.room.key.id) is feed:
+            connection.push_frame(protocol.Room(**self.room_fields(feed.room, position)))  # type: ignore[arg-type]
 
     def expel(self, connection: Connection, room_id: str) -> None:
         """Remove a room from an open connection: a `room` frame, and then no more frames of this room."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from django.db import Error as DatabaseError
 
@@ -20,9 +20,12 @@ from messaging.store.records import Held
 
 from . import directory
 from .connection import Connection
-from .feed import MemberRoom
+from .directory import Member
+from .feed import Feed, MemberRoom
 from .greeting import Greeter
 from .registry import Registry
+
+MEMBER_BATCH = 200  # in one query: other work of the database thread waits for it
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +51,14 @@ class Rechecks:
             await self.check_sessions(self.registry.connections)
             users = set(self.registry.by_user)
             rights = await directory.rights_of_many(users)
-            for user in users:
-                for connection in self.registry.connections_of(user):
-                    if connection.greeted:
-                        for room in _changed_rooms(connection, rights[user]):
-                            await self.check_membership(room, user)
+            members = {
+                (room, user)
+                for user in users
+                for connection in self.registry.connections_of(user)
+                if connection.greeted
+                for room in _changed_rooms(connection, rights[user])
+            }
+            await self.check_memberships(members)
         except (DatabaseError, Unavailable) as error:
             log.warning("connections cannot be checked: %s", type(error).__name__)
 
@@ -64,21 +70,44 @@ class Rechecks:
             if connection.visitor not in authorized:
                 connection.close(Close.NO_SESSION)
 
-    async def check_membership(self, room: str, user: int) -> None:
-        """Add, update or remove a room on a user's connections, according to the database."""
-        connections = self.registry.connections_of(user)
-        if not connections:
-            return
-        member_room = await directory.room_of(user, room)
-        for connection in connections:
+    async def check_memberships(self, members: Collection[Member]) -> None:
+        """Add, update or remove rooms on the connections of members, according to the database. Never wait for the store."""
+        connected = [member for member in members if member[1] in self.registry.by_user]
+        for start in range(0, len(connected), MEMBER_BATCH):
+            for connection, feed in await self._apply(connected[start : start + MEMBER_BATCH]):
+                connection.spawn(self._send_room(connection, feed))
+
+    async def check_room(self, room_id: str) -> None:
+        """Check the memberships of all users who are connected in a room, and wait until the store has answered."""
+        room = self.registry.rooms.get(room_id)
+        users = list({connection.user for connection in room.feeds}) if room else []
+        for start in range(0, len(users), MEMBER_BATCH):
+            changed = await self._apply([(room_id, user) for user in users[start : start + MEMBER_BATCH]])
+            await asyncio.gather(*(self._send_room(connection, feed) for connection, feed in changed))
+
+    async def _apply(self, members: Collection[Member]) -> list[tuple[Connection, Feed]]:
+        """Change the rights of open connections as the database has them; return the feeds whose `room` frame must follow."""
+        connections = [
+            (connection, room, user)
+            for room, user in members
+            for connection in self.registry.connections_of(user)
+        ]
+        rooms = await directory.rooms_of_members(members)
+        changed = []
+        for connection, room, user in connections:
             if not connection.greeted:
                 continue
+            member_room, feed = rooms.get((room, user)), connection.feeds.get(room)
             if member_room is None:
                 self.greeter.expel(connection, room)
-            elif room in connection.feeds:
-                await self.greeter.update(connection, member_room)
-            else:  # in a task, because it waits for the connection's reads, which a slow client can delay
+            elif (
+                feed is None
+            ):  # in a task, because it waits for the connection's reads, which a slow client can delay
                 connection.spawn(self._admit(connection, member_room))
+            elif feed.room != member_room:
+                feed.change_room(member_room)
+                changed.append((connection, feed))
+        return changed
 
     async def _admit(self, connection: Connection, room: MemberRoom) -> None:
         try:
@@ -86,11 +115,11 @@ class Rechecks:
         except (MessagingError, DatabaseError) as error:
             log.warning("a room waits for the next check: %s", error, extra={"room": room.key.id})
 
-    async def check_room(self, room_id: str) -> None:
-        """Check the memberships of all users who are connected in a room."""
-        room = self.registry.rooms.get(room_id)
-        for user in {connection.user for connection in room.feeds} if room else ():
-            await self.check_membership(room_id, user)
+    async def _send_room(self, connection: Connection, feed: Feed) -> None:
+        try:
+            await self.greeter.send_room(connection, feed)
+        except MessagingError as error:
+            log.warning("a changed room was not sent: %s", error, extra={"room": feed.room.key.id})
 
     async def check_members(self, room_id: str) -> None:
         """Check a room whose count of joins and leaves in the store differs from the count that this process has."""

@@ -100,6 +100,8 @@ class Server:
             self.presence.run,
             self.receipts.run,
             self.control_events.run,
+            self.control_events.check_memberships,
+            self.control_events.handle_others,
             self.control_events.send_heartbeats,
             self.notifier.run,
             self.rechecks.run,

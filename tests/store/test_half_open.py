@@ -125,10 +125,7 @@ async def test_control_events_arrive_again_after_the_line_of_the_layer_was_half_
 
     events = ControlEvents(None, Rechecks(), None, None, Spawner())  # type: ignore[arg-type]
 
-    async def note(event: dict[str, Any]) -> None:
-        seen.append(event["type"])
-
-    monkeypatch.setattr(events, "handle", note)
+    monkeypatch.setattr(events, "take", lambda event: seen.append(event["type"]))
     tasks = [asyncio.create_task(part()) for part in (events.run, events.send_heartbeats)]
     await until(lambda: "control.heartbeat" in seen, within_s=WITHIN_S)
     line.dropped.add(direction)
