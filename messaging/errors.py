@@ -145,6 +145,24 @@ class Conflict(MessagingError):
     code = "conflict"
 
 
+class Removed(MessagingError):
+    """You were removed from this room. A moderator can add you again."""
+
+    code = "removed"
+
+
+class NotAddable(MessagingError):
+    """This person cannot be added to more rooms now. Leave them out, or try again tomorrow."""
+
+    code = "not_addable"
+
+
+class TooManyRooms(MessagingError):
+    """You are in too many rooms. Leave some first."""
+
+    code = "too_many_rooms"
+
+
 class TooLarge(MessagingError):
     """The request is larger than 64 KiB."""
 

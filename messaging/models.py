@@ -95,6 +95,8 @@ class Membership(models.Model):
         verbose_name=_("user"),
     )
     role = models.CharField(_("role"), max_length=9, choices=Role, default=Role.MEMBER)
+    # The user who put this one into the room. NULL: the user themselves, or the staff.
+    added_by_key = models.BigIntegerField(null=True, editable=False)
     joined_at = models.DateTimeField(_("joined"), default=timezone.now, editable=False)
     joining_at = models.DateTimeField(_("joining since"), null=True, blank=True, editable=False)
     leaving_at = models.DateTimeField(_("leaving since"), null=True, blank=True, editable=False)
@@ -124,6 +126,47 @@ class Membership(models.Model):
     @property
     def moderates(self) -> bool:
         return self.role in (self.Role.OWNER, self.Role.MODERATOR)
+
+
+class LastDeparture(models.Model):
+    """The end of a user's last membership of a room, which limits how they become a member again."""
+
+    room = models.ForeignKey(Room, models.CASCADE, related_name="+", db_index=False)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    removed = models.BooleanField()  # False: they left
+    # When another user last put this one back into the room after they had left it.
+    put_back_at = models.DateTimeField(null=True)
+
+    class Meta:
+        default_permissions = ()
+        verbose_name = _("last departure")
+        verbose_name_plural = _("last departures")
+        constraints = [
+            models.UniqueConstraint(fields=["room", "user"], name="one_last_departure_per_room_and_user")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user_id} · {self.room_id}"
+
+
+class Allowance(models.Model):
+    """The tokens of a user that limit one kind of request over HTTP, as of `at`. `rooms.allowances` has the kinds."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", db_index=False)
+    kind = models.CharField(max_length=10)
+    tokens = models.FloatField()
+    at = models.DateTimeField()
+
+    class Meta:
+        default_permissions = ()
+        verbose_name = _("allowance")
+        verbose_name_plural = _("allowances")
+        constraints = [
+            models.UniqueConstraint(fields=["user", "kind"], name="one_allowance_per_user_and_kind")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user_id} · {self.kind}"
 
 
 # ── Messages that expired before everyone received them ──

@@ -96,6 +96,18 @@ class Policy:
     ping_rate: Rate = Rate(10, 100)
     typing_interval_s: Number = 3.0
 
+    # Rates of one user over HTTP, in all server processes together
+    write_rate: Rate = Rate(2, 200)  # requests that change something
+    membership_rate: Rate = Rate(
+        2_000 / DAY_S, 2_000
+    )  # memberships that the user makes, for others and for themselves
+    added_rate: Rate = Rate(200 / DAY_S, 200)  # rooms into which others put the user
+
+    # Rooms of one user
+    rooms_max: Count = 5_000
+    rooms_by_others_max: Count = 1_000  # of these, rooms into which others put the user
+    put_back_interval_s: Count = DAY_S  # how often a user who left a room may be put back into it
+
     def ttl(self, asked_s: int | None, *, room_s: int, room_max_s: int) -> int:
         """Return the lifetime of a message in seconds; `asked_s` None gets the room's default. Raises BadTtl with the bounds."""
         longest_s = min(room_max_s, self.ttl_max_s)

@@ -47,6 +47,7 @@ urlpatterns = [
     path("metrics", probes.metrics, name="metrics"),
     path("api/rooms/", api.rooms_view),
     path("api/rooms/public/", api.public_rooms_view),
+    path("api/rooms/leave/", api.leave_many_view),
     path("api/rooms/<room:room>/", api.room_view),
     path("api/rooms/<room:room>/join/", api.join_view),
     path("api/rooms/<room:room>/leave/", api.leave_view),

@@ -96,7 +96,7 @@ class MembershipAdmin(ActionAdmin):
         transaction.on_commit(announce)
 
     def delete_model(self, request: HttpRequest, obj: Membership) -> None:
-        departure = memberships.mark_leaving(obj)
+        departure = memberships.mark_leaving(obj, removed=True)
         transaction.on_commit(partial(run_async, rooms.finish, departure))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Membership]) -> None:

@@ -1,6 +1,7 @@
 """Rooms and their members: the rights to read and write in a room.
 
-1. A row in the database makes a user a member (`memberships`). The rules for adding and removing are in `permissions`.
+1. A row in the database makes a user a member (`memberships`). The rules for adding and removing are in `permissions`, the limits of a user
+   and of the people they add in `allowances`.
 2. Each action changes the row, then the store, then informs open sockets by a control event (`actions`).
 3. Joining and leaving are marked on the row first. The mark is removed, or the row is deleted, after the store has changed.
 4. A crash between these steps is repaired by the sweep, or by the next `hello` (joining).
@@ -20,6 +21,7 @@ from .actions import (
     finish_leaving,
     join_room,
     leave_room,
+    leave_rooms,
     open_direct,
     remove_member,
     settle_joining,
@@ -39,6 +41,7 @@ __all__ = [
     "finish_leaving",
     "join_room",
     "leave_room",
+    "leave_rooms",
     "open_direct",
     "remove_member",
     "settle_joining",

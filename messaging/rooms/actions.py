@@ -26,6 +26,7 @@ from .names import clean_name, clean_topic
 log = logging.getLogger(__name__)
 
 MAX_INITIAL_MEMBERS = 500  # people named when a room is created
+LEAVE_BATCH = 20  # rooms that are left in one transaction: other users' writes wait for it
 
 
 async def create_room(
@@ -37,10 +38,14 @@ async def create_room(
     ttl_s: int | None = None,
     ttl_max_s: int | None = None,
     members: Sequence[str] = (),
+    by: int | None = None,
 ) -> Room:
     """Create a public or private room, with an optional owner and with the people named in `members`; return it.
 
-    Raises BadName, BadTtl, BadRequest, NoSuchUser. Works without the store: the first `hello` creates the log.
+    `by`: the user who makes it, within their limits; None: the staff, without limits.
+
+    Raises BadName, BadTtl, BadRequest, NoSuchUser; with `by` RateLimited, TooManyRooms, NotAddable. Works without the store: the first
+    `hello` creates the log.
     """
     if kind not in (Room.Kind.PUBLIC, Room.Kind.PRIVATE):
         raise BadRequest("A room is public or private.")
@@ -48,7 +53,7 @@ async def create_room(
         raise BadRequest(f"At most {MAX_INITIAL_MEMBERS} people at once.")
     ttl_s, ttl_max_s = memberships.lifetimes(ttl_s, ttl_max_s)
     room = Room(name=clean_name(name), topic=clean_topic(topic), kind=kind, ttl_s=ttl_s, ttl_max_s=ttl_max_s)
-    users = await in_db_thread(memberships.insert_room, room, owner, members)
+    users = await in_db_thread(memberships.insert_room, room, owner, members, by)
     await settle_new(room, users)
     return room
 
@@ -56,28 +61,32 @@ async def create_room(
 async def open_direct(user: int, name: str) -> Room:
     """Return the direct room of `user` and the person with this username. Create it if it does not exist.
 
-    Raises NoSuchUser, Conflict if both are the same user.
+    Raises NoSuchUser, RateLimited, TooManyRooms, NotAddable, Conflict if both are the same user.
     """
-    room, users = await in_db_thread(memberships.insert_direct, user, name)
+    room, users = await in_db_thread(memberships.insert_direct, user, name, user)
     await settle_new(room, users)
     return room
 
 
 async def join_room(user: int, room_id: str) -> Room:
-    """Make `user` a member of a public room. Idempotent. Raises NotMember if it is not public, Unavailable."""
+    """Make `user` a member of a public room. Idempotent.
+
+    Raises NotMember if it is not public, Removed, RateLimited, TooManyRooms, Unavailable.
+    """
     room = await in_db_thread(permissions.public_room, room_id)
-    await _join(room, user)
+    await _join(room, user, user)
     return room
 
 
 async def add_member(by: int, room_id: str, name: str) -> tuple[int, bool]:
     """Make the person with this username a member; return the user id and whether the membership is new.
 
-    Only owners and moderators may do this. Idempotent. Raises NotMember, Forbidden, Conflict for a direct room, NoSuchUser, Unavailable.
+    Only owners and moderators may do this. Idempotent. Raises NotMember, Forbidden, Conflict for a direct room, NoSuchUser, RateLimited,
+    NotAddable, Unavailable.
     """
     room = await in_db_thread(permissions.moderated_room, by, room_id)
     person = await in_db_thread(memberships.person, name)
-    return person.pk, await _join(room, person.pk)
+    return person.pk, await _join(room, person.pk, by)
 
 
 async def leave_room(user: int, room_id: str) -> None:
@@ -86,6 +95,19 @@ async def leave_room(user: int, room_id: str) -> None:
     Raises NotMember, Conflict for a direct room.
     """
     await finish(await in_db_thread(memberships.mark_own_leaving, user, room_id))
+
+
+async def leave_rooms(user: int, room_ids: Sequence[str]) -> list[str]:
+    """End a user's own memberships; return the ids of the rooms that they left.
+
+    Direct rooms are kept. Rooms of which the user is no member are ignored.
+    """
+    departures: list[Departure] = []
+    for start in range(0, len(room_ids), LEAVE_BATCH):
+        batch = room_ids[start : start + LEAVE_BATCH]
+        departures += await in_db_thread(memberships.mark_all_own_leaving, user, batch)
+    await finish_all(departures)
+    return [departure.room.id for departure in departures]
 
 
 async def remove_member(by: int, room_id: str, user: int) -> None:
@@ -188,26 +210,29 @@ async def settle_leaving(departure: Departure) -> None:
             await control.announce("membership_changed", room=departure.room.id, user=user)
 
 
-async def finish(departure: Departure) -> None:
-    """Finish a departure. If the store is unavailable, it stays marked for `finish_leaving`."""
+async def finish(departure: Departure) -> bool:
+    """Finish a departure; return False if the store is unavailable. Then it stays marked for `finish_leaving`."""
     try:
         await settle_leaving(departure)
     except Unavailable:
         log.warning("user %s left room %s while the store is unavailable", departure.user, departure.room.id)
+        return False
+    return True
 
 
 async def finish_all(departures: Sequence[Departure]) -> None:
-    """Finish departures, one after the other."""
+    """Finish departures, one after the other. If the store is unavailable, the others stay marked too, without a wait for each."""
     for departure in departures:
-        await finish(departure)
+        if not await finish(departure):
+            break
 
 
-async def _join(room: Room, user: int) -> bool:
+async def _join(room: Room, user: int, by: int) -> bool:
     departure = await in_db_thread(memberships.departure_of, room, user)
     if departure is not None:
         # Otherwise the store would keep the earlier membership, and the member would owe all messages sent since it began.
         await settle_leaving(departure)
-    new = await in_db_thread(memberships.insert_membership, room, user)
+    new = await in_db_thread(memberships.insert_membership, room, user, by)
     try:
         await settle_joining(room, [user])
     except Unavailable:

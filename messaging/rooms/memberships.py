@@ -18,10 +18,10 @@ from django.utils import timezone
 
 from messaging import audit, policy
 from messaging.errors import BadTtl, Conflict, NoSuchUser, NotMember
-from messaging.models import AuditEntry, Membership, Room
+from messaging.models import AuditEntry, LastDeparture, Membership, Room
 from messaging.store.records import RoomKey, Shortened
 
-from . import permissions
+from . import allowances, permissions
 from .names import MAX_NAME, is_visible
 
 # An older mark of joining or leaving means that a process died or the store was unavailable.
@@ -95,23 +95,30 @@ def _normal(name: str) -> str:
 
 
 # ── Creating and changing ──
+# `by`: the user who makes a membership, within their limits and those of the person who is added (`allowances`); None: the staff.
 
 
-def insert_room(room: Room, owner: int | None, names: Sequence[str]) -> list[int]:
-    """Insert a room with its owner and the people with these usernames; return the members' ids. Raises NoSuchUser."""
+def insert_room(room: Room, owner: int | None, names: Sequence[str], by: int | None = None) -> list[int]:
+    """Insert a room with its owner and the people with these usernames; return the members' ids.
+
+    Raises NoSuchUser; with `by` RateLimited, TooManyRooms, NotAddable.
+    """
     with transaction.atomic():
         others = _persons(names) - {owner}
         room.save(force_insert=True)
         rows = [] if owner is None else [Membership(room=room, user_id=owner, role=Role.OWNER)]
-        rows += [Membership(room=room, user_id=user) for user in sorted(others)]
+        rows += [Membership(room=room, user_id=user, added_by_key=by) for user in sorted(others)]
         Membership.objects.bulk_create(rows)
-    return [row.user_id for row in rows]
+        users = [row.user_id for row in rows]
+        if by is not None:
+            allowances.take_memberships(by, users)
+    return users
 
 
-def insert_direct(user: int, name: str) -> tuple[Room, list[int]]:
+def insert_direct(user: int, name: str, by: int | None = None) -> tuple[Room, list[int]]:
     """Return the direct room of two people, and their ids. Insert it if it does not exist.
 
-    Raises NoSuchUser. Raises Conflict if both are the same user.
+    Raises NoSuchUser; with `by` RateLimited, TooManyRooms, NotAddable. Raises Conflict if both are the same user.
     """
     first, second = get_user_model().objects.get(pk=user), person(name)
     if first == second:
@@ -125,20 +132,35 @@ def insert_direct(user: int, name: str) -> tuple[Room, list[int]]:
         "ttl_max_s": site.ttl_max_s,
     }
     with transaction.atomic():
-        room, _ = Room.objects.get_or_create(pair=f"{low.pk}:{high.pk}", defaults=values)
-        rows = [Membership(room=room, user_id=member.pk) for member in (low, high)]
+        room, new = Room.objects.get_or_create(pair=f"{low.pk}:{high.pk}", defaults=values)
+        users = [low.pk, high.pk]
+        rows = [Membership(room=room, user_id=member, added_by_key=_other(by, member)) for member in users]
         Membership.objects.bulk_create(rows, ignore_conflicts=True)
-    return room, [low.pk, high.pk]
+        if new and by is not None:
+            allowances.take_memberships(by, users)
+    return room, users
 
 
-def insert_membership(room: Room, user: int) -> bool:
-    """Insert a membership, marked as joining; return whether it is new. Raises NotMember if the room no longer exists."""
-    marked = {"joining_at": timezone.now()}
+def insert_membership(room: Room, user: int, by: int | None) -> bool:
+    """Insert a membership, marked as joining; return whether it is new. `by` may be the user themselves.
+
+    Raises NotMember if the room no longer exists; Removed, RateLimited, TooManyRooms, NotAddable.
+    """
+    values = {"joining_at": timezone.now(), "added_by_key": _other(by, user)}
     try:
         with transaction.atomic():
-            return Membership.objects.get_or_create(room=room, user_id=user, defaults=marked)[1]
+            _, new = Membership.objects.get_or_create(room=room, user_id=user, defaults=values)
+            if new and by is not None:
+                permissions.check_return(room, user, by)
+                allowances.take_memberships(by, [user])
+            return new
     except IntegrityError:
         raise NotMember() from None
+
+
+def _other(by: int | None, user: int) -> int | None:
+    """Return `by` unless it is the user themselves."""
+    return None if by == user else by
 
 
 def withdraw_membership(room: Room, user: int) -> None:
@@ -248,7 +270,15 @@ def lifetimes(ttl_s: int | None, ttl_max_s: int | None, room: Room | None = None
 def mark_own_leaving(user: int, room: str) -> Departure:
     """Mark a user's own membership as leaving. Raises NotMember. Raises Conflict for a direct room."""
     with transaction.atomic():
-        return mark_leaving(permissions.leavable_membership(user, room))
+        return mark_leaving(permissions.leavable_membership(user, room), removed=False)
+
+
+def mark_all_own_leaving(user: int, rooms: Collection[str]) -> list[Departure]:
+    """Mark a user's own memberships as leaving. Omit direct rooms, and rooms of which they are no member."""
+    with transaction.atomic():
+        rows = Membership.objects.filter(user_id=user, room__in=rooms, leaving_at=None)
+        rows = rows.exclude(room__kind=Room.Kind.DIRECT).select_related("room")
+        return [mark_leaving(row, removed=False) for row in rows.order_by("room_id")]
 
 
 def mark_removed(by: int, room: str, user: int) -> Departure:
@@ -257,11 +287,14 @@ def mark_removed(by: int, room: str, user: int) -> Departure:
     Raises NotMember, Forbidden, NoSuchUser. Raises Conflict for a direct room.
     """
     with transaction.atomic():
-        return mark_leaving(permissions.removable_membership(by, room, user))
+        return mark_leaving(permissions.removable_membership(by, room, user), removed=by != user)
 
 
-def mark_leaving(membership: Membership) -> Departure:
+def mark_leaving(membership: Membership, *, removed: bool | None = None) -> Departure:
     """Mark a membership as leaving. It gives no access from now on.
+
+    `removed`: whether another user or the staff ended it, which limits how the user becomes a member again; None: neither this nor
+    that they left is recorded.
 
     If the last owner leaves, the moderator who joined first becomes owner; without moderators, the member who joined first.
     """
@@ -272,8 +305,23 @@ def mark_leaving(membership: Membership) -> Departure:
         membership.refresh_from_db(fields=["role"])
         membership.leaving_at = timezone.now()
         membership.save(update_fields=["leaving_at"])
+        if removed is not None:
+            _record_departure(membership, removed=removed)
         new_owner = _appoint_owner(membership.room) if membership.role == Role.OWNER else None
     return Departure(membership.pk, key_of(membership.room), membership.user_id, new_owner)
+
+
+def _record_departure(membership: Membership, *, removed: bool) -> None:
+    """Record how a membership ends. If the user had left before and was put back, record the time of that too."""
+    last, new = LastDeparture.objects.get_or_create(
+        room_id=membership.room_id, user_id=membership.user_id, defaults={"removed": removed}
+    )
+    if new:
+        return
+    if membership.added_by_key is not None and not last.removed:
+        last.put_back_at = membership.joined_at
+    last.removed = removed
+    last.save(update_fields=["removed", "put_back_at"])
 
 
 def mark_user_leaving(user: int) -> list[Departure]:

@@ -2,8 +2,8 @@
 
 | action | permitted to |
 |---|---|
-| join a room | everybody, if it is public |
-| add people | owners and moderators |
+| join a room | everybody, if it is public and they were not removed from it |
+| add people | owners and moderators; somebody who left, at most once a day; somebody who was removed, at any time |
 | remove people | members with a higher rank |
 | leave a room | every member |
 | change a room, shorten the lifetimes of its messages | owners and moderators; the staff |
@@ -16,8 +16,15 @@ Every function is synchronous. `memberships` writes the rows.
 
 from __future__ import annotations
 
-from messaging.errors import Conflict, Forbidden, NoSuchUser, NotMember
-from messaging.models import Membership, Room
+from datetime import timedelta
+
+from django.utils import timezone
+
+from messaging import policy
+from messaging.errors import Conflict, Forbidden, NoSuchUser, NotMember, Removed
+from messaging.models import LastDeparture, Membership, Room
+
+from . import allowances
 
 Role = Membership.Role
 _RANK = {Role.OWNER: 0, Role.MODERATOR: 1, Role.MEMBER: 2}
@@ -37,6 +44,24 @@ def public_room(room: str) -> Room:
     if row is None:
         raise NotMember()
     return row
+
+
+def check_return(room: Room, user: int, by: int) -> None:
+    """Check the last departure of a user whom `by`, perhaps the user themselves, makes a member again.
+
+    Raises Removed if they join a room from which they were removed. Raises NotAddable if they left the room again after they had
+    been put back into it, within `put_back_interval_s`.
+    """
+    last = LastDeparture.objects.filter(room=room, user_id=user).first()
+    if last is None:
+        return
+    if by == user:
+        if last.removed:
+            raise Removed()
+        return
+    interval = timedelta(seconds=policy.current().put_back_interval_s)
+    if not last.removed and last.put_back_at and last.put_back_at > timezone.now() - interval:
+        raise allowances.not_addable([user])
 
 
 def moderated_room(by: int, room: str) -> Room:

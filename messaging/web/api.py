@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.db.models import Count, Exists, OuterRef, Q
 from django.db.models.functions import Lower
 from django.http import HttpRequest
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from messaging import rooms
 from messaging.bridge import in_db_thread
@@ -60,6 +60,12 @@ class Shortening(Struct, frozen=True):
     dry_run: bool = True
 
 
+class RoomIds(Struct, frozen=True):
+    """At most 500 rooms."""
+
+    rooms: Annotated[list[Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,32}$")]], Meta(max_length=500)]
+
+
 class PersonName(Struct, frozen=True):
     """A person, by username."""
 
@@ -85,6 +91,7 @@ async def make_room(user: User, request: HttpRequest) -> Answer:
         ttl_s=new_room.ttl,
         ttl_max_s=new_room.ttl_max,
         members=new_room.members,
+        by=user.pk,
     )
     return HTTPStatus.CREATED, {"room": room.id}
 
@@ -130,6 +137,11 @@ async def leave(user: User, request: HttpRequest, room: str) -> Answer:
     """Nothing."""
     await rooms.leave_room(user.pk, room)
     return HTTPStatus.NO_CONTENT, {}
+
+
+async def leave_many(user: User, request: HttpRequest) -> Answer:
+    """{left: [room]}: the rooms that the user left. Direct rooms are kept; rooms of which they are no member are ignored."""
+    return HTTPStatus.OK, {"left": await rooms.leave_rooms(user.pk, body_of(request, RoomIds).rooms)}
 
 
 # ── Members and people ──
@@ -294,6 +306,7 @@ rooms_view = endpoint(POST=make_room)
 room_view = endpoint(GET=show_room, PATCH=change_room)
 join_view = endpoint(POST=join)
 leave_view = endpoint(POST=leave)
+leave_many_view = endpoint(POST=leave_many)
 lifetimes_view = endpoint(GET=list_lifetimes)
 shorten_view = endpoint(POST=shorten)
 members_view = endpoint(GET=list_members, POST=add_member)

@@ -4,9 +4,10 @@
 |---|---|
 | 400 | the body is not the JSON that the address accepts, or a value in it is invalid |
 | 401 | not logged in |
-| 403 | not allowed here; also a missing CSRF token |
+| 403 | not allowed here, removed from the room; also a missing CSRF token |
 | 404 | no such room, person or message, or the user must not know of it |
 | 405, 409, 413 | another method; a conflict with existing data; a body over 64 KiB |
+| 429 | too many requests, rooms or people added; `Retry-After` has the seconds |
 | 503 | the store or the database does not answer |
 
 Writing needs Django's CSRF token, as on every page.
@@ -15,7 +16,8 @@ Writing needs Django's CSRF token, as on every page.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -25,19 +27,25 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.csrf import csrf_failure as csrf_failure_page
 
 from messaging import errors
+from messaging.bridge import in_db_thread
 from messaging.errors import BadRequest, MessagingError, NotLoggedIn, TooLarge, Unavailable
+from messaging.rooms import allowances
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 65_536
+SAFE_METHODS = ("GET", "HEAD")
 
 _STATUS: dict[type[MessagingError], HTTPStatus] = {
     errors.NotLoggedIn: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
+    errors.Removed: HTTPStatus.FORBIDDEN,
     errors.NotMember: HTTPStatus.NOT_FOUND,
     errors.NoSuchMessage: HTTPStatus.NOT_FOUND,
     errors.NoSuchUser: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
+    errors.NotAddable: HTTPStatus.CONFLICT,
+    errors.TooManyRooms: HTTPStatus.CONFLICT,
     errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -55,14 +63,19 @@ def endpoint(**handlers: Handler) -> Callable[..., Coroutine[Any, Any, HttpRespo
     async def view(request: HttpRequest, **address: Any) -> HttpResponse:
         handler = handlers.get(request.method or "")
         if handler is None:
-            return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, BadRequest(), Allow=", ".join(handlers))
+            return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, BadRequest(), {"Allow": ", ".join(handlers)})
         try:
             user = await request.auser()
             if not user.is_authenticated:
                 raise NotLoggedIn()
+            if request.method not in SAFE_METHODS:
+                await in_db_thread(allowances.take_write, user.pk)
             status, data = await handler(user, request, **address)
         except MessagingError as error:
-            return _refusal(_STATUS.get(type(error), HTTPStatus.BAD_REQUEST), error)
+            headers = {}
+            if error.retry_after_ms is not None:
+                headers["Retry-After"] = str(math.ceil(error.retry_after_ms / 1000))
+            return _refusal(_STATUS.get(type(error), HTTPStatus.BAD_REQUEST), error, headers)
         except (OperationalError, InterfaceError) as error:
             log.warning("the database does not answer: %s", type(error).__name__)
             return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, Unavailable("The database does not answer."))
@@ -109,6 +122,8 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     )
 
 
-def _refusal(status: HTTPStatus, error: MessagingError, **headers: str) -> JsonResponse:
+def _refusal(
+    status: HTTPStatus, error: MessagingError, headers: Mapping[str, str] | None = None
+) -> JsonResponse:
     data = {"error": {"code": error.code, "detail": error.detail}}
-    return JsonResponse(data, status=status, headers={"Cache-Control": "no-store", **headers})
+    return JsonResponse(data, status=status, headers={"Cache-Control": "no-store", **(headers or {})})

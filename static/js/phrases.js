@@ -205,7 +205,10 @@ export function refused(code) {
     bad_ttl: gettext("This lifetime is not allowed here"),
     name_taken: gettext("This name is already taken."),
     no_such_user: gettext("There is no user with this name"),
-    rate_limited: gettext("Too many requests. Try again in a moment"),
+    removed: gettext("You were removed from this room. A moderator can add you again"),
+    not_addable: gettext("One of these people cannot be added to more rooms now. Try again tomorrow"),
+    too_many_rooms: gettext("You are in too many rooms. Leave some first"),
+    rate_limited: gettext("Too many requests. Try again later"),
     unknown_type: gettext("The server cannot do this yet"),
     unreachable: gettext("The server cannot be reached. Try again"),
   };

@@ -9,7 +9,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from messaging.bridge import in_db_thread
+from messaging.errors import Removed
 from messaging.models import Membership, Room
+from messaging.rooms import actions as rooms
 from messaging.rooms.memberships import lifetime_changes
 from tests.support.people import Events, in_store, person, room_of, rows_of
 
@@ -115,9 +117,22 @@ async def test_a_member_removed_by_staff_leaves_the_store_and_is_announced(
         await events.until(type="membership_changed", user=grace.pk)
 
 
-async def test_members_of_a_direct_room_cannot_be_changed(staff: Client, ada: User) -> None:
-    from messaging.rooms import actions as rooms
+async def test_member_removed_by_staff_from_a_public_room_cannot_join_it_again(
+    staff: Client, ada: User
+) -> None:
+    grace = await person("grace")
+    room = await room_of(ada, grace, kind="public")
+    row = await Membership.objects.aget(user=grace)
+    await post(staff, f"membership/{row.pk}/delete/", {"post": "yes"})
+    with pytest.raises(Removed):
+        await rooms.join_room(grace.pk, room.id)
+    await post(staff, "membership/add/", {"room": room.pk, "user": grace.pk, "role": "member"})
+    await rooms.leave_room(grace.pk, room.id)
+    await rooms.join_room(grace.pk, room.id)
+    assert set(await rows_of(room)) == {"ada", "grace"}
 
+
+async def test_members_of_a_direct_room_cannot_be_changed(staff: Client, ada: User) -> None:
     await person("grace")
     bob = await person("bob")
     room = await rooms.open_direct(ada.pk, "grace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 from http import HTTPStatus
@@ -18,6 +19,7 @@ from messaging import policy as policies
 from messaging.bridge import in_db_thread
 from messaging.expiry import reports
 from messaging.models import Membership, Room
+from messaging.policy import Rate
 from messaging.rooms import actions as rooms
 from messaging.rooms.memberships import key_of
 from messaging.store import open_store
@@ -190,6 +192,7 @@ ADDRESSES = [
     ("PATCH", "/api/rooms/abc/"),
     ("POST", "/api/rooms/abc/join/"),
     ("POST", "/api/rooms/abc/leave/"),
+    ("POST", "/api/rooms/leave/"),
     ("GET", "/api/rooms/abc/members/"),
     ("POST", "/api/rooms/abc/members/"),
     ("DELETE", "/api/rooms/abc/members/7/"),
@@ -204,6 +207,7 @@ ADDRESSES = [
 TAKING_A_BODY = [
     ("POST", "/api/rooms/"),
     ("PATCH", "/api/rooms/abc/"),
+    ("POST", "/api/rooms/leave/"),
     ("POST", "/api/direct/"),
     ("POST", "/api/rooms/abc/shorten/"),
 ]
@@ -708,6 +712,68 @@ async def test_a_sender_reads_every_notice_and_every_name(
     assert await refusal(client, "GET", "/api/notices/nothing/missing/") == (404, "no_such_message")
     assert await refusal(client, "GET", "/api/notices/?before=yesterday") == (400, "bad_request")
     assert await refusal(client, "GET", "/api/notices/?limit=-1") == (400, "bad_request")
+
+
+# ── Limits ──
+
+
+async def test_every_change_takes_a_token_and_without_one_it_is_429(
+    client: AsyncClient, ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = await room_of(ada)
+    writes = [(method, path.replace("abc", room.id)) for method, path in ADDRESSES if method != "GET"]
+    limited = dataclasses.replace(policies.current(), write_rate=Rate(0.001, len(writes)))
+    monkeypatch.setattr(policies, "current", lambda: limited)
+    for method, path in writes:
+        assert (await ask(client, method, path, {}))[0] != HTTPStatus.TOO_MANY_REQUESTS
+    for method, path in writes:
+        assert await refusal(client, method, path, {}) == (429, "rate_limited")
+    answer = await client.post("/api/rooms/leave/", {"rooms": []}, content_type="application/json")
+    assert 0 < int(answer["Retry-After"]) <= 1_000
+    for method, path in ADDRESSES:
+        if method == "GET":
+            assert (await client.get(path)).status_code != HTTPStatus.TOO_MANY_REQUESTS
+    other = await browser_of(grace)
+    assert (await ask(other, "POST", "/api/rooms/leave/", {"rooms": []}))[0] == HTTPStatus.OK
+
+
+async def test_maker_of_too_many_memberships_gets_429_and_room_stays_unmade(
+    client: AsyncClient, grace: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = dataclasses.replace(policies.current(), membership_rate=Rate(0.001, 3))
+    monkeypatch.setattr(policies, "current", lambda: limited)
+    new_room = {"name": "Atlas", "kind": "private", "members": ["grace"]}
+    assert (await ask(client, "POST", "/api/rooms/", new_room))[0] == HTTPStatus.CREATED
+    answer = await client.post("/api/rooms/", new_room, content_type="application/json")
+    assert answer.status_code == HTTPStatus.TOO_MANY_REQUESTS
+    assert int(answer["Retry-After"]) == pytest.approx(1_000, abs=60)
+    assert await Room.objects.acount() == 1
+
+
+async def test_refused_person_is_409_and_a_removed_one_403(
+    client: AsyncClient, ada: User, grace: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = await room_of(ada, grace, kind="public")
+    await rooms.remove_member(ada.pk, room.id, grace.pk)
+    path = f"/api/rooms/{room.id}/join/"
+    assert await refusal(await browser_of(grace), "POST", path) == (403, "removed")
+    limited = dataclasses.replace(policies.current(), rooms_by_others_max=1, rooms_max=1)
+    monkeypatch.setattr(policies, "current", lambda: limited)
+    await room_of(grace, ada)
+    path = f"/api/rooms/{room.id}/members/"
+    assert await refusal(client, "POST", path, {"name": "grace"}) == (409, "not_addable")
+    new_room = {"name": "Atlas", "kind": "private"}
+    assert await refusal(client, "POST", "/api/rooms/", new_room) == (409, "too_many_rooms")
+
+
+async def test_several_rooms_are_left_in_one_request(client: AsyncClient, ada: User, grace: User) -> None:
+    left = [(await room_of(grace, ada)).id for _ in range(2)]
+    direct = (await rooms.open_direct(grace.pk, "ada")).id
+    answer = await ask(client, "POST", "/api/rooms/leave/", {"rooms": [*left, direct, "none"]})
+    assert (answer[0], sorted(answer[1]["left"])) == (200, sorted(left))
+    for invalid in (["x"] * 501, ["a\0b"], ["a/b"], [7]):
+        path = "/api/rooms/leave/"
+        assert await refusal(client, "POST", path, {"rooms": invalid}) == (400, "bad_request")
 
 
 # ── Invalid input ──

@@ -407,7 +407,13 @@ class DeliveryMachine(World):
 
 def _forget() -> None:
     """Leave nothing of an example in the database but the people."""
-    for model in (models.MissedRecipient, models.Notice, models.DeadLetter, models.AuditEntry):
+    for model in (
+        models.MissedRecipient,
+        models.Notice,
+        models.DeadLetter,
+        models.AuditEntry,
+        models.Allowance,
+    ):
         model.objects.all().delete()  # type: ignore[attr-defined]
     models.Room.objects.all().delete()
 

@@ -20,7 +20,7 @@ from messaging.bridge import in_db_thread
 from messaging.errors import MessagingError
 from messaging.expiry import letters
 from messaging.expiry.resend import resend
-from messaging.models import AuditEntry, DeadLetter, Notice
+from messaging.models import AuditEntry, DeadLetter, LastDeparture, Notice
 from messaging.policy import Policy
 from messaging.rooms import actions as rooms
 from messaging.store.log import Log
@@ -359,6 +359,7 @@ class ExpiryMachine(World):
         await self._settle()
 
     async def _rejoin(self, user: int) -> None:
+        await LastDeparture.objects.all().adelete()  # they may rejoin more than once a day here
         await rooms.add_member(ADA, self.room.id, NAMES[user])
         self.members.add(user)
         [place] = await self.store.log.positions([self.room])
