@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from messaging import control
+from messaging.live.control_events import INTERVAL_S
 from messaging.models import Membership, Room
+from messaging.store import Store
 from tests.support.clients import Client, Wire, new_id, seqs
 from tests.support.sites import Browser, Person, Site, add_row, later, people, remove_row, room, until
 
@@ -171,6 +175,27 @@ async def test_a_new_role_and_a_new_name_reach_open_sockets(site: Site, open_wir
     for tab in (wire, other):
         changed = await tab.next("room", name="Atlas II")
         assert (changed["room"], changed["ttl"]) == (atlas, 60)
+
+
+async def test_room_that_changes_all_the_time_is_sent_a_few_times_a_second_and_a_removal_in_between(
+    site: Site, site_store: Store, open_wire: Open
+) -> None:
+    ada, bob = await later(people)("ada", "bob")
+    atlas = await later(room)(ada, bob)
+    [wire, removed] = await greeted(site, open_wire, ada, bob)
+    began_s = time.monotonic()
+    for number in range(40):
+        await later(Room.objects.filter(pk=atlas).update)(name=f"Atlas {number}")
+        await control.publish("room_changed", room=atlas)
+        if number == 20:
+            await later(remove_row)(atlas, bob)
+            await control.publish("membership_changed", room=atlas, user=bob.id)
+    await removed.next("room", removed=True)
+    await wire.next("room", name="Atlas 39")
+    rounds = (time.monotonic() - began_s) / INTERVAL_S
+    assert len(wire.heard("room")) <= rounds + 2
+    await removed.fence()
+    assert removed.heard("room")[-1]["removed"]
 
 
 async def test_a_slow_reader_does_not_hold_up_the_news_for_others(new_site: Open, open_wire: Open) -> None:
