@@ -9,7 +9,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("messaging", "0011_joining_members"),
+        ("messaging", "0014_holders_of_records"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
