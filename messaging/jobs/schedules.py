@@ -49,6 +49,11 @@ def install_schedules() -> None:
         )
 
 
+def missing_schedules() -> set[str]:
+    """Return the names of the schedules that do not exist."""
+    return SCHEDULES.keys() - set(Schedule.objects.values_list("name", flat=True))
+
+
 def run_soon(name: str) -> None:
     """Put a scheduled job into the queue now. If it is lost, the schedule runs the job later."""
     try:

@@ -155,9 +155,9 @@ class Server:
     async def _check_losses(self) -> None:
         """Compare the store with the database until cancelled."""
         while True:
-            await asyncio.sleep(self.policy.position_interval_s)
             with contextlib.suppress(MessagingError, DatabaseError):
                 await losses.check()
+            await asyncio.sleep(self.policy.position_interval_s)
 
     async def _restored(self) -> None:
         """Check everything. The channel layer does not report its own failures; it is usually on the same server as the store."""

@@ -8,6 +8,8 @@
 5. Every room concerned gets a new epoch: its clients read it again, show the period in doubt, and offer their own messages again, with
    the same ids. The store accepts those that it does not know.
 
+6. If the database was put back to an older copy, members whom only the store knows are removed (`members`).
+
 Knows nothing of sockets.
 """
 

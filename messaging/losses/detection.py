@@ -14,6 +14,8 @@ from messaging.models import Room, StoreLoss, StoreMark, moment
 from messaging.store import Store, open_store
 from messaging.store.records import RoomKey
 
+from . import members
+
 ACCEPTED_DAYS = 35  # the days whose accepted messages are compared: messages live at most four weeks
 
 log = logging.getLogger(__name__)
@@ -33,13 +35,15 @@ async def mark() -> None:
 async def check() -> None:
     """Compare the marks of the store with the database; record and repair a loss. Every process may do this at any time.
 
-    The database is read first, because a mark is written to the store first.
+    The database is read first, because a mark is written to the store first. If the store has later marks, the database is an older copy.
     """
     last = await in_db_thread(_last_mark)
     if last is None:
         return
     store = open_store()
     marks = await store.marks.read()
+    if max(mark.number for mark in marks) > last.number + 1:  # a killed job leaves a difference of 1
+        await members.remove_unknown()
     behind = {partition: mark for partition, mark in enumerate(marks) if mark.number < last.number}
     if not behind:
         return

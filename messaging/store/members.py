@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -66,6 +66,22 @@ class Members:
     async def leave(self, room: RoomKey, user: int) -> None:
         """End a membership. If the user owes messages, keep their cursor for the reports. Idempotent."""
         await self._calls.run("leave", room, user)
+
+    async def members_of_rooms(self, rooms: Sequence[RoomKey]) -> list[set[int]]:
+        """Read the members of many rooms in one round trip."""
+        answers = await self._calls.scripts.pipeline(
+            [("ZRANGE", f"{room.key}:joined", 0, -1) for room in rooms]
+        )
+        return [set(map(int, users)) for users in answers]
+
+    async def forget(self, room: RoomKey, users: Collection[int]) -> None:
+        """Remove members who no longer exist, with everything that they owe. Idempotent."""
+        if not users:
+            return
+        parts = [("ZREM", f"{room.key}:{part}", *users) for part in ("joined", "delivered", "read")]
+        await self._calls.scripts.pipeline(
+            [*parts, ("HDEL", f"{room.key}:attempts", *users), ("HINCRBY", room.key, "members", 1)]
+        )
 
     async def member_positions(
         self, user: int, rooms: Sequence[tuple[RoomKey, Held]]

@@ -98,7 +98,7 @@ async def test_site_that_was_down_past_every_grace_reports_to_every_sender_by_na
     assert await asyncio.to_thread(leave, "POST", f"/api/rooms/{atlas}/leave/") == 204
     last = await at_grace.post(atlas, "bob is away", ttl=TTL_S)
     for wire in (at_ada, at_grace, at_carol):
-        await wire.ack(atlas, epoch, delivered=last["seq"])
+        await wire.ack(atlas, epoch, delivered=last["seq"], late=[])
     await at_grace.told(last["seq"], 2, 0, 3)
     for wire in (at_ada, at_grace, at_carol):
         await wire.aclose()
@@ -233,3 +233,12 @@ def test_clock_that_is_set_back_delays_no_job(begin: Open) -> None:
     worker.start()
     soon = Schedule.objects.filter(next_run__lt=now + timedelta(minutes=2))
     assert wait_for(lambda: soon.count() == len(jobs.SCHEDULES), deadline_s=WITHIN_S)
+
+
+def test_deleted_schedules_are_created_again(begin: Open) -> None:
+    _, worker = begin()
+    jobs.install_schedules()
+    worker.start()
+    assert wait_for(worker.has_run, deadline_s=WITHIN_S)
+    Schedule.objects.all().delete()
+    assert wait_for(lambda: not jobs.missing_schedules(), deadline_s=WITHIN_S)

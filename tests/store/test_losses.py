@@ -6,17 +6,18 @@ from collections.abc import Mapping
 
 import pytest
 from django.contrib.auth.models import User
+from django.utils import timezone
 
-from messaging import losses
+from messaging import losses, rooms
 from messaging.bridge import in_db_thread
 from messaging.live.positions import Positions
 from messaging.live.registry import HubRoom, Registry
-from messaging.models import Room, StoreLoss, StoreMark, epoch_ms
+from messaging.models import Membership, Room, StoreLoss, StoreMark, epoch_ms
 from messaging.monitoring import health, site_figures
 from messaging.policy import Policy
 from messaging.rooms.memberships import key_of
 from messaging.store import Store, open_store
-from messaging.store.records import RoomKey, Slice
+from messaging.store.records import Due, RoomKey, Slice
 from tests.support.messages import GRACE, ROOM, accept, message, new_id, read
 from tests.support.people import person, room_of
 from tests.support.servers import Server
@@ -156,6 +157,46 @@ class TestMarks:
         await losses.mark()
         assert await recorded() == []
         assert (await StoreMark.objects.aget()).number == 10
+
+
+class TestOlderDatabase:
+    @staticmethod
+    async def put_back(room: Room, *users: User) -> None:
+        """Leave the database as it was before these users joined and before the last marks."""
+        for _ in range(3):
+            await losses.mark()
+        await StoreMark.objects.aupdate(number=1)
+        await Membership.objects.filter(room=room, user__in=users).adelete()
+
+    async def test_members_who_are_only_in_the_store_are_removed(self, ada: User) -> None:
+        yuri = await person("yuri")
+        atlas = await room_of(ada, yuri)
+        await say(atlas, ada, "one")
+        await self.put_back(atlas, yuri)
+        await losses.check()
+        assert await open_store().members.members_of_rooms([key_of(atlas)]) == [{ada.pk}]
+        [record] = await open_store().expiry.read([Due(key_of(atlas), 1, 0, "")])
+        assert (record.total, record.missed) == (0, ())
+        assert await recorded() == []
+
+    async def test_new_user_with_the_id_of_a_removed_one_does_not_read_older_messages(
+        self, ada: User
+    ) -> None:
+        yuri = await person("yuri")
+        atlas = await room_of(ada, yuri)
+        await say(atlas, ada, "secret")
+        await self.put_back(atlas, yuri)
+        await losses.check()
+        await rooms.add_member(ada.pk, atlas.pk, "yuri")
+        assert (await look(atlas, yuri)).messages == []
+
+    async def test_leaving_members_and_others_stay(self, atlas: Room, ada: User) -> None:
+        await say(atlas, ada, "one")
+        await self.put_back(atlas)
+        await Membership.objects.filter(room=atlas).exclude(user=ada).aupdate(leaving_at=timezone.now())
+        await losses.check()
+        [users] = await open_store().members.members_of_rooms([key_of(atlas)])
+        assert len(users) == 2
 
 
 async def test_a_deleted_log_is_told(atlas: Room, ada: User) -> None:

@@ -129,8 +129,11 @@ class ClusterHeartbeat:
 
 
 def repair_schedules() -> None:
-    """Fix the schedules after the clock was set back."""
+    """Create missing schedules, and fix them after the clock was set back."""
     try:
+        if jobs.missing_schedules():
+            jobs.install_schedules()
+            log.warning("schedules were missing: they were created again")
         if jobs.repair_schedules():
             log.warning("this machine's clock was set back: the schedules were repaired")
     except DatabaseError:

@@ -6,7 +6,7 @@
 /** @typedef {{kind: "text" | "link" | "mention" | "code", text: string}} TextPart */
 
 const PART = /(https?:\/\/[^\s<>"'`“”‘’（）【】《》，。；！？、]+)|`([^`\n]+)`|(?<![\p{L}\p{N}_])@([\p{L}\p{N}_.-]*[\p{L}\p{N}_])/gu;
-const TRAILING = /[.,;:!?)\]}]+$/;
+const TRAILING = ".,;:!?)]}";
 
 /** @param {string} text @returns {TextPart[]} */
 export function parts(text) {
@@ -43,11 +43,10 @@ function read([whole, address, code, name]) {
  * @param {string} address
  */
 function withoutTrailingSigns(address) {
-  const [tail] = address.match(TRAILING) ?? [""];
-  let link = address.slice(0, address.length - tail.length);
-  for (const sign of tail) {
-    if (sign !== ")" || link.split("(").length <= link.split(")").length) break;
-    link += sign;
-  }
-  return link;
+  let end = address.length;
+  while (TRAILING.includes(address[end - 1])) end -= 1;
+  let open = 0;
+  for (let i = 0; i < end; i += 1) open += address[i] === "(" ? 1 : address[i] === ")" ? -1 : 0;
+  for (; open > 0 && address[end] === ")"; end += 1) open -= 1;
+  return address.slice(0, end);
 }
