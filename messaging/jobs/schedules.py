@@ -27,6 +27,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "mark_store": {"func": "messaging.jobs.mark_store", "minutes": 1},
     "rewrite_log": {"func": "messaging.jobs.rewrite_log", "minutes": 60},
     "carry_on_bulk": {"func": "messaging.admin.bulk_job.carry_on", "minutes": 1},
+    "clear_sessions": {"func": "messaging.jobs.clear_sessions", "minutes": 60},
 }
 
 log = logging.getLogger(__name__)
