@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -114,6 +115,31 @@ def test_the_documented_unit_serves_the_site_and_stops_in_time(new_site: Any, tm
             assert asked.recv(4_096).startswith(b"HTTP/1.1 200 ")
         process.send_signal(signal.SIGTERM)
         assert process.wait(STOP_DEADLINE_S) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize("left", [None, 0o666])
+def test_the_unix_socket_is_open_to_the_group_only(tmp_path: Path, left: int | None) -> None:
+    """`left`: the mode of a socket that a killed server of an earlier version has left."""
+    address = tmp_path / "server.sock"
+    if left is not None:
+        with socket.socket(socket.AF_UNIX) as earlier:
+            earlier.bind(str(address))
+        address.chmod(left)
+    env = environment(tmp_path, APPLICATION_FOR_TESTS=REPORT)
+    with running(documented(address), tmp_path, env=env):
+        assert wait_for(lambda: answers(str(address)), deadline_s=START_DEADLINE_S)
+        report(str(address))  # uvicorn sets the mode after it has begun to listen
+        assert stat.S_IMODE(address.stat().st_mode) == 0o660
+
+
+def test_a_socket_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "manage.py", "server", "--uds", str(tmp_path / "missing" / "server.sock")],
+        cwd=BASE_DIR, env=environment(tmp_path), capture_output=True, text=True, timeout=START_DEADLINE_S,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("CommandError: Cannot listen on ")
+    assert ran.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [(), ("--fd", "three"), ("--fd", "3", "--uds", "/tmp/one.sock")])

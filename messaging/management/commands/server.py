@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import socket
+from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from chatsite.run import server
+
+SOCKET_MODE = 0o660  # the proxy's user is in the site's group
 
 
 class Command(BaseCommand):
@@ -22,7 +26,20 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["uds"]:
+            _reserve(Path(options["uds"]))
         server.run(uds=options["uds"], fd=options["fd"])
+
+
+def _reserve(path: Path) -> None:
+    """Put a socket with the mode 660 at `path`. uvicorn replaces it and keeps its mode; a new one would be open to all users."""
+    try:
+        if not path.exists():
+            with socket.socket(socket.AF_UNIX) as placeholder:
+                placeholder.bind(str(path))
+        path.chmod(SOCKET_MODE)
+    except OSError as error:
+        raise CommandError(f"Cannot listen on {path}: {error.strerror or error}.") from None
 
 
 def _descriptor(given: str) -> int:
