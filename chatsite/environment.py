@@ -29,6 +29,7 @@ import stat
 import sys
 import tempfile
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit, urlunsplit
@@ -45,6 +46,19 @@ KEY_CREATING_COMMANDS = {"serve", "seed_demo"}
 # These do not start without a key, because other processes would not accept the signatures of a temporary key.
 KEY_REQUIRING_COMMANDS = {"server", "worker", "qcluster", "runserver"}
 STORE_STARTING_COMMANDS = {"serve"}
+# These write to DATA_DIR.
+DATA_COMMANDS = KEY_CREATING_COMMANDS | KEY_REQUIRING_COMMANDS | {"migrate"}
+# The files that the site creates in DATA_DIR, each with the mode that keeps other users out.
+PRIVATE_MODES = {
+    "db.sqlite3": 0o600,
+    "db.sqlite3-wal": 0o600,
+    "db.sqlite3-shm": 0o600,
+    "secret-key": 0o600,
+    "demo.json": 0o600,
+    "serve.lock": 0o600,
+    "valkey.sock.path": 0o600,
+    "store": 0o700,
+}
 # For a PostgreSQL that stops answering (power failure, frozen machine, broken network): the handshakes of all sockets share one
 # connection. By default, psycopg waits 130 s for an answer, and the kernel probes a silent peer after two hours.
 POSTGRES_PATIENCE = {
@@ -211,6 +225,8 @@ def email() -> dict[str, Any]:
         raise BadEnvironment(
             "EMAIL_URL must be like smtp+tls://user:password@host:587 or consolemail://."
         ) from None
+    if config.get("EMAIL_BACKEND") == "django.core.mail.backends.console.EmailBackend":
+        config["EMAIL_BACKEND"] = "chatsite.emails.ConsoleBackend"
     return config
 
 
@@ -280,10 +296,14 @@ def metrics_token() -> str:
 def prepare_command(command: str) -> None:
     """Set the secret key for a `manage.py` command from its file.
 
-    Also create the data directory for `serve` and `seed_demo`, and choose the socket's path for `serve`.
+    Also create the data directory for `serve` and `seed_demo`, make it private for all commands that write to it, and choose the socket's
+    path for `serve`.
     """
     folder = data_dir()
     if command in KEY_CREATING_COMMANDS | STORE_STARTING_COMMANDS:
+        _create(folder)
+    if command in DATA_COMMANDS:
+        os.umask(0o077)  # also for the children of `serve`
         _make_private(folder)
     if command in STORE_STARTING_COMMANDS and not os.environ.get("REDIS_URL"):
         _prepare_socket(folder)
@@ -299,13 +319,28 @@ def prepare_command(command: str) -> None:
         os.environ["DJANGO_SECRET_KEY"] = secrets.token_urlsafe(50)
 
 
-def _make_private(folder: Path) -> None:
+def _create(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise BadEnvironment(f"DATA_DIR cannot be created: {error.strerror} ({folder}).") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BadEnvironment(f"DATA_DIR cannot be written to ({folder}).")
+
+
+def _make_private(folder: Path) -> None:
+    """Take the rights of other users from a data directory that exists. `doctor` reports a directory where this fails.
+
+    A shared directory, such as /tmp, stays as it is.
+    """
+    with suppress(OSError):
+        status = folder.stat()
+        if status.st_uid != os.getuid() or status.st_mode & stat.S_ISVTX:
+            return
+        for path, mode in ((folder, 0o700), *((folder / name, mode) for name, mode in PRIVATE_MODES.items())):
+            # A link may lead to a file of another user, so it is not followed.
+            if path.exists() and not path.is_symlink() and path.stat().st_mode & 0o077:
+                path.chmod(mode)
 
 
 def _keep_key(path: Path) -> str:

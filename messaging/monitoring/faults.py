@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from django.utils.translation import gettext_lazy as _
@@ -218,6 +219,18 @@ WARNING = {
         _("The store does not show its settings, because CONFIG is forbidden."),
         _("In the provider's console, check that `appendfsync` has the value `always`."),
     ),
+    "store_open": Texts(
+        _("The store at %(host)s is used over the network without a password."),
+        _(
+            "Set `requirepass` in the store, and write the password in REDIS_URL: `redis://:password@host:6379/0`."
+        ),
+        _("Everybody who can reach its port can read and change all messages."),
+    ),
+    "files_open": Texts(
+        _("Other users of this machine can enter DATA_DIR (mode %(mode)s)."),
+        _("Run `chmod 700 %(folder)s` as its owner, or as root."),
+        _("It has the secret key, the sessions and the texts."),
+    ),
 }
 KINDS = FATAL | ERROR | WARNING  # in this order, the worst first
 
@@ -270,6 +283,18 @@ def of_server(*, version: str, role: str, clock_difference_s: float) -> Iterator
         yield fault("store_replica")
     if abs(clock_difference_s) > MAX_CLOCK_DIFFERENCE_S:
         yield fault("store_clock", difference=f"{clock_difference_s:+.1f}")
+
+
+def of_network(*, host: str, authenticated: bool) -> Iterator[Fault]:
+    """Yield a fault if the store is on another machine and needs no password. `host`: empty for a unix socket."""
+    if host and not authenticated and not _is_this_machine(host):
+        yield fault("store_open", host=host)
+
+
+def of_files(*, folder: str, mode: int | None) -> Iterator[Fault]:
+    """Yield a fault if other users can enter the data directory. `mode`: its permissions, None if it does not exist."""
+    if mode is not None and mode & 0o077:
+        yield fault("files_open", folder=folder, mode=f"{mode:o}")
 
 
 def of_memory(memory: Memory) -> Iterator[Fault]:
@@ -364,6 +389,13 @@ def of_account(unaccounted: int) -> Iterator[Fault]:
     """Yield a fault if accepted messages are unaccounted for. A number below 0 means that some are counted twice."""
     if unaccounted > 0:
         yield fault("messages_unaccounted", n=unaccounted, count=f"{unaccounted:,}")
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _is_late(run_ms: int, now_ms: int) -> bool:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import stat
 import time
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import redis
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
+from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
@@ -52,7 +56,7 @@ class Component:
 
 def components() -> list[Component]:
     """Return every component, also if some cannot be reached."""
-    return [data_disk(), store(), cache(), channel_layer(), database(), worker(), expiry(), schedules()]
+    return [data_disk(), store(), cache(), channel_layer(), database(), files(), worker(), expiry(), schedules()]
 
 
 def data_disk() -> Component:
@@ -69,11 +73,11 @@ def store() -> Component:
         difference_s = _clock_difference_s(client)
     except redis.RedisError as error:
         return _unreachable("store", "store_unreachable", error)
-    settings = _settings(client)
+    values = _settings(client)
     memory = Memory.from_info(info)
     facts: Facts = {
         "server": str(info.get("server_name", "redis")),
-        **settings,
+        **values,
         "used_memory": memory.used,
         "maxmemory": memory.limit,
         "role": str(info["role"]),
@@ -91,8 +95,9 @@ def store() -> Component:
             *faults.of_server(
                 version=str(info["redis_version"]), role=str(info["role"]), clock_difference_s=difference_s
             ),
+            *faults.of_network(**_network(client)),
             *faults.of_memory(memory),
-            *faults.of_settings(settings),
+            *faults.of_settings(values),
         ],
     )
 
@@ -102,6 +107,13 @@ def _clock_difference_s(client: redis.Redis) -> float:
     start_s, start_mono_s = time.time(), time.monotonic()
     seconds, micros = client.time()
     return float(seconds + micros / 1e6 - start_s - (time.monotonic() - start_mono_s) / 2)
+
+
+def _network(client: redis.Redis) -> dict[str, Any]:
+    """Return the arguments of `faults.of_network` for the store's address."""
+    options = client.get_connection_kwargs()
+    credentials = options.get("password") or options.get("credential_provider") or options.get("ssl_certfile")
+    return {"host": str(options.get("host") or ""), "authenticated": bool(credentials)}
 
 
 def _settings(client: redis.Redis) -> dict[str, str]:
@@ -165,6 +177,17 @@ def _pragmas() -> Facts:
             cursor.execute(f"PRAGMA {name}")
             pragmas[name] = cursor.fetchone()[0]
     return pragmas
+
+
+def files() -> Component:
+    """Return whether only the site's user can enter DATA_DIR."""
+    folder = Path(settings.DATA_DIR)
+    try:
+        mode = stat.S_IMODE(folder.stat().st_mode)
+    except OSError:  # on another machine, or not used
+        mode = None
+    facts: Facts = {"folder": str(folder), "mode": None if mode is None else f"{mode:o}"}
+    return Component(name="files", facts=facts, faults=[*faults.of_files(folder=str(folder), mode=mode)])
 
 
 async def _counts() -> tuple[dict[str, int], Overdue, Counts, int]:

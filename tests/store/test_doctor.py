@@ -145,6 +145,35 @@ def test_the_database_runs_with_the_settings_that_lose_nothing() -> None:
         assert settings == ["wal", 2, 1]
 
 
+def test_a_data_dir_that_others_can_enter_is_a_fault(tmp_path: Path) -> None:
+    with override_settings(DATA_DIR=tmp_path):
+        tmp_path.chmod(0o700)
+        assert health.files().faults == []
+        tmp_path.chmod(0o755)
+        [fault] = health.files().faults
+    assert "(mode 755)" in fault.sentence
+    assert f"`chmod 700 {tmp_path}`" in fault.remedy
+    with override_settings(DATA_DIR=tmp_path / "missing"):
+        assert health.files().faults == []
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("redis://127.0.0.1:6379/0", []),
+        ("redis://store.example:6379/0", ["store_open"]),
+        ("rediss://store.example:6379/0", ["store_open"]),
+        ("redis://:secret@store.example:6379/0", []),
+        ("redis://user:secret@store.example:6379/0", []),
+        ("unix:///run/valkey.sock?db=0", []),
+    ],
+)
+def test_a_store_of_another_machine_needs_a_password(url: str, found: list[str]) -> None:
+    with redis.Redis.from_url(url) as client:
+        network = health._network(client)
+    assert [fault.key for fault in faults.of_network(**network)] == found
+
+
 @pytest.mark.django_db
 def test_any_fault_makes_the_exit_code_1_and_every_fault_has_a_remedy() -> None:
     with store_set("appendfsync", "always"), store_set("hash-max-listpack-value", "64"):
@@ -157,6 +186,7 @@ def test_any_fault_makes_the_exit_code_1_and_every_fault_has_a_remedy() -> None:
         "cache",
         "channel layer",
         "database",
+        "files",
         "worker",
         "expiry",
         "schedules",
@@ -230,7 +260,7 @@ def test_the_reference_explains_every_part_every_fault_and_every_check() -> None
     reference = BASE_DIR / "docs" / "reference"
     page = (reference / "doctor.md").read_text() + (reference / "settings.md").read_text()
     rows = re.findall(r"^\| ([a-z ]+) \| ([^|]+) \| [^|]+ \|$", page, re.MULTILINE)
-    parts = {"disk", "store", "cache", "channel layer", "database", "worker", "expiry", "schedules"}
+    parts = {"disk", "store", "cache", "channel layer", "database", "files", "worker", "expiry", "schedules"}
     assert parts <= {part for part, _ in rows}
     quoted = {quote for part, text in rows if part in parts for quote in re.split("; ", text)}
     sentences = {key: (kind.sentence % Dots(n=2)).casefold() for key, kind in faults.KINDS.items()}

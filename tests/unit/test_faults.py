@@ -58,6 +58,10 @@ def letters(quarantined: int = 0, dropped: int = 0) -> list[Fault]:
     return [*faults.of_letters(quarantined=quarantined, dropped=dropped)]
 
 
+def network(host: str, *, authenticated: bool = False) -> list[Fault]:
+    return [*faults.of_network(host=host, authenticated=authenticated)]
+
+
 def schedules(**due_s_ago: float) -> list[Fault]:
     next_runs = {name: NOW - timedelta(seconds=ago_s) for name, ago_s in due_s_ago.items()}
     return [*faults.of_schedules(next_runs, ["sweep"], NOW)]
@@ -73,6 +77,13 @@ CASES = [
     (server(role="slave"), "store_replica"),
     (server(difference_s=2.0), ""),
     (server(difference_s=-2.1), "store_clock"),
+    (network("store.example"), "store_open"),
+    (network("10.0.0.7"), "store_open"),
+    (network("10.0.0.7", authenticated=True), ""),
+    *((network(host), "") for host in ("", "localhost", "127.0.0.1", "127.0.0.2", "::1")),
+    ([*faults.of_files(folder="/srv/chat/var", mode=0o750)], "files_open"),
+    ([*faults.of_files(folder="/srv/chat/var", mode=0o700)], ""),
+    ([*faults.of_files(folder="/srv/chat/var", mode=None)], ""),
     (memory(), ""),
     (memory(used=81), "store_full"),
     (memory(used=81, limit=0), ""),

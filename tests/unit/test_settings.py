@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from chatsite.logs import LineFormatter
 
 
 @pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     for name in (
         "SITE_URL",
         "DATABASE_URL",
@@ -35,6 +36,9 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    umask = os.umask(0o022)  # commands that write to DATA_DIR change it
+    yield
+    os.umask(umask)
 
 
 # ── SITE_URL ──
@@ -265,6 +269,53 @@ def test_a_private_folder_that_others_may_enter_is_not_used_again(
     assert second != first
     first.parent.rmdir()
     second.parent.rmdir()
+
+
+# ── The rights of other users in DATA_DIR ──
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("command", ["serve", "server", "worker", "seed_demo", "migrate"])
+def test_a_data_dir_that_exists_becomes_private(command: str) -> None:
+    folder = environment.data_dir()
+    (folder / "store").mkdir(parents=True)
+    files = [folder / name for name in ("db.sqlite3", "db.sqlite3-wal", "secret-key", "demo.json")]
+    for path in files:
+        path.write_text("x")
+    foreign = folder / "run.sh"
+    foreign.touch(0o755)
+    folder.chmod(0o755)
+    environment.prepare_command(command)
+    assert mode(folder) == mode(folder / "store") == 0o700
+    assert [mode(path) for path in files] == [0o600] * len(files)
+    assert mode(foreign) == 0o755, "only what the site has created"
+    (folder / "new").touch()
+    assert mode(folder / "new") == 0o600
+
+
+def test_a_command_that_writes_nothing_changes_no_rights() -> None:
+    folder = environment.data_dir()
+    folder.mkdir(mode=0o755)
+    environment.prepare_command("doctor")
+    assert mode(folder) == 0o755
+
+
+def test_a_shared_data_dir_and_the_target_of_a_link_stay_as_they_are(tmp_path: Path) -> None:
+    folder = environment.data_dir()
+    folder.mkdir()
+    folder.chmod(0o1777)
+    environment.prepare_command("server")
+    assert mode(folder) == 0o1777
+    folder.chmod(0o755)
+    target = tmp_path / "target"
+    target.touch()
+    target.chmod(0o644)
+    (folder / "db.sqlite3").symlink_to(target)
+    environment.prepare_command("server")
+    assert (mode(folder), mode(target)) == (0o700, 0o644)
 
 
 # ── The key ──
