@@ -22,6 +22,33 @@ _STANDARD = set(vars(logging.makeLogRecord({}))) | {
 _UNSAFE_CATEGORIES = {"Cc", "Zl", "Zp", "Cf", "Cs"}
 
 
+# Django logs each suspicious request (a foreign Host, too many fields) as an error with a traceback. Anybody can cause one.
+SUSPICIOUS = ("django.security.", "chatsite.security.")
+SUSPICIOUS_INTERVAL_S = 60
+
+
+class LimitSuspicious(logging.Filter):
+    """Turn records of suspicious requests into warnings without traceback: of each kind, one a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dropped: dict[str, int] = {}
+        self._next_mono_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(SUSPICIOUS):
+            return True
+        now_mono_s = time.monotonic()
+        if now_mono_s < self._next_mono_s.get(record.name, 0):
+            self._dropped[record.name] = self._dropped.get(record.name, 0) + 1
+            return False
+        self._next_mono_s[record.name] = now_mono_s + SUSPICIOUS_INTERVAL_S
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.exc_info = record.exc_text = None
+        record.dropped = self._dropped.pop(record.name, 0)
+        return True
+
+
 class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))

@@ -58,6 +58,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "csp.middleware.CSPMiddleware",
+    "chatsite.caching.forbid_caching",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -209,6 +210,15 @@ SIGN_UP_OPEN = environment.flag("SIGN_UP", default=True)
 ACCOUNT_LOGIN_METHODS = {"username"}
 ACCOUNT_SIGNUP_FIELDS = ["username*", "email", "password1*"]
 ACCOUNT_EMAIL_VERIFICATION = "optional"
+# Sign-up does not tell which addresses have accounts. Several accounts may claim an address; only one can confirm it.
+ACCOUNT_PREVENT_ENUMERATION = "strict"
+ACCOUNT_EMAIL_SUBJECT_PREFIX = f"[{SITE.hosts[0]}] "  # by default, the host of the request
+ACCOUNT_RATE_LIMITS = {
+    # Browsers that the user has not used before: the first two limit each address, and each name at an address.
+    "login_failed": "10/m/ip,5/5m/key",
+    "login_failed_name": "100/h/key",  # limits each name, against guesses from many addresses
+    "login_failed_device": "5/5m/key",  # limits each browser that the user has used before
+}
 ACCOUNT_DEFAULT_HTTP_PROTOCOL = "https" if SITE.secure else "http"
 ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False
 ACCOUNT_SESSION_REMEMBER = True
@@ -244,7 +254,10 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"()": "chatsite.logs.LineFormatter"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"suspicious": {"()": "chatsite.logs.LimitSuspicious"}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["suspicious"]}
+    },
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         "django": {"handlers": [], "level": "INFO", "propagate": True},

@@ -19,6 +19,9 @@ def favicon(request: HttpRequest) -> HttpResponseRedirect:
     return HttpResponseRedirect(static("img/mark.svg"))
 
 
+handler400 = "chatsite.error_pages.bad_request"
+handler403 = "chatsite.error_pages.forbidden"
+handler404 = "chatsite.error_pages.missing"
 handler500 = "chatsite.error_pages.failed"
 
 urlpatterns = [

@@ -5,6 +5,7 @@ The fixture of the site fails a test whose server logged an error.
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Callable
 from typing import Any
@@ -533,3 +534,29 @@ async def test_a_handler_that_raises_closes_with_1011_and_leaves_nobody_behind(
     assert went
     assert sum("a handler failed" in line for line in site.faults()) == 2
     site.forgive()
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data; boundary",
+        "multipart/form-data",
+        "multipart/form-data; boundary=\xe9",
+        "application/x-www-form-urlencoded; charset=utf-16",
+    ],
+)
+@pytest.mark.parametrize(
+    "path", ["/nowhere/", "/%ff/", "/accounts/login/", "/api/rooms/", "/admin/", "/i18n/setlang/"]
+)
+def test_an_unreadable_body_is_no_server_error(site: Site, content_type: str, path: str) -> None:
+    asked = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)
+    # With this cookie, Django looks for the token in the body.
+    headers = {"Content-Type": content_type.encode("latin-1"), "Cookie": f"csrftoken={'a' * 32}"}
+    try:
+        asked.request("POST", path, body=b"a=b", headers=headers)
+        answer = asked.getresponse()
+        text = answer.read().decode()
+    finally:
+        asked.close()
+    assert answer.status in (400, 401, 403, 404)
+    assert "<h1>" in text or path == "/api/rooms/"
