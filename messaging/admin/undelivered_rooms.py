@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.auth import get_user_model
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
@@ -20,6 +21,7 @@ from django.utils.translation import gettext_lazy as _
 from messaging.bridge import run_async
 from messaging.models import Room, UndeliveredRoom
 from messaging.rooms.memberships import key_of
+from messaging.rooms.names import find
 from messaging.store import open_store
 from messaging.store.records import DeliveryDebt, Lag, Owing, RoomKey
 
@@ -129,7 +131,8 @@ class UndeliveredRoomAdmin(StoreAdmin):
             return queryset, False
         rooms = Room.objects.filter(name__icontains=term) | Room.objects.filter(pk=term)
         if term.startswith("user:"):
-            rooms = Room.objects.filter(memberships__user__username=term.removeprefix("user:").strip())
+            user = find(get_user_model().objects.all(), term.removeprefix("user:"))
+            rooms = Room.objects.filter(memberships__user=user) if user else Room.objects.none()
         return queryset.filter(pk__in=rooms.values_list("pk", flat=True)[: self.list_per_page]), False
 
     def describe(self, row: Any) -> str:

@@ -22,7 +22,7 @@ from messaging.models import AuditEntry, LastDeparture, Membership, Room
 from messaging.store.records import RoomKey, Shortened
 
 from . import allowances, permissions
-from .names import MAX_NAME, is_visible
+from .names import MAX_NAME, find
 
 # An older mark of joining or leaving means that a process died or the store was unavailable.
 STUCK = timedelta(minutes=1)
@@ -73,25 +73,15 @@ def people() -> QuerySet[User]:
 
 
 def person(name: str) -> User:
-    """Return the person with this username. Prefer an exact match to one that differs only in upper and lower case.
-
-    Raises NoSuchUser.
-    """
-    username = _normal(name)
-    users = list(people().filter(username__iexact=username)[:10]) if username else []
-    if not users:
+    """Return the active person with this username (`names.find`). Raises NoSuchUser."""
+    user = find(people(), name)
+    if user is None:
         raise NoSuchUser()
-    return next((user for user in users if user.get_username() == username), users[0])
+    return user
 
 
 def _persons(names: Iterable[str]) -> set[int]:
     return {person(name).pk for name in set(names)}
-
-
-def _normal(name: str) -> str:
-    """Return a username as it is stored; '' if it is too long or has an invisible character (PostgreSQL refuses to compare NUL)."""
-    normal = get_user_model().normalize_username(name.strip())
-    return normal if len(normal) <= 150 and is_visible(normal) else ""
 
 
 # ── Creating and changing ──
