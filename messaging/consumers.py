@@ -74,10 +74,10 @@ class ChatConsumer(AsyncConsumer):
         direct = connection.writer.direct
         if direct is not None:
             direct.on_text = lambda text: self._handle_at_once(server, connection, text)
-        receiving = asyncio.ensure_future(self._receive_frames(server, connection, receive))
         hello_due = asyncio.get_running_loop().call_later(
-            server.policy.hello_timeout_s, _close_ungreeted, connection
+            server.policy.hello_timeout_s, connection.close, Close.NO_HELLO
         )
+        receiving = asyncio.ensure_future(self._receive_frames(server, connection, receive, hello_due))
         try:
             await asyncio.wait({receiving, connection.ended}, return_when=asyncio.FIRST_COMPLETED)
             if receiving.done():
@@ -144,7 +144,9 @@ class ChatConsumer(AsyncConsumer):
             _fail(connection)
         return True
 
-    async def _receive_frames(self, server: Server, connection: Connection, receive: Receive) -> None:
+    async def _receive_frames(
+        self, server: Server, connection: Connection, receive: Receive, hello_due: asyncio.TimerHandle
+    ) -> None:
         policy = server.policy
         while True:
             event = await receive()
@@ -160,6 +162,8 @@ class ChatConsumer(AsyncConsumer):
             frames = protocol.parse(text, frames_max=policy.frames_in_array_max, body_max=policy.body_max)
             metrics.done.frames += len(frames)
             for frame in frames:
+                if isinstance(frame, protocol.Hello):
+                    hello_due.cancel()  # the time limit is for the client: in a reconnect storm, a hello waits here
                 await self._handle_or_refuse(server, connection, frame)
 
     async def _handle_or_refuse(
@@ -221,8 +225,3 @@ def _fail(connection: Connection) -> None:
     metrics.done.handler_failures += 1
     log.exception("a handler failed", extra={"connection": connection.id, "user": connection.user})
     connection.close(Close.HANDLER_FAILED)
-
-
-def _close_ungreeted(connection: Connection) -> None:
-    if not connection.greeted:
-        connection.close(Close.NO_HELLO)

@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from chatsite.sessions import SessionStore
 from messaging.live import directory
+from messaging.live.greeting import MAX_GREETINGS
 from messaging.models import Notice, Room
 from tests.support import expired_records
 from tests.support.clients import Wire
@@ -205,6 +206,25 @@ async def test_without_hello_in_time_the_socket_is_closed_with_4402(new_site: Op
     await greeted.hello()
     assert await silent.close_code() == 4402
     await greeted.fence()
+
+
+async def test_time_that_a_hello_waits_in_the_server_does_not_count(new_site: Open, open_wire: Open) -> None:
+    site = new_site(hello_timeout_s=0.5)
+    ada, grace, alan = await later(people)("ada", "grace", "alan")
+    await later(room)(ada, grace)
+
+    async def come(who: Person) -> Wire:
+        wire: Wire = await open_wire(site, who)
+        await wire.send({"type": "hello", "v": 1, "rooms": []})
+        return wire
+
+    site.store.freeze()
+    wires = [await come(who) for who in [ada, grace] * (MAX_GREETINGS // 2 + 3)]
+    silent = await open_wire(site, alan)
+    assert await silent.close_code() == 4402
+    site.store.thaw()
+    for wire in wires:
+        await wire.next("welcome")
 
 
 async def test_the_twenty_first_connection_of_a_user_is_closed_with_4429(site: Site, open_wire: Open) -> None:
