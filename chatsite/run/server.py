@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import socket
 import sys
 from typing import Any
@@ -44,8 +46,16 @@ FLAGS: dict[str, Any] = {
 
 def run(*, uds: str | None = None, fd: int | None = None) -> None:
     """Serve on a unix socket or on an inherited listening socket until SIGTERM or SIGINT."""
+    _raise_file_limit()
     module, _, name = settings.ASGI_APPLICATION.rpartition(".")
     uvicorn.run(f"{module}:{name}", uds=uds, fd=fd, **FLAGS)
+
+
+def _raise_file_limit() -> None:
+    """Raise the limit on open files to the highest that is allowed: each connection is an open file, and shells set 1,024."""
+    _, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS reports no highest limit and refuses it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest, highest))
 
 
 def command(*, fd: int) -> list[str]:

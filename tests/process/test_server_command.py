@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import socket
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from websockets.sync.client import unix_connect
 
@@ -140,6 +142,19 @@ def test_a_socket_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     assert ran.returncode == 1
     assert ran.stderr.startswith("CommandError: Cannot listen on ")
     assert ran.stderr.count("\n") == 1
+
+
+def test_a_server_raises_its_limit_on_open_files(tmp_path: Path) -> None:
+    env = environment(tmp_path, APPLICATION_FOR_TESTS=REPORT)
+    _, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    address = tmp_path / "server.sock"
+
+    def lower() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, highest))
+
+    with running(documented(address), tmp_path, env=env, preexec_fn=lower) as process:
+        assert wait_for(lambda: answers(str(address)), deadline_s=START_DEADLINE_S)
+        assert psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE) == (highest, highest)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--fd", "three"), ("--fd", "3", "--uds", "/tmp/one.sock")])
