@@ -1,4 +1,4 @@
-"""uvicorn's protocols for HTTP and WebSocket, with a short path for texts in both directions.
+"""uvicorn's protocol for WebSockets, with a short path for texts in both directions.
 
 With ASGI, every text that arrives is put into a queue and wakes a task, and reading of the socket is paused and resumed around it.
 Every text that is sent passes through a coroutine and three layers of framing. In rooms of two people, this was a third of the
@@ -11,60 +11,20 @@ true. Texts that `on_text` does not handle, and all other events, use ASGI.
 
 from __future__ import annotations
 
-import asyncio
-import weakref
-from collections import deque
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from chatsite.http_protocol import answer
+
 EXTENSION = "chat.direct"
-UNREADABLE = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 92\r\nConnection: close\r\n\r\n"
-    b"This cannot become a WebSocket: its headers are too long or too many, or a body follows them"
+UNREADABLE = answer(
+    HTTPStatus.BAD_REQUEST,
+    "This cannot become a WebSocket: its headers are too long or too many, or a body follows them",
 )
 TEXT = b"\x81"  # RFC 6455, 5.2: a text in one fragment
-
-
-class HttpProtocol(HttpToolsProtocol):
-    """One HTTP connection. In each turn of the loop, at most one connection becomes a WebSocket.
-
-    In a reconnect storm, a thousand in one turn delayed all other users by 0.2 s.
-    """
-
-    def handle_websocket_upgrade(self) -> None:
-        self.transport.pause_reading()
-        waiting = _upgrading.setdefault(self.loop, deque())
-        waiting.append(self)
-        if len(waiting) == 1:
-            self.loop.call_soon(_upgrade_next, waiting)
-
-    def _upgrade(self) -> None:
-        if self.transport.is_closing():
-            return
-        try:
-            super().handle_websocket_upgrade()
-        except Exception:
-            self.transport.abort()
-            raise
-        self.transport.resume_reading()
-
-
-_upgrading: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, deque[HttpProtocol]] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-def _upgrade_next(waiting: deque[HttpProtocol]) -> None:
-    protocol = waiting[0]
-    try:
-        protocol._upgrade()
-    finally:
-        waiting.popleft()
-        if waiting:
-            protocol.loop.call_soon(_upgrade_next, waiting)
 
 
 class DirectProtocol(WebSocketsSansIOProtocol):
@@ -84,10 +44,14 @@ class DirectProtocol(WebSocketsSansIOProtocol):
             self.scope["extensions"][EXTENSION] = self  # type: ignore[assignment]
 
     def start_keepalive(self) -> None:
-        """Start the keepalive. Free the request and the response of the handshake, with its cookie: 6 KB for each socket."""
+        """Start the keepalive and read on: before the answer to its handshake, a client may send nothing.
+
+        Free the request and the response of the handshake, with its cookie: 6 KB for each socket.
+        """
         self.request = self.response = None  # type: ignore[assignment]
         cast(list[Any], self.scope["headers"]).clear()
         super().start_keepalive()
+        self.transport.resume_reading()
 
     # Incoming
 
@@ -123,6 +87,11 @@ class DirectProtocol(WebSocketsSansIOProtocol):
             self._app_waits = False
 
     # Outgoing
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.initial_response is not None:
+            self.handshake_complete = True  # by a refusal. Without it, uvicorn logs an error
 
     @property
     def writable_now(self) -> bool:

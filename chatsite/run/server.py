@@ -28,7 +28,7 @@ FLAGS: dict[str, Any] = {
     "loop": "uvloop",
     "lifespan": "on",
     # One handshake in each turn of the loop, so that a reconnect storm does not delay the other users.
-    "http": "chatsite.websocket:HttpProtocol",
+    "http": "chatsite.http_protocol:HttpProtocol",
     "ws": "chatsite.websocket:DirectProtocol",
     "ws_per_message_deflate": False,
     "ws_max_size": MAX_FRAME_BYTES,
