@@ -95,6 +95,9 @@ class Policy:
     change_rate: Rate = Rate(10, 100)  # edit, delete, extend, resend, reject, dismiss
     ping_rate: Rate = Rate(10, 100)
     typing_interval_s: Number = 3.0
+    # WebSocket frames of all kinds, also control frames and fragments; 8 KiB more count as another frame. The other rates, with the
+    # longest texts in the longest encoding, and an `ack`, a `sync` and a hint for each of 500 rooms are at most 650/s and a burst of 4,000.
+    frame_rate: Rate = Rate(1_000, 5_000)
 
     # Rates of one user over HTTP, in all server processes together
     write_rate: Rate = Rate(2, 200)  # requests that change something
