@@ -3,12 +3,13 @@ import { checkStatus } from "./http/api.js";
 import { clock } from "./device/clock.js";
 import { localStorageOrNull } from "./device/local-storage.js";
 import { newId } from "./device/new-id.js";
-import { notifying, openOutboxStore } from "./device/outbox-store.js";
+import { notifying, openOutboxStore, openOwnLogStore } from "./device/outbox-store.js";
 import { Preferences } from "./device/preferences.js";
 import { Tabs } from "./device/tabs.js";
 import { Chat } from "./model/chat.js";
 import { Outbox } from "./model/outbox.js";
-import { encode, send } from "./model/protocol.js";
+import { OwnLog } from "./model/own-log.js";
+import { encode, history, send } from "./model/protocol.js";
 import { ServerClock } from "./model/server-clock.js";
 import { Socket } from "./model/socket.js";
 import { Tombstones } from "./model/tombstones.js";
@@ -28,11 +29,24 @@ const tombstones = new Tombstones({ storage, user, now: () => serverClock.now() 
 const tabs = new Tabs(user);
 const store = notifying(await openOutboxStore(user), () => tabs.tellChanged());
 
-const chat = new Chat({ me: boot.user, clock, serverClock, newId, tombstones, hidden: () => document.hidden });
+/** @type {OwnLog} */
+const ownLog = new OwnLog({
+  store: await openOwnLogStore(user),
+  clock,
+  serverNow: () => serverClock.now(),
+  on: {
+    ask: (room, before) => socket.send(history(room, before, 1)),
+    reread: (room) => chat.reread(room),
+    offer: (lost) => outbox.offer(lost),
+  },
+});
+const chat = new Chat({ me: boot.user, clock, serverClock, newId, ownLog, tombstones, hidden: () => document.hidden });
 const outbox = new Outbox({
   store,
   clock,
+  serverNow: () => serverClock.now(),
   newId,
+  ownLog,
   transmit(item) {
     const frame = send(item);
     if (encode(frame, chat.limits.frame) === null) return "too_big";
@@ -89,7 +103,11 @@ listenToBrowser({
 });
 
 tabs.listen({ changed: () => outbox.reload(), sent: (sent) => outbox.sent(sent) });
-tabs.waitToSend(() => outbox.becomeSender());
+tabs.waitToSend(async () => {
+  await ownLog.load();
+  chat.compareOwnLog();
+  outbox.becomeSender();
+});
 updates.connectionChanged({ name: "connecting" });
 await outbox.load();
 socket.connect();

@@ -167,6 +167,7 @@ export function undelivered(recipient) {
 
 /** Why a message was not sent. @param {string | null} code  of the server or of the outbox */
 export function notSent(code, limit = 4000) {
+  const doubt = gettext("The server lost data while this message was under way. Some recipients may have missed it.");
   /** @type {Record<string, string>} */
   const texts = {
     body_too_long: fill(gettext("Not sent: longer than %(n)s characters"), { n: number(limit) }),
@@ -177,6 +178,8 @@ export function notSent(code, limit = 4000) {
     no_such_message: gettext("Not sent: the message it replies to no longer exists"),
     too_old: gettext("Not sent: too old to send without asking you"),
     cannot_be_sent: gettext("Not sent: the connection closed at every attempt"),
+    in_doubt: sentences(doubt, gettext("Send it again?")),
+    ended_in_doubt: doubt,
   };
   return texts[code ?? ""] ?? gettext("Not sent");
 }
@@ -259,6 +262,7 @@ export function stateText(state, receipt) {
     delivered: gettext("Delivered to all"),
     read: gettext("Read by all"),
     failed: gettext("Not sent"),
+    in_doubt: gettext("Possibly lost"),
   };
   if (state === "delivering" && receipt) return fill(gettext("Delivered %(delivered)s/%(total)s"), receipt);
   return texts[state];

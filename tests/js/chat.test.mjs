@@ -4,6 +4,7 @@ import { Chat } from "../../static/js/model/chat.js";
 import { ServerClock } from "../../static/js/model/server-clock.js";
 import { entriesOf } from "../../static/js/model/timeline-entries.js";
 import { Outbox } from "../../static/js/model/outbox.js";
+import { OwnLog } from "../../static/js/model/own-log.js";
 import { MemoryStore } from "../../static/js/device/outbox-store.js";
 import { Tombstones } from "../../static/js/model/tombstones.js";
 import * as phrases from "../../static/js/phrases.js";
@@ -30,12 +31,15 @@ function world({ top = 0, delivered = 0, read = 0, unread = 0 } = {}) {
   const w = { clock, storage, sent, events, hidden: false, up: true };
   let ids = 0;
   const newId = () => `id${++ids}`;
-  const chat = new Chat({ me: ADA, clock, serverClock, newId, tombstones, hidden: () => w.hidden });
+  const ownLog = new OwnLog({ store: new MemoryStore(), clock, serverNow: clock.now, on: { ask() {}, offer: async () => {} } });
+  const chat = new Chat({ me: ADA, clock, serverClock, newId, ownLog, tombstones, hidden: () => w.hidden });
   const transmit = (frame) => w.up && sent.push(frame) > 0;
   const outbox = new Outbox({
     store: new MemoryStore(),
     clock,
+    serverNow: clock.now,
     newId,
+    ownLog,
     random: () => 0,
     transmit: (item) => (transmit({ type: "send", id: item.id, room: item.room, body: item.body }) ? "sent" : "offline"),
     on: { changed() {}, settled: (item, frame) => chat.settled(item, frame) },

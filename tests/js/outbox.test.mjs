@@ -21,8 +21,10 @@ function world({ store = new MemoryStore(), clock = new FakeClock(), leads = tru
       return "sent";
     },
     clock,
+    serverNow: clock.now,
     random: () => 0,
     newId: () => `id${++n}`,
+    ownLog: { holdsBack: () => false, epochOf: () => null },
     on: { changed() {}, settled: (item, frame) => settled.push([item.id, frame.seq]) },
   });
   if (leads) outbox.becomeSender();

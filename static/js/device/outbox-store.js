@@ -1,4 +1,6 @@
-/** Where the outbox is stored: in IndexedDB, one database per user, or in memory where the browser refuses it. */
+/**
+ * Where the outbox and the own log are stored: in IndexedDB, a database of each per user, or in memory where the browser refuses it.
+ */
 
 /** @import { OutboxItem, OutboxStore } from "../model/outbox.js" */
 
@@ -24,14 +26,14 @@ class DeviceStore {
     return done(this.#db.transaction(STORE).objectStore(STORE).getAll());
   }
 
-  /** @param {OutboxItem} item */
-  put(item) {
-    return this.#write((store) => store.put(item));
+  /** @param {OutboxItem[]} items */
+  put(...items) {
+    return this.#write((store) => items.forEach((item) => store.put(item)));
   }
 
-  /** @param {string} id */
-  delete(id) {
-    return this.#write((store) => store.delete(id));
+  /** @param {string[]} ids */
+  delete(...ids) {
+    return this.#write((store) => ids.forEach((id) => store.delete(id)));
   }
 
   /**
@@ -58,27 +60,32 @@ export class MemoryStore {
     return [...this.#items.values()];
   }
 
-  /** @param {OutboxItem} item */
-  async put(item) {
-    this.#items.set(item.id, item);
+  /** @param {OutboxItem[]} items */
+  async put(...items) {
+    for (const item of items) this.#items.set(item.id, item);
   }
 
-  /** @param {string} id */
-  async delete(id) {
-    this.#items.delete(id);
+  /** @param {string[]} ids */
+  async delete(...ids) {
+    for (const id of ids) this.#items.delete(id);
   }
 }
 
+/** Open the user's outbox. @param {number} user */
+export const openOutboxStore = (user) => open(`chat-outbox-${user}`);
+
+/** Open the user's own log. Its own database, so that a page from before an upgrade is not disturbed. @param {number} user */
+export const openOwnLogStore = (user) => open(`chat-own-log-${user}`);
+
 /**
- * Open the user's outbox. A private window may refuse: then the outbox lasts as long as the page.
+ * A private window may refuse: then the messages are kept as long as the page.
  *
- * @param {number} user
- * @param {IDBFactory} indexedDB
+ * @param {string} name
  * @returns {Promise<OutboxStore>}
  */
-export async function openOutboxStore(user, indexedDB = globalThis.indexedDB) {
+async function open(name) {
   try {
-    const request = indexedDB.open(`chat-outbox-${user}`, 1);
+    const request = globalThis.indexedDB.open(name, 1);
     request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "id" });
     return new DeviceStore(await done(request));
   } catch {
@@ -96,7 +103,7 @@ export async function openOutboxStore(user, indexedDB = globalThis.indexedDB) {
 export function notifying(store, changed) {
   return {
     all: () => store.all(),
-    put: (item) => store.put(item).then(changed),
-    delete: (id) => store.delete(id).then(changed),
+    put: (...items) => store.put(...items).then(changed),
+    delete: (...ids) => store.delete(...ids).then(changed),
   };
 }

@@ -106,7 +106,7 @@ export class RoomDetails {
   async #loadReceipt(room, seq) {
     const answer = await api.recipients(room.id, seq).catch(() => null);
     if (!answer) return false;
-    if (!room.receipts.has(seq)) room.takeReceipts([[seq, answer.delivered, answer.read, answer.total]]);
+    if (!room.receipts.has(seq)) this.#chat.takeReceipts(room, [[seq, answer.delivered, answer.read, answer.total]]);
     this.#changed(room);
     return true;
   }

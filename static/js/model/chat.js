@@ -13,6 +13,7 @@ import * as protocol from "./protocol.js";
 /** @import { Clock, Frame, Message, Person, RoomInfo } from "./protocol.js" */
 /** @import { LogChanges } from "./log.js" */
 /** @import { Outbox, OutboxItem } from "./outbox.js" */
+/** @import { OwnLog } from "./own-log.js" */
 /** @import { ServerClock } from "./server-clock.js" */
 /** @import { Tombstone, Tombstones } from "./tombstones.js" */
 
@@ -55,8 +56,9 @@ export class Chat extends Emitter {
   #clock;
   #serverClock;
   #newId;
-  /** @type {Pick<Outbox, "sent" | "refused">} */
-  #outbox = { sent: () => {}, refused: () => false };
+  #ownLog;
+  /** @type {Pick<Outbox, "sent" | "refused" | "reported">} */
+  #outbox = { sent: () => {}, refused: () => false, reported: () => {} };
   #tombstones;
   /** @type {(frames: object) => boolean} */
   #transmit = () => false;
@@ -97,14 +99,18 @@ export class Chat extends Emitter {
   /**
    * clock: of this machine. hidden(): nobody sees the page.
    *
-   * @param {{me: Person, clock: Clock, serverClock: ServerClock, newId: () => string, tombstones: Tombstones, hidden: () => boolean}} parts
+   * @param {{
+   *   me: Person, clock: Clock, serverClock: ServerClock, newId: () => string, ownLog: OwnLog, tombstones: Tombstones,
+   *   hidden: () => boolean,
+   * }} parts
    */
-  constructor({ me, clock, serverClock, newId, tombstones, hidden }) {
+  constructor({ me, clock, serverClock, newId, ownLog, tombstones, hidden }) {
     super();
     this.me = me;
     this.#clock = clock;
     this.#serverClock = serverClock;
     this.#newId = newId;
+    this.#ownLog = ownLog;
     this.#tombstones = tombstones;
     this.#dismissals = new Dismissals({ transmit: (frame) => this.#transmit(frame), clock });
     this.#acks = new Acks({ collect: () => this.#collectAcks(), send: (frame) => this.#transmit(frame), clock, hidden });
@@ -113,7 +119,7 @@ export class Chat extends Emitter {
   /**
    * Connect the two parts that need this model to exist first. transmit(frames): false when they were not sent.
    *
-   * @param {{outbox: Pick<Outbox, "sent" | "refused">, transmit: (frames: object) => boolean}} parts
+   * @param {{outbox: Pick<Outbox, "sent" | "refused" | "reported">, transmit: (frames: object) => boolean}} parts
    */
   join({ outbox, transmit }) {
     this.#outbox = outbox;
@@ -155,6 +161,7 @@ export class Chat extends Emitter {
   disconnected() {
     this.#acks.disconnected();
     this.#dismissals.disconnected();
+    this.#ownLog.disconnected();
     for (const room of this.rooms.values()) {
       room.log.disconnected();
       room.lifetimesKnown = false;
@@ -261,8 +268,26 @@ export class Chat extends Emitter {
   settled(item, sent) {
     const room = this.rooms.get(item.room);
     if (!room) return;
+    if (room.isOwed(/** @type {any} */ (sent))) this.#ownLog.keep(item, sent);
     room.accept(item, sent);
     this.emit("room", { ...noChanges(), room, own: true });
+  }
+
+  /** rows: [seq, delivered, read, total]. @param {Room} room @param {number[][]} rows */
+  takeReceipts(room, rows) {
+    room.takeReceipts(rows);
+    this.#ownLog.delivered(room.id, room.log.epoch, rows);
+  }
+
+  /** The own log needs to know all messages of this room. @param {string} roomId */
+  reread(roomId) {
+    const room = this.rooms.get(roomId);
+    if (room) this.#apply(room, room.log.reread());
+  }
+
+  /** The own log was loaded: find the messages in it that the store has lost. */
+  compareOwnLog() {
+    for (const room of this.rooms.values()) this.#compareOwnLog(room);
   }
 
   // ---- frames
@@ -273,6 +298,7 @@ export class Chat extends Emitter {
     this.me = frame.user;
     this.limits = { ...protocol.DEFAULT_LIMITS, ...frame.limits };
     const present = new Set(frame.rooms.map((/** @type {RoomInfo} */ info) => info.room));
+    this.#ownLog.welcomed(frame.store, [...present]);
     for (const room of this.rooms.values()) if (!present.has(room.id)) this.#leave(room);
     for (const info of frame.rooms) this.#putRoom(info);
     this.expire(); // the clock may have been set
@@ -300,6 +326,9 @@ export class Chat extends Emitter {
   /** @param {Frame} frame */
   #onResumed(frame) {
     this.#withRoom(frame, (room) => {
+      const gone = frame.gone.map((/** @type {[number, string]} */ [seq]) => seq);
+      this.#ownLog.ended(room.id, frame.epoch, gone);
+      for (const message of frame.changed ?? []) this.#ownLog.changed(room.id, frame.epoch, message);
       const changes = room.log.resumed(frame);
       if (changes.left) this.#leave(room);
       this.#apply(room, { ...changes, resumed: true });
@@ -309,17 +338,20 @@ export class Chat extends Emitter {
   /** @param {Frame} frame */
   #onEdited(frame) {
     this.#answered(["edit", "extend"], frame);
+    this.#ownLog.changed(frame.room, frame.epoch, /** @type {any} */ (frame));
     this.#withRoom(frame, (room) => this.#apply(room, room.log.edited(frame)));
   }
 
   /** @param {Frame} frame */
   #onDeleted(frame) {
     this.#answered(["delete"], frame);
+    this.#ownLog.ended(frame.room, frame.epoch, [frame.seq]);
     this.#withRoom(frame, (room) => this.#apply(room, room.log.deleted(frame)));
   }
 
   /** @param {Frame} frame */
   #onExpired(frame) {
+    this.#ownLog.ended(frame.room, frame.epoch, frame.seqs);
     this.#withRoom(frame, (room) => this.#apply(room, room.log.expired(frame)));
   }
 
@@ -331,13 +363,14 @@ export class Chat extends Emitter {
   /** @param {Frame} frame */
   #onHistory(frame) {
     this.#withRoom(frame, (room) => this.#apply(room, { ...room.log.history(frame), paged: true }));
+    this.#ownLog.answered(frame);
   }
 
   /** @param {Frame} frame */
   #onReceipt(frame) {
     this.#withRoom(frame, (room) => {
       if (frame.epoch !== room.log.epoch) return;
-      room.takeReceipts(frame.receipts);
+      this.takeReceipts(room, frame.receipts);
       this.emit("room", { ...noChanges(), room, receipts: frame.receipts.map((/** @type {number[]} */ [seq]) => seq) });
       this.emit("rooms", null);
     });
@@ -356,7 +389,11 @@ export class Chat extends Emitter {
     if (frame.dismissed) this.#dismissals.done(frame.notice);
     if (frame.dismissed || this.#dismissals.has(frame.notice)) this.notices.delete(frame.notice);
     else this.notices.set(frame.notice, frame);
-    if (frame.kind === "undelivered" && !frame.dismissed) this.#putTombstone(frame);
+    if (frame.kind === "undelivered" && !frame.dismissed) {
+      this.#putTombstone(frame);
+      this.#ownLog.reported(frame.data.id);
+      this.#outbox.reported(frame.data.id);
+    }
     this.emit("notices", null);
   }
 
@@ -386,6 +423,7 @@ export class Chat extends Emitter {
     const room = this.rooms.get(frame.room);
     if (!room) return;
     if (frame.of === "history") room.log.pageFailed();
+    if (frame.of === "history" && frame.retryable) this.#later(frame.retry_after_ms, () => this.#ownLog.ask(room.id));
     if (frame.of === "sync") this.#syncAgain(room, frame.retry_after_ms);
     if (frame.code === "ack_too_high") this.#syncAgain(room, 0);
   }
@@ -415,6 +453,7 @@ export class Chat extends Emitter {
   /** @param {Room} room */
   #leave(room) {
     room.left = true;
+    this.#ownLog.left(room.id);
     this.emit("left", { room });
     this.emit("rooms", null);
   }
@@ -422,14 +461,17 @@ export class Chat extends Emitter {
   /** @param {Room} room @param {LogChanges & {resumed?: boolean, paged?: boolean}} changes */
   #apply(room, changes) {
     const { added, changed, removed, reset, resumed, paged } = changes;
+    if (reset) this.#ownLog.unread(room.id, true);
     for (const message of [...added, ...changed]) if (message.unshowable) this.#reject(room, message);
     for (const message of added) if (room.isOwn(message)) this.#cameBack(room, message);
     for (const { message, reason } of removed) this.#ended(room, message, reason);
     room.settleAccepted();
     this.#syncAndAcknowledge(room);
-    if (!added.length && !changed.length && !removed.length && !reset && !resumed && !paged) return;
-    this.emit("room", { ...changes, room });
-    this.emit("rooms", null);
+    if (added.length || changed.length || removed.length || reset || resumed || paged) {
+      this.emit("room", { ...changes, room });
+      this.emit("rooms", null);
+    }
+    this.#compareOwnLog(room);
   }
 
   /** @param {Room} room */
@@ -437,6 +479,11 @@ export class Chat extends Emitter {
     const sync = room.log.nextSync();
     if (sync && !this.#transmit(protocol.sync(sync))) room.log.disconnected();
     if (room.log.owesAck) this.#acks.due();
+  }
+
+  /** @param {Room} room */
+  #compareOwnLog(room) {
+    if (!room.left && !room.log.isCatchingUp) this.#ownLog.compare(room.id, room.log.epoch);
   }
 
   #collectAcks() {
@@ -572,6 +619,7 @@ export class Chat extends Emitter {
    * @param {Message} message
    */
   #cameBack(room, message) {
+    this.#ownLog.seen(room.id, room.log.epoch, message);
     this.#outbox.sent({ ...message, type: "sent", room: room.id, epoch: room.log.epoch });
     if (message.resends) this.#noteResend(room.id, message.resends, { resent_at: message.sent_at, problem: null, resendable: false });
   }

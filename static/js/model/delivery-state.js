@@ -59,6 +59,9 @@ export function segments({ delivered, read, total }, undelivered = "waiting") {
 /** @param {Receipt | undefined} receipt @returns {receipt is Receipt} */
 export const onTheWay = (receipt) => Boolean(receipt && receipt.total > 0 && receipt.delivered < receipt.total);
 
+/** Delivered to all who owe it. @param {Receipt | undefined} receipt */
+export const isDelivered = (receipt) => Boolean(receipt && receipt.total > 0 && receipt.delivered >= receipt.total);
+
 /** When Extend is offered, epoch ms. @param {Life} life */
 export const offerAt = ({ sent_at, expires_at }) => sent_at + OFFER_AT * (expires_at - sent_at);
 

@@ -10,8 +10,8 @@
 /** @import { Frame, Message } from "./protocol.js" */
 
 /**
- * The changes by one frame. reason: "expired", "deleted", or "epoch" for another life of the log. left: the user is no longer a
- * member.
+ * The changes by one frame. reason: "expired", "deleted", "epoch" for another life of the log, or "moved": accepted again under
+ * another seq, because the store lost it. left: the user is no longer a member.
  *
  * @typedef {{
  *   added: Message[], changed: Message[], removed: {message: Message, reason: string}[], reset: boolean, left: boolean,
@@ -25,6 +25,9 @@ export const MAX_LATE = 500;
 
 /** @returns {LogChanges} */
 export const noChanges = () => ({ added: [], changed: [], removed: [], reset: false, left: false });
+
+/** @param {number | undefined} user @param {string} id */
+const nameOf = (user, id) => `${user}|${id}`;
 
 export class RoomLog {
   epoch = "";
@@ -51,6 +54,8 @@ export class RoomLog {
   #cutAt = Infinity; // the last answer brought all changes up to here; `last` may have passed it in the meantime
   /** @type {Message[] | null} */
   #sorted = null;
+  /** @type {Map<string, number>} */
+  #seqs = new Map(); // sender and id -> seq
 
   /**
    * place: from the room object of `welcome` or `room`. now(): the server's time, epoch ms.
@@ -68,6 +73,11 @@ export class RoomLog {
   get list() {
     this.#sorted ??= [...this.messages.values()].sort((a, b) => a.seq - b.seq);
     return this.#sorted;
+  }
+
+  /** A message that is here, by its sender and id. @param {number | undefined} user @param {string} id */
+  find(user, id) {
+    return this.messages.get(this.#seqs.get(nameOf(user, id)) ?? 0);
   }
 
   get hasMore() {
@@ -103,6 +113,11 @@ export class RoomLog {
   syncFailed() {
     this.#sync = null;
     this.#needsSync = true;
+  }
+
+  /** Read the log again from its beginning. */
+  reread() {
+    return this.#restart(this.epoch, noChanges());
   }
 
   nextSync() {
@@ -256,7 +271,7 @@ export class RoomLog {
   /** Keep the newest `count` messages; paging back brings the others again. @param {number} count */
   trim(count) {
     const extra = this.list.slice(0, Math.max(0, this.list.length - count));
-    for (const message of extra) this.messages.delete(message.seq);
+    for (const message of extra) this.#remove(message);
     if (!extra.length) return extra;
     this.floor = extra[extra.length - 1].seq;
     this.paging = null; // its page would leave a hole below the new floor
@@ -275,6 +290,7 @@ export class RoomLog {
     this.#late = [];
     this.#held.clear();
     this.messages.clear();
+    this.#seqs.clear();
     this.#sorted = null;
     this.#sync = null;
     this.#cutAt = rev === null ? 0 : Infinity;
@@ -353,9 +369,19 @@ export class RoomLog {
   /** @param {Message} message @param {LogChanges} changes */
   #insert(message, changes) {
     if (message.expires_at <= this.#now()) return;
+    const former = message.unshowable ? undefined : this.find(message.from?.id, message.id);
+    if (former && former.seq > message.seq) return;
+    if (former && former.seq < message.seq) this.#drop(former.seq, "moved", changes);
     this.messages.set(message.seq, message);
+    this.#seqs.set(nameOf(message.from?.id, message.id), message.seq);
     this.#sorted = null;
     changes.added.push(message);
+  }
+
+  /** @param {Message} message */
+  #remove(message) {
+    this.messages.delete(message.seq);
+    if (this.find(message.from?.id, message.id) === undefined) this.#seqs.delete(nameOf(message.from?.id, message.id));
   }
 
   /** @param {Frame} frame */
@@ -397,7 +423,7 @@ export class RoomLog {
     if (held) this.#held.set(seq, { ...held, expires_at: 0 }); // still moves `last`
     const message = this.messages.get(seq);
     if (!message) return;
-    this.messages.delete(seq);
+    this.#remove(message);
     this.#sorted = null;
     changes.removed.push({ message, reason });
   }

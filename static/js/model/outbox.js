@@ -1,5 +1,6 @@
 /**
- * This user's messages that the server has not accepted yet. A message waits here from the key press until `sent`.
+ * This user's messages that the server has not accepted yet, or that its store may have lost. A message waits here from the key press until
+ * `sent`; then the own log (own-log.js) keeps it, and offers it again here if the store may have lost it.
  *
  *   1. add      shown at once, then written to the device, then sent
  *   2. pump     the first message of each room is sent, one unanswered per room, so a room keeps its order
@@ -7,6 +8,8 @@
  *   4. delayed  a retryable error: sent again with the same id after the server's wait, in the room's order
  *   5. failed   a final error, a message that is too big or too old to be sent without asking, or the connection closed three
  *               times in a row while it was in flight. The user can retry, edit or delete it; later messages do not wait for it.
+ *   6. offered  lost by the store: sent again with the same id, before the room's other messages, for the rest of its life. If that is
+ *               too short, or the id too old, the message is in doubt: it fails, and a retry has a new id.
  *
  * All tabs write to the same device store; only the tab that holds the browser's lock sends (`device/tabs.js`). If the device cannot store a
  * message that was written in the sending tab, it is sent from memory. In any other tab it is not added. Knows no socket and no DOM.
@@ -14,18 +17,23 @@
 import { CLOSE } from "./protocol.js";
 
 /** @import { Clock, Frame } from "./protocol.js" */
+/** @import { OwnLog } from "./own-log.js" */
 
 /**
  * A message in the outbox, as it is stored on the device. ttl: its own lifetime in seconds, null for the room's. life_s: the
  * lifetime it will have. order: higher for each later message. not_before: epoch ms. closes: how often the connection closed in a row while it was in flight.
+ * accepted: of a message that the store may have lost: where and when it was accepted, and the life of the store.
  *
+ * @typedef {{epoch: string, store: string, seq: number, sent_at: number, expires_at: number}} Acceptance
  * @typedef {{
  *   id: string, room: string, body: string, ttl: number | null, reply_to: number | null, life_s: number, created_at: number,
  *   order: number, state: "waiting" | "failed", reason: string | null, not_before: number, closes: number,
+ *   accepted?: Acceptance | null,
  * }} OutboxItem
  * @typedef {{room: string, body: string, ttl: number | null, reply_to: number | null, life_s: number}} NewMessage
+ * @typedef {{id_s: number, ttl_min: number, ttl_max: number}} SendLimits
  * @typedef {{
- *   all: () => Promise<OutboxItem[]>, put: (item: OutboxItem) => Promise<void>, delete: (id: string) => Promise<void>,
+ *   all: () => Promise<OutboxItem[]>, put: (...items: OutboxItem[]) => Promise<void>, delete: (...ids: string[]) => Promise<void>,
  * }} OutboxStore
  */
 
@@ -33,7 +41,21 @@ const MAX_CLOSES = 3;
 const RETRY_MS = 1000;
 const JITTER = 0.25; // at most this share of the wait is added, because many pages get the same wait
 const DEVICE_TIMEOUT_MS = 5000; // a device that does not answer delays a message by at most this time
-const OWN_REASONS = Object.freeze({ OLD: "too_old", STUCK: "cannot_be_sent", BIG: "body_too_long" });
+const OWN_REASONS = Object.freeze({
+  OLD: "too_old",
+  STUCK: "cannot_be_sent",
+  BIG: "body_too_long",
+  IN_DOUBT: "in_doubt",
+  ENDED: "ended_in_doubt", // its text was deleted at the end of its life
+});
+
+const NEW_ID_REASONS = [OWN_REASONS.OLD, OWN_REASONS.IN_DOUBT, "id_reused"];
+
+/** @param {OutboxItem} a @param {OutboxItem} b */
+function byOrder(a, b) {
+  if (a.accepted && b.accepted) return a.accepted.sent_at - b.accepted.sent_at || a.accepted.seq - b.accepted.seq;
+  return Number(Boolean(b.accepted)) - Number(Boolean(a.accepted)) || a.order - b.order;
+}
 
 export class Outbox {
   /** @type {Map<string, OutboxItem>} */
@@ -41,10 +63,12 @@ export class Outbox {
   #store;
   #transmit;
   #clock;
+  #serverNow;
   #random;
   #newId;
+  #ownLog;
   #on;
-  /** @type {{id_s: number} | null} */
+  /** @type {SendLimits | null} */
   #limits = null;
   #isSender = false;
   /** @type {Map<string, string>} */
@@ -57,21 +81,27 @@ export class Outbox {
   #heldBack = new Set(); // ids of new messages that wait for the device before they are sent
 
   /**
+   * clock: of this machine. serverNow(): the server's time, epoch ms.
+   *
    * @param {{
    *   store: OutboxStore,
    *   transmit: (item: OutboxItem) => "sent" | "offline" | "too_big",
    *   clock: Clock,
+   *   serverNow: () => number,
    *   random?: () => number,
    *   newId: () => string,
+   *   ownLog: Pick<OwnLog, "holdsBack" | "epochOf">,
    *   on: {changed: (room: string) => void, settled: (item: OutboxItem, sent: Frame) => void},
    * }} parts
    */
-  constructor({ store, transmit, clock, random = Math.random, newId, on }) {
+  constructor({ store, transmit, clock, serverNow, random = Math.random, newId, ownLog, on }) {
     this.#store = store;
     this.#transmit = transmit;
     this.#clock = clock;
+    this.#serverNow = serverNow;
     this.#random = random;
     this.#newId = newId;
+    this.#ownLog = ownLog;
     this.#on = on;
   }
 
@@ -91,9 +121,9 @@ export class Outbox {
     this.pump();
   }
 
-  /** In the order in which they were written. @param {string} room */
+  /** Those that were accepted before, in that order, then the others in the order in which they were written. @param {string} room */
   inRoom(room) {
-    return [...this.items.values()].filter((item) => item.room === room).sort((a, b) => a.order - b.order);
+    return [...this.items.values()].filter((item) => item.room === room).sort(byOrder);
   }
 
   get failed() {
@@ -141,7 +171,7 @@ export class Outbox {
     this.pump();
   }
 
-  /** @param {{id_s: number}} limits */
+  /** @param {SendLimits} limits */
   connected(limits) {
     this.#limits = limits;
     this.pump();
@@ -154,7 +184,7 @@ export class Outbox {
    * @param {number} code  of the close
    */
   disconnected(code) {
-    this./** @type {{id_s: number} | null} */ #limits = null;
+    this./** @type {SendLimits | null} */ #limits = null;
     const inDoubt = [...this.#inFlight.values()].map((id) => this.items.get(id)).filter((item) => item !== undefined);
     this.#inFlight.clear();
     for (const item of inDoubt) {
@@ -164,12 +194,29 @@ export class Outbox {
     }
   }
 
+  /**
+   * Offer messages again that the store has lost. Resolves when the device has stored them, rejects if it refuses; they are sent in any case.
+   *
+   * @param {OutboxItem[]} lost
+   */
+  async offer(lost) {
+    const added = lost.filter(({ id }) => !this.items.has(id));
+    for (const item of added) this.items.set(item.id, item);
+    const stored = added.length ? this.#put(...added) : null;
+    for (const room of new Set(added.map((item) => item.room))) this.#on.changed(room);
+    this.pump();
+    await stored;
+  }
+
   /** @param {Frame} frame */
   sent(frame) {
     const item = this.items.get(frame.id);
     if (!item || item.room !== frame.room) return;
+    // The store knows the id, but the log in which it was accepted is lost.
+    if (frame.duplicate && item.accepted && frame.epoch !== this.#ownLog.epochOf(item.room)) return this.#leaveInDoubt(item);
     this.#forget(item.id);
-    this.#store.delete(item.id);
+    // In another tab `sent` may be under way, and its own log needs the message.
+    if (this.#isSender) this.#store.delete(item.id);
     this.#on.settled(item, frame);
     this.#on.changed(item.room);
     this.pump();
@@ -179,6 +226,10 @@ export class Outbox {
   refused(frame) {
     const item = this.items.get(frame.id);
     if (!item) return false;
+    if (item.accepted && frame.code === "id_reused") {
+      this.#known(item, item.accepted);
+      return true;
+    }
     this.#release(item);
     if (frame.retryable) this.#delay(item, frame);
     else this.#fail(item, frame.code);
@@ -186,18 +237,23 @@ export class Outbox {
     return true;
   }
 
+  /** The server reported the end of this message. @param {string} id */
+  reported(id) {
+    if (this.items.get(id)?.accepted) this.discard(id);
+  }
+
   /**
-   * The user retries. A message that is too old, or whose id the server refused as used (`id_reused`), gets a new id.
+   * The user retries. A message that is too old or in doubt, or whose id the server refused as used (`id_reused`), gets a new id.
    *
    * @param {string} id
    */
   async retry(id) {
     const item = this.items.get(id);
-    if (item?.state !== "failed") return;
-    const needsNewId = item.reason === OWN_REASONS.OLD || item.reason === "id_reused" || this.#tooOld(item, this.#clock.now());
+    if (item?.state !== "failed" || item.reason === OWN_REASONS.ENDED) return;
+    const needsNewId = NEW_ID_REASONS.includes(item.reason ?? "") || this.#tooOld(item, this.#clock.now());
     /** @type {OutboxItem} */
     const again = { ...item, state: "waiting", reason: null, not_before: 0, closes: 0 };
-    if (needsNewId) Object.assign(again, { id: this.#newId(), created_at: this.#clock.now() });
+    if (needsNewId) Object.assign(again, { id: this.#newId(), created_at: this.#clock.now(), accepted: null });
     if (needsNewId) this.items.delete(id);
     this.items.set(again.id, again);
     this.#on.changed(item.room);
@@ -227,15 +283,17 @@ export class Outbox {
   #pumpRoom(room) {
     if (this.#inFlight.has(room)) return Infinity;
     const now = this.#clock.now();
-    for (const item of this.inRoom(room)) {
+    const items = this.inRoom(room);
+    if (this.#ownLog.holdsBack(room, Boolean(items[0]?.accepted))) return Infinity;
+    for (const item of items) {
       if (item.state !== "waiting") continue;
       if (this.#heldBack.has(item.id)) return Infinity;
       if (item.not_before > now) return item.not_before;
       if (this.#tooOld(item, now)) {
-        this.#fail(item, OWN_REASONS.OLD);
+        this.#fail(item, this.#reasonOfOld(item));
         continue;
       }
-      const outcome = this.#transmit(item);
+      const outcome = this.#transmit(item.accepted ? { ...item, ttl: this.#restOfLifeS(item.accepted) } : item);
       if (outcome === "offline") return Infinity;
       if (outcome === "too_big") {
         this.#fail(item, OWN_REASONS.BIG);
@@ -250,7 +308,38 @@ export class Outbox {
   /** @param {OutboxItem} item @param {number} now */
   #tooOld(item, now) {
     const ageS = (now - item.created_at) / 1000;
-    return ageS > Math.min(this.#limits?.id_s ?? Infinity, item.life_s ?? Infinity);
+    if (ageS > (this.#limits?.id_s ?? Infinity)) return true;
+    if (!item.accepted) return ageS > (item.life_s ?? Infinity);
+    return this.#restOfLifeS(item.accepted) < (this.#limits?.ttl_min ?? 1);
+  }
+
+  /** @param {Acceptance} accepted */
+  #restOfLifeS({ expires_at }) {
+    return Math.min(Math.floor((expires_at - this.#serverNow()) / 1000), this.#limits?.ttl_max ?? Infinity);
+  }
+
+  /** @param {OutboxItem} item */
+  #reasonOfOld({ accepted, body }) {
+    if (!accepted) return OWN_REASONS.OLD;
+    return body ? OWN_REASONS.IN_DOUBT : OWN_REASONS.ENDED;
+  }
+
+  /**
+   * The store refuses to take an accepted message again, because it knows the id with another text, from before an edit.
+   *
+   * @param {OutboxItem} item
+   * @param {Acceptance} accepted
+   */
+  #known(item, accepted) {
+    if (accepted.epoch !== this.#ownLog.epochOf(item.room)) return this.#leaveInDoubt(item);
+    this.sent({ type: "sent", id: item.id, room: item.room, ...accepted });
+  }
+
+  /** @param {OutboxItem} item */
+  #leaveInDoubt(item) {
+    this.#release(item);
+    this.#fail(item, OWN_REASONS.IN_DOUBT);
+    this.pump();
   }
 
   /** @param {OutboxItem} item @param {Frame} refusal */
@@ -298,11 +387,11 @@ export class Outbox {
     }
   }
 
-  /** @param {OutboxItem} item */
-  async #put(item) {
-    this.#beingStored.add(item.id);
-    await this.#store.put({ ...item });
-    this.#beingStored.delete(item.id);
+  /** @param {OutboxItem[]} items */
+  async #put(...items) {
+    for (const { id } of items) this.#beingStored.add(id);
+    await this.#store.put(...items.map((item) => ({ ...item })));
+    for (const { id } of items) this.#beingStored.delete(id);
   }
 
   /** Let the room's next message be sent. @param {OutboxItem} item */

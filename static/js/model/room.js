@@ -1,5 +1,5 @@
 /** One room as this page knows it: its name and settings, its log, its members, the receipts of own messages. No DOM. */
-import { mergeReceipt, onTheWay } from "./delivery-state.js";
+import { isDelivered, mergeReceipt, onTheWay } from "./delivery-state.js";
 import { RoomLog } from "./log.js";
 
 /** @import { AckRow, Frame, Message, Person, RoomInfo } from "./protocol.js" */
@@ -114,6 +114,12 @@ export class Room {
   /** rows: [seq, delivered, read, total]. @param {number[][]} rows */
   takeReceipts(rows) {
     for (const row of rows) this.receipts.set(row[0], mergeReceipt(this.receipts.get(row[0]), row));
+  }
+
+  /** Whether a member owes this own message. @param {{epoch: string, seq: number}} message */
+  isOwed({ epoch, seq }) {
+    const receipt = epoch === this.log.epoch ? this.receipts.get(seq) : undefined;
+    return this.tracked && !isDelivered(receipt);
   }
 
   /** Own messages without a receipt, newest first: after a reload the server does not repeat the complete ones. */

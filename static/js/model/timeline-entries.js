@@ -44,8 +44,9 @@ export function entriesOf(context) {
 
 /** @param {Context} context @returns {Entry[]} */
 function logEntries(context) {
-  const { room, leaving, now } = context;
-  const ended = new Set(context.tombstones.map(({ seq }) => seq));
+  const { room, leaving, now, me } = context;
+  const failed = context.outbox.filter(({ state }) => state === "failed").map(({ id }) => room.log.find(me.id, id)?.seq);
+  const ended = new Set([...context.tombstones.map(({ seq }) => seq), ...failed]);
   const accepted = [...room.accepted.values()].filter((message) => message.expires_at > now && !room.log.messages.has(message.seq));
   const live = [...room.log.list, ...accepted].filter(({ seq }) => !ended.has(seq));
   const messages = [...live, ...leaving.filter(({ seq }) => !room.log.messages.has(seq))].map((message) => messageEntry(message, context));
@@ -130,7 +131,7 @@ function tombstoneEntry(tombstone, { resending, linked }) {
 function outboxEntries(context) {
   const { outbox, online, inFlight, me, room } = context;
   return outbox
-    .filter((item) => !room.accepted.has(item.id))
+    .filter(({ id, state }) => state === "failed" || !(room.accepted.has(id) || room.log.find(me.id, id)))
     .map((item) => {
       const state = outboxState(item, inFlight(item.id), online);
       const shown = {
@@ -138,7 +139,7 @@ function outboxEntries(context) {
         own: true,
         author: me,
         me: me.name,
-        body: item.body,
+        body: item.body || gettext("This message has expired"),
         unshowable: false,
         sent_at: item.created_at,
         expires_at: 0,
@@ -146,7 +147,7 @@ function outboxEntries(context) {
         resent: false,
         edited: false,
         state,
-        stateText: phrases.stateText(item.reason && state === "waiting" ? "sending" : state),
+        stateText: stateTextOf(item, state),
         receipt: null,
         quote: quoteOf(item, context),
         linked: false,
@@ -157,9 +158,16 @@ function outboxEntries(context) {
     });
 }
 
+/** @param {OutboxItem} item @param {string} state */
+function stateTextOf({ reason, accepted }, state) {
+  if (state === "failed" && accepted) return phrases.stateText("in_doubt");
+  return phrases.stateText(reason && state === "waiting" ? "sending" : state);
+}
+
 /** @param {OutboxItem} item @param {string} state @param {Context} context @returns {Aside | null} */
 function outboxAside(item, state, { localNow, limit }) {
-  if (state === "failed") return { kind: "failed", text: phrases.notSent(item.reason, limit), actions: ["retry", "edit", "delete"] };
+  const actions = item.body ? ["retry", "edit", "delete"] : ["delete"];
+  if (state === "failed") return { kind: "failed", text: phrases.notSent(item.reason, limit), actions };
   if (state !== "waiting") return null;
   return { kind: "waiting", icon: item.reason ? "retry" : "lost", text: waitingText(item, localNow), actions: ["delete"] };
 }
