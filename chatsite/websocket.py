@@ -269,9 +269,18 @@ class DirectProtocol(WebSocketsSansIOProtocol):
             and not (self.close_sent or self.disconnected or self.transport.is_closing())
         )
 
+    @property
+    def buffered_bytes(self) -> int:
+        """The bytes that the peer's system has not taken."""
+        return self.transport.get_write_buffer_size()
+
     def write(self, text: str) -> None:
         """Send a text. The socket must be `writable_now`."""
         self.transport.write(framed(text))
+
+    def abort(self) -> None:
+        """Drop what the peer's system has not taken, and close the socket."""
+        self.transport.abort()
 
 
 @cache

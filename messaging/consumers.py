@@ -129,6 +129,8 @@ class ChatConsumer(AsyncConsumer):
         policy = server.policy
         if not connection.greeted or connection.writer.closed is not None or len(text) * 3 > policy.frame_max:
             return False
+        if connection.full:
+            return False  # `_receive_frames` waits
         frames = protocol.parse(text, frames_max=policy.frames_in_array_max, body_max=policy.body_max)
         for frame in frames:
             if type(frame) not in _NOW:
@@ -164,6 +166,8 @@ class ChatConsumer(AsyncConsumer):
             for frame in frames:
                 if isinstance(frame, protocol.Hello):
                     hello_due.cancel()  # the time limit is for the client: in a reconnect storm, a hello waits here
+                # Nothing more is received either: the answers to a client that does not read them need bounded memory.
+                await connection.wait_while_full()
                 await self._handle_or_refuse(server, connection, frame)
 
     async def _handle_or_refuse(

@@ -55,6 +55,12 @@ class Policy:
     rooms_in_hello_max: Count = 500
     id_life_s: Count = DAY_S
     unsent_max: Count = 1_000  # messages waiting in the process for one socket
+    unsent_bytes_max: Count = (
+        524_288  # bytes of all frames waiting for it: with more, no messages and requests
+    )
+    unsent_bytes_to_close: Count = 4_194_304  # above this the socket is closed
+    memory_per_user_max: Count = 16_777_216  # bytes waiting for all sockets of a user in a process
+    memory_max: Count = 268_435_456  # bytes waiting for all sockets of a process
     connections_per_user_max: Count = 20
     bad_frames_per_minute_max: Count = 10
     hello_timeout_s: Number = 10.0
@@ -145,6 +151,10 @@ ORDERED = (
     ("ttl_default_s", "ttl_max_s"),
     ("ack_timeout_s", "backoff_cap_s"),
     ("lease_s", "sweep_interval_s"),
+    ("answer_max", "unsent_bytes_max"),
+    ("unsent_bytes_max", "unsent_bytes_to_close"),
+    ("unsent_bytes_to_close", "memory_per_user_max"),
+    ("memory_per_user_max", "memory_max"),
 )
 
 

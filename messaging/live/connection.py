@@ -68,7 +68,9 @@ class Connection:
         self.reads = Lane()
         self.changes = Lane()
         self.tasks: set[asyncio.Task[None]] = set()
-        self.writer = Writer(send, max_bytes=policy.answer_max, direct=direct)
+        self.writer = Writer(
+            send, max_bytes=policy.answer_max, close_bytes=policy.unsent_bytes_to_close, direct=direct
+        )
         self.ended = self.writer.ended  # the consumer stops when it is done
 
     @property
@@ -98,8 +100,18 @@ class Connection:
         self.push_frame(protocol.Position(room=feed.room.key.id, epoch=feed.epoch, top=top, rev=rev))
 
     async def wait_until_writable(self) -> None:
-        """Wait until few enough messages are unsent to add the answer of another read."""
-        await self.writer.below(self.policy.unsent_max)
+        """Wait until little enough is unsent to add the answer of another read."""
+        policy = self.policy
+        await self.writer.below(policy.unsent_bytes_max - policy.answer_max, messages=policy.unsent_max)
+
+    @property
+    def full(self) -> bool:
+        """Whether too much is unsent to add a message or to handle a request."""
+        return self.writer.unsent_bytes > self.policy.unsent_bytes_max
+
+    async def wait_while_full(self) -> None:
+        """Wait until another request may be handled."""
+        await self.writer.below(self.policy.unsent_bytes_max)
 
     def spawn(self, work: Awaitable[None]) -> None:
         """Run `work` in a task while other frames are received; it is cancelled when the connection ends."""

@@ -169,7 +169,8 @@ class Hub:
             self._skip(connection, feed, batch)
             return
         writer = connection.writer
-        if writer.unsent + batch.count > self.policy.unsent_max:
+        policy = self.policy
+        if writer.unsent + batch.count > policy.unsent_max or writer.unsent_bytes > policy.unsent_bytes_max:
             room = self.registry.rooms[feed.room.key.id]
             connection.fall_behind(feed, room.top, room.rev)
             return
@@ -209,6 +210,10 @@ class Hub:
     def _send_change(self, connection: Connection, feed: Feed, change: Change) -> None:
         """Send a change to a connection that does not have it. If the feed is BEHIND, its `sync` brings the change."""
         if not feed.publish_change(change):
+            return
+        if connection.full:
+            room = self.registry.rooms[feed.room.key.id]
+            connection.fall_behind(feed, room.top, room.rev)
             return
         addressed = change.only is None or connection.user in change.only or connection.user == change.sender
         shown = feed.room.open_history or change.seq > feed.joined

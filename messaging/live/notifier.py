@@ -80,6 +80,7 @@ class Notifier:
             except DatabaseError:
                 await asyncio.sleep(RETRY_AFTER_S)
         for fields in rows:
+            await connection.wait_until_writable()
             connection.push_frame(protocol.Notice(**fields))
 
     async def send(self, user: int, ids: Collection[str]) -> None:

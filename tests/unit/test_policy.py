@@ -107,6 +107,7 @@ class TestSettings:
             {"ttl_default_s": 29 * DAY_S},
             {"ack_timeout_s": 61},
             {"lease_s": 90},
+            {"answer_max": 600_000},
             {"ttl_max_s": 3_650 * DAY_S + 1},
         ],
     )

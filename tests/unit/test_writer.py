@@ -10,9 +10,11 @@ import pytest
 
 from messaging import protocol
 from messaging.live import writer as live_writer
-from messaging.live.writer import MAX_QUEUE, Writer
+from messaging.live.writer import Writer
 from messaging.protocol import Close
 from tests.support.sockets import Socket, until
+
+CLOSE_BYTES = 1_000_000
 
 
 def pong(n: int) -> str:
@@ -21,7 +23,7 @@ def pong(n: int) -> str:
 
 def open_writer(max_bytes: int = 262_144) -> tuple[Writer, Socket]:
     socket = Socket()
-    return Writer(socket, max_bytes=max_bytes), socket
+    return Writer(socket, max_bytes=max_bytes, close_bytes=CLOSE_BYTES), socket
 
 
 class Direct:
@@ -32,6 +34,11 @@ class Direct:
         self.writable_now = True
         self.texts: list[str] = []
         self.room = 1_000  # texts until it is full
+        self.buffered_bytes = 0
+        self.aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
 
     def write(self, text: str) -> None:
         assert self.writable_now
@@ -99,43 +106,75 @@ class TestTexts:
 
 
 class TestQueue:
-    async def test_queued_messages_are_counted(self) -> None:
+    async def test_unsent_messages_and_the_bytes_of_all_frames_are_counted(self) -> None:
         writer, socket = open_writer()
         socket.reads.clear()
-        writer.push(pong(0), 1)
-        writer.push(f"{pong(1)},{pong(2)}", 2)
-        writer.push(pong(3))
-        assert writer.unsent == 3
+        texts = [
+            pong(0),
+            f"{pong(1)},{pong(2)}",
+            '{"type":"x","text":"你好😀"}',
+            '{"type":"x","text":"你好😀"}',
+        ]
+        for text, messages in zip(texts, (1, 2, 0, 0), strict=True):
+            writer.push(text, messages)
+        counts = writer.unsent, writer.unsent_bytes
+        assert counts == (3, sum(len(text.encode()) for text in texts))
+        await until(lambda: writer.sending_since_s is not None)
+        assert (writer.unsent, writer.unsent_bytes) == counts, "what is being sent is unsent"
+        assert writer.memory() > writer.unsent_bytes
         socket.reads.set()
         await writer.drained()
-        assert writer.unsent == 0
+        assert (writer.unsent, writer.unsent_bytes, writer.memory()) == (0, 0, 0)
 
-    async def test_below_waits_until_few_messages_are_queued(self) -> None:
+    async def test_memory_includes_the_buffer_of_the_socket(self) -> None:
+        direct = Direct()
+        direct.buffered_bytes = 300
+        assert Writer(Socket(), max_bytes=60, close_bytes=CLOSE_BYTES, direct=direct).memory() == 300
+
+    @pytest.mark.parametrize(
+        ("max_bytes", "messages", "waits"), [(100, 2, True), (20, 9, True), (100, 9, False)]
+    )
+    async def test_below_waits_until_few_bytes_and_messages_are_unsent(
+        self, max_bytes: int, messages: int, waits: bool
+    ) -> None:
         writer, socket = open_writer()
         socket.reads.clear()
         writer.push(f"{pong(1)},{pong(2)}", 2)
-        waiting = asyncio.ensure_future(writer.below(2))
+        waiting = asyncio.ensure_future(writer.below(max_bytes, messages=messages))
         await until(lambda: writer.sending_since_s is not None)
-        assert not waiting.done()
+        assert waiting.done() != waits
         socket.reads.set()
         await asyncio.wait_for(waiting, 3)
 
     async def test_a_queue_that_is_not_read_ends_the_connection(self) -> None:
         writer, socket = open_writer()
         socket.reads.clear()
-        for n in range(MAX_QUEUE + 1):
-            writer.push(pong(n))
+        frame = pong(1)
+        count = CLOSE_BYTES // len(frame)
+        for _ in range(count):
+            writer.push(frame)
+        assert writer.closed is None
+        writer.push(frame)
         assert writer.closed is Close.TOO_MUCH
-        writer.push(pong(0))
-        assert len(writer._queue) == MAX_QUEUE + 1, "nothing is queued any more"
+        writer.push(frame)
+        assert len(writer._queue) == count + 1, "nothing is queued any more"
         await writer.finish()
+
+    async def test_a_single_frame_of_any_size_does_not_end_the_connection(self) -> None:
+        writer, socket = open_writer()
+        frame = json.dumps({"type": "x", "text": "x" * 2 * CLOSE_BYTES})
+        writer.push(frame)
+        await writer.drained()
+        writer.push(pong(1))
+        await writer.drained()
+        assert socket.sends == [frame, pong(1)]
 
 
 class TestDirect:
     async def test_an_open_socket_is_written_to_without_a_task(self) -> None:
         direct = Direct()
         socket = Socket()
-        writer = Writer(socket, max_bytes=262_144, direct=direct)
+        writer = Writer(socket, max_bytes=262_144, close_bytes=CLOSE_BYTES, direct=direct)
         writer.push(pong(1))
         assert writer.busy
         await asyncio.sleep(0)
@@ -146,7 +185,7 @@ class TestDirect:
     async def test_a_full_socket_gets_the_rest_through_asgi_in_order(self) -> None:
         direct, socket = Direct(), Socket()
         direct.room = 1
-        writer = Writer(socket, max_bytes=60, direct=direct)
+        writer = Writer(socket, max_bytes=60, close_bytes=CLOSE_BYTES, direct=direct)
         for n in range(4):
             writer.push(pong(n))
         await writer.drained()
@@ -163,7 +202,7 @@ class TestFullSocket:
         async def send(event: dict[str, Any]) -> None:
             sends.append(event)
 
-        writer = Writer(send, max_bytes=262_144)
+        writer = Writer(send, max_bytes=262_144, close_bytes=CLOSE_BYTES)
         writer.push(pong(1))
         await asyncio.sleep(0)
         assert sends == [{"type": "websocket.send", "text": pong(1)}]
@@ -187,7 +226,7 @@ class TestFullSocket:
         async def send(event: dict[str, Any]) -> None:
             await full
 
-        writer = Writer(send, max_bytes=262_144)
+        writer = Writer(send, max_bytes=262_144, close_bytes=CLOSE_BYTES)
         writer.push(pong(1))
         await until(lambda: writer._task is not None)
         full.set_exception(OSError())
@@ -206,7 +245,7 @@ class TestFullSocket:
             finally:
                 stopped.append(event["text"])
 
-        writer = Writer(send, max_bytes=262_144)
+        writer = Writer(send, max_bytes=262_144, close_bytes=CLOSE_BYTES)
         writer.push(pong(1))
         await until(lambda: writer._task is not None)
         task = writer._task
@@ -248,11 +287,24 @@ class TestEnd:
         await asyncio.wait_for(writer.finish(), 3)
         assert socket.close_code is None
 
+    @pytest.mark.parametrize("reads", [True, False])
+    async def test_a_socket_that_does_not_accept_the_close_code_is_aborted(
+        self, monkeypatch: pytest.MonkeyPatch, reads: bool
+    ) -> None:
+        monkeypatch.setattr(live_writer, "CLOSE_TIMEOUT_S", 0.05)
+        direct, socket = Direct(), Socket()
+        if not reads:
+            socket.reads.clear()
+        writer = Writer(socket, max_bytes=60, close_bytes=CLOSE_BYTES, direct=direct)
+        writer.close(Close.TOO_MUCH)
+        await writer.finish()
+        assert direct.aborted != reads
+
     async def test_a_peer_that_has_disconnected_ends_the_connection(self) -> None:
         async def gone(event: dict[str, Any]) -> None:
             raise OSError
 
-        writer = Writer(gone, max_bytes=262_144)
+        writer = Writer(gone, max_bytes=262_144, close_bytes=CLOSE_BYTES)
         writer.push(pong(1))
         await asyncio.wait_for(asyncio.shield(writer.ended), 3)
         assert writer.closed is None
