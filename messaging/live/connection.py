@@ -1,8 +1,8 @@
 """One open socket of one user.
 
 The consumer makes it after the handshake -> `hello` adds a feed for each room -> frames are queued on its `writer` -> `close` sets the
-close code, and `finish` cleans up. Reads of the store run one after another, and so do changes of messages. Knows nothing of the
-store.
+close code, and `finish` cleans up. Reads of the store run one after another, and so do changes of messages. Frames about rooms that come
+before `welcome` are kept and follow it. Knows nothing of the store.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Connection:
     """The state of one socket, and the tasks that handle its frames."""
 
     __slots__ = (
+        "_after_welcome",
         "changes",
         "ended",
         "feeds",
@@ -64,7 +65,8 @@ class Connection:
         self.policy = policy
         self.feeds: dict[str, Feed] = {}
         self.greeted = False
-        self.welcomed = False  # `welcome` is the first answer: hints about rooms are sent only after it
+        self.welcomed = False  # `welcome` is the first answer
+        self._after_welcome: list[str] = []  # frames that wait for it
         self.reads = Lane()
         self.changes = Lane()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -88,6 +90,21 @@ class Connection:
     def push_frame(self, frame: protocol.ServerFrame) -> None:
         """Queue one frame."""
         self.writer.push(protocol.encode(frame).decode())
+
+    def welcome(self, frame: protocol.Welcome) -> None:
+        """Queue the `welcome` frame, and after it the frames that came too early."""
+        self.push_frame(frame)
+        self.welcomed = True
+        early, self._after_welcome = self._after_welcome, []
+        for text in early:
+            self.writer.push(text)
+
+    def push_after_welcome(self, text: str) -> None:
+        """Queue one frame; before the `welcome` frame keep it until then."""
+        if self.welcomed:
+            self.writer.push(text)
+        else:
+            self._after_welcome.append(text)
 
     def refuse(self, refused: protocol.Refused) -> None:
         """Queue the `error` frame that answers a refused frame."""

@@ -1,15 +1,16 @@
 """One room as one connection receives it: a state machine over the room's log.
 
                                                 complete_read
-    (new) ──────────────────────> READING ─────────────────────────> OPEN
+    NEW ────────────────────────> READING ─────────────────────────> OPEN
                                    │   ^                              │
        complete_read with `more`,  │   │ begin_read                   │ fall_behind,
        refuse_read, end_read,      │   │ (from OPEN too)              │ check_position
        too many held, fall_behind  v   │                              v
                                   BEHIND <────────────────────────────┘
 
-READING: the store is read for the client; publications are held until the answer. A new feed is in READING, before any call of
-`begin_read`. OPEN: publications are sent. BEHIND: publications are dropped; the client must `sync` first.
+NEW: publications are dropped, because the first read returns them; `complete_read` without a read is legal if there were none.
+READING: the store is read for the client; publications are held until the answer. OPEN: publications are sent. BEHIND: publications
+are dropped; the client must `sync` first.
 
 Only the methods of this class assign its fields. `hold` and `hold_change` outside READING raise
 `IllegalTransition`, as do `complete_read` and `refuse_read` in OPEN.
@@ -27,6 +28,7 @@ from .publications import Batch, Change
 
 
 class FeedState(enum.Enum):
+    NEW = enum.auto()
     READING = enum.auto()
     OPEN = enum.auto()
     BEHIND = enum.auto()
@@ -86,7 +88,7 @@ class Feed:
 
     def __init__(self, room: MemberRoom) -> None:
         self.room = room
-        self.state = FeedState.READING
+        self.state = FeedState.NEW
         self.epoch = ""
         self.joined = 0  # the seq after which the user's own history begins
         self.last = 0  # the newest seq sent
@@ -196,7 +198,7 @@ class Feed:
 
     def check_position(self, epoch: str, top: int, rev: int) -> bool:
         """Compare the feed with the log's position; fall behind if messages are missing. Return whether to send the position."""
-        if self.state is FeedState.READING:
+        if self.state in (FeedState.NEW, FeedState.READING):
             return False
         if self.epoch != epoch or self.last < top:
             self.state = FeedState.BEHIND

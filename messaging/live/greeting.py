@@ -1,13 +1,17 @@
 """The rooms of a connection: read at `hello`, changed while it is open.
 
 `hello`: the user's rooms from the database -> a feed for each -> the member's position in each from the store -> `welcome` -> one
-`resumed` for each room. Later a `room` frame reports a room that the user joined or left, or that changed.
+`resumed` for each room. A user may have thousands of rooms: positions are read in batches, and `resumed` frames are read and sent in
+batches behind the writer, so that a greeting needs little memory and delays no other connection. Other frames of the client are handled
+from `welcome` on; its reads of the log wait for the last `resumed`.
+
+Later a `room` frame reports a room that the user joined or left, or that changed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from django.db import Error as DatabaseError
@@ -27,16 +31,22 @@ from .encoding import refused_read
 from .feed import Feed, MemberRoom
 from .hub import Hub
 from .presence import Presence
-from .reading import LogReader
+from .reading import LogReader, Resume
 
-# Connections that are greeted at the same time. When many clients reconnect, the others are served in between.
+# Connections that are greeted, and that read for `resumed` frames, at the same time. When many clients reconnect, the others are served
+# in between.
 MAX_GREETINGS = 24
+POSITIONS_BATCH = 100  # rooms; a batch takes the event loop a few ms
+RESUMED_BATCH = 64  # messages and changes, as far as they are known: about one answer of the largest size
 
 Holding = tuple[int, Held]  # user, and the part of the log that their client holds
 
 
 class Greeter:
-    """Greets the connections of one process. `greeted` is called with each connection after its last `resumed`."""
+    """Greets the connections of one process.
+
+    `resumed` is called with a connection and the rooms whose `resumed` were just sent, `greeted` after the last ones.
+    """
 
     def __init__(
         self,
@@ -46,6 +56,7 @@ class Greeter:
         reader: LogReader,
         policy: Policy,
         *,
+        resumed: Callable[[Connection, Iterable[str]], None],
         greeted: Callable[[Connection], None],
     ) -> None:
         self.store = store
@@ -54,8 +65,10 @@ class Greeter:
         self.presence = presence
         self.reader = reader
         self.policy = policy
+        self._resumed = resumed
         self._greeted = greeted
         self._greetings = asyncio.Semaphore(MAX_GREETINGS)
+        self._resumes = asyncio.Semaphore(MAX_GREETINGS)
         self._positions: Coalescer[RoomKey, Holding, MemberPosition | None] = Coalescer(
             store.members.member_positions_for_many, self._positions_alone, deadline_s=policy.verb_deadline_s
         )
@@ -63,7 +76,7 @@ class Greeter:
     # Hello
 
     async def hello(self, connection: Connection, frame: protocol.Hello) -> None:
-        """Answer with `welcome`, then one `resumed` for each room.
+        """Answer with `welcome`; one `resumed` for each room follows in a task.
 
         Closes the connection with 4504 for another protocol version, with 1013 if the store or the database does not answer.
         """
@@ -72,30 +85,71 @@ class Greeter:
         if frame.v != protocol.VERSION:
             connection.close(Close.VERSION)
             return
+        welcomed = asyncio.Event()
+        connection.spawn(self._greet(connection, frame, welcomed))
+        await welcomed.wait()
+
+    async def _greet(self, connection: Connection, frame: protocol.Hello, welcomed: asyncio.Event) -> None:
+        """Send `welcome`, set `welcomed`, then send the `resumed` frames."""
+        named = {since.room: since for since in frame.rooms}
         try:
             # `admit` waits for this lock, so that no room is added twice.
-            async with self._greetings, connection.reads.lock:
-                await self._greet(connection, frame)
+            async with connection.reads.lock:
+                positions = await self._welcome(connection, named)
+                welcomed.set()
+                for room_id, since in named.items():
+                    if room_id not in connection.feeds:
+                        connection.push_frame(refused_read(room_id, None, since.since, why="not_member"))
+                await self._resume(connection, positions, named)
+            self._greeted(connection)
         except (Unavailable, BacklogFull, DatabaseError):
             connection.close(Close.TRY_LATER)
+        finally:
+            welcomed.set()
 
-    async def _greet(self, connection: Connection, frame: protocol.Hello) -> None:
-        connection.greeted = True
-        named = {since.room: since for since in frame.rooms}
-        rooms = await directory.rooms_of(connection.user)
+    async def _welcome(
+        self, connection: Connection, named: Mapping[str, protocol.Since]
+    ) -> dict[Feed, MemberPosition]:
+        """Add the user's rooms to the connection and send `welcome`; return the positions in it."""
+        positions: dict[Feed, MemberPosition] = {}
+        fields: list[protocol.RoomFields] = []
+
+        async def add(batch: Sequence[MemberRoom]) -> None:
+            read = await self._add_rooms(connection, batch, named)
+            positions.update(read)
+            fields.extend(protocol.RoomFields(**self.room_fields(feed.room, read[feed])) for feed in read)
+
+        async with self._greetings:
+            connection.greeted = True
+            rooms = await directory.rooms_of(connection.user)
+            await add(rooms[:POSITIONS_BATCH])
+        for start in range(POSITIONS_BATCH, len(rooms), POSITIONS_BATCH):
+            async with self._greetings:
+                await add(rooms[start : start + POSITIONS_BATCH])
+        connection.welcome(self._welcome_frame(connection, fields, await self.store.now_ms()))
+        return positions
+
+    async def _add_rooms(
+        self, connection: Connection, rooms: Sequence[MemberRoom], named: Mapping[str, protocol.Since]
+    ) -> dict[Feed, MemberPosition]:
+        """Add rooms to a connection; return the user's position in each."""
         feeds = await asyncio.gather(*(self.hub.add_feed(connection, room) for room in rooms))
         positions = await self._read_positions(connection, feeds, named)
-        now_ms = await self.store.now_ms()
         await self.presence.enter(connection, self._presence_rooms(positions))
-        connection.push_frame(self._welcome(connection, positions, now_ms))
-        connection.welcomed = True
-        for room_id, since in named.items():
-            if room_id not in connection.feeds:
-                connection.push_frame(refused_read(room_id, None, since.since, why="not_member"))
-        resumed = [(feed, position, named.get(feed.room.key.id)) for feed, position in positions.items()]
-        for start in range(0, len(resumed), MAX_KEYS):
-            await self.reader.resume(connection, resumed[start : start + MAX_KEYS])
-        self._greeted(connection)
+        return positions
+
+    async def _resume(
+        self,
+        connection: Connection,
+        positions: Mapping[Feed, MemberPosition],
+        named: Mapping[str, protocol.Since],
+    ) -> None:
+        for batch in _resume_batches(positions, named):
+            await connection.wait_until_writable()
+            async with self._resumes:
+                await self.reader.resume(connection, batch)
+            self._resumed(connection, [feed.room.key.id for feed, _, _ in batch])
+            await asyncio.sleep(0)  # a batch of rooms that are not read did not wait for anything
 
     async def _read_positions(
         self, connection: Connection, feeds: Sequence[Feed], named: Mapping[str, protocol.Since]
@@ -123,8 +177,8 @@ class Greeter:
     def _presence_rooms(self, feeds: Iterable[Feed]) -> set[str]:
         return {feed.room.key.id for feed in feeds if self.registry.rooms[feed.room.key.id].people}
 
-    def _welcome(
-        self, connection: Connection, positions: Mapping[Feed, MemberPosition], now_ms: int
+    def _welcome_frame(
+        self, connection: Connection, rooms: list[protocol.RoomFields], now_ms: int
     ) -> protocol.Welcome:
         policy = self.policy
         return protocol.Welcome(
@@ -141,10 +195,7 @@ class Greeter:
                 unsent=policy.unsent_max,
                 id_s=policy.id_life_s,
             ),
-            rooms=[
-                protocol.RoomFields(**self.room_fields(feed.room, position))
-                for feed, position in positions.items()
-            ],
+            rooms=rooms,
         )
 
     def room_fields(self, room: MemberRoom, position: MemberPosition) -> dict[str, Any]:
@@ -173,24 +224,21 @@ class Greeter:
         async with connection.reads.lock:
             if room.key.id in connection.feeds or connection not in self.registry.connections:
                 return
+            await connection.wait_until_writable()
             try:
-                feed = await self.hub.add_feed(connection, room)
-                positions = await self._read_positions(connection, [feed], {})
+                positions = await self._add_rooms(connection, [room], {})
             except Unavailable:
                 self.registry.drop_feed(connection, room.key.id)  # the next check admits it
                 raise
-            position = positions.get(feed)
-            if position is None:
-                return
-            await self.presence.enter(connection, self._presence_rooms([feed]))
-            connection.push_frame(protocol.Room(**self.room_fields(room, position)))  # type: ignore[arg-type]
-            await self.reader.resume(connection, [(feed, position, None)])
+            for feed, position in positions.items():
+                connection.push_frame(protocol.Room(**self.room_fields(room, position)))  # type: ignore[arg-type]
+                await self.reader.resume(connection, [(feed, position, None)])
 
     async def send_room(self, connection: Connection, feed: Feed) -> None:
         """Send a `room` frame to an open connection: the room or the user's role has changed."""
         [position] = await self._positions.load_many([(feed.room.key, (connection.user, Held()))])
         if position is not None and connection.feeds.get(feed.room.key.id) is feed:
-            connection.push_frame(protocol.Room(**self.room_fields(feed.room, position)))  # type: ignore[arg-type]
+            self._push_room(connection, protocol.Room(**self.room_fields(feed.room, position)))
 
     def expel(self, connection: Connection, room_id: str) -> None:
         """Remove a room from an open connection: a `room` frame, and then no more frames of this room."""
@@ -199,7 +247,29 @@ class Greeter:
             return
         self.registry.drop_feed(connection, room_id)
         last = MemberPosition(feed.epoch, feed.last, 0, 0, feed.acked, 0, 0, 0, frozenset())
-        connection.push_frame(protocol.Room(**self.room_fields(feed.room, last), removed=True))  # type: ignore[arg-type]
+        self._push_room(connection, protocol.Room(**self.room_fields(feed.room, last), removed=True))
+
+    def _push_room(self, connection: Connection, frame: protocol.Room) -> None:
+        connection.push_after_welcome(protocol.encode(frame).decode())
+
+
+def _resume_batches(
+    positions: Mapping[Feed, MemberPosition], named: Mapping[str, protocol.Since]
+) -> Iterator[list[Resume]]:
+    """Divide rooms into batches of one round trip and about `RESUMED_BATCH` messages; a room with more is alone."""
+    batch: list[Resume] = []
+    missing = 0
+    for feed, position in positions.items():
+        since = named.get(feed.room.key.id)
+        messages = position.top - (since.since if since else position.delivered)
+        changes = position.rev - since.rev if since and since.rev is not None else 0
+        if batch and (len(batch) == MAX_KEYS or missing + messages + changes > RESUMED_BATCH):
+            yield batch
+            batch, missing = [], 0
+        batch.append((feed, position, since))
+        missing += messages + changes
+    if batch:
+        yield batch
 
 
 def _held(since: protocol.Since | None) -> Held:

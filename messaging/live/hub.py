@@ -1,7 +1,7 @@
 """Fan-out: subscribe once for each room, and pass every publication to the feeds of the room.
 
 The path of a message: the append script publishes it -> the subscription receives it -> `on_message` parses it into batches -> an
-OPEN feed sends each batch, a READING feed holds it until `merge`, a BEHIND feed drops it, because its client will `sync`. `positions`
+OPEN feed sends each batch, a READING feed holds it until `merge`, other feeds drop it, because a read will return it. `positions`
 detects publications that were lost. Messages are not encoded here: the script publishes their frames. Knows no SQL and no permissions.
 """
 

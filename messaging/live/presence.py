@@ -21,6 +21,7 @@ from .registry import Registry
 
 REFRESH_INTERVAL_S = 20.0
 SET_LIFE_S = 60
+ROOM_BATCH = 200  # rooms in which a change is reported in one turn of the event loop
 OFFLINE_DELAY_S = 2.0  # a user who reloads the page stays online
 LOST = (
     Unavailable,
@@ -118,14 +119,22 @@ class Presence:
                     self._send_change(user, user in after, {room.key.id})
 
     def _send_change(self, user: int, online: bool, rooms: Collection[str]) -> None:
-        for room_id in rooms:
+        """Report a change to the connections in rooms, in a turn of the event loop for each batch of rooms."""
+        remaining = list(rooms)
+        if len(remaining) > ROOM_BATCH:
+            asyncio.get_running_loop().call_soon(self._send_rest, user, online, remaining[ROOM_BATCH:])
+        for room_id in remaining[:ROOM_BATCH]:
             room = self.registry.rooms.get(room_id)
-            if room is None:
+            others = [connection for connection in room.feeds if connection.user != user] if room else []
+            if not others:
                 continue
             frame = protocol.encode(protocol.Presence(room=room_id, user=user, online=online)).decode()
-            for connection in room.feeds:
-                if connection.user != user and connection.welcomed:
-                    connection.writer.push(frame)
+            for connection in others:
+                connection.push_after_welcome(frame)
+
+    def _send_rest(self, user: int, online: bool, rooms: Collection[str]) -> None:
+        if self.online(user) == online:  # otherwise the opposite is being reported
+            self._send_change(user, online, rooms)
 
     async def shutdown(self) -> None:
         """Delete this process's set, so that its users are not shown as online until it expires."""

@@ -1,11 +1,13 @@
 """Reads of the log for clients: `resumed` for a `hello` or a `sync`, and `history`.
 
 While the store is read for a feed, the room's publications are held; they are sent after the answer. Identical reads of many sockets
-are coalesced, and encoded once.
+are coalesced, and encoded once. A read begins when little is unsent on its connection: answers do not pile up for a client that does not
+read them.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from messaging import protocol
@@ -25,6 +27,7 @@ MAX_RESUMED = 500  # messages in one `resumed`
 MAX_HISTORY, DEFAULT_HISTORY = 100, 50  # messages in one `history`; the default if the client sends no limit
 
 Answer = Encoded | OtherEpoch | MessagingError
+Resume = tuple[Feed, MemberPosition, protocol.Since | None]  # the position at `hello`; what the client holds
 
 
 class LogReader:
@@ -53,24 +56,35 @@ class LogReader:
                 [answer] = await self._reads.load_many([(read, connection.user)])
                 self._answer(connection, feed, frame.since, answer)
 
-    async def resume(
-        self, connection: Connection, rooms: Sequence[tuple[Feed, MemberPosition, protocol.Since | None]]
-    ) -> None:
+    async def resume(self, connection: Connection, rooms: Sequence[Resume]) -> None:
         """Answer with a `resumed` for each room; the store is read only for rooms in which the client is not up to date."""
         reads: list[tuple[Feed, Read]] = []
         for feed, position, since in rooms:
             epoch, from_ = (since.epoch, since.since) if since else (position.epoch, position.delivered)
             rev = since.rev if since else None
-            if epoch == position.epoch and from_ == position.top and rev in (None, position.rev):
+            holds_all = epoch == position.epoch and from_ == position.top and rev in (None, position.rev)
+            if holds_all and self._is_newest(feed, position):
                 empty = Slice(epoch, position.top, position.rev, from_, False, [], [], [])
                 self._answer(connection, feed, from_, self._encode(feed.room.key.id, from_, empty))
                 continue
             reads.append((feed, _read(feed.room, epoch, from_, rev, MAX_RESUMED)))
         if not reads:
             return
-        answers = await self._reads.load_many([(read, connection.user) for _, read in reads])
-        for (feed, read), answer in zip(reads, answers, strict=True):
-            self._answer(connection, feed, read.since, answer)
+        with contextlib.ExitStack() as reading:
+            for feed, _ in reads:
+                reading.enter_context(self.hub.reading(feed))
+            answers = await self._reads.load_many([(read, connection.user) for _, read in reads])
+            for (feed, read), answer in zip(reads, answers, strict=True):
+                self._answer(connection, feed, read.since, answer)
+
+    def _is_newest(self, feed: Feed, position: MemberPosition) -> bool:
+        """Return whether nothing was published in the room since its position was read, after the subscription: a new feed drops it."""
+        room = self.hub.registry.rooms.get(feed.room.key.id)
+        return room is not None and (room.epoch, room.top, room.rev) == (
+            position.epoch,
+            position.top,
+            position.rev,
+        )
 
     def _answer(self, connection: Connection, feed: Feed, since: int, answer: Answer) -> None:
         """Push the `resumed` that answers a read, then the held publications of the room."""

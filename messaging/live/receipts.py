@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 
 from messaging import protocol
 from messaging.errors import Unavailable
@@ -98,9 +99,11 @@ class Receipts:
         moves = self._moves.get(room)
         return moves.count if moves else 0
 
-    def connected(self, connection: Connection) -> None:
-        """Make all rows due for a new connection. Call it after the last `resumed` of the greeting."""
-        for room_id in connection.feeds:
+    def resumed(self, connection: Connection, rooms: Iterable[str]) -> None:
+        """Make all rows of rooms due for a new connection, after their `resumed` were sent."""
+        for room_id in rooms:
+            if room_id not in connection.feeds:
+                continue
             key = room_id, connection.user
             room = self.registry.rooms[room_id]
             if key in self._sent_rows:
@@ -112,13 +115,16 @@ class Receipts:
     def forget(self, user: int, rooms: set[str]) -> None:
         """Delete the rows of a user without connections here."""
         for room in rooms:
-            self._sent_rows.pop((room, user), None)
-            self._connected.pop((room, user), None)
-            self._repeat.discard((room, user))
-            self._due.pop((room, user), None)
-            self._open[room].discard(user)
-            if not self._open[room]:
-                del self._open[room]
+            key = room, user
+            self._sent_rows.pop(key, None)
+            self._connected.pop(key, None)
+            self._repeat.discard(key)
+            self._due.pop(key, None)
+            senders = self._open.get(room)
+            if senders is not None:
+                senders.discard(user)
+                if not senders:
+                    del self._open[room]
 
     async def run(self) -> None:
         """Count once a second until cancelled."""
@@ -206,7 +212,7 @@ class Receipts:
         frame = protocol.encode(protocol.Receipt(room=room, epoch=epoch, receipts=sorted(changed))).decode()
         for connection in self.registry.connections_of(user):
             if room in connection.feeds:
-                connection.writer.push(frame)
+                connection.push_after_welcome(frame)
 
     def _first_rows(self, key: Key, rows: list[Row]) -> set[Row]:
         """Return the rows to send after the first count: all if a cursor has moved since the sender connected, else incomplete or newer rows."""

@@ -196,7 +196,7 @@ class Retry:
 def _reachable(connection: Connection, feed: Feed) -> bool:
     """Return whether a push would be sent now. While another send is under way, the missing ack is not the client's fault."""
     return (
-        feed.state is not FeedState.READING
+        feed.state in (FeedState.OPEN, FeedState.BEHIND)
         and connection.writer.sending_since_s is None
         and connection.closed is None
     )

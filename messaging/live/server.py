@@ -78,7 +78,15 @@ class Server:
 
         # Frames from clients.
         self.reader = LogReader(store, self.hub, self.limits, policy)
-        self.greeter = Greeter(store, self.hub, self.presence, self.reader, policy, greeted=self._greeted)
+        self.greeter = Greeter(
+            store,
+            self.hub,
+            self.presence,
+            self.reader,
+            policy,
+            resumed=self.receipts.resumed,
+            greeted=lambda connection: connection.spawn(self.notifier.send_newest(connection)),
+        )
         self.sender = Sender(store, self.limits, policy)
         self.acknowledger = Acknowledger(store, self.hub, policy)
         self.changes = Changes(store, self.hub, self.limits, self.notifier, policy)
@@ -135,10 +143,6 @@ class Server:
         await asyncio.gather(*(connection.writer.drained() for connection in connections))
 
     # Reports of one part to another
-
-    def _greeted(self, connection: Connection) -> None:
-        self.receipts.connected(connection)
-        connection.spawn(self.notifier.send_newest(connection))
 
     def _members_changed(self, room: str) -> None:
         self.background.spawn(self.rechecks.check_members(room))

@@ -219,18 +219,31 @@ class TestMerge:
         await accept(store, message("after"))
         assert [frame["seq"] for frame in await socket.until("message")] == [2]
 
+    async def test_a_new_feed_holds_nothing_before_its_first_read(self, store: Store, hub: Hub) -> None:
+        await store.members.create_log(ROOM)
+        connection, socket = connect(GRACE)
+        hub.registry.enter(connection)
+        feed = await hub.add_feed(connection, MEMBER_ROOM)
+        await accept(store, message("before the read"))
+        await until(lambda: hub.registry.rooms[ROOM.id].top == 1)
+        assert (feed.state, feed.held) == (FeedState.NEW, [])
+        assert (await resume(store, hub, connection, feed)).upto == 1, "the read returns it"
+        await accept(store, message("after"))
+        await socket.until("message")
+        assert socket.seqs == [2]
+
     async def test_messages_held_for_one_read_are_not_sent_after_another(
         self, store: Store, hub: Hub
     ) -> None:
-        """The first read of a connection holds from `add_feed` on, outside of `reading`."""
         await accept(store, message("read"))
         connection, socket = connect(GRACE)
         hub.registry.enter(connection)
         feed = await hub.add_feed(connection, MEMBER_ROOM)
-        slice_ = await read(store, GRACE)
-        await accept(store, message("during the read"))
-        await until(lambda: feed.held)
-        hub.merge(connection, feed, slice_)
+        with hub.reading(feed):
+            slice_ = await read(store, GRACE)
+            await accept(store, message("during the read"))
+            await until(lambda: feed.held)
+            hub.merge(connection, feed, slice_)
         assert feed.held == []
         await resume(store, hub, connection, feed, since=2)
         await accept(store, message("after"))

@@ -124,7 +124,7 @@ async def test_a_connection_during_a_partial_count_is_told_all_rows(
         if above == [1] and not tabs:
             connection, _, socket = await open_feed(store, hub, ADA)
             tabs.append(socket)
-            receipts_of(hub).connected(connection)
+            receipts_of(hub).resumed(connection, connection.feeds)
         return await receipts(rows, above=above)
 
     monkeypatch.setattr(store.cursors, "receipts", counted)

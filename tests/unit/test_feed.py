@@ -24,8 +24,14 @@ def change(rev: int, epoch: str = "e") -> Change:
     return Change(epoch, rev, 1, 1, "changed", "bare")
 
 
-def reading() -> Feed:
+def new() -> Feed:
     return Feed(MEMBER_ROOM)
+
+
+def reading() -> Feed:
+    feed = new()
+    feed.begin_read()
+    return feed
 
 
 def opened(upto: int = 0, rev: int = 0) -> Feed:
@@ -42,7 +48,7 @@ def behind() -> Feed:
 
 
 class TestTransitions:
-    @pytest.mark.parametrize("feed_of", [reading, opened, behind])
+    @pytest.mark.parametrize("feed_of", [new, reading, opened, behind])
     def test_a_read_begins_in_every_state(self, feed_of: Callable[[], Feed]) -> None:
         feed = feed_of()
         feed.begin_read()
