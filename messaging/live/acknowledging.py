@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from typing import Any
 
 import msgspec
 
@@ -18,6 +20,9 @@ from .hub import Hub
 
 ABOVE_TOP = -5  # the store's answer to an ack above the newest message
 RETRY_AFTER_S = 1.0
+STORE_BATCH = 500  # rows in one call: more would delay the event loop by more than 5 ms
+CHECK_BATCH = 200  # rows above top in one call
+CHECK_INTERVAL_S = 1.0  # between two of these calls for a connection
 
 
 class Acknowledger:
@@ -53,7 +58,7 @@ class Acknowledger:
             )
             top = self.hub.registry.rooms[ack.room].top
             if (delivered or 0) > top or (read or 0) > top:
-                connection.spawn(self._acknowledge_alone(connection, row))
+                self._check_later(connection, row)
                 continue
             if delivered is not None and delivered > feed.acked:
                 feed.acknowledged(delivered)
@@ -61,49 +66,78 @@ class Acknowledger:
                     self.hub.report_pushed(connection, feed)
             self._put(row)
 
-    async def _acknowledge_alone(self, connection: Connection, row: AckRow) -> None:
-        """Store an ack that is above the top that this process knows; refuse it if it is above the store's top too."""
+    def _check_later(self, connection: Connection, row: AckRow) -> None:
+        """Queue an ack that is above the top that this process knows. A connection has one check at a time, for all of them."""
+        rows = connection.acks_above_top
+        if rows is None:
+            rows = connection.acks_above_top = {}
+            connection.spawn(self._check_above_top(connection, rows))
+        rows[row.room.id] = _merged(rows.get(row.room.id), row)
+
+    async def _check_above_top(self, connection: Connection, rows: dict[str, AckRow]) -> None:
+        """Store the acks in `rows`, to which others are added; refuse those that are above the store's top too."""
+        loop = asyncio.get_running_loop()
         try:
-            [answer] = await self.store.cursors.acknowledge([row])
+            while rows:
+                await asyncio.sleep(connection.ack_check_due_s - loop.time())
+                connection.ack_check_due_s = loop.time() + CHECK_INTERVAL_S
+                await self._acknowledge_or_refuse(connection, _take(rows, CHECK_BATCH))
+        finally:
+            connection.acks_above_top = None
+
+    async def _acknowledge_or_refuse(self, connection: Connection, rows: list[AckRow]) -> None:
+        try:
+            answers = await self.store.cursors.acknowledge(rows)
         except Unavailable:
-            self._put(row)
+            for row in rows:
+                self._put(row)
             return
-        if answer == ABOVE_TOP:
-            connection.refuse(protocol.Refused(AckTooHigh(), "ack", room=row.room.id))
+        for row, answer in zip(rows, answers, strict=True):
+            if answer == ABOVE_TOP:
+                connection.refuse(protocol.Refused(AckTooHigh(), "ack", room=row.room.id))
 
     def _put(self, row: AckRow) -> None:
         """Queue an ack, merged with a queued ack of the same user and room."""
         key = row.room.id, row.user
-        queued = self._queue.get(key)
-        if queued is not None and queued.epoch == row.epoch:
-            row = msgspec.structs.replace(
-                row,
-                delivered=_higher(queued.delivered, row.delivered),
-                read=_higher(queued.read, row.read),
-                late=queued.late + row.late,
-                judged=queued.judged and row.judged,
-            )
-        self._queue[key] = row
+        self._queue[key] = _merged(self._queue.get(key), row)
         if not self._settling:
             self._settling = True
             self._settler = asyncio.ensure_future(self._settle())  # the loop keeps only weak references
 
     async def _settle(self) -> None:
-        """Store the acks of all connections together, until the queue is empty; before each call wait `ack_flush_s` for more of them."""
+        """Store the acks of all connections together, until the queue is empty.
+
+        Before each call wait `ack_flush_s` for more of them, unless many are queued already.
+        """
         try:
             while self._queue:
-                await asyncio.sleep(self.policy.ack_flush_s)
-                acks, self._queue = self._queue, {}
+                if len(self._queue) < STORE_BATCH:
+                    await asyncio.sleep(self.policy.ack_flush_s)
+                acks = _take(self._queue, STORE_BATCH)
                 try:
-                    moved = await self.store.cursors.acknowledge(list(acks.values()))
+                    moved = await self.store.cursors.acknowledge(acks)
                     metrics.done.acknowledgements += moved.count(1)
                 except Unavailable:
-                    newer, self._queue = self._queue, acks
-                    for row in newer.values():
+                    newer, self._queue = self._queue, {}
+                    for row in (*acks, *newer.values()):
                         self._put(row)
                     await asyncio.sleep(RETRY_AFTER_S)
         finally:
             self._settling = False
+
+
+def _take(rows: dict[Any, AckRow], count: int) -> list[AckRow]:
+    """Remove and return the first rows."""
+    return [rows.pop(key) for key in list(itertools.islice(rows, count))]
+
+
+def _merged(queued: AckRow | None, row: AckRow) -> AckRow:
+    """Return an ack that stands for both, of the same user and room. One of another epoch is replaced."""
+    if queued is None or queued.epoch != row.epoch:
+        return row
+    return msgspec.structs.replace(
+        row, delivered=_higher(queued.delivered, row.delivered), read=_higher(queued.read, row.read)
+    )
 
 
 def _higher(a: int | None, b: int | None) -> int | None:

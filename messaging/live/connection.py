@@ -17,6 +17,7 @@ from messaging import protocol
 from messaging.errors import NotMember
 from messaging.policy import Policy
 from messaging.protocol import Close
+from messaging.store.records import AckRow
 
 from . import metrics
 from .feed import Feed
@@ -42,6 +43,8 @@ class Connection:
 
     __slots__ = (
         "_after_welcome",
+        "ack_check_due_s",
+        "acks_above_top",
         "changes",
         "ended",
         "feeds",
@@ -67,6 +70,8 @@ class Connection:
         self.greeted = False
         self.welcomed = False  # `welcome` is the first answer
         self._after_welcome: list[str] = []  # frames that wait for it
+        self.acks_above_top: dict[str, AckRow] | None = None  # by room, while they are checked
+        self.ack_check_due_s = 0.0  # when acks above top may be checked again (the loop's clock)
         self.reads = Lane()
         self.changes = Lane()
         self.tasks: set[asyncio.Task[None]] = set()
