@@ -63,6 +63,7 @@ class Policy:
     memory_max: Count = 268_435_456  # bytes waiting for all sockets of a process
     connections_per_user_max: Count = 20
     bad_frames_per_minute_max: Count = 10
+    refused_frames_per_minute_max: Count = 2_000  # frames of one connection with a final error
     hello_timeout_s: Number = 10.0
     presence_members_max: Count = 100
     reads_waiting_max: Count = 32  # reads of one connection that may wait for one another

@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 import itertools
 import secrets
+import time
 from collections.abc import Awaitable
 
 from messaging import protocol
@@ -23,6 +24,8 @@ from . import metrics
 from .feed import Feed
 from .lane import Lane
 from .writer import Direct, Send, Writer
+
+MINUTE_S = 60
 
 _serial = itertools.count(1)
 _process = secrets.token_hex(4)
@@ -43,6 +46,8 @@ class Connection:
 
     __slots__ = (
         "_after_welcome",
+        "_refused",
+        "_refused_since_s",
         "ack_check_due_s",
         "acks_above_top",
         "changes",
@@ -70,6 +75,8 @@ class Connection:
         self.greeted = False
         self.welcomed = False  # `welcome` is the first answer
         self._after_welcome: list[str] = []  # frames that wait for it
+        self._refused_since_s = 0.0  # begin of a minute (monotonic)
+        self._refused = 0  # frames refused for good in this minute
         self.acks_above_top: dict[str, AckRow] | None = None  # by room, while they are checked
         self.ack_check_due_s = 0.0  # when acks above top may be checked again (the loop's clock)
         self.reads = Lane()
@@ -112,9 +119,17 @@ class Connection:
             self._after_welcome.append(text)
 
     def refuse(self, refused: protocol.Refused) -> None:
-        """Queue the `error` frame that answers a refused frame."""
+        """Queue the `error` frame that answers a refused frame. Too many frames refused for good in a minute end the connection."""
         metrics.refused[refused.error.code] += 1
         self.push_frame(protocol.error_frame(refused))
+        if refused.error.retryable:
+            return  # the store may be away; frames over a rate are counted in `limits`
+        now_s = time.monotonic()
+        if now_s - self._refused_since_s > MINUTE_S:
+            self._refused, self._refused_since_s = 0, now_s
+        self._refused += 1
+        if self._refused > self.policy.refused_frames_per_minute_max:
+            self.close(Close.TOO_MUCH)
 
     def fall_behind(self, feed: Feed, top: int, rev: int) -> None:
         """Send the client the room's position, and no more messages of the room until it syncs."""

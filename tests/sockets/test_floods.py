@@ -71,3 +71,35 @@ async def test_the_rooms_of_a_frame_with_an_ack_above_top_hold(site: Site, open_
         )
         await grace.next("error", code="ack_too_high", room=atlas)
     await ada.told(sent["seq"], 1, 1, 1)
+
+
+async def test_many_frames_refused_for_good_end_the_connection(pooled_site: Open, open_wire: Open) -> None:
+    site = pooled_site(refused_frames_per_minute_max=300)
+    atlas, ada, grace = await two(site, open_wire)
+    for frame in (
+        {"type": "tomorrow"},
+        {"type": "sync", "room": atlas, "epoch": "e", "since": 0},  # not refused
+        {"type": "delete", "room": atlas, "seq": 9},
+    ):
+        await grace.send(*[frame] * 100)
+    await until(lambda: len(grace.heard("error")) == 200)
+    await grace.fence()
+    await grace.send(
+        *[{"type": "send", "id": "0b8f6c1e-52b2-4d62-9a60-6f2f6d1f0a11", "room": "x", "body": "y"}] * 100
+    )
+    await grace.fence()
+    assert grace.closed is None
+    await grace.send({"type": "tomorrow"})
+    assert await grace.close_code() == 4429
+    await ada.post(atlas, "not concerned")
+
+
+async def test_frames_that_may_be_repeated_are_not_counted_as_refused(
+    pooled_site: Open, open_wire: Open
+) -> None:
+    site = pooled_site(refused_frames_per_minute_max=300)
+    _, _, grace = await two(site, open_wire)
+    for n in range(5):
+        await grace.send(*[{"type": "ping", "n": n}] * 100)
+    await until(lambda: len(grace.heard("error", code="rate_limited")) > 300)
+    assert grace.closed is None
