@@ -136,8 +136,17 @@ class Connection:
         feed.fall_behind(top, rev)
         self.push_frame(protocol.Position(room=feed.room.key.id, epoch=feed.epoch, top=top, rev=rev))
 
+    @property
+    def writable(self) -> bool:
+        """Whether little enough is unsent to add the answer of another read."""
+        policy, writer = self.policy, self.writer
+        return (
+            writer.unsent_bytes <= policy.unsent_bytes_max - policy.answer_max
+            and writer.unsent < policy.unsent_max
+        )
+
     async def wait_until_writable(self) -> None:
-        """Wait until little enough is unsent to add the answer of another read."""
+        """Wait until the answer of another read may be added."""
         policy = self.policy
         await self.writer.below(policy.unsent_bytes_max - policy.answer_max, messages=policy.unsent_max)
 

@@ -2,8 +2,8 @@
 
 `hello`: the user's rooms from the database -> a feed for each -> the member's position in each from the store -> `welcome` -> one
 `resumed` for each room. A user may have thousands of rooms: positions are read in batches, and `resumed` frames are read and sent in
-batches behind the writer, so that a greeting needs little memory and delays no other connection. Other frames of the client are handled
-from `welcome` on; its reads of the log wait for the last `resumed`.
+batches behind the writer, so that a greeting needs little memory and delays no other connection. When it has to wait for the client, other
+frames of the client are handled in the meantime; its reads of the log wait for the last `resumed`.
 
 Later a `room` frame reports a room that the user joined or left, or that changed.
 """
@@ -76,7 +76,7 @@ class Greeter:
     # Hello
 
     async def hello(self, connection: Connection, frame: protocol.Hello) -> None:
-        """Answer with `welcome`; one `resumed` for each room follows in a task.
+        """Answer with `welcome`, then one `resumed` for each room. Those for which the client must read first follow in a task.
 
         Closes the connection with 4504 for another protocol version, with 1013 if the store or the database does not answer.
         """
@@ -85,27 +85,30 @@ class Greeter:
         if frame.v != protocol.VERSION:
             connection.close(Close.VERSION)
             return
-        welcomed = asyncio.Event()
-        connection.spawn(self._greet(connection, frame, welcomed))
-        await welcomed.wait()
+        handled = asyncio.Event()
+        connection.spawn(self._greet(connection, frame, handled))
+        await handled.wait()
 
-    async def _greet(self, connection: Connection, frame: protocol.Hello, welcomed: asyncio.Event) -> None:
-        """Send `welcome`, set `welcomed`, then send the `resumed` frames."""
+    async def _greet(self, connection: Connection, frame: protocol.Hello, handled: asyncio.Event) -> None:
+        """Send `welcome` and the `resumed` frames; set `handled` at the end or when this waits for the client."""
         named = {since.room: since for since in frame.rooms}
         try:
             # `admit` waits for this lock, so that no room is added twice.
             async with connection.reads.lock:
                 positions = await self._welcome(connection, named)
-                welcomed.set()
                 for room_id, since in named.items():
                     if room_id not in connection.feeds:
                         connection.push_frame(refused_read(room_id, None, since.since, why="not_member"))
-                await self._resume(connection, positions, named)
+                for batch in _resume_batches(positions, named):
+                    if not connection.writable:
+                        handled.set()
+                        await connection.wait_until_writable()
+                    await self._resume(connection, batch)
             self._greeted(connection)
         except (Unavailable, BacklogFull, DatabaseError):
             connection.close(Close.TRY_LATER)
         finally:
-            welcomed.set()
+            handled.set()
 
     async def _welcome(
         self, connection: Connection, named: Mapping[str, protocol.Since]
@@ -138,18 +141,11 @@ class Greeter:
         await self.presence.enter(connection, self._presence_rooms(positions))
         return positions
 
-    async def _resume(
-        self,
-        connection: Connection,
-        positions: Mapping[Feed, MemberPosition],
-        named: Mapping[str, protocol.Since],
-    ) -> None:
-        for batch in _resume_batches(positions, named):
-            await connection.wait_until_writable()
-            async with self._resumes:
-                await self.reader.resume(connection, batch)
-            self._resumed(connection, [feed.room.key.id for feed, _, _ in batch])
-            await asyncio.sleep(0)  # a batch of rooms that are not read did not wait for anything
+    async def _resume(self, connection: Connection, batch: Sequence[Resume]) -> None:
+        async with self._resumes:
+            await self.reader.resume(connection, batch)
+        self._resumed(connection, [feed.room.key.id for feed, _, _ in batch])
+        await asyncio.sleep(0)  # a batch of rooms that are not read did not wait for anything
 
     async def _read_positions(
         self, connection: Connection, feeds: Sequence[Feed], named: Mapping[str, protocol.Since]
