@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,6 +23,8 @@ RETRY_AFTER_S = 1.0
 STORE_BATCH = 500  # rows in one call: more would delay the event loop by more than 5 ms
 CHECK_BATCH = 200  # rows above top in one call
 CHECK_INTERVAL_S = 1.0  # between two of these calls for a connection
+
+T = TypeVar("T")
 
 
 class Acknowledger:
@@ -72,9 +74,10 @@ class Acknowledger:
         if rows is None:
             rows = connection.acks_above_top = {}
             connection.spawn(self._check_above_top(connection, rows))
-        rows[row.room.id] = _merged(rows.get(row.room.id), row)
+        lowest, merged = rows.get(row.room.id, (row, row))
+        rows[row.room.id] = min(lowest, row, key=_height), _merged(merged, row)
 
-    async def _check_above_top(self, connection: Connection, rows: dict[str, AckRow]) -> None:
+    async def _check_above_top(self, connection: Connection, rows: dict[str, tuple[AckRow, AckRow]]) -> None:
         """Store the acks in `rows`, to which others are added; refuse those that are above the store's top too."""
         loop = asyncio.get_running_loop()
         try:
@@ -85,16 +88,18 @@ class Acknowledger:
         finally:
             connection.acks_above_top = None
 
-    async def _acknowledge_or_refuse(self, connection: Connection, rows: list[AckRow]) -> None:
+    async def _acknowledge_or_refuse(self, connection: Connection, rows: list[tuple[AckRow, AckRow]]) -> None:
         try:
-            answers = await self.store.cursors.acknowledge(rows)
+            answers = await self.store.cursors.acknowledge([merged for _, merged in rows])
         except Unavailable:
-            for row in rows:
-                self._put(row)
+            for _, merged in rows:
+                self._put(merged)
             return
-        for row, answer in zip(rows, answers, strict=True):
+        for (lowest, merged), answer in zip(rows, answers, strict=True):
             if answer == ABOVE_TOP:
-                connection.refuse(protocol.Refused(AckTooHigh(), "ack", room=row.room.id))
+                connection.refuse(protocol.Refused(AckTooHigh(), "ack", room=merged.room.id))
+                if _height(lowest) < _height(merged):
+                    self._check_later(connection, lowest)  # it may be valid
 
     def _put(self, row: AckRow) -> None:
         """Queue an ack, merged with a queued ack of the same user and room."""
@@ -126,7 +131,7 @@ class Acknowledger:
             self._settling = False
 
 
-def _take(rows: dict[Any, AckRow], count: int) -> list[AckRow]:
+def _take(rows: dict[Any, T], count: int) -> list[T]:
     """Remove and return the first rows."""
     return [rows.pop(key) for key in list(itertools.islice(rows, count))]
 
@@ -138,6 +143,10 @@ def _merged(queued: AckRow | None, row: AckRow) -> AckRow:
     return msgspec.structs.replace(
         row, delivered=_higher(queued.delivered, row.delivered), read=_higher(queued.read, row.read)
     )
+
+
+def _height(row: AckRow) -> int:
+    return max(row.delivered or 0, row.read or 0)
 
 
 def _higher(a: int | None, b: int | None) -> int | None:

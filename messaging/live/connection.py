@@ -77,7 +77,8 @@ class Connection:
         self._after_welcome: list[str] = []  # frames that wait for it
         self._refused_since_s = 0.0  # begin of a minute (monotonic)
         self._refused = 0  # frames refused for good in this minute
-        self.acks_above_top: dict[str, AckRow] | None = None  # by room, while they are checked
+        # Acks above top while they are checked, by room: the lowest one, and one that stands for all.
+        self.acks_above_top: dict[str, tuple[AckRow, AckRow]] | None = None
         self.ack_check_due_s = 0.0  # when acks above top may be checked again (the loop's clock)
         self.reads = Lane()
         self.changes = Lane()
