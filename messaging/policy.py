@@ -94,8 +94,8 @@ class Policy:
     verb_deadline_s: Number = 4.0
     stuck_send_s: Number = 15.0  # a socket is closed when one send takes longer
 
-    # Rates of one connection; a user's connections together have four times as much. The wire contract guarantees for `send` at least
-    # 50/s and a burst of 300.
+    # Rates of one connection; a user's connections together have four times as much (`live.limits`). The wire contract guarantees for
+    # `send` at least 50/s and a burst of 300.
     rate_limit_scale: Number = 1.0
     send_rate: Rate = Rate(50, 300)
     history_rate: Rate = Rate(20, 100)

@@ -22,6 +22,7 @@ ABOVE_TOP = -5  # the store's answer to an ack above the newest message
 RETRY_AFTER_S = 1.0
 STORE_BATCH = 500  # rows in one call: more would delay the event loop by more than 5 ms
 CHECK_BATCH = 200  # rows above top in one call
+MAX_LATE = 1_000  # late messages of a user and room that wait for the store
 CHECK_INTERVAL_S = 1.0  # between two of these calls for a connection
 
 T = TypeVar("T")
@@ -141,7 +142,11 @@ def _merged(queued: AckRow | None, row: AckRow) -> AckRow:
     if queued is None or queued.epoch != row.epoch:
         return row
     return msgspec.structs.replace(
-        row, delivered=_higher(queued.delivered, row.delivered), read=_higher(queued.read, row.read)
+        row,
+        delivered=_higher(queued.delivered, row.delivered),
+        read=_higher(queued.read, row.read),
+        late=tuple(dict.fromkeys(queued.late + row.late))[-MAX_LATE:],
+        judged=queued.judged and row.judged,
     )
 
 

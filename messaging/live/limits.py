@@ -1,8 +1,13 @@
-"""The rate limits of connections and users: token buckets, bad frames, typing hints."""
+"""The rate limits of connections and users: token buckets, bad frames, typing hints.
+
+The rate of a user's connections together is divided among the server processes, without a call of the store: each process grants an equal
+share of it, but at least the rate of one connection, because all of them may be in one process.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from messaging.errors import RateLimited
 from messaging.policy import Policy, Rate
@@ -54,10 +59,11 @@ class _Usage:
 
 
 class Limits:
-    """The limits of one process's connections."""
+    """The limits of one process's connections. `processes` returns the number of server processes."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, processes: Callable[[], int] = lambda: 1) -> None:
         self.policy = policy
+        self._processes = processes
         self._rates = {
             "send": policy.send_rate,
             "history": policy.history_rate,
@@ -90,12 +96,14 @@ class Limits:
 
     def _new_buckets(self, usage: _Usage, kind: str, user: int, now_s: float) -> tuple[Bucket, Bucket]:
         rate = self.policy.rate(self._rates[kind])
+        share = max(1.0, USER_SHARE / self._processes())
+        user_rate = Rate(rate.per_s * share, int(rate.burst * share))
         key = user, kind
         shared = self._user_buckets.get(key)
         if shared is None:
-            user_rate = Rate(rate.per_s * USER_SHARE, rate.burst * USER_SHARE)
             shared = self._unused_buckets.pop(key, None) or Bucket(user_rate, now_s)
             self._user_buckets[key] = shared
+        shared.rate = user_rate  # the number of processes may have changed
         buckets = usage.buckets[kind] = Bucket(rate, now_s), shared
         return buckets
 

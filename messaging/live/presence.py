@@ -40,6 +40,11 @@ class Presence:
         self._here: dict[int, set[str]] = {}  # user -> the rooms in which they may be shown
         self._leaving: dict[int, asyncio.Task[None]] = {}  # user -> the task that will report them offline
 
+    @property
+    def processes(self) -> int:
+        """The number of server processes of the site, as last heard."""
+        return len(self._elsewhere) + 1
+
     def online(self, user: int) -> bool:
         return user in self._here or any(user in users for users in self._elsewhere.values())
 

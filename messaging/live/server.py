@@ -49,10 +49,10 @@ class Server:
         self.store = store
         self.background = Background()
         self.registry = Registry()
-        self.limits = Limits(policy)
 
         # The hub, and the parts to which it reports.
         self.presence = Presence(store, self.registry)
+        self.limits = Limits(policy, processes=lambda: self.presence.processes)
         self.receipts = Receipts(store, self.registry, policy)
         self.retry = Retry(store, self.registry, policy)
         self.notifier = Notifier(store, self.registry, policy)

@@ -56,7 +56,17 @@ class Component:
 
 def components() -> list[Component]:
     """Return every component, also if some cannot be reached."""
-    return [data_disk(), store(), cache(), channel_layer(), database(), files(), worker(), expiry(), schedules()]
+    return [
+        data_disk(),
+        store(),
+        cache(),
+        channel_layer(),
+        database(),
+        files(),
+        worker(),
+        expiry(),
+        schedules(),
+    ]
 
 
 def data_disk() -> Component:

@@ -1,4 +1,4 @@
-"""One server process: the check of sessions closes only connections that were part of it."""
+"""One server process: the check of sessions closes only connections that were part of it; it knows how many others there are."""
 
 from __future__ import annotations
 
@@ -42,3 +42,14 @@ async def test_a_connection_that_opens_during_the_check_is_not_closed(
     monkeypatch.setattr(directory, "rights_of_many", no_rooms)
     await server.rechecks.check_all()
     assert [connection.closed for connection in (old, gone, new)] == [None, Close.NO_SESSION, None]
+
+
+async def test_a_process_knows_the_number_of_processes(store: Store) -> None:
+    servers = [Server(store, Policy()) for _ in range(3)]
+    for _ in range(2):
+        for server in servers:
+            await server.presence._refresh()
+    assert [server.limits._processes() for server in servers] == [3, 3, 3]
+    await servers[0].presence.shutdown()
+    await servers[1].presence._refresh()
+    assert servers[1].limits._processes() == 2

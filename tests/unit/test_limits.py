@@ -35,6 +35,21 @@ class TestTake:
         connections = [connect(ADA, POLICY)[0] for _ in range(USER_SHARE + 1)]
         assert [taken(limits, connection) for connection in connections] == [3] * USER_SHARE + [0]
 
+    @pytest.mark.parametrize(("processes", "share"), [(1, 4), (2, 2), (4, 1), (9, 1)])
+    async def test_each_process_grants_a_user_a_part_but_never_less_than_one_connection(
+        self, processes: int, share: int
+    ) -> None:
+        limits = Limits(POLICY, processes=lambda: processes)
+        connections = [connect(ADA, POLICY)[0] for _ in range(share + 1)]
+        assert [taken(limits, connection) for connection in connections] == [3] * share + [0]
+
+    async def test_a_new_connection_applies_the_present_number_of_processes(self) -> None:
+        processes = 1
+        limits = Limits(POLICY, processes=lambda: processes)
+        assert taken(limits, connect(ADA, POLICY)[0]) == 3
+        processes = 4
+        assert [taken(limits, connect(ADA, POLICY)[0]) for _ in range(2)] == [3, 0]
+
     async def test_a_user_who_reconnects_does_not_get_new_buckets(self) -> None:
         limits = Limits(POLICY)
         for connection in [connect(ADA, POLICY)[0] for _ in range(USER_SHARE)]:
