@@ -55,7 +55,7 @@ class Rechecks:
                 (room, user)
                 for user in users
                 for connection in self.registry.connections_of(user)
-                if connection.greeted
+                if connection.welcomed
                 for room in _changed_rooms(connection, rights[user])
             }
             await self.check_memberships(members)

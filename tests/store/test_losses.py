@@ -199,6 +199,15 @@ class TestOlderDatabase:
         assert len(users) == 2
 
 
+async def test_message_of_a_deleted_log_is_accepted_again(atlas: Room, ada: User) -> None:
+    lost = [message(text, user=ada.pk, room=key_of(atlas)) for text in ("one", "two")]
+    await accept(open_store(), *lost)
+    await open_store().client.delete(key_of(atlas).key)
+    again = await accept(open_store(), *lost, lost[0])
+    assert [answer.duplicate for answer in again] == [False, False, True]
+    assert [stored.body for stored in (await look(atlas, ada)).messages] == ["one", "two"]
+
+
 async def test_a_deleted_log_is_told(atlas: Room, ada: User) -> None:
     await say(atlas, ada, "one")
     await open_store().client.delete(key_of(atlas).key)

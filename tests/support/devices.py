@@ -75,7 +75,7 @@ class Process:
 class Device:
     """A client that keeps the contract, except while it is `silent`.
 
-    `held` is all that ever reached it, in order; `view` is what it would show: {seq: (body, expires_at)}; `notices`
+    `held` is all that ever reached it in time, in order; `late` what reached it only after its end; `view` is what it would show: {seq: (body, expires_at)}; `notices`
     {notice: whether it is dismissed}. `outbox` is {id: (body, ttl in s or None, given up at, epoch ms)}.
     """
 
@@ -88,6 +88,7 @@ class Device:
         self.last = 0
         self.rev = 0
         self.held: list[int] = []
+        self.late: list[int] = []
         self.view: dict[int, tuple[str, int]] = {}
         self.notices: dict[str, bool] = {}
         self.outbox: dict[str, tuple[str, int | None, int]] = {}
@@ -126,10 +127,16 @@ class Device:
         return {"type": "hello", "v": 1, "rooms": rooms}
 
     def _place(self) -> dict[str, Any]:
-        return {"room": self.room, "epoch": self.epoch, "since": self.last, "rev": self.rev}
+        return {
+            "room": self.room,
+            "epoch": self.epoch,
+            "since": self.last,
+            "rev": self.rev,
+            "late": self.late[-500:],
+        }
 
     def ack(self) -> dict[str, Any]:
-        row = {"room": self.room, "epoch": self.epoch, "delivered": self.last}
+        row = {"room": self.room, "epoch": self.epoch, "delivered": self.last, "late": self.late[-500:]}
         return {"type": "ack", "rooms": [row]}
 
     def sends(self) -> list[dict[str, Any]]:
@@ -214,8 +221,11 @@ class Device:
     def _hold(self, message: dict[str, Any]) -> None:
         if message["seq"] <= self.last:
             return
-        self.held.append(message["seq"])
-        self.view[message["seq"]] = message["body"], message["expires_at"]
+        if message["expires_at"] > self.now_ms():
+            self.held.append(message["seq"])
+            self.view[message["seq"]] = message["body"], message["expires_at"]
+        else:
+            self.late.append(message["seq"])
         self.last = message["seq"]
         self._accepted(message)
 

@@ -517,7 +517,7 @@ class ExpiryMachine(World):
             assert reasons.get(user) == "left_room", f"{NAMES[user]} left without it"
         for user, missed in named.items():
             known = message.rejected | message.left | message.doubted
-            assert user in known or missed.reason in ("offline", "no_ack")
+            assert user in known or missed.reason in ("offline", "no_ack", "late")
             assert user in message.rejected | message.doubted or user not in message.settled
             assert (missed.reason == "no_ack") <= (missed.attempts > 0)
             assert (missed.reason == "offline") <= (missed.attempts == 0)

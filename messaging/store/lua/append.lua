@@ -54,9 +54,10 @@ local function accept(offset)
   local prefix, room_id, user, _, _, _, ttl_ms, checksum, reply_to, _, _, _, record_key = fields_at(offset)
   ttl_ms, checksum, reply_to = tonumber(ttl_ms), tonumber(checksum), tonumber(reply_to)
   local record = records[record_key] or call('GET', record_key)
-  if record then return repeated(record, checksum) end
   local room = room_of(prefix, room_id)
   if not room then return -1 end
+  -- A store that has lost the log of a room may still have the records of its messages, with seqs above the new log.
+  if record and struct.unpack('>I5', record) <= room.top then return repeated(record, checksum) end
   if not cursor_of(room, user) then return -2 end
   local after = room.top
   if reply_to and (reply_to < 1 or reply_to > after) then return -4 end
