@@ -163,7 +163,7 @@ async def test_a_client_that_does_not_read_is_not_read(pooled_site: Open, open_w
 async def test_a_full_client_is_heard_once_and_again_when_it_reads(
     pooled_site: Open, open_wire: Open
 ) -> None:
-    site = pooled_site(unsent_max=50, rate_limit_scale=100.0)
+    site = pooled_site(unsent_bytes_max=8_000_000, unsent_bytes_to_close=9_000_000, rate_limit_scale=100.0)
     members = await later(people)("ada", "grace", "alan")
     atlas = await later(room)(*members)
     ada, grace, alan = [await open_wire(site, member) for member in members]
@@ -171,13 +171,13 @@ async def test_a_full_client_is_heard_once_and_again_when_it_reads(
         await wire.hello()
         await wire.next("resumed")
     grace.stop_reading()
-    for _ in range(50):  # 2 MB: more than the buffers hold
+    for _ in range(100):  # 4 MB: more than the kernel's buffers hold, so that some stay in the server
         await ada.send(
             *({"type": "send", "id": new_id(), "room": atlas, "body": "x" * 4_000} for _ in range(10))
         )
-    await until(lambda: len(ada.heard("sent")) == 500, within_s=60)
+    await until(lambda: len(ada.heard("sent")) == 1_000, within_s=60)
     epoch = ada.heard("sent")[0]["epoch"]
-    await alan.hello({"room": atlas, "epoch": epoch, "since": 500})
+    await alan.hello({"room": atlas, "epoch": epoch, "since": 1_000})
     await alan.next("resumed")
     await grace.send({"type": "send", "id": new_id(), "room": atlas, "body": "one"})
     await alan.next("message", body="one")
