@@ -542,6 +542,76 @@ def test_a_notice_names_ten_at_once_a_hundred_when_asked_and_counts_the_rest(
     assert told.evaluate("(sheet) => sheet.scrollWidth <= sheet.clientWidth")
 
 
+REPORT = """
+import time, uuid
+from messaging.expiry import reports
+from messaging.models import Room
+from messaging.store.records import Due, Expired, Missed, RoomKey
+room = Room.objects.get(pk={room!r})
+ms = int(time.time() * 1000) - {ago_s} * 1000
+missed = tuple(Missed(user, "offline", 0) for user in range(1_000, 1_000 + {members}))
+reports.record(
+    [
+        Expired(
+            due=Due(RoomKey(room.pk, room.partition), seq, 0, ""), epoch="e", live=True, sender={user}, id=str(uuid.uuid4()),
+            name="ada", body="x", sent_at=ms - 60_000, expires_at=ms, reply_to=None, resends=None, total=400, missed=missed,
+        )
+        for seq in range(1, {messages} + 1)
+    ],
+    ms,
+)
+"""
+
+
+def test_every_name_of_a_notice_is_shown_when_asked(open_screen: OpenScreen, site: Site, demo: Demo) -> None:
+    site.manage(
+        "shell", "-c", REPORT.format(room=demo.room, user=demo.people[0].id, members=350, messages=1, ago_s=0)
+    )
+    hers = room_of(open_screen, demo)
+    told = open_bell(hers)
+    told.get_by_text("and 340 more").click()
+    names = told.locator("li b")
+    expect(names).to_have_count(100)
+    told.get_by_role("button", name="and 250 more").click()
+    expect(names).to_have_count(200)
+    told.get_by_role("button", name="and 250 more").click()
+    expect(names).to_have_count(350)
+    expect(told.get_by_role("button", name="and 250 more")).to_have_count(0)
+    assert len(set(names.all_inner_texts())) == 350
+
+
+def test_notices_before_the_newest_hundred_are_shown_when_asked(
+    open_screen: OpenScreen, site: Site, demo: Demo
+) -> None:
+    site.manage(
+        "shell", "-c", REPORT.format(room=demo.room, user=demo.people[0].id, members=1, messages=230, ago_s=0)
+    )
+    hers = room_of(open_screen, demo)
+    expect(bell(hers, 100)).to_have_count(1)
+    told = open_bell(hers)
+    told.get_by_role("button", name="Show earlier notices").click()
+    expect(bell(hers, 200)).to_have_count(1)
+    told.get_by_role("button", name="Show earlier notices").click()
+    expect(bell(hers, 230)).to_have_count(1)
+    expect(told.get_by_role("button", name="Show earlier notices")).to_have_count(0)
+
+
+def test_messages_of_a_summary_are_shown_one_by_one_when_asked(
+    open_screen: OpenScreen, site: Site, demo: Demo
+) -> None:
+    user, room = demo.people[0].id, demo.room
+    site.manage("shell", "-c", REPORT.format(room=room, user=user, members=12, messages=120, ago_s=7_200))
+    site.manage("shell", "-c", "from messaging.models import Notice; Notice.objects.all().delete()")
+    site.manage("shell", "-c", SUMMARIZE.format(room=room, user=user))
+    told = open_bell(room_of(open_screen, demo))
+    told.get_by_text("Show each").click()
+    each = told.get_by_text("Never reached")
+    expect(each).to_have_count(99)  # a page of 100, one of which is the summary
+    told.get_by_role("button", name="Show more").click()
+    expect(each).to_have_count(120)
+    expect(told.get_by_role("button", name="Show more")).to_have_count(0)
+
+
 def test_the_tombstone_and_the_notices_work_from_the_keyboard_alone(
     open_screen: OpenScreen, site: Site, demo: Demo
 ) -> None:

@@ -326,6 +326,29 @@ test("a dismissal with a retryable refusal is sent again, one with a final refus
   assert.deepEqual(w.types(), ["dismiss", "dismiss"]);
 });
 
+test("older notices than the hundred that a connect repeats stay, and loaded ones are added", () => {
+  const w = world();
+  w.welcome();
+  const told = Array.from({ length: 150 }, (_, i) => ({ ...notice({ seq: i + 1 }), notice: `n${i}`, at: i }));
+  for (const one of told.slice(50)) w.chat.receive(one);
+  w.chat.addNotices([...told.slice(0, 50), { ...told[0], notice: "gone", dismissed: true }]);
+  assert.equal(w.chat.notices.size, 150);
+  w.cut();
+  w.welcome();
+  for (const one of told.slice(50)) w.chat.receive(one);
+  w.clock.advance(3000);
+  assert.equal(w.chat.notices.size, 150);
+});
+
+test("a loaded notice that a summary stands for is not shown beside it", () => {
+  const w = world();
+  w.welcome();
+  const data = { messages: 2, from_at: 5, to_at: 9, rooms: { r: 2 } };
+  w.chat.receive({ type: "notice", notice: "s", kind: "summary", at: 9, data, dismissed: false });
+  w.chat.addNotices([notice({ expired_at: 7 }), { ...notice({ expired_at: 10 }), notice: "n2" }]);
+  assert.deepEqual([...w.chat.notices.keys()], ["s", "n2"]);
+});
+
 test("a hundred notices dismissed at once are sent at most twenty at a time", () => {
   const w = world();
   w.welcome();

@@ -12,6 +12,8 @@
  * @typedef {{recipients: Recipient[], delivered: number, read: number, total: number}} Recipients
  * @typedef {{room: string, name: string, topic: string, members: number, joined: boolean}} PublicRoom
  * @typedef {{user: number, name: string}} FoundPerson
+ * @typedef {import("../model/tombstones.js").Missed} Missed
+ * @typedef {{notices: import("../model/protocol.js").Frame[], next: string | null}} NoticePage
  *
  * looked: the messages in the room. shortened: those that end sooner. ended: those that end at once.
  * @typedef {{looked: number, shortened: number, ended: number}} Shortening
@@ -91,6 +93,11 @@ export const shorten = (id, fields) => call("POST", `${room(id)}shorten/`, field
 export const openDirect = (name) => call("POST", "/api/direct/", { name });
 /** @param {string} id @param {number} seq @returns {Promise<Recipients>} */
 export const recipients = (id, seq) => call("GET", `${room(id)}messages/${seq}/recipients/`);
+
+/** The user's notices, the newest first. before: `next` of the page before. @param {string} [before] @returns {Promise<NoticePage>} */
+export const notices = (before) => call("GET", `/api/notices/${before ? `?${new URLSearchParams({ before })}` : ""}`);
+/** Those who missed the message of a notice, by id. @param {string} notice @param {number} after @returns {Promise<{missing: Missed[]}>} */
+export const missing = (notice, after) => call("GET", `/api/notices/${encodeURIComponent(notice)}/missing/?after=${after}`);
 
 const CHECK_TIMEOUT_MS = 10_000;
 

@@ -37,6 +37,7 @@ const PAGE = 50;
 const TYPING_EVERY_MS = 3000;
 const RETRY_MS = 1000;
 const MAX_NAMED = 5; // on a tombstone; the notice names more
+const MAX_REPEATED = 100; // notices that the server repeats after `welcome`, the newest ones
 const NOTICES_WITHIN_MS = 3000; // after `welcome`; a notice that is not repeated by then was dismissed on another device
 
 const NEVER_RESENT = ["too_late", "nobody_missed_it", "no_such_message"];
@@ -72,6 +73,7 @@ export class Chat extends Emitter {
   #dismissals;
   /** @type {Set<string>} */
   #unrepeated = new Set(); // notices that this connection has not sent yet
+  #repeated = { count: 0, oldest: Infinity }; // those that it has sent; oldest: epoch ms
   /** @type {any} */
   #noticesTimer = null;
   /** @type {Map<string, number>} */
@@ -386,6 +388,22 @@ export class Chat extends Emitter {
   /** @param {Frame} frame */
   #onNotice(frame) {
     this.#unrepeated.delete(frame.notice);
+    this.#repeated = { count: this.#repeated.count + 1, oldest: Math.min(this.#repeated.oldest, frame.at) };
+    this.#putNotice(frame);
+    this.emit("notices", null);
+  }
+
+  /** Notices that were loaded, because the server does not repeat all of them. Those of a summary stay in it. @param {Frame[]} frames */
+  addNotices(frames) {
+    const summaries = [...this.notices.values()].filter(({ kind }) => kind === "summary");
+    const isSummed = (/** @type {Frame} */ { data }) =>
+      summaries.some((summary) => data.expired_at >= summary.data.from_at && data.expired_at <= summary.data.to_at);
+    for (const frame of frames) if (frame.kind === "undelivered" && !isSummed(frame)) this.#putNotice(frame);
+    this.emit("notices", null);
+  }
+
+  /** @param {Frame} frame */
+  #putNotice(frame) {
     if (frame.dismissed) this.#dismissals.done(frame.notice);
     if (frame.dismissed || this.#dismissals.has(frame.notice)) this.notices.delete(frame.notice);
     else this.notices.set(frame.notice, frame);
@@ -394,7 +412,6 @@ export class Chat extends Emitter {
       this.#ownLog.reported(frame.data.id);
       this.#outbox.reported(frame.data.id);
     }
-    this.emit("notices", null);
   }
 
   /** @param {Frame} frame */
@@ -555,9 +572,12 @@ export class Chat extends Emitter {
   /** After a connect only the newest notices are repeated, and none that was dismissed in the meantime. */
   #awaitNotices() {
     this.#unrepeated = new Set(this.notices.keys());
+    this.#repeated = { count: 0, oldest: Infinity };
     this.#clock.clear(this.#noticesTimer);
     this.#noticesTimer = this.#clock.set(() => {
-      for (const notice of this.#unrepeated) this.notices.delete(notice);
+      const { count, oldest } = this.#repeated;
+      const isOlder = (/** @type {string} */ notice) => count >= MAX_REPEATED && (this.notices.get(notice)?.at ?? 0) <= oldest;
+      for (const notice of this.#unrepeated) if (!isOlder(notice)) this.notices.delete(notice);
       this.#unrepeated.clear();
       this.emit("notices", null);
     }, NOTICES_WITHIN_MS);

@@ -6,6 +6,7 @@ import { button, el, fillWith, find, findAll, icon, setAttribute, setText } from
 import { expiringText, unnamed } from "../model/timeline-entries.js";
 import { fill, gettext, ngettext } from "../i18n.js";
 import { offersExtend } from "../model/delivery-state.js";
+import * as api from "../http/api.js";
 import * as phrases from "../phrases.js";
 
 /** @import { Chat } from "../model/chat.js" */
@@ -27,6 +28,8 @@ const MAX_NAMES = 3; // in a headline
 const MAX_ROOMS = 5; // in a summary
 const MAX_LISTED = 10; // names shown at once; a notice may have a hundred
 const MAX_COUNT = 99; // on the bell
+const MISSING_PAGE = 200; // members that the server names at once
+const MAX_REPEATED = 100; // notices that the server sends at the start; older ones are loaded
 
 export class Notices {
   #chat;
@@ -41,6 +44,8 @@ export class Notices {
   /** @type {Set<string>} */
   #openGroups = new Set(); // room ids
   #drawn = "";
+  /** @type {string | null | undefined} */
+  #older; // `before` of the next page of older notices; null: there is none
 
   /**
    * @param {{
@@ -80,6 +85,7 @@ export class Notices {
       [...groups].map(([room, list]) => [this.#roomName(room), list.map(stateOf)]),
       offers.map(({ message, title }) => [message.seq, title]),
       summaries,
+      this.#older,
     ]);
     if (fingerprint === this.#drawn) return;
     this.#drawn = fingerprint;
@@ -90,8 +96,23 @@ export class Notices {
       offers.map((offer) => this.#offer(offer)),
       [...groups].map(([room, list]) => (list.length === 1 ? this.#undelivered(list[0]) : this.#group(room, list))),
       summaries.map((notice) => this.#summary(notice)),
+      this.#mayHaveOlder() && loader(gettext("Show earlier notices"), () => this.#loadOlder()),
     );
     if (hadFocus) find("button", this.#list)?.focus() ?? find(".sheet-head button", this.#sheet).focus();
+  }
+
+  #mayHaveOlder() {
+    return this.#older !== null && [...this.#chat.notices.values()].filter(({ kind }) => kind === "undelivered").length >= MAX_REPEATED;
+  }
+
+  async #loadOlder() {
+    this.#older ??= (await api.notices()).next; // the first page was sent by the socket
+    if (this.#older) {
+      const { notices, next } = await api.notices(this.#older);
+      this.#older = next;
+      this.#chat.addNotices(notices);
+    }
+    this.render();
   }
 
   /** @param {number} count */
@@ -152,7 +173,7 @@ export class Notices {
           expired: this.#when(data.expired_at),
         }),
       ),
-      missingPeople(data),
+      missingPeople(notice),
       data.problem && el("p", { class: "field-error" }, phrases.notResent(data.problem)),
       el(
         "div",
@@ -227,6 +248,7 @@ export class Notices {
             .map(([room, n]) => el("li", {}, el("b", { dir: "auto" }, this.#roomName(room)), el("span", {}, phrases.number(n)))),
           others > 0 && andMore(others),
         ),
+        this.#summed(from_at, to_at),
         el(
           "div",
           { class: "notice-actions" },
@@ -234,6 +256,36 @@ export class Notices {
         ),
       ],
     );
+  }
+
+  /** The messages of a summary one by one, loaded when they are shown. @param {number} fromAt @param {number} toAt */
+  #summed(fromAt, toAt) {
+    const list = el("div", {});
+    const show = (/** @type {Frame} */ notice) =>
+      el(
+        "div",
+        {},
+        el("p", { class: "notice-where" }, headline(notice.data)),
+        el("p", { class: "notice-where" }, `${this.#roomName(notice.data.room)}, ${this.#when(notice.data.sent_at)}`),
+        missingPeople(notice),
+      );
+    /** @type {string | null | undefined} */
+    let before;
+    const load = async () => {
+      const { notices, next } = await api.notices(before ?? undefined);
+      before = next;
+      list.append(
+        ...notices.filter(({ kind, data }) => kind === "undelivered" && data.expired_at >= fromAt && data.expired_at <= toAt).map(show),
+      );
+      return next !== null && notices.every(({ data }) => (data.expired_at ?? toAt) >= fromAt);
+    };
+    const details = el("details", {}, el("summary", { class: "notice-where" }, gettext("Show each")), list);
+    details.addEventListener("toggle", () => {
+      if (details.children.length > 2) return;
+      details.append(loader(gettext("Show more"), load));
+      find("button", details).click();
+    });
+    return details;
   }
 
   /** @param {Frame[]} notices */
@@ -295,12 +347,27 @@ export class Notices {
   }
 }
 
-/** The recipients who missed it and why; a long list is folded. @param {{missing: Missed[], missing_total: number}} data */
-function missingPeople({ missing, missing_total }) {
+/** The recipients who missed it and why; a long list is folded, and the rest of a very long one is loaded. @param {Frame} notice */
+function missingPeople({ notice, data: { missing, missing_total } }) {
   const row = (/** @type {Missed} */ recipient) =>
     el("li", {}, el("b", { dir: "auto" }, recipient.name), el("span", {}, phrases.longReason(recipient)));
   const unnamedCount = missing_total - missing.length;
-  const last = unnamedCount > 0 && andMore(unnamedCount);
+  const last =
+    unnamedCount > 0 &&
+    el(
+      "li",
+      {},
+      loader(more(unnamedCount), (/** @type {HTMLElement} */ place) => loadMissing(place)),
+    );
+  /** @type {Set<number>} */
+  const named = new Set(missing.map((/** @type {Missed} */ { user }) => user));
+  let after = 0;
+  const loadMissing = async (/** @type {HTMLElement} */ place) => {
+    const { missing: page } = await api.missing(notice, after);
+    place.parentElement?.before(...page.filter(({ user }) => !named.has(user)).map(row));
+    after = page.at(-1)?.user ?? after;
+    if (page.length < MISSING_PAGE) place.closest("li")?.remove();
+  };
   const shown = el("ul", { class: "people" }, missing.slice(0, MAX_LISTED).map(row), missing.length <= MAX_LISTED && last);
   if (missing.length <= MAX_LISTED) return shown;
   return [
@@ -312,6 +379,28 @@ function missingPeople({ missing, missing_total }) {
       el("ul", { class: "people" }, missing.slice(MAX_LISTED).map(row), last),
     ),
   ];
+}
+
+/**
+ * A button that loads more each time, until `load` returns false. It stays with a sentence when the server does not answer.
+ *
+ * @param {string} text
+ * @param {(place: HTMLElement) => Promise<boolean | void>} load
+ */
+function loader(text, load) {
+  const problem = el("span", { class: "field-error" });
+  const control = button(text, async () => {
+    control.disabled = true;
+    setText(problem, "");
+    try {
+      if ((await load(place)) === false) place.remove();
+    } catch {
+      setText(problem, gettext("The server cannot be reached. Try again"));
+    }
+    control.disabled = false;
+  });
+  const place = el("div", { class: "notice-actions" }, control, problem);
+  return place;
 }
 
 /** @param {number} n */
