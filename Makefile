@@ -22,7 +22,7 @@ help: ## list the targets
 run: $(VENV)/.ready ## run the whole chat on PORT (8000); Ctrl-C stops everything
 	@exec $(IN_VENV)python manage.py serve --port $(PORT) $(ARGS)
 
-test: $(VENV)/.ready-dev ## the tests, in minutes; ARGS go to pytest
+test: $(VENV)/.ready-dev ## the tests that need no browser and no minutes of real time; ARGS go to pytest
 	$(PYTEST) -m "not proof" $(ARGS)
 	@if command -v node >/dev/null; then echo "node --test"; node --test tests/js/*.test.mjs; \
 	else echo "No node here: the tests of the page's scripts (tests/js) did not run."; fi
@@ -31,7 +31,7 @@ proof: $(VENV)/.ready-dev ## the tests that need minutes of real time
 	$(PYTEST) -m "proof and not alone" $(ARGS)
 	$(IN_VENV)python -m pytest -m alone $(ARGS)
 
-abuse: $(VENV)/.ready-dev ## the tests of the threats in docs/explanation/security.md
+abuse: $(VENV)/.ready-dev ## the test files named in docs/explanation/security.md
 	$(PYTEST) $$(grep -o 'tests/[a-z_/]*\.py' docs/explanation/security.md | sort -u) $(ARGS)
 
 e2e: $(VENV)/.ready-dev ## the browser tests; they need chromium

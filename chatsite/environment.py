@@ -12,6 +12,7 @@
 | EMAIL_URL | e-mail is printed, not sent |
 | DEFAULT_FROM_EMAIL | `chat@` and the host of the site |
 | TRUSTED_PROXY_COUNT | 1 for an https site, otherwise 0 |
+| SIGN_UP | on; off: only staff create accounts |
 | METRICS_TOKEN | empty: only this machine may read `/metrics` |
 | MESSAGING_RATE_LIMIT_SCALE | 1 |
 | MESSAGING_RECOVERY | on; off is only for `manage.py drill --without-recovery` |

@@ -3,7 +3,7 @@
 uvicorn expects a proxy that has these bounds. Without one, any client could fill the memory or the disk, or hold all connections.
 
 1. The headers arrive within 10 s, the body within 30 s.
-2. A body over 64 KiB is refused, before the application and before a byte is written to a file.
+2. A body over 64 KiB is refused before a view runs and before any of it is written to a file.
 3. At most 8 requests wait while another request of the same connection is answered.
 4. In each turn of the loop, at most one connection becomes a WebSocket.
 5. The last file descriptors are kept for the database and the store.
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 MAX_HEADERS = 128  # as in the handshake of a WebSocket
 MAX_HEADER_BYTES = 32_768
 MAX_PIPELINED = 8  # browsers and proxies send one request at a time
-MIN_PIECE_BYTES = 64  # a piece of a body counts as this: 64 Ki chunks of one byte took 0.1 s
+MIN_PIECE_BYTES = 64  # a piece of a body counts as at least this many bytes: 64 Ki pieces took 0.1 s
 LINGER_S = 1.0  # between a refusal and the close: with unread bytes, the kernel would discard the answer
 MAX_LINGER_BYTES = 1_048_576
 RESERVED_FILES = 64

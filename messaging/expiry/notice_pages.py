@@ -1,7 +1,7 @@
-"""Pages of a user's notices and of the members who missed a message: everything that a sender may read, the newest first.
+"""Pages of a user's notices, the newest first, and of the members who missed a message, by id.
 
-The pages are read from the dead letters. They have every member who missed a message, not only the first 100, and they outlive the notices that a
-summary replaces. A notice whose dead letter was deleted is read from its own row, and so is a summary.
+They are read from the dead letters. A dead letter has every member who missed a message, not only the first 100, and stays when a summary
+replaces its notice. A notice whose dead letter was deleted is read from its own row, and so is a summary.
 """
 
 from __future__ import annotations

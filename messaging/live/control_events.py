@@ -3,10 +3,10 @@
 No event waits for an event of less importance:
 
 1. An event that ends sessions or connections is handled when it arrives.
-2. Changed memberships are checked all together, with one query. If more of them change during the query, one more query follows.
-3. The other events wait for one another and may wait for the store. A room that changes many times is checked once.
+2. Changed memberships are checked together, with one query for every 200. Those that change in the meantime are checked in the next round.
+3. The other events wait for one another and may wait for the store. A room that changes several times is checked once in each round.
 
-After an error of the channel layer everything is checked, because events may have been lost.
+After an error of the channel layer, sessions and memberships are checked, because events may have been lost.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 1. `count` adds up the bytes of the messages that the store has accepted from each user of this process.
 2. Every few seconds the use of the store's memory is read.
-3. While more than `memory_shared_from` of it is used, `require` refuses each user who has sent, in the last hour, more than an equal part of the
-   memory that is left.
+3. While more than `memory_shared_from` of it is used, the memory that is left is divided equally among the users of this process who have sent
+   in the last 30 to 60 minutes. `require` refuses each user who has sent more than this share in that time.
 
 So a user who fills the store does not take the last memory from the others. A store without a memory limit has no shares.
 """

@@ -1,6 +1,6 @@
 """Closes sockets whose peers do not read: uvicorn keeps them open without limit.
 
-1. A socket that has taken nothing for `stuck_send_s`. This frees the connection's memory; the timeout of the kernel frees the socket.
+1. A socket whose present write has taken longer than `stuck_send_s`. This frees the connection's memory; the timeout of the kernel frees the socket.
 2. The largest of a user's sockets, while together they hold more than `memory_per_user_max`. One of them stays, however large: it may be
    the `welcome` of a user with very many rooms.
 3. The largest of all sockets, while the process holds more than `memory_max` for them.

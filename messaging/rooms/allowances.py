@@ -6,7 +6,7 @@
 | membership | a membership that a request makes, also the user's own               | the user who makes it         |
 | added      | a room into which another user puts a user                           | the user who is put there     |
 
-The policy has the rates, and the bounds of a user's rooms. A user without a row has all tokens. Staff, commands and the demo need none.
+The policy has the rates, and the bounds of a user's rooms. A user without a row has all tokens. The admin, commands and the demo take none.
 
 Every function is synchronous.
 """
@@ -65,7 +65,7 @@ def take_memberships(by: int, users: Collection[int]) -> None:
 
 
 def not_addable(users: Collection[int]) -> NotAddable:
-    """Return the error for users who cannot be added. It has their names, but not the reason, which is theirs to know."""
+    """Return the error for users who cannot be added. It has their names, but not the reason, which is private."""
     people = get_user_model().objects.filter(pk__in=users).order_by("username")
     names = [person.get_username() for person in people[:MAX_NAMES]]
     if len(users) > MAX_NAMES:
@@ -86,7 +86,7 @@ def _room_counts(users: Collection[int]) -> dict[int, tuple[int, int]]:
 def _take(kind: str, users: Collection[int], count: int = 1) -> dict[int, float]:
     """Take `count` tokens of each user, or none at all. Return {user: seconds until they have enough} of users who have too few.
 
-    More tokens than a bucket holds are taken from a full bucket.
+    `count` may be above the size of a bucket: then the bucket must be full, and its number of tokens becomes negative.
     """
     site = policy.current()
     rate = site.rate(getattr(site, f"{kind}_rate"))

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Give a room's log a new epoch, because it may have lost messages: its clients drop their copies and read it again. Once for each
--- incident. Messages accepted after the newest one that survived may be missing; `doubt` keeps this period as 'from|to' (epoch ms).
+-- incident. `doubt` is the period in which messages may be missing, as 'from|to' (epoch ms). It begins at the newest live message that
+-- survived, or at `safe_ms` if that is later, and ends now. It includes an earlier period of the last day.
 -- Publishes 'E'.
 -- Returns 1 renewed, 0 renewed before for this incident, -1 the room has no log
 -- Uses clock
@@ -17,7 +18,7 @@ local epoch, last_incident, top, top_life, life_top, doubt = unpack(redis.call('
 if not epoch then return -1 end
 if last_incident == incident then return 0 end
 
--- The top of the log when the store lost data: that of the earlier life, once messages were accepted in this life.
+-- The top that survived the loss: `life_top` if the store has accepted messages in its present life, else `top`.
 local survived = top_life == LIFE and life_top or top
 local newest = redis.call('ZREVRANGEBYSCORE', key .. ':live', survived, '-inf', 'LIMIT', 0, 1)[1]
 local from = math.max(safe_ms, newest and tonumber(redis.call('HGET', key .. ':msg:' .. seq_of(newest), 'sent_at') or nil) or 0)

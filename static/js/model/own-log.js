@@ -1,17 +1,17 @@
 /**
  * The own messages that the server has accepted, as long as somebody owes them. If the store loses them, the page offers them again with
- * the same ids, and nothing is lost or shown twice.
+ * the same ids, so that none is shown twice.
  *
  *   1. keep      `sent` moves a message from the outbox to here
  *   2. end       delivered to all who owe it, deleted, expired or reported: it is deleted here
  *   3. unread    after a connect, and when a room gets a new epoch: it is unknown which messages the store still has
- *   4. compare   the room was read to its top. If there are messages of another epoch, it is read from its beginning: those that
- *                are not in it are lost. If only the store's life differs, the newest message that the store has at or below them
- *                decides, because a store loses the end of a log, never its middle
+ *   4. compare   the room was read to its top. If entries have another epoch, the room is read from its beginning: those that are not
+ *                in it are lost. If only the store's life differs, the page asks for the newest message that the store has up to the
+ *                newest entry: entries above it are lost, because a store loses the end of a log, never its middle
  *   5. offer     a lost message returns to the outbox
  *
- * The clock deletes only a text, at the end of its life. The entry waits until the server confirms the end or the room's epoch, so that a
- * message that ended while its store lost data is not forgotten in silence. Only the tab that sends has entries. Knows no socket and no DOM.
+ * At the end of a message only its text is deleted. The entry stays until the server reports the end, or the room is compared and has the
+ * same epoch: the store may have lost the message before its end. Only the tab that sends has entries. Knows no socket and no DOM.
  */
 
 /** @import { Acceptance, OutboxItem, OutboxStore } from "./outbox.js" */

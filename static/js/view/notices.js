@@ -382,7 +382,7 @@ function missingPeople({ notice, data: { missing, missing_total } }) {
 }
 
 /**
- * A button that loads more each time, until `load` returns false. It stays with a sentence when the server does not answer.
+ * A button that loads more with every click, until `load` returns false. It stays with a sentence when the server does not answer.
  *
  * @param {string} text
  * @param {(place: HTMLElement) => Promise<boolean | void>} load

@@ -1,7 +1,8 @@
 -- Messages that a member acknowledges, but did not get before their end. A client that judges this itself names them (`late`). The
 -- acknowledgement of any other client counts only for messages that still live when it arrives.
 
--- Return whether a live message of the partition has ended, or a claim may hide that it has: a claimed row is due again after the lease.
+-- Return whether a message of the partition may have ended. A claimed row has the end of its lease as its time, so rows due within one
+-- lease count too.
 local function some_may_have_ended(prefix, now, lease_ms)
   local first_due = redis.call('ZRANGE', prefix .. 'expiring', 0, 0, 'WITHSCORES')[2]
   return first_due ~= nil and tonumber(first_due) <= now + lease_ms
@@ -35,8 +36,9 @@ local function record_late(key, user, joined, entry)
   redis.call('ZADD', key .. ':outcome', seq, outcome_row(seq, user, 'late', n))
 end
 
--- Return a function(user, joined, cursor) that records the messages which a member got late when their cursor rises to a seq, and returns
--- the seq up to which it may rise now. late: the messages that the client has named. checked_at: the time, if there may be others.
+-- Return a function(user, joined, cursor). It records which messages the member got late, between `cursor` and `delivered`, and returns the
+-- seq up to which the cursor may rise in this call. late: the seqs that the client named. checked_at: the present time if there may be other
+-- late messages, else nil.
 -- Cursors of equal acknowledgements often begin at the same seq: then the messages are read once.
 -- Uses entries: live_entry_at, seq_of
 -- Uses late: ended_entries, record_late
