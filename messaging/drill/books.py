@@ -16,7 +16,10 @@ from .witness import Entry
 
 @dataclasses.dataclass(slots=True)
 class Offer:
-    """A message as its sender knows it. `sender`: the index of their ledger; `renewed`: sent again under another id."""
+    """A message as its sender knows it. `sender`: the index of their ledger; `renewed`: sent again under another id.
+
+    `repeated`: sent again under its id after acceptance, because the store may have lost it.
+    """
 
     sender: int
     room: str
@@ -25,6 +28,7 @@ class Offer:
     places: set[tuple[str, int]] = dataclasses.field(default_factory=set)
     refused: str = ""
     renewed: bool = False
+    repeated: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,6 +105,9 @@ class Books:
 
     def _renewed(self, _room: str, message_id: str, _new_id: str) -> None:
         self.offers[message_id].renewed = True
+
+    def _repeated(self, _room: str, message_id: str) -> None:
+        self.offers[message_id].repeated = True
 
     def _accepted(self, room: str, message_id: str, epoch: str, seq: int, expires_at: int) -> None:
         self.offers[message_id].places.add((epoch, seq))

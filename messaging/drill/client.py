@@ -2,6 +2,7 @@
 
 - Any frame can be lost, so `hello` and `sync` are repeated too.
 - Each event is written to the ledger, and counted in the tally.
+- Accepted messages are kept until all recipients have them, and sent again if the store may have lost them.
 - An expired message is acknowledged as late, and not shown. A notice is written to the ledger, then dismissed.
 """
 
@@ -15,6 +16,7 @@ from .faults import Faults
 from .ledger import Ledger, digest, now_ms
 from .line import Deliver, Frame
 from .outbox import Item
+from .own_log import OwnLog, Version
 from .protocol import FINAL_CLOSES, Log, ProtocolClient, Timing
 from .tally import Place, Tally
 
@@ -33,13 +35,24 @@ class Client(ProtocolClient):
     """A member of every room, who never leaves one."""
 
     def __init__(
-        self, url: str, *, user: int, cookie: str, origin: str, ledger: Ledger, faults: Faults, tally: Tally
+        self,
+        url: str,
+        *,
+        user: int,
+        cookie: str,
+        origin: str,
+        ledger: Ledger,
+        faults: Faults,
+        tally: Tally,
+        timing: Timing = TIMING,
     ) -> None:
-        super().__init__(url, user=user, cookie=cookie, origin=origin, timing=TIMING, rng=faults.rng)
+        super().__init__(url, user=user, cookie=cookie, origin=origin, timing=timing, rng=faults.rng)
         self._ledger = ledger
         self._faults = faults
         self._tally = tally
+        self._own = OwnLog()
         self._name = ""
+        self._life = ""  # of the store
         self._may_connect = asyncio.Event()
         self._may_connect.set()
         self._delivered: dict[Place, int] = {}  # the number of recipients in receipts
@@ -102,6 +115,7 @@ class Client(ProtocolClient):
         if not self._name:
             self._name = frame["user"]["name"]
             self._ledger.write("me", self.user, self._name)
+        self._life = frame["store"]
         super()._on_welcome(frame)
 
     def _on_message(self, frame: Frame) -> None:
@@ -112,6 +126,9 @@ class Client(ProtocolClient):
         for message in frame["messages"]:
             self._check_expiry(frame["room"], message)
         super()._on_resumed(frame)
+        log = self.logs.get(frame["room"])
+        if log and frame["ok"] and not frame["more"] and frame["epoch"] == log.epoch and "changed" in frame:
+            self._repeat_lost(log)
 
     def _on_sent(self, frame: Frame) -> None:
         """Take the answer as the own message. Its sender is no recipient of it, so that no recovery would deliver it."""
@@ -125,10 +142,12 @@ class Client(ProtocolClient):
             self._take_ahead(log)
 
     def _on_receipt(self, frame: Frame) -> None:
-        for seq, delivered, _read, _total in frame["receipts"]:
+        for seq, delivered, _read, total in frame["receipts"]:
             place = frame["room"], frame["epoch"], seq
             self._delivered[place] = max(delivered, self._delivered.get(place, 0))
             held = self._tally.holders[place]
+            if delivered == total:
+                self._own.has_ended(frame["room"], frame["epoch"], [seq])
             if delivered > held:
                 self._ledger.write("overclaimed", frame["room"], seq, delivered, held)
 
@@ -146,6 +165,7 @@ class Client(ProtocolClient):
             return
         data = {name: value for name, value in frame["data"].items() if name != "resendable"}
         place = data.get("room", ""), data.get("epoch", ""), data.get("seq", 0)
+        self._own.has_ended(place[0], place[1], [place[2]])
         content = digest(repr((frame["kind"], data)))
         if self._notices.get(frame["notice"]) != content:
             self._notices[frame["notice"]] = content
@@ -154,6 +174,18 @@ class Client(ProtocolClient):
             self._ledger.flush()
             self._tally.missed(place, [missing["user"] for missing in data.get("missing", ())])
         self._send({"type": "dismiss", "notice": frame["notice"]})
+
+    def _version(self, log: Log) -> Version:
+        return log.epoch, self._life
+
+    def _repeat_lost(self, log: Log) -> None:
+        """Send the accepted messages again that this log, which was just read, may not have."""
+        items = self._own.take_doubtful(log.room, self._version(log))
+        for item in items:
+            self._ledger.write("repeated", log.room, item.id)
+        self._ledger.flush()
+        self._outbox.put_back(log.room, items)
+        self._send_next(log.room)
 
     def _check_expiry(self, room: str, message: Frame) -> None:
         """Record a text that arrived after it had expired."""
@@ -173,6 +205,7 @@ class Client(ProtocolClient):
     def _record_offered(self, room: str, item: Item, old: Item | None) -> None:
         if old is not None:
             self._ledger.write("renewed", room, old.id, item.id)
+        self._own.offered(item)
         self._ledger.write("offered", room, item.id, item.number, digest(item.body), now_ms())
         self._ledger.flush()
 
@@ -180,6 +213,7 @@ class Client(ProtocolClient):
         message_id, seq, expires_at = own["id"], own["seq"], own["expires_at"]
         self._ledger.write("accepted", room, message_id, epoch, seq, expires_at)
         self._tally.heard((room, epoch, seq), self.user, expires_at)
+        self._own.accepted(room, message_id, seq, expires_at, (epoch, self._life))
         if message_id not in self.accepted:
             self._tally.accepted += 1
 
@@ -198,6 +232,8 @@ class Client(ProtocolClient):
         else:
             self._ledger.write("late", *entry, expires_at)
         sender, place = message["from"]["id"], (log.room, log.epoch, message["seq"])
+        if sender == self.user:
+            self._own.confirmed(message["id"], self._version(log))
         self._tally.heard(place, sender, expires_at)
         if sender != self.user:
             self._tally.reached(place, self.user)

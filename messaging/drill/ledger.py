@@ -8,6 +8,7 @@ One JSON array a line, times in epoch ms:
 | `offered`, room, id, number, digest, at                     | put into the outbox; numbered by sender and room from 1 |
 | `renewed`, room, id, id of the new one                      | too old to be repeated; offered again, same number      |
 | `accepted`, room, id, epoch, seq, expires_at                | `sent`, or their own message arrived                    |
+| `repeated`, room, id                                        | sent again: the store may have lost it after accepting  |
 | `refused`, room, id, code                                   | a final error                                           |
 | `held`, room, epoch, seq, id, digest, late (ms), expires_at | taken into the log: shown                               |
 | `late`, room, epoch, seq, id, expires_at                    | taken into the log after it expired: not shown          |

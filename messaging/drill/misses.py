@@ -2,8 +2,8 @@
 
 In a drill all clients are in every room from the beginning. Nobody leaves and nobody rejects, so all but the sender are recipients.
 A notice may name a recipient whose acknowledgement was in flight at expiry. It was in flight if it was sent less than 5 s before, if
-its connection ended right after it, or if the store had just been killed. Any other acknowledgement has arrived, and naming its
-author is an error.
+its connection ended right after it, or if it was sent during an outage of the site. Any other acknowledgement has arrived, and naming
+its author is an error.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from .books import Book, Books, Notice
@@ -20,8 +21,15 @@ from .tally import Place
 
 IN_FLIGHT_MS = 5_000
 READ_TIMEOUT_MS = 1_000  # the server reads a frame this long after it was handed to a socket
-STORE_RESTART_TIMEOUT_MS = 10_000  # from a kill until clients of the store are connected again
 REASONS = ("offline", "no_ack", "late")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outage:
+    """A period in which the site could not read acknowledgements (epoch ms)."""
+
+    begins_at: int
+    ends_at: int
 
 
 @dataclasses.dataclass(slots=True)
@@ -39,11 +47,11 @@ class Missed:
 class Misses:
     """Checks every notice alone, then every message against all its recipients."""
 
-    def __init__(self, books: Books, store_kills: list[int], findings: Findings) -> None:
+    def __init__(self, books: Books, outages: Sequence[Outage], findings: Findings) -> None:
         self.counts = Missed()
         self._books = books
         self._findings = findings
-        self._store_kills = store_kills
+        self._outages = outages
         self._people = {book.user: index for index, book in enumerate(books.clients)}
         self._named: defaultdict[Place, set[int]] = defaultdict(set)
 
@@ -164,9 +172,10 @@ class Misses:
         self.counts.earliest_doubt_ms = max(self.counts.earliest_doubt_ms, before_ms)
 
     def _has_arrived(self, book: Book, at: int) -> bool:
-        """Return whether the connection and the store were up long enough to read an acknowledgement of that time."""
-        return not _any_within(book.closed, at, at + READ_TIMEOUT_MS) and not _any_within(
-            self._store_kills, at - STORE_RESTART_TIMEOUT_MS, at + READ_TIMEOUT_MS
+        """Return whether the connection and the site were up long enough to read an acknowledgement of that time."""
+        upto = at + READ_TIMEOUT_MS
+        return not _any_within(book.closed, at, upto) and not any(
+            outage.begins_at <= upto and outage.ends_at >= at for outage in self._outages
         )
 
 

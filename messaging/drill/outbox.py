@@ -10,7 +10,7 @@ import dataclasses
 import random
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .line import Frame
 
@@ -90,6 +90,12 @@ class Outbox:
             return False
         self._items[room].popleft()
         return True
+
+    def put_back(self, room: str, items: Sequence[Item]) -> None:
+        """Put accepted items, which the store may have lost, before all others of a room."""
+        waiting = self._items.setdefault(room, deque())
+        known = {item.id for item in waiting}
+        waiting.extendleft(reversed([item for item in items if item.id not in known]))
 
     def forget_connection(self) -> None:
         for items in self._items.values():

@@ -368,14 +368,13 @@ class ProtocolClient:
             self._send(frame)
 
     def _settle(self, room: str, epoch: str, own: Frame) -> None:
-        """Take an own message as accepted. A repeated answer must have the same place."""
+        """Take an own message as accepted. A repeated answer must have the same place, except in a new epoch."""
         message_id, place = own["id"], (epoch, own["seq"])
         before = self.accepted.get(message_id)
-        if before == place:
-            return
-        if before is not None:
-            self._record_violation(f"{message_id} accepted as {before} and as {place}")
-        self._record_accepted(room, epoch, own)
-        self.accepted[message_id] = place
+        if before != place:
+            if before is not None and before[0] == epoch:
+                self._record_violation(f"{message_id} accepted as {before} and as {place}")
+            self._record_accepted(room, epoch, own)
+            self.accepted[message_id] = place
         if self._outbox.settle(room, message_id):
             self._send_next(room)

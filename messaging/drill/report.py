@@ -11,14 +11,16 @@ from typing import Any
 
 from .books import Books, Offer
 from .findings import FINDINGS, Findings, client_name
-from .misses import Missed, Misses
+from .misses import Missed, Misses, Outage
 from .plan import Plan
 from .witness import Cursor, Entry
+
+STORE_RESTART_TIMEOUT_MS = 10_000  # from a kill until clients of the store are connected again
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The results of a run besides the ledgers. `cursors` are in the order of the ledgers; `store_kills` ascending epoch ms."""
+    """The results of a run besides the ledgers. `cursors` are in the order of the ledgers; `store_kills` epoch ms."""
 
     seconds: float
     killed: int
@@ -99,7 +101,8 @@ def _judge_held(books: Books, outcome: Outcome, findings: Findings) -> None:
 
 def _judge_ended(books: Books, outcome: Outcome, findings: Findings) -> Missed:
     """Judge expired messages: the site no longer returns them, so the log is rebuilt from the ledgers."""
-    missed = Misses(books, outcome.store_kills, findings).judge()
+    outages = [Outage(at, at + STORE_RESTART_TIMEOUT_MS) for at in outcome.store_kills]
+    missed = Misses(books, outages, findings).judge()
     logs = books.logs()
     _judge_acceptance(books.offers, logs, findings)
     _judge_logs(books.offers, logs, findings)
@@ -144,6 +147,8 @@ def _judge_logs(offers: dict[str, Offer], logs: dict[str, list[Entry]], findings
             if entry.id in seen:
                 findings.add("twice", f"{where}: {entry.id} stored again")
             seen.add(entry.id)
+            if offer.repeated:
+                continue  # the store has lost its first place
             if offer.number < numbers[offer.sender]:
                 findings.add(
                     "out_of_order",

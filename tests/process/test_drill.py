@@ -473,7 +473,7 @@ def client_of(book: ledger.Ledger, tally: Tally) -> Client:
     faults = Faults(Plan(), random.Random(1))
     client = Client("", user=1, cookie="", origin="", ledger=book, faults=faults, tally=tally)
     room = {"room": ROOM, "epoch": EPOCH, "delivered": 0, "rev": 0}
-    client._take({"type": "welcome", "user": {"id": 1, "name": "ada"}, "rooms": [room]})
+    client._take({"type": "welcome", "user": {"id": 1, "name": "ada"}, "store": "life", "rooms": [room]})
     return client
 
 
@@ -508,6 +508,32 @@ async def test_notice_is_recorded_once_until_its_content_changes(tmp_path: Path,
     assert list(tally.unexplained()) == []
     client._take(frame | {"data": data | {"total": 3}})
     assert len(written(tmp_path, book, "notice")) == 2
+
+
+async def test_accepted_message_is_sent_again_when_the_log_may_have_lost_it(
+    tmp_path: Path, book: ledger.Ledger
+) -> None:
+    client = client_of(book, Tally())
+    for body in ("lost", "known", "held by all"):
+        client.offer(ROOM, body, 600)
+    ids = [line[1] for line in written(tmp_path, book, "offered")]
+    times = {"expires_at": ledger.now_ms() + 600_000, "sent_at": 0}
+    for seq, id_ in enumerate(ids, 1):
+        client._take({"type": "sent", "room": ROOM, "epoch": EPOCH, "id": id_, "seq": seq, **times})
+    client._take({"type": "receipt", "room": ROOM, "epoch": EPOCH, "receipts": [[3, 2, 0, 2]]})
+    assert client.unsettled == 0
+    client._take({"type": "position", "room": ROOM, "epoch": "e2", "top": 1, "rev": 0})
+    own = {"seq": 1, "id": ids[1], "from": {"id": 1}, "body": "known", **times}
+    resumed = {"type": "resumed", "room": ROOM, "epoch": "e2", "ok": True, "from": 0, "upto": 1, "top": 1}
+    resumed |= {"rev": 0, "more": False, "messages": [own], "gone": [], "changed": []}
+    client._take(resumed)
+    assert written(tmp_path, book, "repeated") == [[ROOM, ids[0]]]
+    assert client._outbox.first(ROOM, ids[0])
+    assert client.unsettled == 1
+    client._take({"type": "sent", "room": ROOM, "epoch": "e2", "id": ids[0], "seq": 2, **times})
+    client._take(resumed | {"from": 2, "upto": 2, "top": 2, "messages": []})
+    assert client.unsettled == 0
+    assert written(tmp_path, book, "disagreed") == []
 
 
 # ── The lines ──
