@@ -1,0 +1,119 @@
+"""Count the broken promises of a run by its ledgers, with the rules of the drill.
+
+A store that lost data gives a room a new epoch, in which a message has a second place. So a message is judged by its id: each recipient
+holds it at one of its places, or was named to its sender.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from pathlib import Path
+
+from messaging.drill.books import Books
+from messaging.drill.findings import Findings, client_name
+from messaging.drill.misses import Misses, Outage
+from messaging.drill.report import _judge_acceptance, _judge_logs, _judge_order
+from messaging.drill.tally import Place
+from messaging.drill.witness import Entry
+
+# The columns of the table, and the findings of the drill that each counts. All others are in `other`.
+COLUMNS = {
+    "lost": ("lost", "undelivered", "unaccepted", "refused"),
+    "twice": ("twice", "named_twice"),
+    "out of order": ("out_of_order", "disagreeing"),
+    "untold": ("unexplained",),
+    "falsely told": ("named_falsely",),
+}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Verdict:
+    """The counts of one run. `lost`, `untold` and `falsely told` are (message, member) pairs; `missed` pairs were told."""
+
+    accepted: int = 0
+    missed: int = 0
+    counts: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys([*COLUMNS, "other"], 0))
+    unaccounted: int = 0
+    repair_s: float = 0.0
+    told_s: float = 0.0
+    examples: list[str] = dataclasses.field(default_factory=list)
+    failure: str = ""  # the run did not do what it should
+
+    def add(self, column: str, example: str) -> None:
+        """Count a finding that a scenario has made."""
+        self.counts[column] += 1
+        self.examples.append(f"{column}: {example}")
+
+    @property
+    def ok(self) -> bool:
+        return not (any(self.counts.values()) or self.unaccounted or self.failure)
+
+
+class Judge(Misses):
+    """Judges messages by id. Ended before `at` (epoch ms): a notice must name those who lack them."""
+
+    def __init__(self, books: Books, outages: list[Outage], findings: Findings, at: int) -> None:
+        super().__init__(books, outages, findings)
+        self._at = at
+        self._places: defaultdict[str, list[Place]] = defaultdict(list)
+        for place, life in books.lives.items():
+            self._places[life.id].append(place)
+
+    def _judge_message(self, place: Place) -> None:
+        """Judge a message at the last of its places: `judge` calls this for each of them."""
+        life = self._books.lives[place]
+        places = self._places[life.id]
+        offer = self._books.offers.get(life.id)
+        if place != places[-1] or offer is None:
+            return
+        ends_at = max(self._books.lives[one].expires_at for one in places)
+        for index, book in enumerate(self._books.clients):
+            if index == offer.sender:
+                continue
+            named = [one for one in places if index in self._named[one]]
+            held = [one for one in places if one in book.holds]
+            if named and held:
+                for one in set(named) & set(held):
+                    self._judge_name(index, one, self._books.lives[one].expires_at)
+            elif named:
+                self.counts.missed += 1
+            elif not held:
+                kind = "unexplained" if ends_at <= self._at else "undelivered"
+                where = f"{' '.join(map(str, places[-1]))} {life.id}"
+                self._findings.add(
+                    kind, f"{where} of {client_name(offer.sender)}: {client_name(index)}, ends {ends_at}"
+                )
+
+
+def judge(ledgers: Path, outages: list[Outage], at: int) -> Verdict:
+    """Read the ledgers of a run. `at`: when the clients were stopped (epoch ms)."""
+    findings = Findings()
+    books = Books(ledgers, findings)
+    missed = Judge(books, outages, findings, at).judge()
+    logs: defaultdict[str, dict[str, list[Entry]]] = defaultdict(dict)  # {epoch: {room: entries}}
+    for (room, epoch, seq), life in sorted(books.lives.items()):
+        offer = books.offers.get(life.id)
+        logs[epoch].setdefault(room, []).append(Entry(seq, life.id, offer.digest if offer else ""))
+    for log in logs.values():
+        _judge_logs(books.offers, log, findings)
+    for index, book in enumerate(books.clients):
+        for room, held in book.rooms.items():
+            _judge_order(f"{client_name(index)} in {room}", held, [], books.offers, findings)
+    # Two places of one id in the same epoch are `twice`; in two epochs the store had lost the first.
+    for offer in books.offers.values():
+        if len({epoch for epoch, _ in offer.places}) == len(offer.places):
+            offer.places = set(list(offer.places)[:1])
+    all_ids = {"": [Entry(0, life.id, "") for life in books.lives.values()]}
+    _judge_acceptance(books.offers, all_ids, findings)
+
+    verdict = Verdict(
+        accepted=sum(bool(offer.places) for offer in books.offers.values()),
+        missed=missed.missed,
+        told_s=missed.slowest_told_ms / 1000,
+    )
+    columns = {kind: column for column, kinds in COLUMNS.items() for kind in kinds}
+    for kind, count in findings.counts.items():
+        verdict.counts[columns.get(kind, "other")] += count
+        verdict.examples += [f"{kind}: {example}" for example in findings.examples.get(kind, [])]
+    return verdict
