@@ -14,7 +14,7 @@ PIP := $(IN_VENV)python -m pip install --disable-pip-version-check --no-input --
 CHECKING := DJANGO_SECRET_KEY=only-for-checking
 
 .DEFAULT_GOAL := help
-.PHONY: help run test proof abuse e2e coverage check scripts bench clean
+.PHONY: help run test proof faults abuse e2e coverage check scripts bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,6 +30,10 @@ test: $(VENV)/.ready-dev ## the tests that need no browser and no minutes of rea
 proof: $(VENV)/.ready-dev ## the tests that need minutes of real time
 	$(PYTEST) -m "proof and not alone" $(ARGS)
 	$(IN_VENV)python -m pytest -m alone $(ARGS)
+	$(IN_VENV)python -m tests.faults --quick
+
+faults: $(VENV)/.ready-dev ## the site under one fault after another; QUICK=1 a few, MUTATE=1 without single rules
+	$(IN_VENV)python -m tests.faults $(if $(QUICK),--quick) $(if $(MUTATE),--mutate) $(ARGS)
 
 abuse: $(VENV)/.ready-dev ## the test files named in docs/explanation/security.md
 	$(PYTEST) $$(grep -o 'tests/[a-z_/]*\.py' docs/explanation/security.md | sort -u) $(ARGS)

@@ -36,7 +36,6 @@ def main() -> int:
     options = _options()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
     django.setup()
-    os.nice(0)
     from . import cluster
 
     rows = cluster.Rows()
@@ -54,7 +53,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pairs", type=float, metavar="S", help="random pairs of faults for S seconds")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--table", type=Path, metavar="FILE", help="also write the table as Markdown")
-    parser.add_argument("--mutate", action="store_true", help="take rules of the code away: scenarios must fail")
+    parser.add_argument(
+        "--mutate", action="store_true", help="take rules of the code away: scenarios must fail"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the ledgers and logs of all runs")
     return parser.parse_args()
 
@@ -96,7 +97,8 @@ async def _run(options: argparse.Namespace, rows: object) -> int:
         chosen = [
             scenario
             for scenario in scenarios.SCENARIOS.values()
-            if (scenario.quick or not options.quick) and scenario.name in (options.names or scenarios.SCENARIOS)
+            if (scenario.quick or not options.quick)
+            and scenario.name in (options.names or scenarios.SCENARIOS)
         ]
         await asyncio.gather(*(one(scenario, options.seed) for scenario in chosen))
     if options.table:
@@ -130,7 +132,9 @@ def _cells(scenario: object, verdict: object) -> tuple[str, ...]:
 def _line(cells: tuple[str, ...]) -> str:
     """Return a line of the terminal's table, without the sentence about the fault."""
     name, _, *rest = cells
-    return f"{name:26}" + "".join(f"{cell:>{max(8, len(head) + 2)}}" for head, cell in zip(HEADS[2:], rest, strict=True))
+    return f"{name:26}" + "".join(
+        f"{cell:>{max(8, len(head) + 2)}}" for head, cell in zip(HEADS[2:], rest, strict=True)
+    )
 
 
 def _markdown(results: list[tuple[object, object]]) -> Iterator[str]:

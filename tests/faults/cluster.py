@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -138,9 +139,7 @@ class Cluster:
         await asyncio.to_thread(self.store.wait_until_ready)
         for name in [*(f"server-{number + 1}" for number in range(self._count)), "jobs"]:
             line = await Line(self.store.socket, rng=self._rng).open()
-            part = Part(
-                self.folder / name, self.store, line, self.database, self._mutation, **self._policy
-            )
+            part = Part(self.folder / name, self.store, line, self.database, self._mutation, **self._policy)
             part._link_database()
             if name == "jobs":
                 self.jobs = part
@@ -288,10 +287,8 @@ class Cluster:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 async def eventually(condition: Any, *, within_s: float) -> bool:

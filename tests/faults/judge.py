@@ -35,6 +35,7 @@ class Verdict:
     missed: int = 0
     counts: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys([*COLUMNS, "other"], 0))
     unaccounted: int = 0
+    loses: bool = False  # the store has lost data: its account reports the messages, also if clients have sent them again
     repair_s: float = 0.0
     told_s: float = 0.0
     examples: list[str] = dataclasses.field(default_factory=list)
@@ -47,7 +48,47 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        return not (any(self.counts.values()) or self.unaccounted or self.failure)
+        return not (any(self.counts.values()) or (self.unaccounted and not self.loses) or self.failure)
+
+
+class RunBooks(Books):
+    """The ledgers of a run.
+
+    A text that arrives after its end is no finding if an outage has delayed it: clients do not show it. In a log that got a new epoch, a
+    receipt also counts the clients who held the message in the old one.
+    """
+
+    def __init__(self, folder: Path, outages: list[Outage], findings: Findings) -> None:
+        self._late_texts: list[tuple[str, str, int, int]] = []  # client, room, seq, ms after the end
+        self._overclaims: list[tuple[str, int, int, int]] = []  # room, seq, counted, held then
+        super().__init__(folder, findings)
+        epochs: defaultdict[str, set[str]] = defaultdict(set)
+        holders: defaultdict[str, set[int]] = defaultdict(set)  # of an id
+        for room, epoch, _ in self.lives:
+            epochs[room].add(epoch)
+        for index, book in enumerate(self.clients):
+            for place in book.holds:
+                holders[self.lives[place].id].add(index)
+        for room, seq, counted, held in self._overclaims:
+            ids = {life.id for place, life in self.lives.items() if (place[0], place[2]) == (room, seq)}
+            if len(epochs[room]) == 1 or counted > max((len(holders[one]) for one in ids), default=0):
+                super()._overclaimed(room, seq, counted, held)
+        ends: defaultdict[tuple[str, int], int] = defaultdict(int)
+        for (room, _, seq), life in self.lives.items():
+            ends[room, seq] = max(ends[room, seq], life.expires_at)
+        for client, room, seq, after_ms in self._late_texts:
+            ends_at = ends[room, seq]
+            delayed = any(
+                outage.begins_at <= ends_at + after_ms and outage.ends_at >= ends_at for outage in outages
+            )
+            if not delayed:
+                findings.add("after_expiry", f"{client} in {room}: {seq}, {after_ms} ms after")
+
+    def _overclaimed(self, room: str, seq: int, told: int, held: int) -> None:
+        self._overclaims.append((room, seq, told, held))
+
+    def _after_expiry(self, room: str, seq: int, after_ms: int) -> None:
+        self._late_texts.append((client_name(self._index), room, seq, after_ms))
 
 
 class Judge(Misses):
@@ -89,7 +130,7 @@ class Judge(Misses):
 def judge(ledgers: Path, outages: list[Outage], at: int) -> Verdict:
     """Read the ledgers of a run. `at`: when the clients were stopped (epoch ms)."""
     findings = Findings()
-    books = Books(ledgers, findings)
+    books = RunBooks(ledgers, outages, findings)
     missed = Judge(books, outages, findings, at).judge()
     logs: defaultdict[str, dict[str, list[Entry]]] = defaultdict(dict)  # {epoch: {room: entries}}
     for (room, epoch, seq), life in sorted(books.lives.items()):

@@ -77,7 +77,9 @@ class Board:
 
     def repair_ms(self, since_ms: int, upto_ms: int) -> int:
         """Return how long after a fault's end the last message from before its end was accepted or shown."""
-        return max((at - since_ms for sent_at, at in self.events if sent_at <= since_ms < at <= upto_ms), default=0)
+        return max(
+            (at - since_ms for sent_at, at in self.events if sent_at <= since_ms < at <= upto_ms), default=0
+        )
 
 
 class Chatter(Client):
@@ -114,10 +116,19 @@ class Load:
     """The clients of a run. `lives`: shortest and longest life of the messages with a short life; `share`: of all."""
 
     def __init__(
-        self, cluster: Cluster, seed: str, *, lives: tuple[int, int], share: float, absent: int, calm: bool
+        self,
+        cluster: Cluster,
+        seed: str,
+        *,
+        lives: tuple[int, int],
+        share: float,
+        absent: int,
+        calm: bool,
+        frames: Plan,
     ) -> None:
         self.cluster = cluster
         self.calm = calm
+        self.frames = frames
         self.rng = random.Random(f"{seed} load")
         self.lives = lives
         self.share = share
@@ -142,7 +153,7 @@ class Load:
             cookie=person.cookie,
             origin=server.origin,
             ledger=ledger,
-            faults=Faults(Plan(), random.Random(f"{seed} client {index}")),
+            faults=Faults(self.frames, random.Random(f"{seed} client {index}")),
             tally=self.tally,
             timing=dataclasses.replace(TIMING, max_backoff_s=MAX_BACKOFF_S),
         )

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import dataclasses
 import random
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from messaging.drill.ledger import now_ms
 from messaging.drill.misses import Outage
+from messaging.drill.plan import Plan
 from messaging.drill.report import STORE_RESTART_TIMEOUT_MS
 
 from .cluster import Cluster, Rows
@@ -26,7 +28,8 @@ class Scenario:
 
     `seconds`: of the load; the fault may take longer. `share`: of the messages, with a life within `lives` (s). `calm`: no client but
     those of the fault is cut or away, so that senders hear of notices by their open connections alone. `patience_s`: from the end of all
-    until everything must be explained. `quick`: part of the quick set.
+    until everything must be explained. `loses`: the store loses data, so that its account must report messages as lost. `quick`: part of
+    the quick set.
     """
 
     name: str
@@ -39,7 +42,11 @@ class Scenario:
     absent: int = ABSENT
     calm: bool = False
     patience_s: float = 60.0
+    loses: bool = False
     quick: bool = False
+    frames: Plan = dataclasses.field(
+        default_factory=Plan
+    )  # `loss`, `duplicate` and `reorder` of single frames
     policy: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -57,6 +64,7 @@ class Run:
             share=scenario.share,
             absent=scenario.absent,
             calm=scenario.calm,
+            frames=scenario.frames,
         )
         self.outages: list[Outage] = []
         self.verdict = Verdict()  # to which the scenario adds what it checks with its own users
@@ -85,7 +93,7 @@ class Run:
             verdict.counts[column] += count
         verdict.examples += self.verdict.examples
         verdict.failure = self.verdict.failure
-        verdict.unaccounted = unaccounted
+        verdict.unaccounted, verdict.loses = unaccounted, self.scenario.loses
         verdict.repair_s = self.load.board.repair_ms(ends_ms, now_ms()) / 1000
         if not settled and verdict.ok:
             verdict.failure = "some messages stayed open"
@@ -102,7 +110,9 @@ class Run:
         return count
 
 
-async def run(scenario: Scenario, rows: Rows, *, seed: int, mutation: str = "", keep: bool = False) -> Verdict:
+async def run(
+    scenario: Scenario, rows: Rows, *, seed: int, mutation: str = "", keep: bool = False
+) -> Verdict:
     """Run one scenario on a new cluster. The ledgers and logs of a run that is not whole are kept, and named in its examples."""
     words = f"{seed} {scenario.name}"
     cluster = Cluster(
@@ -117,6 +127,9 @@ async def run(scenario: Scenario, rows: Rows, *, seed: int, mutation: str = "", 
                 cluster.keep_ledgers = keep or not (verdict.ok or mutation)
     except TimeoutError:
         verdict.failure = f"it did not end within {RUN_WITHIN_S:.0f} s"
+    except Exception as error:  # noqa: BLE001  (the other scenarios run)
+        verdict.failure = f"it failed with {type(error).__name__}"
+        verdict.examples += traceback.format_exc().splitlines()[-12:]
     if cluster.keep_ledgers:
         verdict.examples.append(f"ledgers and logs: {cluster.ledgers}")
     return verdict

@@ -10,8 +10,8 @@ import time
 import urllib.error
 from typing import Any
 
-
 from messaging.drill.ledger import now_ms
+from messaging.drill.plan import Plan
 from tests.support.clients import Wire
 from tests.support.lines import BOTH, Direction, Line
 from tests.support.sites import Browser
@@ -110,7 +110,9 @@ async def store_full(run: Run) -> None:
             return [
                 message_id
                 for message_id, known in board.messages.items()
-                if known.expires_at < now_ms() and board.users - known.explained - set() and known.sender not in away
+                if known.expires_at < now_ms()
+                and board.users - known.explained - set()
+                and known.sender not in away
             ]
 
         last_ms = board.last_end()
@@ -282,6 +284,10 @@ async def lines_sliced(run: Run) -> None:
             part.door.slices = None
 
 
+async def frames_lost(_: Run) -> None:
+    """Lose, double and delay single frames in the clients: `Scenario.frames`."""
+
+
 async def slow_reader(run: Run) -> None:
     """Let two clients read nothing for longer than the lives of the messages that are sent to them."""
     part = run.cluster.servers[0]
@@ -307,12 +313,12 @@ async def _wire(part: Part, run: Run, name: str) -> Wire:
     return wire
 
 
-async def _call(part: Part, run: Run, name: str, method: str, path: str, **fields: Any) -> int:
+async def _call(part: Part, run: Run, actor: str, method: str, path: str, **fields: Any) -> int:
     """Use the HTTP interface as an actor; return the status."""
 
     def call() -> int:
         try:
-            return Browser(part, run.cluster.rows.actors[name]).call(method, path, **fields)
+            return Browser(part, run.cluster.rows.actors[actor]).call(method, path, **fields)
         except urllib.error.HTTPError as error:
             return error.code
 
@@ -323,9 +329,7 @@ async def _missing(wire: Wire, message_id: str, *, within_s: float = 60.0) -> li
     """Return the names in the notice about a message, None if no notice comes."""
 
     def notices() -> list[Any]:
-        return [
-            frame["data"] for frame in wire.heard("notice") if frame["data"].get("id") == message_id
-        ]
+        return [frame["data"] for frame in wire.heard("notice") if frame["data"].get("id") == message_id]
 
     if not await eventually(notices, within_s=within_s):
         return None
@@ -394,14 +398,23 @@ async def resends_racing(run: Run) -> None:
             run.verdict.add("untold", f"no notice about {message['id']}")
     xenia = await _wire(part, run, "xenia")
     for message in missed:
-        frame = {"type": "resend", "room": stage, "epoch": message["epoch"], "seq": message["seq"], "ttl": 600}
+        frame = {
+            "type": "resend",
+            "room": stage,
+            "epoch": message["epoch"],
+            "seq": message["seq"],
+            "ttl": 600,
+        }
         ids = [f"{number:08x}-0000-4000-8000-{message['seq']:012x}" for number in range(3)]
-        await asyncio.gather(
-            *(wire.send(frame | {"id": id_}) for wire, id_ in zip(wires, ids, strict=True))
-        )
+        await asyncio.gather(*(wire.send(frame | {"id": id_}) for wire, id_ in zip(wires, ids, strict=True)))
         answers = [await wire.next("sent", id=id_) for wire, id_ in zip(wires, ids, strict=True)]
-        if len({answer["seq"] for answer in answers}) != 1 or sum(not answer["duplicate"] for answer in answers) != 1:
-            run.verdict.add("twice", f"{message['seq']} sent again as {[answer['seq'] for answer in answers]}")
+        if (
+            len({answer["seq"] for answer in answers}) != 1
+            or sum(not answer["duplicate"] for answer in answers) != 1
+        ):
+            run.verdict.add(
+                "twice", f"{message['seq']} sent again as {[answer['seq'] for answer in answers]}"
+            )
         await xenia.next("message", resends=message["seq"])
     await xenia.fence()
     count = len(xenia.heard("message"))
@@ -412,7 +425,9 @@ async def resends_racing(run: Run) -> None:
 
 
 FAULTS = [
-    Scenario(name="store_killed", injected="store killed three times, 1.5 s down", inject=store_killed, quick=True),
+    Scenario(
+        name="store_killed", injected="store killed three times, 1.5 s down", inject=store_killed, quick=True
+    ),
     Scenario(name="store_stopped", injected="store stopped (SIGSTOP) for 10 s", inject=store_stopped),
     Scenario(
         name="store_half_open_up",
@@ -460,20 +475,28 @@ FAULTS = [
         seconds=20.0,
     ),
     Scenario(name="lines_cut", injected="all clients cut off six times", inject=lines_cut),
-    Scenario(
-        name="lines_silent", injected="the clients' lines pass nothing for 25 s", inject=lines_silent
-    ),
+    Scenario(name="lines_silent", injected="the clients' lines pass nothing for 25 s", inject=lines_silent),
     Scenario(
         name="lines_half_open",
         injected="for 9 s each: all that clients send is lost, all that they receive",
         inject=lines_half_open,
     ),
     Scenario(
-        name="lines_sliced", injected="the clients' lines pass at most 7 bytes at once for 12 s", inject=lines_sliced
+        name="lines_sliced",
+        injected="the clients' lines pass at most 7 bytes at once for 12 s",
+        inject=lines_sliced,
     ),
 ]
 
 OTHERS = [
+    Scenario(
+        name="frames_lost",
+        injected="10 % of the frames lost, 5 % doubled, some late, in both directions",
+        inject=frames_lost,
+        frames=Plan(loss=0.1, duplicate=0.05, reorder=True),
+        share=0.3,
+        lives=(12, 20),
+    ),
     Scenario(
         name="slow_reader",
         injected="two clients read nothing for 13 and 18 s; messages live 10 s",
@@ -523,12 +546,19 @@ OTHERS = [
         calm=True,
     ),
     Scenario(
-        name="store_emptied", injected="FLUSHALL under load", inject=store_emptied, share=0.0, patience_s=90.0, quick=True
+        name="store_emptied",
+        injected="FLUSHALL under load",
+        inject=store_emptied,
+        loses=True,
+        share=0.0,
+        patience_s=90.0,
+        quick=True,
     ),
     Scenario(
         name="store_put_back",
         injected="store put back to a copy 6 to 8 s old",
         inject=store_put_back,
+        loses=True,
         share=0.0,
         patience_s=90.0,
     ),
@@ -536,11 +566,14 @@ OTHERS = [
         name="store_log_cut",
         injected="store killed and the last 1 to 4 KB of its log cut off, three times",
         inject=store_log_cut,
+        loses=True,
         share=0.0,
         patience_s=90.0,
     ),
     Scenario(
-        name="member_added_store_down", injected="member added while the store is down", inject=member_added_store_down
+        name="member_added_store_down",
+        injected="member added while the store is down",
+        inject=member_added_store_down,
     ),
     Scenario(
         name="leave_right_after_ack",
