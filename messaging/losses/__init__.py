@@ -1,6 +1,7 @@
 """Losses of the store: detect that it has lost accepted messages, and tell everybody who is concerned.
 
-1. Every minute the worker writes a mark to the store, then the same number to the database (`detection.mark`).
+1. Every minute the worker writes a mark to the store, then the same number to the database (`detection.mark`). After a restart of the store it
+   also lets the store rewrite its log.
 2. Every process compares them (`detection.check`). If the store has a lower number, it was emptied or put back to an older state.
 3. A server process also compares the rooms of its sockets: a log that is shorter than the messages which were published has lost
    messages, for example at a failover (`detection.record_rooms`).

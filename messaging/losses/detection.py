@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from django.db.models import F
 from django.utils import timezone
 
 from messaging.bridge import in_db_thread
+from messaging.errors import Unavailable
 from messaging.models import Room, StoreLoss, StoreMark, moment
 from messaging.store import Store, open_store
-from messaging.store.records import RoomKey
+from messaging.store.records import Mark, RoomKey
 
 from . import members
 
@@ -26,9 +27,10 @@ async def mark() -> None:
     await check()
     store = open_store()
     accepted, live = await store.stats.accepted_by_day(ACCEPTED_DAYS), await store.stats.count_messages()
-    last = await in_db_thread(_last_mark)
-    number = max([last.number if last else 0, *(mark.number for mark in await store.marks.read())]) + 1
-    await store.marks.write(number)
+    last, marks = await in_db_thread(_last_mark), await store.marks.read()
+    life = await _clean_log(store, marks)
+    number = max([last.number if last else 0, *(mark.number for mark in marks)]) + 1
+    await store.marks.write(number, life)
     await in_db_thread(_write_mark, number, accepted, live)
 
 
@@ -72,6 +74,23 @@ async def record_rooms(lost: Mapping[RoomKey, int]) -> None:
     if messages:
         log.error("the store lost messages", extra={"lost": sum(messages), "rooms": len(messages)})
         await in_db_thread(_add, incident, safe_ms, sum(messages), len(messages))
+
+
+async def _clean_log(store: Store, marks: Sequence[Mark]) -> str:
+    """Let the store rewrite its log, once in each life. Return the life to write with the next mark, '' to try again.
+
+    The log of a store that lost its end may end with a part of a transaction. The store ignores it at this start, but appends to it: at its
+    next start it executes the part (Valkey 8.1). A message would be back without the record of its id, also if it was sent again.
+    """
+    life = await store.marks.life()
+    if all(mark.life == life for mark in marks):
+        return life
+    try:
+        await store.stats.rewrite_log()
+    except Unavailable as error:  # for example, another rewrite is under way
+        log.warning("the store's log was not rewritten", extra={"reason": str(error)})
+        return ""
+    return life
 
 
 async def _accepted_less(store: Store, last: StoreMark) -> int:

@@ -21,7 +21,7 @@ which all these keys begin, because many keys are known only inside the script.
 | `expiring`                   | zset   | `room|seq` -> when the job processes it next                                        |
 | `over`                       | zset   | `room|seq` -> seq: in `expiring` although not live, because screens may show it     |
 | `unacked`                    | zset   | room -> when the sweep checks it next                                               |
-| `mark`                       | hash   | number, at: written every minute, to notice when the store went back                |
+| `mark`                       | hash   | number, at, life: written every minute, to notice when the store went back          |
 | `claim:<token>`              | string | the answer to a claim, for one lease                                                |
 | `counts:hour:<hour>`         | hash   | `minute|event`, `all|event` -> count, 49 h; hours and minutes since 1970            |
 | `counts:days:<30 days>`      | hash   | `day|event` -> count, 121 days; `held`, `deleted` by the day of acceptance          |

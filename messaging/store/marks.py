@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from messaging.models import PARTITIONS
 
-from .calls import NO_LOG, Calls, checked
+from .calls import NO_LOG, Calls, checked, text
 from .members import Members
 from .records import Mark, RoomKey, partition_prefix
 
@@ -29,18 +29,24 @@ class Marks:
         """Return the mark of each partition. A partition without a mark has the number 0."""
         answers = await self._calls.scripts.pipeline(
             [
-                ("HMGET", f"{partition_prefix(partition)}mark", "number", "at")
+                ("HMGET", f"{partition_prefix(partition)}mark", "number", "at", "life")
                 for partition in range(PARTITIONS)
             ]
         )
-        return [Mark(int(number or 0), int(at or 0)) for number, at in answers]
+        return [Mark(int(number or 0), int(at or 0), text(life or b"")) for number, at, life in answers]
 
-    async def write(self, number: int) -> None:
-        """Write the number to every partition. Raises BacklogFull if the store is full."""
+    async def life(self) -> str:
+        """Return the present life of the store. `Store.life` may still be that of before a restart."""
+        [info] = await self._calls.scripts.pipeline([("INFO", "server")])
+        [life] = [line for line in text(info).split() if line.startswith("run_id:")]
+        return life.removeprefix("run_id:")
+
+    async def write(self, number: int, life: str) -> None:
+        """Write the number and the life to every partition. Raises BacklogFull if the store is full."""
         now_ms = await self._calls.now_ms()
         await self._calls.scripts.pipeline(
             [
-                ("HSET", f"{partition_prefix(partition)}mark", "number", number, "at", now_ms)
+                ("HSET", f"{partition_prefix(partition)}mark", "number", number, "at", now_ms, "life", life)
                 for partition in range(PARTITIONS)
             ]
         )

@@ -238,10 +238,11 @@ class Position:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mark:
-    """The mark of a partition, and when it was written (epoch ms)."""
+    """The mark of a partition, when it was written (epoch ms), and in which life of the store."""
 
     number: int
     at_ms: int
+    life: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from messaging import losses, rooms
 from messaging.bridge import in_db_thread
 from messaging.live.positions import Positions
 from messaging.live.registry import HubRoom, Registry
+from messaging.losses import detection
 from messaging.models import Membership, Room, StoreLoss, StoreMark, epoch_ms
 from messaging.monitoring import health, site_figures
 from messaging.policy import Policy
@@ -21,6 +22,7 @@ from messaging.store.records import Due, RoomKey, Slice
 from tests.support.messages import GRACE, ROOM, accept, message, new_id, read
 from tests.support.people import person, room_of
 from tests.support.servers import Server
+from tests.support.sites import until
 
 pytestmark = pytest.mark.usefixtures("verbs")
 
@@ -152,7 +154,7 @@ class TestMarks:
     async def test_a_mark_that_only_the_store_has_is_no_loss(self, atlas: Room) -> None:
         """The worker was killed between the two writes, or the database was put back to an older copy."""
         await losses.mark()
-        await open_store().marks.write(9)
+        await open_store().marks.write(9, "")
         await losses.check()
         await losses.mark()
         assert await recorded() == []
@@ -254,6 +256,28 @@ class TestRoomsOfSockets:
             room.update_position(accepted.epoch, accepted.seq, 0)
         assert await self.check(own_store, room) == {ROOM: 80 - position.top}
         assert first[0].epoch == room.epoch
+
+    async def test_part_of_a_transaction_at_the_end_of_the_log_is_never_executed(
+        self, server: Server, own_store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without the rewrite the store executes the part at its second start: the message is stored, and its id is not known."""
+        monkeypatch.setattr(detection, "open_store", lambda: own_store)
+        await accept(own_store, message("kept"))
+        cut = message("cut")
+        await accept(own_store, cut)
+        server.kill()
+        server.cut_tail(200)  # before the record of the id is complete
+        server.start()
+        await losses.mark()
+        await until(lambda: list(server.folder.glob("appendonlydir/*.2.base.*")), what="the log is rewritten")
+        [again] = await accept(own_store, cut)
+        assert not again.duplicate
+        server.kill()
+        server.start()
+        assert [row.body for row in (await read(own_store, GRACE)).messages] == ["kept", "cut"]
+        for _ in range(2):
+            await losses.mark()
+        assert (await own_store.client.info("persistence"))["aof_rewrites"] == 1
 
     @pytest.mark.parametrize("appended", [0, 1])
     async def test_restart_without_a_loss_is_no_loss(
