@@ -179,7 +179,7 @@ class Client(ProtocolClient):
         return log.epoch, self._life
 
     def _repeat_lost(self, log: Log) -> None:
-        """Send the accepted messages again that this log, which was just read, may not have."""
+        """Send the accepted messages again that this log, which was just read, may lack."""
         items = self._own.take_doubtful(log.room, self._version(log))
         for item in items:
             self._ledger.write("repeated", log.room, item.id)

@@ -58,7 +58,7 @@ class OwnLog:
                 del self._kept[message_id]
 
     def take_doubtful(self, room: str, version: Version) -> list[Item]:
-        """Return the messages of a room that this version of its log may not have, as they must be sent again, in order.
+        """Return the messages of a room that this version of its log may lack, as they must be sent again, in order.
 
         Those that do not live long enough are forgotten: a real client asks its user.
         """

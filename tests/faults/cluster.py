@@ -45,7 +45,7 @@ class Rows:
         self.clients = people(*(f"user{number:02}" for number in range(1, CLIENTS + 1)))
         self.actors = dict(zip(ACTORS, people(*ACTORS), strict=True))
         self.rooms = [room(*self.clients, name=name) for name in ("atlas", "borealis")]
-        self.stage = room(*self.actors.values(), name="stage", kind="private")
+        self.stage = room(*self.actors.values(), name="stage")
         _make_owner(self.stage, self.actors["zoe"])
         name = str(connection.settings_dict["NAME"])
         connection.close()

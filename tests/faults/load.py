@@ -88,6 +88,12 @@ class Chatter(Client):
     board: Board
     absent = False
 
+    def close(self) -> None:
+        """Write no more."""
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+        self._ledger.close()
+
     def _record_offered(self, room: str, item: Item, old: Item | None) -> None:
         super()._record_offered(room, item, old)
         self.board.offered_at[item.id] = now_ms()
@@ -175,7 +181,7 @@ class Load:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             for client in self.clients:
-                client._ledger.close()
+                client.close()
             for result in results:
                 if isinstance(result, Exception):
                     raise result

@@ -138,7 +138,7 @@ MUTATIONS = {
     "no_positions": Rule(
         "positions are compared with the store, so that a lost publication is noticed",
         _no_positions,
-        "connections_killed",
+        "store_half_open_down",
     ),
     "no_id_memory": Rule(
         "a repeated id gets its first answer",
@@ -169,7 +169,7 @@ MUTATIONS = {
         _in_script(
             "claim_expired", "string.format('%.0f', now + lease_ms)", "string.format('%.0f', now + 8.64e7)"
         ),
-        "store_half_open_down",
+        "replies_dropped",
     ),
     "unwritten_reports": Rule(
         "the store forgets a message only after its report is written", _unwritten_reports, "database_locked"
