@@ -84,6 +84,8 @@ async def _run(options: argparse.Namespace, rows: object) -> int:
             started_s = time.monotonic()
             verdict = await run(scenario, rows, seed=seed, keep=options.keep)  # type: ignore[arg-type]
         results.append((scenario, verdict))
+        if options.table:
+            options.table.write_text("\n".join(_markdown(results)) + "\n")
         print(_line(_cells(scenario, verdict)), f"({time.monotonic() - started_s:.0f} s)", flush=True)
         for example in verdict.examples:
             print(f"    {example}", flush=True)
@@ -101,8 +103,6 @@ async def _run(options: argparse.Namespace, rows: object) -> int:
             and scenario.name in (options.names or scenarios.SCENARIOS)
         ]
         await asyncio.gather(*(one(scenario, options.seed) for scenario in chosen))
-    if options.table:
-        options.table.write_text("\n".join(_markdown(results)) + "\n")
     broken = [scenario.name for scenario, verdict in results if not verdict.ok]
     print(f"Broken: {', '.join(broken)}." if broken else f"All {len(results)} hold.", f"Seed {options.seed}.")
     return 1 if broken else 0

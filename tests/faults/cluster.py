@@ -117,7 +117,9 @@ class Cluster:
         self.store = StoreProcess(self.folder)
         self.servers: list[Part] = []
         self.jobs: Part
-        self.ticking = True
+        self.ticked: tuple[str, ...] = (
+            JOBS  # put into the queue all the time; () leaves the jobs to their schedules
+        )
         self._count = servers
         self._rng = rng
         self._mutation = mutation
@@ -206,15 +208,15 @@ class Cluster:
         """Put the jobs of every minute into the queue every two seconds, so that a scenario is short."""
         while True:
             await asyncio.sleep(TICK_S)
-            if self.ticking:
+            if self.ticked:
                 await asyncio.to_thread(self._tick)
 
     def _tick(self) -> None:
         broker = Redis()
         try:
             with redis.Redis.from_url(f"{self.store.url}?db=1", socket_timeout=1.0) as broker.connection:
-                if broker.queue_size() < len(JOBS):
-                    for job in JOBS:
+                if broker.queue_size() < len(self.ticked):
+                    for job in self.ticked:
                         async_task(f"messaging.jobs.{job}", broker=broker)
         except (redis.RedisError, OSError):
             pass  # the store is away or full
@@ -233,6 +235,11 @@ class Cluster:
                 return client.execute_command(*words)
 
         return await asyncio.to_thread(run)
+
+    async def disturb(self, *words: Any) -> None:
+        """Run a command of the store, unless another fault prevents it."""
+        with contextlib.suppress(redis.RedisError, OSError):
+            await self.command(*words)
 
     async def restart_store(self, *, down_s: float = 0.0) -> None:
         await asyncio.to_thread(self.store.kill)
@@ -257,7 +264,7 @@ class Cluster:
 
     async def lock_database(self, seconds: float) -> None:
         """Hold a write transaction on the database, as a backup or a stuck process does."""
-        database = sqlite3.connect(self.database, timeout=20, check_same_thread=False, isolation_level=None)
+        database = sqlite3.connect(self.database, timeout=60, check_same_thread=False, isolation_level=None)
         await asyncio.to_thread(database.execute, "BEGIN IMMEDIATE")
         await asyncio.sleep(seconds)
         database.rollback()

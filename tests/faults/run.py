@@ -20,6 +20,8 @@ from .judge import Verdict, judge
 from .load import ABSENT, Load
 
 RUN_WITHIN_S = 420.0
+STAYED_OPEN = "some messages stayed open"
+TOO_SLOW = "the repair took too long"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class Scenario:
 
     `seconds`: of the load; the fault may take longer. `share`: of the messages, with a life within `lives` (s). `calm`: no client but
     those of the fault is cut or away, so that senders hear of notices by their open connections alone. `patience_s`: from the end of all
-    until everything must be explained. `loses`: the store loses data, so that its account must report messages as lost. `quick`: part of
+    until everything must be explained. `repair_s`: the longest repair after the end of the fault. `loses`: the store loses data, so that its account must report messages as lost. `quick`: part of
     the quick set.
     """
 
@@ -42,6 +44,7 @@ class Scenario:
     absent: int = ABSENT
     calm: bool = False
     patience_s: float = 60.0
+    repair_s: float = 60.0
     loses: bool = False
     quick: bool = False
     frames: Plan = dataclasses.field(
@@ -96,7 +99,9 @@ class Run:
         verdict.unaccounted, verdict.loses = unaccounted, self.scenario.loses
         verdict.repair_s = self.load.board.repair_ms(ends_ms, now_ms()) / 1000
         if not settled and verdict.ok:
-            verdict.failure = "some messages stayed open"
+            verdict.failure = STAYED_OPEN
+        elif verdict.repair_s > self.scenario.repair_s:
+            verdict.failure = TOO_SLOW
         elif not verdict.accepted or (self.scenario.share and not verdict.missed):
             verdict.failure = verdict.failure or "nobody missed a message: this proves nothing"
         return verdict

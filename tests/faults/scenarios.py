@@ -17,6 +17,7 @@ from tests.support.lines import BOTH, Direction, Line
 from tests.support.sites import Browser
 
 from .cluster import Part, eventually
+from .load import LONG_S
 from .run import Run, Scenario
 
 # ── The store ──
@@ -79,10 +80,20 @@ async def store_line_slow(run: Run) -> None:
             line.slices = None
 
 
+async def publications_lost(run: Run) -> None:
+    """Kill all subscriptions while the last messages are sent. Nothing is sent afterwards that would show a gap."""
+    await run.pause(7.0, 8.0)
+    async with run.fault():
+        ends_s = time.monotonic() + 5.0
+        while time.monotonic() < ends_s:
+            await run.cluster.disturb("CLIENT", "KILL", "TYPE", "pubsub")
+            await asyncio.sleep(0.1)
+
+
 async def scripts_flushed(run: Run) -> None:
     async with run.fault():
         for _ in range(60):
-            await run.cluster.command("SCRIPT", "FLUSH")
+            await run.cluster.disturb("SCRIPT", "FLUSH")
             await asyncio.sleep(0.2)
 
 
@@ -90,7 +101,7 @@ async def connections_killed(run: Run) -> None:
     async with run.fault():
         for _ in range(12):
             for kind in ("pubsub", "normal"):
-                await run.cluster.command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+                await run.cluster.disturb("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
             await asyncio.sleep(1.0)
 
 
@@ -103,16 +114,14 @@ async def store_full(run: Run) -> None:
         used = int(info["used_memory"])
         await run.cluster.command("CONFIG", "SET", "maxmemory", used - 256 * 1024)
         for _ in range(20):
-            run.load.say(600)  # refused with `backlog_full`, and accepted afterwards
-        board, away = run.load.board, {client.user for client in run.load.absent[:1]}
+            run.load.say(LONG_S)  # refused with `backlog_full`, and accepted afterwards
+        board = run.load.board
 
         def expired_untold() -> list[str]:
             return [
                 message_id
                 for message_id, known in board.messages.items()
-                if known.expires_at < now_ms()
-                and board.users - known.explained - set()
-                and known.sender not in away
+                if known.expires_at < now_ms() and board.users - known.explained
             ]
 
         last_ms = board.last_end()
@@ -169,8 +178,21 @@ async def worker_killed(run: Run) -> None:
             run.cluster.start_worker()
 
 
+async def worker_killed_in_claim(run: Run) -> None:
+    """Kill the worker while it has claimed ended messages and waits for the database."""
+    await run.pause(9.0, 10.0)
+    run.cluster.ticked = ("process_expired",)  # the other jobs would wait for the database in its place
+    await asyncio.sleep(2.0)
+    async with run.fault():
+        locked = asyncio.create_task(run.cluster.lock_database(16.0))
+        await asyncio.sleep(12.0)
+        await asyncio.to_thread(run.cluster.kill_worker)
+        await locked
+        run.cluster.start_worker()
+
+
 async def sentinel_killed(run: Run) -> None:
-    run.cluster.ticking = False
+    run.cluster.ticked = ()
     async with run.fault():
         killed = await eventually(run.cluster.kill_sentinel, within_s=30.0)
     if not killed:
@@ -178,7 +200,7 @@ async def sentinel_killed(run: Run) -> None:
 
 
 async def schedules_deleted(run: Run) -> None:
-    run.cluster.ticking = False
+    run.cluster.ticked = ()
     await run.pause(1.0, 2.0)
     async with run.fault():
         await run.cluster.sql("DELETE FROM django_q_schedule")
@@ -230,7 +252,7 @@ async def layer_killed_at_notice(run: Run) -> None:
     async with run.fault():
         ends_s = time.monotonic() + 20.0
         while time.monotonic() < ends_s:
-            await run.cluster.command("CLIENT", "KILL", "TYPE", "pubsub")
+            await run.cluster.disturb("CLIENT", "KILL", "TYPE", "pubsub")
             await asyncio.sleep(0.4)
 
 
@@ -456,6 +478,20 @@ FAULTS = [
         name="connections_killed",
         injected="CLIENT KILL of all connections every second for 12 s",
         inject=connections_killed,
+    ),
+    Scenario(
+        name="publications_lost",
+        injected="CLIENT KILL of all subscriptions every 0.1 s while the last messages are sent",
+        inject=publications_lost,
+        seconds=10.0,
+        share=0.0,
+        calm=True,
+        repair_s=20.0,
+    ),
+    Scenario(
+        name="worker_killed_in_claim",
+        injected="worker killed while it has claimed ended messages and waits for the database",
+        inject=worker_killed_in_claim,
     ),
     Scenario(name="worker_killed", injected="worker and its jobs killed three times", inject=worker_killed),
     Scenario(name="server_killed", injected="server killed three times", inject=server_killed, quick=True),
