@@ -36,10 +36,14 @@ def find_server() -> Path | None:
     return Path(program) if program else None
 
 
-def default_memory_bytes() -> int:
-    """Return half of the memory that this machine, or a container or service with less, has available; at least 128 MiB."""
+def default_memory_bytes(folder: Path) -> int:
+    """Return half of the memory that this machine, or a container or service with less, has available.
+
+    At least 128 MiB, and twice the size of the store's files: a store that has grown must have room to start.
+    """
     available = min([psutil.virtual_memory().available, *_group_limits()])
-    return max(MIN_MEMORY_BYTES, available // MEMORY_PARTS)
+    files = sum(path.stat().st_size for path in folder.glob("appendonlydir/*"))
+    return max(MIN_MEMORY_BYTES, 2 * files, available // MEMORY_PARTS)
 
 
 def _group_limits() -> Iterator[int]:

@@ -201,7 +201,7 @@ def _start_store(supervisor: Supervisor, folder: Path) -> None:
         binary,
         folder=files,
         socket=environment.socket_path(folder),
-        memory_bytes=settings.STORE_MEMORY or embedded_store.default_memory_bytes(),
+        memory_bytes=settings.STORE_MEMORY or embedded_store.default_memory_bytes(files),
     )
     env = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     store = Child("store", command, folder=folder, env=env, patience_s=STORE_PATIENCE_S)

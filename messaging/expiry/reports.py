@@ -20,7 +20,7 @@ from django.contrib.auth import get_user_model
 from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
 
 from messaging import policy
-from messaging.models import DeadLetter, FormerUser, MissedRecipient, Room, moment
+from messaging.models import DeadLetter, FormerUser, MissedRecipient, Room, epoch_ms, moment
 from messaging.store.records import Expired, Missed
 
 from . import notices, packing
@@ -87,16 +87,19 @@ def _keyed(messages: Sequence[Expired]) -> dict[UUID, Expired]:
     """Return {key of its letter: message}.
 
     When the store has forgotten an id (`id_life_s`), it accepts the id for a second message. Each of the two needs a report: the
-    letter of the first keeps the key, and the key of the second includes its epoch and seq.
+    letter of the first keeps the key, and the key of the second includes its epoch and seq. A log that may have lost
+    messages gets a new epoch, and keeps its messages: those have the same seq and the same time.
     """
     letters = DeadLetter.objects.filter(pk__in={key_of(message) for message in messages})
-    positions = {key: position for key, *position in letters.values_list("pk", "epoch", "seq")}
+    rows = letters.values_list("pk", "seq", "epoch", "sent_at")
+    places = {key: (seq, epoch, epoch_ms(sent_at)) for key, seq, epoch, sent_at in rows}
     keyed = {}
     for message in sorted(messages, key=lambda message: message.due.seq):
         key = key_of(message)
-        position = [_short_text(message.epoch, MAX_EPOCH), _number(message.due.seq, MAX_LARGE)]
-        if positions.setdefault(key, position) != position:
-            key = uuid5(key, f"{position[0]}|{position[1]}")
+        seq, epoch = _number(message.due.seq, MAX_LARGE), _short_text(message.epoch, MAX_EPOCH)
+        first_seq, first_epoch, first_sent_at = places.setdefault(key, (seq, epoch, message.sent_at))
+        if seq != first_seq or (epoch != first_epoch and message.sent_at != first_sent_at):
+            key = uuid5(key, f"{epoch}|{seq}")
         keyed[key] = message
     return keyed
 

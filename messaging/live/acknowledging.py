@@ -145,9 +145,19 @@ def _merged(queued: AckRow | None, row: AckRow) -> AckRow:
         row,
         delivered=_higher(queued.delivered, row.delivered),
         read=_higher(queued.read, row.read),
-        late=tuple(dict.fromkeys(queued.late + row.late))[-MAX_LATE:],
+        late=_late_for_both(queued, row),
         judged=queued.judged and row.judged,
     )
+
+
+def _late_for_both(a: AckRow, b: AckRow) -> tuple[int, ...]:
+    """Return the late messages of two acks, without those that one of them covers and does not name: another device had them in time."""
+
+    def is_late(seq: int, row: AckRow) -> bool:
+        return seq in row.late or not row.judged or seq > (row.delivered or 0)
+
+    late = dict.fromkeys(a.late + b.late)
+    return tuple(seq for seq in late if is_late(seq, a) and is_late(seq, b))[-MAX_LATE:]
 
 
 def _height(row: AckRow) -> int:

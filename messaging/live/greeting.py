@@ -218,7 +218,13 @@ class Greeter:
     async def admit(self, connection: Connection, room: MemberRoom) -> None:
         """Add a room that the user has joined to an open connection: its `room` frame, then its `resumed`."""
         async with connection.reads.lock:
-            if room.key.id in connection.feeds or connection not in self.registry.connections:
+            if connection not in self.registry.connections:
+                return
+            feed = connection.feeds.get(room.key.id)
+            if feed is not None:
+                if feed.room != room:  # it was added meanwhile, with an older row
+                    feed.change_room(room)
+                    await self.send_room(connection, feed)
                 return
             await connection.wait_until_writable()
             try:
@@ -257,8 +263,8 @@ def _resume_batches(
     missing = 0
     for feed, position in positions.items():
         since = named.get(feed.room.key.id)
-        messages = position.top - (since.since if since else position.delivered)
-        changes = position.rev - since.rev if since and since.rev is not None else 0
+        messages = max(0, position.top - (since.since if since else position.delivered))
+        changes = max(0, position.rev - since.rev) if since and since.rev is not None else 0
         if batch and (len(batch) == MAX_KEYS or missing + messages + changes > RESUMED_BATCH):
             yield batch
             batch, missing = [], 0

@@ -72,9 +72,9 @@ class Positions:
         if lost:
             await self._record_lost(lost)
         await asyncio.sleep(PUBLISH_LATENCY_S)
-        for room, position in zip(rooms, positions, strict=True):
-            if position is None:
-                continue
+        for room, (epoch, *_), position in zip(rooms, known, positions, strict=True):
+            if position is None or room.key in lost or room.epoch != epoch:
+                continue  # a room with a new epoch has a newer position
             if position.members != room.members:
                 self._members_changed(room.key.id)
             self._send(room, position)

@@ -63,7 +63,7 @@ class LogReader:
             epoch, from_ = (since.epoch, since.since) if since else (position.epoch, position.delivered)
             rev = since.rev if since else None
             holds_all = epoch == position.epoch and from_ == position.top and rev in (None, position.rev)
-            if holds_all and self._is_newest(feed, position):
+            if holds_all and not position.in_doubt and self._is_newest(feed, position):
                 empty = Slice(epoch, position.top, position.rev, from_, False, [], [], [])
                 self._answer(connection, feed, from_, self._encode(feed.room.key.id, from_, empty))
                 continue

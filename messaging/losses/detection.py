@@ -28,52 +28,62 @@ async def mark() -> None:
     store = open_store()
     accepted, live = await store.stats.accepted_by_day(ACCEPTED_DAYS), await store.stats.count_messages()
     last, marks = await in_db_thread(_last_mark), await store.marks.read()
+    if last and any(mark.number < last.number for mark in marks):
+        return  # the store went back since the check: a new mark would hide it from the next one
     life = await _clean_log(store, marks)
     number = max([last.number if last else 0, *(mark.number for mark in marks)]) + 1
     await store.marks.write(number, life)
     await in_db_thread(_write_mark, number, accepted, live)
 
 
-async def check() -> None:
-    """Compare the marks of the store with the database; record and repair a loss. Every process may do this at any time.
+async def check() -> bool:
+    """Compare the marks of the store with the database; record and repair a loss. Return whether there is one.
+
+    Every process may do this at any time.
 
     The database is read first, because a mark is written to the store first. If the store has later marks, the database is an older copy.
     """
     last = await in_db_thread(_last_mark)
     if last is None:
-        return
+        return False
     store = open_store()
     marks = await store.marks.read()
     if max(mark.number for mark in marks) > last.number + 1:  # a killed job leaves a difference of 1
         await members.remove_unknown()
     behind = {partition: mark for partition, mark in enumerate(marks) if mark.number < last.number}
     if not behind:
-        return
+        return False
     safe_ms = min(mark.at_ms for mark in behind.values())
     lost = min(last.live, await _accepted_less(store, last))
     incident = f"mark-{last.number}"
     if not await in_db_thread(_begin, incident, safe_ms, lost):
-        return
+        return True
     rooms = await in_db_thread(_rooms_of, list(behind))
     log.error("the store lost messages", extra={"lost": lost, "rooms": len(rooms), "safe_until_ms": safe_ms})
     await store.marks.renew(rooms, incident=incident, safe_ms=safe_ms)
     await in_db_thread(_finish, incident, len(rooms))
+    return True
 
 
 async def record_rooms(lost: Mapping[RoomKey, int]) -> None:
     """Record and repair the loss of the newest messages of rooms: {room: number of messages}.
 
-    The marks are intact, so only messages accepted after the last mark can be lost.
+    A larger loss, of which the marks tell, is repaired by `check` alone. The row is written first: a room that has its new epoch is not
+    found again.
     """
+    if await check():
+        return
     store = open_store()
-    await store.ping()
-    incident, marks = f"life-{store.life}", await store.marks.read()
-    safe_ms = min(marks[room.partition].at_ms for room in lost)
-    renewed = await store.marks.renew(list(lost), incident=incident, safe_ms=safe_ms)
-    messages = [number for number, is_new in zip(lost.values(), renewed, strict=True) if is_new]
-    if messages:
-        log.error("the store lost messages", extra={"lost": sum(messages), "rooms": len(messages)})
-        await in_db_thread(_add, incident, safe_ms, sum(messages), len(messages))
+    life, marks = await store.marks.life(), await store.marks.read()
+    incident = f"life-{life}"
+    # A mark that was written after the loss does not tell until when messages are safe.
+    safe_ms = min(_safe_ms(marks[room.partition], life) for room in lost)
+    await in_db_thread(_add, incident, safe_ms, 0, 0)
+    for room, messages in lost.items():
+        [is_new] = await store.marks.renew([room], incident=incident, safe_ms=safe_ms)
+        if is_new:
+            log.error("the store lost messages", extra={"lost": messages, "room": room.id})
+            await in_db_thread(_add, incident, safe_ms, messages, 1)
 
 
 async def _clean_log(store: Store, marks: Sequence[Mark]) -> str:
@@ -91,6 +101,10 @@ async def _clean_log(store: Store, marks: Sequence[Mark]) -> str:
         log.warning("the store's log was not rewritten", extra={"reason": str(error)})
         return ""
     return life
+
+
+def _safe_ms(mark: Mark, life: str) -> int:
+    return mark.at_ms if mark.life not in ("", life) else 0
 
 
 async def _accepted_less(store: Store, last: StoreMark) -> int:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Collection
 
 from messaging.bridge import in_db_thread
-from messaging.models import Membership, Room
+from messaging.models import FormerUser, Membership, Room
 from messaging.store import open_store
 from messaging.store.records import RoomKey
 
@@ -24,13 +24,14 @@ async def remove_unknown() -> int:
     The store is read first, because a row is inserted before its user joins in the store.
     """
     store, removed = open_store(), 0
+    former = await in_db_thread(_former)  # deleted accounts, whose departure from rooms may not be finished
     keys = await in_db_thread(_rooms)
     for start in range(0, len(keys), ROOM_BATCH):
         rooms = keys[start : start + ROOM_BATCH]
         members = await store.members.members_of_rooms(rooms)
         known = await in_db_thread(_known, [room.id for room in rooms])
         for room, users in zip(rooms, members, strict=True):
-            unknown = users - known.get(room.id, set())
+            unknown = users - known.get(room.id, set()) - former
             await store.members.forget(room, unknown)
             removed += len(unknown)
     if removed:
@@ -40,6 +41,10 @@ async def remove_unknown() -> int:
 
 def _rooms() -> list[RoomKey]:
     return [RoomKey(room, partition) for room, partition in Room.objects.values_list("pk", "partition")]
+
+
+def _former() -> set[int]:
+    return set(FormerUser.objects.values_list("user_key", flat=True))
 
 
 def _known(rooms: Collection[str]) -> dict[str, set[int]]:

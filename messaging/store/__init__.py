@@ -7,7 +7,7 @@ which all these keys begin, because many keys are known only inside the script.
 | key (prefix `chat:{p}:`)     | type   | holds                                                                              |
 |------------------------------|--------|------------------------------------------------------------------------------------|
 | `room:<id>`                  | hash   | epoch, top, rev, members (counts joins and leaves), top_life, rev_life, life_top,   |
-|                              |        | incident, doubt; no TTL                                                             |
+|                              |        | life_first, incident, doubt; no TTL                                                 |
 | `room:<id>:msg:<seq>`        | hash   | the message; deleted by Redis at expires_at + grace                                 |
 | `room:<id>:live`             | zset   | `seq|sender|id` (`|u`: nobody owes it) -> seq; removed by finalize and delete only  |
 | `room:<id>:only`             | hash   | seq -> user ids, for a message to some members only (a resend)                      |

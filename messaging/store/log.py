@@ -12,7 +12,6 @@ from messaging.errors import BacklogFull, IdReused, MessagingError, NoSuchMessag
 from .calls import ASK_ALONE, NO_LOG, NOT_MEMBER, Calls, text
 from .members import Members
 from .records import (
-    LIFE_STEP,
     Accepted,
     Append,
     OtherEpoch,
@@ -28,6 +27,7 @@ from .records import (
 _ID_REUSED, _NO_REPLIED_TO = -3, -4
 APPEND_BATCH = 100  # messages in one script call, so that no call takes longer than 5 ms
 MAX_BODY_BYTES = 131_072  # bytes of bodies in one read
+_POSITION_FIELDS = ("epoch", "top", "rev", "members", "life_top", "life_first")
 
 
 class Log:
@@ -162,7 +162,7 @@ class Log:
     async def positions(self, rooms: Sequence[RoomKey]) -> list[Position | None]:
         """Read the positions of many rooms in one round trip; None for a room without a log."""
         answers = await self._calls.scripts.pipeline(
-            [("HMGET", room.key, "epoch", "top", "rev", "members", "life_top") for room in rooms]
+            [("HMGET", room.key, *_POSITION_FIELDS) for room in rooms]
         )
         return [None if fields[0] is None else _position(*fields) for fields in answers]
 
@@ -212,9 +212,8 @@ def _slice(
     )
 
 
-def _position(epoch: bytes, top: bytes, rev: bytes, members: bytes, life_top: bytes | None) -> Position:
-    before_step = -LIFE_STEP - 1 if life_top is None else int(life_top)  # no step: no seq was left out
-    return Position(text(epoch), int(top), int(rev), int(members), before_step)
+def _position(epoch: bytes, *fields: bytes | None) -> Position:
+    return Position(text(epoch), *(int(field or 0) for field in fields))
 
 
 def _doubt(value: bytes) -> tuple[int, int] | None:

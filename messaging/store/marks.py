@@ -42,14 +42,9 @@ class Marks:
         return life.removeprefix("run_id:")
 
     async def write(self, number: int, life: str) -> None:
-        """Write the number and the life to every partition. Raises BacklogFull if the store is full."""
-        now_ms = await self._calls.now_ms()
-        await self._calls.scripts.pipeline(
-            [
-                ("HSET", f"{partition_prefix(partition)}mark", "number", number, "at", now_ms, "life", life)
-                for partition in range(PARTITIONS)
-            ]
-        )
+        """Write the number and the life to every partition that has a lower number. Works in a full store."""
+        calls = [("mark", (partition_prefix(partition), number, life)) for partition in range(PARTITIONS)]
+        checked(await self._calls.scripts.run(calls))
 
     async def renew(self, rooms: Sequence[RoomKey], *, incident: str, safe_ms: int) -> list[bool]:
         """Give the logs of rooms new epochs, once for each incident; return for each room whether this call did it.

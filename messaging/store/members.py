@@ -135,7 +135,7 @@ def _positions(answer: Any, users: int) -> list[MemberPosition | Unavailable | N
         return [None] * users
     if isinstance(answer, Unavailable):
         return [answer] * users
-    [(epoch, top, rev, members, people, rows)] = checked([answer])
+    [(epoch, top, rev, members, people, rows, in_doubt)] = checked([answer])
     log = text(epoch), int(top), int(rev), int(members)
     known = frozenset(map(int, people))
     positions: list[MemberPosition | Unavailable | None] = []
@@ -144,5 +144,5 @@ def _positions(answer: Any, users: int) -> list[MemberPosition | Unavailable | N
             positions.append(None)
         else:
             delivered, read, joined, unread = map(int, row)
-            positions.append(MemberPosition(*log, delivered, read, joined, unread, known))
+            positions.append(MemberPosition(*log, delivered, read, joined, unread, known, bool(in_doubt)))
     return positions

@@ -91,6 +91,6 @@ class MissedCalculator:
         for user, joined, cursor, top in self._left:
             if joined < seq <= top and cursor < seq and user != sender and (only is None or user in only):
                 exceptions[user] = Missed(user, "left_room", 0)
-        for row in sorted(map(Outcome.parse, outcome), key=lambda row: _RANKS[row.reason]):
+        for row in sorted(map(Outcome.parse, outcome), key=lambda row: _RANKS.get(row.reason, 0)):
             exceptions[row.user] = Missed(row.user, row.reason, row.attempts)
         return exceptions

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import msgspec
 
-# The first append in each room after a restart of the store raises `top` by this step (SKIP in `lua/append.lua`).
+# The first append in each room after a restart of the store raises `top` by at least this step (SKIP in `lua/append.lua`).
 LIFE_STEP = 1_048_576
 
 
@@ -130,6 +130,7 @@ class MemberPosition:
     joined: int
     unread: int
     people: frozenset[int]  # all members, in rooms small enough for presence
+    in_doubt: bool = False  # the room lost messages: a read has the period
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,22 +219,26 @@ class Page:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Position:
-    """A room's position, and the count of its joins and leaves. `life_top`: the top before the last step (`LIFE_STEP`)."""
+    """A room's position, and the count of its joins and leaves. `life_top`: the top before the last step (`LIFE_STEP`),
+    `life_first`: the first seq after it.
+    """
 
     epoch: str
     top: int
     rev: int
     members: int
     life_top: int
+    life_first: int
 
     def lost_since(self, known_top: int) -> int:
         """Return how many messages the log has lost, if `known_top` was its top before this position was read.
 
-        The seqs from `life_top` to the step above it were never given, or the messages that had them are lost.
+        The messages with seqs between `life_top` and `life_first` are lost, if they were ever given. The number is an estimate: 1 if
+        a step lies between, so that they cannot be counted.
         """
-        if self.life_top < known_top <= self.life_top + LIFE_STEP:
-            return known_top - self.life_top
-        return max(0, known_top - self.top)
+        survived = self.life_top if self.life_top < known_top < self.life_first else self.top
+        lost = max(0, known_top - survived)
+        return lost if lost <= LIFE_STEP else 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

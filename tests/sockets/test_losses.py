@@ -26,3 +26,5 @@ async def test_members_are_told_which_period_is_in_doubt(meet: Meet) -> None:
         assert resumed["doubt"][0] == 0
         assert resumed["doubt"][1] >= sent["sent_at"]
         assert resumed["messages"] == []
+    again = await room.arrive("grace")  # who is up to date, and names no room
+    assert again.heard("resumed")[-1]["doubt"] == resumed["doubt"]

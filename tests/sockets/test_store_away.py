@@ -169,7 +169,7 @@ async def test_subscription_is_restored_after_a_restart_and_the_position_sent_at
     sent = await wire.post(comet, "after")
     message = await other.next("message", room=comet)
     assert (message["seq"], message["after"]) == (sent["seq"], 0)
-    assert sent["seq"] == SKIP + 1
+    assert sent["seq"] > SKIP + 1
 
 
 def _append_elsewhere(site: Site, room_id: str, who: Person) -> None:
@@ -197,7 +197,9 @@ async def test_seq_is_never_assigned_twice_over_a_restart_and_nobody_syncs_for_t
     await site.restart_store()
     writer.offer(atlas, "after")
     await until(lambda: len(reader.logs[atlas].held) == 4)
-    assert seqs(reader.logs[atlas].held) == [1, 2, 3, SKIP + 4]
+    *before, after = seqs(reader.logs[atlas].held)
+    assert before == [1, 2, 3]
+    assert after > SKIP + 4
 
 
 @pytest.mark.parametrize("how", ["gone", "frozen"])

@@ -10,16 +10,19 @@ from django.utils import timezone
 
 from messaging import losses, rooms
 from messaging.bridge import in_db_thread
+from messaging.errors import Unavailable
+from messaging.expiry import job, reports
 from messaging.live.positions import Positions
 from messaging.live.registry import HubRoom, Registry
 from messaging.losses import detection
-from messaging.models import Membership, Room, StoreLoss, StoreMark, epoch_ms
+from messaging.models import DeadLetter, Membership, Room, StoreLoss, StoreMark, epoch_ms
 from messaging.monitoring import health, site_figures
 from messaging.policy import Policy
 from messaging.rooms.memberships import key_of
 from messaging.store import Store, open_store
+from messaging.store.marks import Marks
 from messaging.store.records import Due, RoomKey, Slice
-from tests.support.messages import GRACE, ROOM, accept, message, new_id, read
+from tests.support.messages import GRACE, ROOM, accept, due, expire, message, new_id, read
 from tests.support.people import person, room_of
 from tests.support.servers import Server
 from tests.support.sites import until
@@ -113,7 +116,7 @@ class TestMarks:
         await say(atlas, ada, "one")
         await losses.mark()
         copy = await Keys.of(open_store())
-        safe = (await open_store().marks.read())[atlas.partition]
+        safe = min(await open_store().marks.read(), key=lambda mark: mark.at_ms)
         await say(atlas, ada, "two", "three")
         await losses.mark()
         await copy.put_back(open_store())
@@ -159,6 +162,55 @@ class TestMarks:
         await losses.mark()
         assert await recorded() == []
         assert (await StoreMark.objects.aget()).number == 10
+
+
+async def test_messages_that_were_reported_before_a_loss_are_not_reported_again(
+    atlas: Room, ada: User
+) -> None:
+    """The claim of a killed job ends after the room has its new epoch."""
+    [seq] = await say(atlas, ada, "one")
+    await losses.mark()
+    await expire(open_store(), seq, room=key_of(atlas))
+    await due(open_store(), seq, room=key_of(atlas))
+    [claimed] = await open_store().expiry.claim("killed")
+    [record] = await open_store().expiry.read([claimed])
+    await in_db_thread(reports.record, [record], record.expires_at)
+    await losses.record_rooms({key_of(atlas): 1})
+    await due(open_store(), seq, room=key_of(atlas))
+    await job.process(job.ExpiryOptions(room=key_of(atlas)))
+    assert await DeadLetter.objects.acount() == 1
+
+
+async def test_a_loss_is_recorded_although_the_repair_ends_early(
+    atlas: Room, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> list[bool]:
+        raise Unavailable()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Marks, "renew", fail)
+        with pytest.raises(Unavailable):
+            await losses.record_rooms({key_of(atlas): 7})
+    assert [loss.messages for loss in await recorded()] == [0]
+    await losses.record_rooms({key_of(atlas): 7})
+    assert [loss.messages for loss in await recorded()] == [7]
+
+
+async def test_a_mark_of_the_present_life_does_not_end_the_period_in_doubt(atlas: Room, ada: User) -> None:
+    await say(atlas, ada, "kept")
+    await losses.mark()
+    await losses.record_rooms({key_of(atlas): 1})
+    [loss] = await recorded()
+    assert loss.safe_until is None
+    slice_ = await look(atlas, ada)
+    assert slice_.doubt is not None
+    assert slice_.doubt[0] == slice_.messages[0].sent_at
+
+
+async def test_a_worker_that_was_stopped_lowers_no_mark(atlas: Room) -> None:
+    await open_store().marks.write(7, "life")
+    await open_store().marks.write(3, "life")
+    assert {mark.number for mark in await open_store().marks.read()} == {7}
 
 
 class TestOlderDatabase:

@@ -26,35 +26,47 @@ def limit(groups: Path, name: str, text: str) -> None:
     path.write_text(text)
 
 
-def test_half_of_the_available_memory_is_the_default() -> None:
+def test_half_of_the_available_memory_is_the_default(tmp_path: Path) -> None:
     available = psutil.virtual_memory().available
-    assert 0 < embedded_store.default_memory_bytes() <= max(embedded_store.MIN_MEMORY_BYTES, available)
+    assert (
+        0 < embedded_store.default_memory_bytes(tmp_path) <= max(embedded_store.MIN_MEMORY_BYTES, available)
+    )
 
 
-def test_limit_of_a_container_or_service_of_version_2_counts(groups: Path) -> None:
+def test_limit_of_a_container_or_service_of_version_2_counts(groups: Path, tmp_path: Path) -> None:
     (groups / "cgroup").write_text("0::/system.slice/chat.service\n")
     limit(groups, "system.slice/chat.service/memory.max", "max\n")
     assert list(embedded_store._group_limits()) == []
     limit(groups, "system.slice/memory.max", f"{GB}\n")
     assert list(embedded_store._group_limits()) == [GB]
     limit(groups, "memory.max", f"{GB // 2}\n")
-    assert embedded_store.default_memory_bytes() == GB // 4
+    assert embedded_store.default_memory_bytes(tmp_path) == GB // 4
 
 
 def test_limit_of_a_container_of_version_1_counts_also_where_its_path_is_that_of_the_host(
-    groups: Path,
+    groups: Path, tmp_path: Path
 ) -> None:
     (groups / "cgroup").write_text("5:devices:/docker/abc\n4:cpu,memory:/docker/abc\n0::/\n")
     limit(groups, "memory/memory.limit_in_bytes", f"{GB}\n")
     assert list(embedded_store._group_limits()) == [GB]
-    assert embedded_store.default_memory_bytes() == GB // 2
+    assert embedded_store.default_memory_bytes(tmp_path) == GB // 2
 
 
-def test_small_machine_leaves_the_store_a_minimum(groups: Path) -> None:
+def test_small_machine_leaves_the_store_a_minimum(groups: Path, tmp_path: Path) -> None:
     (groups / "cgroup").write_text("0::/\n")
     limit(groups, "memory.max", "1000000\n")
-    assert embedded_store.default_memory_bytes() == embedded_store.MIN_MEMORY_BYTES
+    assert embedded_store.default_memory_bytes(tmp_path) == embedded_store.MIN_MEMORY_BYTES
 
 
-def test_machine_without_control_groups_has_no_such_limit(groups: Path) -> None:
+def test_machine_without_control_groups_has_no_such_limit(groups: Path, tmp_path: Path) -> None:
     assert list(embedded_store._group_limits()) == []
+
+
+def test_store_that_has_grown_has_room_to_start(groups: Path, tmp_path: Path) -> None:
+    (groups / "cgroup").write_text("0::/\n")
+    limit(groups, "memory.max", "1000000\n")
+    file = tmp_path / "appendonlydir" / "appendonly.aof.1.base.rdb"
+    file.parent.mkdir()
+    with file.open("wb") as base:
+        base.truncate(GB)
+    assert embedded_store.default_memory_bytes(tmp_path) == 2 * GB

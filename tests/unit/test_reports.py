@@ -123,7 +123,7 @@ class TestRecord:
         ada, grace = people("ada", "grace")
         long = expired(room, ada, missed(grace), 7, expires_at=NOW - 5_000)
         short = dataclasses.replace(expired(room, ada, missed(grace), 9), id=long.id)
-        other = dataclasses.replace(short, epoch="e2")
+        other = dataclasses.replace(short, epoch="e2", sent_at=short.sent_at + 1)
         assert len(reports.record([short], NOW).letters) == 1
         assert len(reports.record([short, long, other], NOW).letters) == 2
         assert reports.record([other, long, short], NOW).letters == []

@@ -85,7 +85,7 @@ local function raise(key, first, last, delivered, read, late, judged)
       local read_before = read_cursors and read_cursors[i] and tonumber(read_cursors[i])
       local read_after = read_before and math.min(read, cursor)
       if read_after and read_after > read_before then
-        lowest, answer = math.min(lowest, read_before), 1
+        lowest, answer = math.min(lowest, read_before), math.max(answer, 1)
         raised_read[#raised_read + 1], raised_read[#raised_read + 2] = string.format('%.0f', read_after), user
       end
     end

@@ -11,7 +11,8 @@ local id_life_ms        = ARGV[2]
 local sweep_interval_ms = tonumber(ARGV[3])
 local FIRST, STRIDE     = 4, 13             -- ARGV: then 13 values for each message, named in `fields_at`
 
-local SKIP = 1048576
+-- In each life of the store the step is another one, so that lives after the same copy do not give the same seqs.
+local SKIP = 1048576 + tonumber(string.sub(LIFE, 1, 5), 16)
 local IDEMPOTENCY_RECORD = '>I5I6I5I4' -- seq, sent_at, ttl, checksum; the epoch follows. 28 bytes; `records.py` parses it too
 local call, format, args = redis.call, string.format, ARGV
 local now = now_ms()
@@ -62,7 +63,7 @@ local function accept(offset)
   local after = room.top
   if reply_to and (reply_to < 1 or reply_to > after) then return -4 end
   local seq = after + 1
-  if room.skip then seq = seq + SKIP; room.skip, room.life_top = false, after end
+  if room.skip then seq = seq + SKIP; room.skip, room.life_top, room.life_first = false, after, seq end
   room.top = seq
   records[record_key] = struct.pack(IDEMPOTENCY_RECORD, seq, now, ttl_ms, checksum) .. room.epoch
   accepted[#accepted + 1] = {offset = offset, room = room, seq = seq, after = after, expires_at = now + ttl_ms}
@@ -77,7 +78,9 @@ end
 for offset = FIRST, #args, STRIDE do answers[#answers + 1] = accept(offset) end
 for _, room in ipairs(order) do
   call('HSET', room.key, 'top', format('%d', room.top), 'top_life', LIFE)
-  if room.life_top then call('HSET', room.key, 'life_top', format('%d', room.life_top)) end
+  if room.life_top then
+    call('HSET', room.key, 'life_top', format('%d', room.life_top), 'life_first', format('%d', room.life_first))
+  end
 end
 -- A message adds two lines to the room's publication: 'seq after sender recipients', and the frame.
 for _, message in ipairs(accepted) do

@@ -2,7 +2,7 @@
 -- Read the positions of members in a room; a `since` of the room's epoch above the cursor counts as an acknowledgement, as in
 -- `acknowledge`.
 -- Publishes 'A <seq>': no cursor that moved was below that seq.
--- Returns {epoch, top, rev, members (counts joins and leaves), users, {row, ...}} or -1: the room has no log. `users` are the members,
+-- Returns {epoch, top, rev, members (counts joins and leaves), users, {row, ...}, in doubt (0|1)} or -1: the room has no log. `users` are the members,
 --   {} if there are more than max_listed. The row of a user is {delivered, read, joined, unread (at most 100)} or a code:
 --   -2 not a member, -3 not handled: ask for this user alone
 -- Uses clock, count, has_expired
@@ -17,7 +17,7 @@ local FIRST, STRIDE = 4, 5              -- ARGV: then 5 values for each user: us
 
 local MAX_UNREAD = 100
 local key, call = prefix .. 'room:' .. room_id, redis.call
-local present_epoch, top, rev, members = unpack(call('HMGET', key, 'epoch', 'top', 'rev', 'members'))
+local present_epoch, top, rev, members, doubt = unpack(call('HMGET', key, 'epoch', 'top', 'rev', 'members', 'doubt'))
 if not present_epoch then return -1 end
 local now = now_ms()
 local only_some = call('EXISTS', key .. ':only') == 1
@@ -73,4 +73,4 @@ count(prefix, now, 'delivered', passed)
 if lowest < math.huge then call('PUBLISH', key, string.format('A %.0f', lowest)) end
 local listed = {}
 if call('ZCARD', key .. ':joined') <= max_listed then listed = call('ZRANGE', key .. ':joined', 0, -1) end
-return {present_epoch, top, rev, members, listed, rows}
+return {present_epoch, top, rev, members, listed, rows, doubt and 1 or 0}

@@ -478,7 +478,10 @@ export class Chat extends Emitter {
   /** @param {Room} room @param {LogChanges & {resumed?: boolean, paged?: boolean}} changes */
   #apply(room, changes) {
     const { added, changed, removed, reset, resumed, paged } = changes;
-    if (reset) this.#ownLog.unread(room.id, true);
+    if (reset) {
+      this.#ownLog.unread(room.id, true);
+      room.restart();
+    }
     for (const message of [...added, ...changed]) if (message.unshowable) this.#reject(room, message);
     for (const message of added) if (room.isOwn(message)) this.#cameBack(room, message);
     for (const { message, reason } of removed) this.#ended(room, message, reason);

@@ -157,6 +157,12 @@ export class Room {
     });
   }
 
+  /** The log has a new epoch: the seqs of the old one mean nothing. */
+  restart() {
+    this.accepted.clear();
+    this.receipts.clear();
+  }
+
   /** Remove the accepted messages that have come back or have expired. */
   settleAccepted() {
     const now = this.now();

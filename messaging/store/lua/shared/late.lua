@@ -13,7 +13,7 @@ end
 -- Uses has_expired
 -- Uses entries: parse_live_entry
 local function ended_entries(key, above, upto, now)
-  local MAX_ENTRIES, ended = 500, {}
+  local MAX_ENTRIES, ended = 100, {}
   local entries = redis.call('ZRANGEBYSCORE', key .. ':live', string.format('(%.0f', above), upto, 'LIMIT', 0, MAX_ENTRIES)
   for _, entry in ipairs(entries) do
     if has_expired(key, parse_live_entry(entry), now) then ended[#ended + 1] = entry end
