@@ -222,7 +222,7 @@ class Greeter:
                 return
             feed = connection.feeds.get(room.key.id)
             if feed is not None:
-                if feed.room != room:  # it was added meanwhile, with an older row
+                if feed.room != room:  # it was added in the meantime, with an older row
                     feed.change_room(room)
                     await self.send_room(connection, feed)
                 return

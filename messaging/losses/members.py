@@ -24,7 +24,7 @@ async def remove_unknown() -> int:
     The store is read first, because a row is inserted before its user joins in the store.
     """
     store, removed = open_store(), 0
-    former = await in_db_thread(_former)  # deleted accounts, whose departure from rooms may not be finished
+    former = await in_db_thread(_former)  # deleted accounts, whose departures may be unfinished
     keys = await in_db_thread(_rooms)
     for start in range(0, len(keys), ROOM_BATCH):
         rooms = keys[start : start + ROOM_BATCH]
