@@ -10,7 +10,7 @@ import dataclasses
 from collections import defaultdict
 from pathlib import Path
 
-from messaging.drill.books import Books
+from messaging.drill.books import Books, Notice
 from messaging.drill.findings import Findings, client_name
 from messaging.drill.misses import Misses, Outage
 from messaging.drill.report import _judge_acceptance, _judge_logs, _judge_order
@@ -100,6 +100,13 @@ class Judge(Misses):
         self._places: defaultdict[str, list[Place]] = defaultdict(list)
         for place, life in books.lives.items():
             self._places[life.id].append(place)
+
+    def _check_sums(self, index: int, notice: Notice) -> None:
+        """Check the numbers of a notice. If an outage delayed it, an acknowledgement in flight may have been counted since it was written."""
+        ends_at = notice.data["expired_at"]
+        if any(outage.begins_at <= notice.at and outage.ends_at >= ends_at for outage in self._outages):
+            notice = dataclasses.replace(notice, told=0)
+        super()._check_sums(index, notice)
 
     def _judge_message(self, place: Place) -> None:
         """Judge a message at the last of its places: `judge` calls this for each of them."""

@@ -32,12 +32,12 @@ def acknowledged(at: int) -> Line:
     return "acknowledged", ROOM, EPOCH, 1, at
 
 
-def notice(*names: str) -> Line:
+def notice(*names: str, told: int = 0) -> Line:
     users = {"grace": 2, "linus": 3}
     missing = [{"user": users[name], "name": name, "reason": "offline", "attempts": 0} for name in names]
     data = {"room": ROOM, "epoch": EPOCH, "seq": 1, "id": ONE, "sent_at": END - 30_000, "expired_at": END}
     data |= {"delivered": 2 - len(names), "total": 2, "missing": missing, "missing_total": len(names)}
-    return "notice", "n1", "undelivered", END + 20_000, 0, data
+    return "notice", "n1", "undelivered", END + 20_000, told, data
 
 
 ADA: list[Line] = [("me", 1, "ada"), OFFERED, ACCEPTED, held()]
@@ -90,6 +90,19 @@ def test_member_who_acknowledged_in_time_must_not_be_named(
     tmp_path: Path, outages: tuple[Outage, ...], expected: dict[str, int]
 ) -> None:
     verdict = verdict_of(tmp_path, [*ADA, notice("grace", "linus")], GRACE, ABSENT, outages=outages)
+    assert found(verdict) == expected
+
+
+@pytest.mark.parametrize(
+    ("outages", "expected"),
+    [((), {"other": 1}), ((Outage(END, END + 19_000),), {})],
+    ids=["in-good-health", "in-an-outage"],
+)
+def test_receipt_must_not_contradict_a_notice_unless_an_outage_delayed_it(
+    tmp_path: Path, outages: tuple[Outage, ...], expected: dict[str, int]
+) -> None:
+    grace = [*GRACE[:2], ("closed", END - 28_900), acknowledged(END + 5_000)]
+    verdict = verdict_of(tmp_path, [*ADA, notice("grace", "linus", told=1)], grace, ABSENT, outages=outages)
     assert found(verdict) == expected
 
 
