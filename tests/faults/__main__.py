@@ -10,8 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import django
+
+if TYPE_CHECKING:
+    from .cluster import Rows
+    from .judge import Verdict
+    from .run import Scenario
 
 HEADS = (
     "scenario",
@@ -29,17 +35,28 @@ HEADS = (
     "last told (s)",
     "verdict",
 )
-QUICK_AT_ONCE = 3
+QUICK_AT_ONCE = 6
 
 
 def main() -> int:
     options = _options()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
     django.setup()
-    from . import cluster
+    from . import cluster, mutations, scenarios
 
+    if options.list:
+        print("\n".join(f"{one.name:26} {one.injected}" for one in scenarios.SCENARIOS.values()))
+        return 0
+    known = scenarios.SCENARIOS.keys() | mutations.MUTATIONS.keys()
+    unknown = {name for names in options.names for name in names.split("+")} - known
+    if unknown:
+        print(f"Unknown: {', '.join(sorted(unknown))}. --list names all.", file=sys.stderr)
+        return 2
+    print(f"Seed {options.seed}.", flush=True)
     rows = cluster.Rows()
     try:
+        if options.mutate:
+            return asyncio.run(mutations.check(options.names, rows, seed=options.seed))
         return asyncio.run(_run(options, rows))
     finally:
         rows.close()
@@ -47,7 +64,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="scenarios; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="scenarios; A+B: both at once; default: all")
     parser.add_argument("--list", action="store_true", help="list the scenarios")
     parser.add_argument("--quick", action="store_true", help="the quick set only, several scenarios at once")
     parser.add_argument("--pairs", type=float, metavar="S", help="random pairs of faults for S seconds")
@@ -60,21 +77,9 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def _run(options: argparse.Namespace, rows: object) -> int:
-    from . import mutations, scenarios
-    from .judge import Verdict
-    from .run import Scenario, run
-
-    unknown = set(options.names) - scenarios.SCENARIOS.keys() - mutations.MUTATIONS.keys()
-    if unknown:
-        print(f"Unknown: {', '.join(sorted(unknown))}. --list names all.", file=sys.stderr)
-        return 2
-    if options.list:
-        print("\n".join(f"{one.name:26} {one.injected}" for one in scenarios.SCENARIOS.values()))
-        return 0
-    print(f"Seed {options.seed}.", flush=True)
-    if options.mutate:
-        return await mutations.check(options.names, rows, seed=options.seed)  # type: ignore[arg-type]
+async def _run(options: argparse.Namespace, rows: Rows) -> int:
+    from . import scenarios
+    from .run import run
 
     results: list[tuple[Scenario, Verdict]] = []
     at_once = asyncio.Semaphore(QUICK_AT_ONCE if options.quick else 1)
@@ -82,11 +87,12 @@ async def _run(options: argparse.Namespace, rows: object) -> int:
     async def one(scenario: Scenario, seed: int) -> None:
         async with at_once:
             started_s = time.monotonic()
-            verdict = await run(scenario, rows, seed=seed, keep=options.keep)  # type: ignore[arg-type]
+            verdict = await run(scenario, rows, seed=seed, keep=options.keep)
         results.append((scenario, verdict))
         if options.table:
             options.table.write_text("\n".join(_markdown(results)) + "\n")
-        print(_line(_cells(scenario, verdict)), f"({time.monotonic() - started_s:.0f} s)", flush=True)
+        took = f"({time.monotonic() - started_s:.0f} s, seed {seed})"
+        print(_line(_cells(scenario, verdict)), took, flush=True)
         for example in verdict.examples:
             print(f"    {example}", flush=True)
 
@@ -96,24 +102,16 @@ async def _run(options: argparse.Namespace, rows: object) -> int:
         while time.monotonic() < ends_s:
             await one(scenarios.pair(*rng.sample(scenarios.FAULTS, 2)), rng.randrange(10**6))
     else:
-        chosen = [
-            scenario
-            for scenario in scenarios.SCENARIOS.values()
-            if (scenario.quick or not options.quick)
-            and scenario.name in (options.names or scenarios.SCENARIOS)
-        ]
+        chosen = [scenarios.named(name) for name in options.names or scenarios.SCENARIOS]
+        if options.quick:
+            chosen = [scenario for scenario in chosen if scenario.quick]
         await asyncio.gather(*(one(scenario, options.seed) for scenario in chosen))
     broken = [scenario.name for scenario, verdict in results if not verdict.ok]
     print(f"Broken: {', '.join(broken)}." if broken else f"All {len(results)} hold.", f"Seed {options.seed}.")
     return 1 if broken else 0
 
 
-def _cells(scenario: object, verdict: object) -> tuple[str, ...]:
-    from .judge import Verdict
-    from .run import Scenario
-
-    assert isinstance(scenario, Scenario)
-    assert isinstance(verdict, Verdict)
+def _cells(scenario: Scenario, verdict: Verdict) -> tuple[str, ...]:
     counts = verdict.counts
     return (
         scenario.name,
@@ -137,7 +135,7 @@ def _line(cells: tuple[str, ...]) -> str:
     )
 
 
-def _markdown(results: list[tuple[object, object]]) -> Iterator[str]:
+def _markdown(results: list[tuple[Scenario, Verdict]]) -> Iterator[str]:
     yield f"| {' | '.join(HEADS)} |"
     yield "|---" * len(HEADS) + "|"
     for scenario, verdict in results:

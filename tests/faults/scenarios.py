@@ -293,7 +293,7 @@ async def lines_silent(run: Run) -> None:
 
 
 async def lines_half_open(run: Run) -> None:
-    """Throw away all that clients send, then all that they should receive."""
+    """Throw away all that clients send, then all that they should receive. A connection that lost bytes ends: TCP never skips any."""
     await run.pause(1.0, 2.0)
     async with run.fault():
         for direction in BOTH:
@@ -302,6 +302,7 @@ async def lines_half_open(run: Run) -> None:
             await asyncio.sleep(9.0)
             for part in run.cluster.servers:
                 part.door.dropped.clear()
+                part.door.cut()
 
 
 async def lines_sliced(run: Run) -> None:
@@ -524,7 +525,7 @@ FAULTS = [
     Scenario(name="lines_silent", injected="the clients' lines pass nothing for 25 s", inject=lines_silent),
     Scenario(
         name="lines_half_open",
-        injected="for 9 s each: all that clients send is lost, all that they receive",
+        injected="for 9 s each: all that clients send is lost, all that they receive; then the lines are cut",
         inject=lines_half_open,
     ),
     Scenario(
@@ -643,11 +644,17 @@ def pair(first: Scenario, second: Scenario) -> Scenario:
         await asyncio.gather(first.inject(run), second.inject(run))
 
     return Scenario(
-        name=f"{first.name} + {second.name}",
-        injected="both",
+        name=f"{first.name}+{second.name}",
+        injected="both at once",
         inject=inject,
         seconds=max(first.seconds, second.seconds),
         servers=max(first.servers, second.servers),
         lives=(10, 20),
         patience_s=90.0,
     )
+
+
+def named(name: str) -> Scenario:
+    """Return a scenario; for `A+B` both at once."""
+    first, _, second = name.partition("+")
+    return pair(SCENARIOS[first], SCENARIOS[second]) if second else SCENARIOS[name]
