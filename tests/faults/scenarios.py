@@ -243,7 +243,7 @@ async def database_locked(run: Run) -> None:
 
 async def database_away_at_notice(run: Run) -> None:
     """Take the database away from the server while the worker, which has it, reports the missed messages."""
-    await run.pause(9.0, 10.0)
+    await run.pause(7.0, 8.0)
     async with run.fault():
         run.cluster.servers[0].take_database_away()
         await eventually(lambda: now_ms() > run.load.board.last_end() + 10_000, within_s=40.0)
@@ -470,7 +470,6 @@ FAULTS = [
         name="store_half_open_down",
         injected="for 20 s the store's answers and publications are lost; requests arrive",
         inject=store_half_open_down,
-        quick=True,
     ),
     Scenario(
         name="replies_dropped",
@@ -575,7 +574,8 @@ OTHERS = [
         name="database_away_at_notice",
         injected="the server's database away while the worker reports; senders stay connected",
         inject=database_away_at_notice,
-        seconds=10.0,
+        seconds=8.0,
+        lives=(10, 11),
         calm=True,
         quick=True,
     ),
