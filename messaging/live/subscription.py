@@ -96,7 +96,9 @@ class Subscription:
 
     def _on_reply(self, reply: Any) -> None:
         if isinstance(reply, Exception):
-            log.error("the store refuses the subscription: %s", str(reply).split(" ")[0])
+            code = str(reply).split(" ")[0]
+            level = logging.WARNING if code == "LOADING" else logging.ERROR  # it has just started
+            log.log(level, "the store refuses the subscription: %s", code)
             return
         kind = reply[0]
         if kind == b"message":
