@@ -87,7 +87,7 @@ async def _fill(load: Load, groups: Sequence[tuple[list[int], int]], found: Seed
         answers = await store.log.append(texts)
         top = max(answer.seq for answer in answers)  # type: ignore[union-attr]
         await store.cursors.acknowledge(
-            [AckRow(key, epoch, user, top, top) for user in users[1 : 1 + holders]]
+            [AckRow(key, epoch, user, top, top, judged=True) for user in users[1 : 1 + holders]]
         )
         found.rooms.append(key)
         found.missed |= {text.id: away for text in texts}

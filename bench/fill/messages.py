@@ -110,7 +110,7 @@ async def _say(
                 waiting.clear()
     await _append(store, waiting)
     for key, epoch, group in zip(keys, epochs, groups, strict=True):
-        acks = [AckRow(key, epoch, one.id, each, each) for one in group[1 : 1 + holders]]
+        acks = [AckRow(key, epoch, one.id, each, each, judged=True) for one in group[1 : 1 + holders]]
         await store.cursors.acknowledge(acks)
 
 

@@ -121,7 +121,7 @@ export class ChatClient extends Wire {
   #ackLater() {
     this.#ackTimer ??= setTimeout(() => {
       this.#ackTimer = null;
-      this.#write({ type: "ack", rooms: [{ room: this.#room, epoch: this.#epoch, delivered: this.#last }] });
+      this.#write({ type: "ack", rooms: [{ room: this.#room, epoch: this.#epoch, delivered: this.#last, late: [] }] });
     }, ACK_AFTER_MS);
   }
 }

@@ -207,8 +207,10 @@ class StoreMachine(RuleBasedStateMachine):
             return NotMember
         if row is None or not row.live:
             return NoSuchMessage
+        if row.sender != user and not (row.seq > self.joined[user] and row.is_for(user)):
+            return NoSuchMessage
         if row.sender != user and not moderates:
-            return Forbidden if row.seq > self.joined[user] and row.is_for(user) else NoSuchMessage
+            return Forbidden
         return TooLate if row.expired else None
 
     # Reading
