@@ -22,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("clock")  # tests that measure time run one
 ACK_TIMEOUT_S, CAP_S = 0.1, 1.2
 BOUNDS_S = [0.1, 0.2, 0.4, 0.8, 1.2, 1.2, 1.2, 1.2]
 LATE_S = 0.5  # a busy machine comes late, never early
-QUICK = {"ack_timeout_s": ACK_TIMEOUT_S, "backoff_cap_s": CAP_S, "position_interval_s": 60.0}
+QUICK = {"ack_timeout_s": ACK_TIMEOUT_S, "backoff_cap_s": CAP_S}
 
 
 async def enter(site: Site, open_wire: Open, who: Person) -> Wire:
