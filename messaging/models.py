@@ -481,7 +481,6 @@ class StoreMark(models.Model):
     """The last mark that was written to the store, with its counts at that time. One row."""
 
     number = models.PositiveBigIntegerField()
-    at = models.DateTimeField()
     accepted = models.JSONField()  # {day since 1970: messages}
     live = models.PositiveBigIntegerField()
 
@@ -493,13 +492,12 @@ class StoreMark(models.Model):
 
 
 class StoreLoss(models.Model):
-    """A loss of accepted messages by the store. `messages` and `rooms` are estimates."""
+    """A loss of accepted messages by the store. `messages` is an estimate."""
 
     incident = models.CharField(max_length=80, unique=True)
     at = models.DateTimeField(db_index=True)  # when it was detected
     safe_until = models.DateTimeField(null=True)  # no message accepted before was lost; None: unknown
     messages = models.PositiveBigIntegerField(default=0)
-    rooms = models.PositiveIntegerField(default=0)
     repaired_at = models.DateTimeField(null=True)  # when all rooms concerned had a new epoch
 
     class Meta:

@@ -61,7 +61,7 @@ async def check() -> bool:
     rooms = await in_db_thread(_rooms_of, list(behind))
     log.error("the store lost messages", extra={"lost": lost, "rooms": len(rooms), "safe_until_ms": safe_ms})
     await store.marks.renew(rooms, incident=incident, safe_ms=safe_ms)
-    await in_db_thread(_finish, incident, len(rooms))
+    await in_db_thread(_finish, incident)
     return True
 
 
@@ -78,12 +78,12 @@ async def record_rooms(lost: Mapping[RoomKey, int]) -> None:
     incident = f"life-{life}"
     # A mark that was written after the loss does not tell until when messages are safe.
     safe_ms = min(_safe_ms(marks[room.partition], life) for room in lost)
-    await in_db_thread(_add, incident, safe_ms, 0, 0)
+    await in_db_thread(_add, incident, safe_ms, 0)
     for room, messages in lost.items():
         [is_new] = await store.marks.renew([room], incident=incident, safe_ms=safe_ms)
         if is_new:
             log.error("the store lost messages", extra={"lost": messages, "room": room.id})
-            await in_db_thread(_add, incident, safe_ms, messages, 1)
+            await in_db_thread(_add, incident, safe_ms, messages)
 
 
 async def _clean_log(store: Store, marks: Sequence[Mark]) -> str:
@@ -120,7 +120,7 @@ def _last_mark() -> StoreMark | None:
 def _write_mark(number: int, accepted: Mapping[int, int], live: int) -> None:
     StoreMark.objects.update_or_create(
         pk=1,
-        defaults={"number": number, "at": timezone.now(), "accepted": dict(accepted), "live": live},
+        defaults={"number": number, "accepted": dict(accepted), "live": live},
     )
 
 
@@ -133,18 +133,16 @@ def _begin(incident: str, safe_ms: int, messages: int) -> bool:
     return loss.repaired_at is None
 
 
-def _finish(incident: str, rooms: int) -> None:
-    StoreLoss.objects.filter(incident=incident).update(rooms=rooms, repaired_at=timezone.now())
+def _finish(incident: str) -> None:
+    StoreLoss.objects.filter(incident=incident).update(repaired_at=timezone.now())
 
 
-def _add(incident: str, safe_ms: int, messages: int, rooms: int) -> None:
+def _add(incident: str, safe_ms: int, messages: int) -> None:
     now = timezone.now()
     StoreLoss.objects.get_or_create(
         incident=incident, defaults={"at": now, "safe_until": _moment_or_none(safe_ms), "repaired_at": now}
     )
-    StoreLoss.objects.filter(incident=incident).update(
-        messages=F("messages") + messages, rooms=F("rooms") + rooms
-    )
+    StoreLoss.objects.filter(incident=incident).update(messages=F("messages") + messages)
 
 
 def _rooms_of(partitions: list[int]) -> list[RoomKey]:

@@ -17,7 +17,6 @@ class LossFigures:
 
     losses: int
     messages: int
-    rooms: int
     since: datetime | None
     until: datetime | None
 
@@ -25,14 +24,11 @@ class LossFigures:
 def recent(days: int) -> LossFigures:
     """Return the losses of the last days."""
     rows = StoreLoss.objects.filter(at__gte=timezone.now() - timedelta(days=days))
-    sums = rows.aggregate(
-        messages=Sum("messages", default=0), rooms=Max("rooms"), since=Min("safe_until"), until=Max("at")
-    )
+    sums = rows.aggregate(messages=Sum("messages", default=0), since=Min("safe_until"), until=Max("at"))
     unknown = rows.filter(safe_until=None).exists()
     return LossFigures(
         losses=rows.count(),
         messages=sums["messages"],
-        rooms=sums["rooms"] or 0,
         since=None if unknown else sums["since"],
         until=sums["until"],
     )

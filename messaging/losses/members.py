@@ -1,6 +1,6 @@
-"""Members whom the database no longer has, because it was put back to an older copy.
+"""Members whom the database no longer has, because it was restored from an older copy.
 
-They would be named in reports, and a new account may get the user id of one of them. Then it would read messages from before its time.
+They would be named in reports, and a new account may get the user id of one of them. Then the new user could read messages from before they joined.
 """
 
 from __future__ import annotations

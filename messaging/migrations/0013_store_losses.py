@@ -22,7 +22,6 @@ class Migration(migrations.Migration):
                 ("at", models.DateTimeField(db_index=True)),
                 ("safe_until", models.DateTimeField(null=True)),
                 ("messages", models.PositiveBigIntegerField(default=0)),
-                ("rooms", models.PositiveIntegerField(default=0)),
                 ("repaired_at", models.DateTimeField(null=True)),
             ],
             options={
@@ -39,7 +38,6 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("number", models.PositiveBigIntegerField()),
-                ("at", models.DateTimeField()),
                 ("accepted", models.JSONField()),
                 ("live", models.PositiveBigIntegerField()),
             ],

@@ -1,7 +1,7 @@
-"""Marks: numbers in each partition of the store, which show whether it has lost data; and the renewal of a log that has.
+"""Store marks: a number in each partition, which shows whether the partition has lost data. Also gives the logs of such rooms new epochs.
 
 Every minute the next number is written to the store and then to the database (`messaging.losses`). A partition with a lower number than
-the database was emptied, or put back to an older state.
+the database was emptied or restored from an older copy.
 """
 
 from __future__ import annotations

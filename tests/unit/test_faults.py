@@ -50,7 +50,7 @@ def expiry(overdue: Overdue = NOTHING_DUE, **runs: int) -> list[Fault]:
 
 
 def lost(**changes: object) -> LossFigures:
-    figures = LossFigures(losses=1, messages=1_234, rooms=7, since=moment(NOW_MS), until=moment(NOW_MS))
+    figures = LossFigures(losses=1, messages=1_234, since=moment(NOW_MS), until=moment(NOW_MS))
     return dataclasses.replace(figures, **changes)  # type: ignore[arg-type]
 
 

@@ -5,7 +5,7 @@
 -- Returns {epoch, top, rev, members (counts joins and leaves), users, {row, ...}, in doubt (0|1)} or -1: the room has no log. `users` are the members,
 --   {} if there are more than max_listed. The row of a user is {delivered, read, joined, unread (at most 100)} or a code:
 --   -2 not a member, -3 not handled: ask for this user alone
--- Uses clock, count, has_expired
+-- Uses clock, count, doubt, has_expired
 -- Uses entries: is_among, parse_live_entry
 -- Uses late: late_recorder, some_may_have_ended
 local prefix        = KEYS[1]           -- of the partition's keys
@@ -73,4 +73,4 @@ count(prefix, now, 'delivered', passed)
 if lowest < math.huge then call('PUBLISH', key, string.format('A %.0f', lowest)) end
 local listed = {}
 if call('ZCARD', key .. ':joined') <= max_listed then listed = call('ZRANGE', key .. ':joined', 0, -1) end
-return {present_epoch, top, rev, members, listed, rows, doubt and 1 or 0}
+return {present_epoch, top, rev, members, listed, rows, recent_doubt(doubt, now) ~= '' and 1 or 0}

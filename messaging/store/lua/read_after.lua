@@ -7,7 +7,7 @@
 --   see other messages: ask for this user alone. doubt: 'from|to' for a day after the room
 --   lost messages, otherwise ''.
 --   Or {codes, epoch}: another epoch, `since` above top, or no user is a member. Or -1: the room has no log.
--- Uses clock, messages, rejecters
+-- Uses clock, doubt, messages, rejecters
 -- Uses entries: is_among, is_tracked, live_entry_at, outcome_row, parse_attempts, parse_live_entry, sender_and_id
 local prefix            = KEYS[1]           -- of the partition's keys
 local room_id           = ARGV[1]
@@ -128,6 +128,4 @@ for i, code in ipairs(codes) do
   local same = other_from == from or not has_changes and math.max(since, other_from) == start
   if code == 0 and ARGV[FIRST_USER + i - 1] ~= user and (own or leave_out or not same) then codes[i] = -3 end
 end
-local doubt_to = tonumber(doubt and string.match(doubt, '%d+$'))
-local is_recent = doubt_to and doubt_to > now - 86400000
-return {codes, present_epoch, top, rev, upto, more, messages, gone, changed, is_recent and doubt or ''}
+return {codes, present_epoch, top, rev, upto, more, messages, gone, changed, recent_doubt(doubt, now)}
