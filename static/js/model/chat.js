@@ -37,7 +37,7 @@ const PAGE = 50;
 const TYPING_EVERY_MS = 3000;
 const RETRY_MS = 1000;
 const MAX_NAMED = 5; // on a tombstone; the notice names more
-const MAX_REPEATED = 100; // notices that the server repeats after `welcome`, the newest ones
+export const MAX_REPEATED = 100; // notices that the server repeats after `welcome`, the newest ones
 const NOTICES_WITHIN_MS = 3000; // after `welcome`; a notice that is not repeated by then was dismissed on another device
 
 const NEVER_RESENT = ["too_late", "nobody_missed_it", "no_such_message"];

@@ -59,7 +59,7 @@ export function segments({ delivered, read, total }, undelivered = "waiting") {
 /** @param {Receipt | undefined} receipt @returns {receipt is Receipt} */
 export const onTheWay = (receipt) => Boolean(receipt && receipt.total > 0 && receipt.delivered < receipt.total);
 
-/** Delivered to all who owe it. @param {Receipt | undefined} receipt */
+/** Delivered to all who owe it. @param {{delivered: number, total: number} | undefined} receipt */
 export const isDelivered = (receipt) => Boolean(receipt && receipt.total > 0 && receipt.delivered >= receipt.total);
 
 /** When Extend is offered, epoch ms. @param {Life} life */

@@ -14,6 +14,8 @@
  * same epoch: the store may have lost the message before its end. Only the tab that sends has entries. Knows no socket and no DOM.
  */
 
+import { isDelivered } from "./delivery-state.js";
+
 /** @import { Acceptance, OutboxItem, OutboxStore } from "./outbox.js" */
 /** @import { Clock, Frame, Message } from "./protocol.js" */
 
@@ -131,7 +133,7 @@ export class OwnLog {
     const strange = this.#inRoom(room).filter(({ accepted }) => accepted.epoch !== epoch || accepted.store !== store);
     const isKept = (/** @type {OwnMessage} */ { accepted }) => accepted.epoch === epoch && accepted.seq <= newest;
     this.#put(strange.filter(isKept).map((entry) => ({ ...entry, accepted: { ...entry.accepted, store } })));
-    // A seq of another epoch means nothing, so the message no longer replies to one.
+    // A seq of another epoch means nothing, so `reply_to` is removed.
     this.#offer(
       strange
         .filter((entry) => !isKept(entry))
@@ -184,7 +186,7 @@ export class OwnLog {
     this.ended(
       room,
       epoch,
-      rows.filter(([, delivered, , total]) => total > 0 && delivered >= total).map(([seq]) => seq),
+      rows.filter(([, delivered, , total]) => isDelivered({ delivered, total })).map(([seq]) => seq),
     );
   }
 
@@ -224,7 +226,7 @@ export class OwnLog {
     if (JSON.stringify(changed) !== JSON.stringify(entry)) this.#put([changed]);
   }
 
-  /** A device that refuses them loses them with the page. @param {OwnMessage[]} entries */
+  /** If the device refuses to store them, they are lost when the page is closed. @param {OwnMessage[]} entries */
   #put(entries) {
     if (!entries.length) return;
     for (const entry of entries) this.entries.set(entry.id, entry);

@@ -3,6 +3,7 @@
  * while they are undelivered. A bell with a count, never a pop-up.
  */
 import { button, el, fillWith, find, findAll, icon, setAttribute, setText } from "./dom.js";
+import { MAX_REPEATED } from "../model/chat.js";
 import { expiringText, unnamed } from "../model/timeline-entries.js";
 import { fill, gettext, ngettext } from "../i18n.js";
 import { offersExtend } from "../model/delivery-state.js";
@@ -29,7 +30,6 @@ const MAX_ROOMS = 5; // in a summary
 const MAX_LISTED = 10; // names shown at once; a notice may have a hundred
 const MAX_COUNT = 99; // on the bell
 const MISSING_PAGE = 200; // members that the server names at once
-const MAX_REPEATED = 100; // notices that the server sends at the start; older ones are loaded
 
 export class Notices {
   #chat;
