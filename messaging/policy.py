@@ -55,9 +55,7 @@ class Policy:
     rooms_in_hello_max: Count = 500
     id_life_s: Count = DAY_S
     unsent_max: Count = 1_000  # messages waiting in the process for one socket
-    unsent_bytes_max: Count = (
-        524_288  # bytes of all frames waiting for it: with more, no messages and requests
-    )
+    unsent_bytes_max: Count = 524_288  # bytes of all its waiting frames: above, no messages and requests
     unsent_bytes_to_close: Count = 4_194_304  # above this the socket is closed
     memory_per_user_max: Count = 16_777_216  # bytes waiting for all sockets of a user in a process
     memory_max: Count = 268_435_456  # bytes waiting for all sockets of a process

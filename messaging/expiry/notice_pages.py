@@ -25,9 +25,8 @@ from .reports import Names
 MAX_NOTICES = 100
 MISSING_BATCH = 200
 
-Place = tuple[
-    datetime, str
-]  # of a notice in the order of the reports: its time, and its id or that of its dead letter
+# Of a notice in the order of the reports: its time, and its id or that of its dead letter.
+Place = tuple[datetime, str]
 
 
 def notices_before(user: int, before: str, limit: int) -> dict[str, Any]:

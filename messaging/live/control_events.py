@@ -55,9 +55,8 @@ class ControlEvents:
         self.notifier = notifier
         self.background = background
         self._memberships: dict[Member, None] = {}  # to be checked
-        self._others: dict[
-            tuple[Any, ...], Event
-        ] = {}  # to be handled: {type and fields by which equal events are known: event}
+        # To be handled: {type and fields by which equal events are known: event}.
+        self._others: dict[tuple[Any, ...], Event] = {}
         self._membership_waits = asyncio.Event()
         self._other_waits = asyncio.Event()
         self._handlers: dict[str, Callable[[Event], Awaitable[None]]] = {

@@ -100,9 +100,8 @@ class Rechecks:
             member_room, feed = rooms.get((room, user)), connection.feeds.get(room)
             if member_room is None:
                 self.greeter.expel(connection, room)
-            elif (
-                feed is None
-            ):  # in a task, because it waits for the connection's reads, which a slow client can delay
+            elif feed is None:
+                # In a task, because it waits for the connection's reads, which a slow client can delay.
                 connection.spawn(self._admit(connection, member_room))
             elif feed.room != member_room:
                 feed.change_room(member_room)

@@ -151,9 +151,8 @@ class Server:
         self.background.spawn(self.positions.check_room(room))
 
     async def _record_lost(self, lost: Mapping[RoomKey, int]) -> None:
-        with contextlib.suppress(
-            MessagingError, DatabaseError
-        ):  # the next check of positions finds them again
+        # The next check of positions finds the rooms again that have no new epoch yet.
+        with contextlib.suppress(MessagingError, DatabaseError):
             await losses.record_rooms(lost)
 
     async def _check_losses(self) -> None:
