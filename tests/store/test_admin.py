@@ -20,11 +20,6 @@ ROOM = {"name": "Atlas", "topic": "", "kind": "private", "ttl_s": 60, "ttl_max_s
 
 
 @pytest.fixture
-async def ada(verbs: None) -> User:
-    return await person("ada")
-
-
-@pytest.fixture
 async def staff(verbs: None) -> Client:
     user = await person("staff", is_staff=True, is_superuser=True)
     client = Client()

@@ -13,7 +13,6 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from messaging.bridge import run_async
-from messaging.errors import Unavailable
 from messaging.expiry import letters
 from messaging.models import AuditEntry, DeadLetter, Membership, Notice, Room
 from messaging.rooms.memberships import key_of
@@ -21,7 +20,7 @@ from messaging.store import open_store
 from messaging.store.log import Log
 from tests.support.bulk_actions import staff
 from tests.support.expired_records import TEXT, again, letter, people
-from tests.support.people import person, room_of
+from tests.support.people import person, room_of, unavailable
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_url")]
 
@@ -282,10 +281,7 @@ class TestActions:
     ) -> None:
         client = staff(*MAY)
 
-        async def away(*_: object) -> Any:
-            raise Unavailable()
-
-        monkeypatch.setattr(Log, "append", away)
+        monkeypatch.setattr(Log, "append", unavailable)
         assert act(client, "send_again", *kept) == (
             "Sent again: 0, skipped: 0, failed: 1. Why: the store does not answer (1). Unchanged: 2."
         )

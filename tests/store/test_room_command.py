@@ -11,13 +11,13 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 
 from messaging.bridge import run_async
-from messaging.errors import Unavailable
 from messaging.models import Membership, Room
 from messaging.rooms.memberships import key_of
 from messaging.store import open_store
 from messaging.store.log import Log
 from messaging.store.records import RoomKey
 from tests.support.messages import accept, message
+from tests.support.people import unavailable
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_url")]
 
@@ -91,7 +91,7 @@ def test_show_has_the_members_and_the_position_in_the_store() -> None:
 
 def test_show_works_while_the_store_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     room = run("create", "Lobby", "--owner", "ada")[0].strip()
-    monkeypatch.setattr(Log, "positions", _away)
+    monkeypatch.setattr(Log, "positions", unavailable)
 
     out, err = run("show", room, "--json")
 
@@ -172,10 +172,6 @@ def test_invalid_lifetime_prints_one_sentence(call: tuple[str, ...], code: int) 
         run(call[0], room, *call[1:])
     assert refused.value.returncode == code
     assert "\n" not in str(refused.value)
-
-
-async def _away(*_: object) -> None:
-    raise Unavailable()
 
 
 @pytest.mark.parametrize(

@@ -15,20 +15,14 @@ from django.utils import timezone
 
 from messaging import control
 from messaging.bridge import in_db_thread
-from messaging.errors import Unavailable
 from messaging.models import Membership, Room
 from messaging.rooms import actions as rooms
 from messaging.rooms.memberships import STUCK
 from messaging.store.members import Members
-from tests.support.people import Events, in_store, person, room_of, rows_of
+from tests.support.people import Events, in_store, person, room_of, rows_of, unavailable
 
 pytestmark = pytest.mark.usefixtures("verbs")
 PASSWORD = "a-good-one-4711"
-
-
-@pytest.fixture
-async def ada(verbs: None) -> User:
-    return await person("ada")
 
 
 def logged_in(user: User) -> Client:
@@ -153,11 +147,8 @@ async def test_user_deleted_while_the_store_is_down_is_out_and_the_sweep_finishe
     room = await room_of(ada)
     ada_id = ada.pk
 
-    async def away(*_: object) -> None:
-        raise Unavailable()
-
     with monkeypatch.context() as context:
-        context.setattr(Members, "leave", away)
+        context.setattr(Members, "leave", unavailable)
         await ada.adelete()
     left = await Membership.objects.aget(user_id=ada_id)
     assert left.leaving_at is not None

@@ -33,16 +33,6 @@ ORIGIN = settings.SITE_ORIGINS[0]
 
 
 @pytest.fixture
-async def ada(verbs: None) -> User:
-    return await person("ada")
-
-
-@pytest.fixture
-async def grace(verbs: None) -> User:
-    return await person("grace")
-
-
-@pytest.fixture
 async def client(ada: User) -> AsyncClient:
     """Return ada's browser."""
     return await browser_of(ada)

@@ -51,6 +51,12 @@ def expired(room: Room, sender: User | int, who: tuple[Missed, ...], seq: int = 
     return Expired(**(values | fields))
 
 
+def report(room: Room, sender: User, who: User, *seqs: int, now_ms: int = NOW) -> reports.Report:
+    """Report messages that `who` missed. They expired in the order of `seqs`."""
+    records = [expired(room, sender, missed(who), seq, expires_at=NOW - 100_000 + seq) for seq in seqs]
+    return reports.record(records, now_ms)
+
+
 def letter(room: Room, sender: User, *who: User, now_ms: int = NOW, **fields: Any) -> DeadLetter:
     """Report one message and return its dead letter."""
     [key] = reports.record([expired(room, sender, missed(*who), **fields)], now_ms).letters

@@ -9,6 +9,7 @@ from channels.layers import get_channel_layer
 from django.contrib.auth.models import User
 
 from messaging.control import GROUP
+from messaging.errors import Unavailable
 from messaging.models import Membership, Room
 from messaging.rooms import actions as rooms
 from messaging.rooms.memberships import key_of
@@ -20,6 +21,11 @@ DEADLINE_S = 5.0
 async def person(name: str, **fields: Any) -> User:
     """Create an account."""
     return await User.objects.acreate(username=name, **fields)
+
+
+async def unavailable(*_: object) -> None:
+    """Stand in for a call of a store that is down."""
+    raise Unavailable()
 
 
 async def room_of(owner: User, *members: User, **fields: Any) -> Room:

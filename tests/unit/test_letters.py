@@ -18,21 +18,6 @@ ANSWER = {"epoch": "e1", "seq": 90, "sent_at": NOW + 1, "expires_at": NOW + 3_60
 OTHER = {"epoch": "e1", "seq": 91, "sent_at": NOW + 2, "expires_at": NOW + 3_600_002}
 
 
-@pytest.fixture
-def room() -> Room:
-    return Room.objects.create(name="Atlas")
-
-
-@pytest.fixture
-def ada() -> User:
-    return people("ada")[0]
-
-
-@pytest.fixture
-def grace() -> User:
-    return people("grace")[0]
-
-
 class TestFinding:
     def test_a_letter_is_found_by_its_seq_in_its_life_of_the_log(
         self, room: Room, ada: User, grace: User

@@ -13,29 +13,9 @@ from messaging.errors import BadRequest, NoSuchMessage
 from messaging.expiry import letters, notice_pages, notices, reports
 from messaging.models import DeadLetter, MissedRecipient, Notice, Room
 from messaging.store.records import Missed
-from tests.support.expired_records import NOW, TEXT, expired, letter, missed, people
+from tests.support.expired_records import NOW, TEXT, expired, letter, report
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def room() -> Room:
-    return Room.objects.create(name="Atlas")
-
-
-@pytest.fixture
-def ada() -> User:
-    return people("ada")[0]
-
-
-@pytest.fixture
-def grace() -> User:
-    return people("grace")[0]
-
-
-def report(room: Room, ada: User, grace: User, *seqs: int, now_ms: int = NOW) -> reports.Report:
-    records = [expired(room, ada, missed(grace), seq, expires_at=NOW - 100_000 + seq) for seq in seqs]
-    return reports.record(records, now_ms)
 
 
 def pages(user: User, limit: int) -> list[list[dict[str, Any]]]:

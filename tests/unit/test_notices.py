@@ -11,29 +11,9 @@ from django.test.utils import CaptureQueriesContext
 
 from messaging.expiry import letters, notices, reports
 from messaging.models import DeadLetter, Notice, Room
-from tests.support.expired_records import NOW, TEXT, expired, letter, missed, people
+from tests.support.expired_records import NOW, TEXT, expired, letter, missed, report
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def room() -> Room:
-    return Room.objects.create(name="Atlas")
-
-
-@pytest.fixture
-def ada() -> User:
-    return people("ada")[0]
-
-
-@pytest.fixture
-def grace() -> User:
-    return people("grace")[0]
-
-
-def report(room: Room, ada: User, grace: User, *seqs: int, now_ms: int = NOW) -> reports.Report:
-    records = [expired(room, ada, missed(grace), seq, expires_at=NOW - 100_000 + seq) for seq in seqs]
-    return reports.record(records, now_ms)
 
 
 def seqs(fields: list[dict[str, Any]]) -> list[int]:

@@ -21,11 +21,6 @@ from tests.support.expired_records import DAY_MS, NOW, TEXT, expired, missed, pe
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def room() -> Room:
-    return Room.objects.create(name="Atlas")
-
-
 def counts() -> tuple[int, int, int]:
     return DeadLetter.objects.count(), MissedRecipient.objects.count(), Notice.objects.count()
 

@@ -33,21 +33,6 @@ WEEK_MS = 7 * DAY_MS
 ANSWER = {"epoch": "e1", "seq": 90, "sent_at": NOW + 1, "expires_at": NOW + 3_600_001}
 
 
-@pytest.fixture
-def room() -> Room:
-    return Room.objects.create(name="Atlas")
-
-
-@pytest.fixture
-def ada() -> User:
-    return people("ada")[0]
-
-
-@pytest.fixture
-def grace() -> User:
-    return people("grace")[0]
-
-
 def many(room: Room, ada: User, grace: User, count: int) -> list[DeadLetter]:
     """Return letters, the oldest first."""
     records = [
